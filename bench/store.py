@@ -1,0 +1,123 @@
+"""A cell's folder, read and written without torch.
+
+``OUT/runs/<dataset>/<preset>/<method slug>/seed-<n>-<cell id>/`` holds
+
+- ``config.json``      what determines the cell, and what a report needs to know of its method and data set
+- ``history.jsonl``    one line per validation
+- ``result.json``      how training ended: status ``ok``, ``failed`` or ``skipped``; clocks, counts, provenance
+- ``evaluation.json``  the metrics on the test set, with the evaluation's own settings
+- ``examples.parquet`` one row per test example
+- ``arrays.npz``       what the report draws: reconstructions, samples, posterior means
+- ``last.pt``, ``previous.pt``, ``best.pt``  checkpoints, written by ``bench.checkpoint``
+
+Files are replaced whole: written under a temporary name, flushed to disk, renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CellFolder:
+    """The stored side of one cell."""
+
+    path: Path
+
+    @cached_property
+    def config(self) -> dict:
+        return read_json(self.path / "config.json")
+
+    def result(self) -> dict | None:
+        return read_json(self.path / "result.json", missing_ok=True)
+
+    def evaluation(self) -> dict | None:
+        return read_json(self.path / "evaluation.json", missing_ok=True)
+
+    def history(self) -> list[dict]:
+        """The validations so far; a last line torn by a kill is left out."""
+        file = self.path / "history.jsonl"
+        records = []
+        for line in file.read_text("utf-8").splitlines() if file.exists() else ():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def write_json(self, name: str, record: dict) -> None:
+        write_json(self.path / name, record)
+
+    def write_history(self, records: list[dict]) -> None:
+        text = "".join(dumps(record) + "\n" for record in records)
+        replace(self.path / "history.jsonl", lambda file: file.write(text.encode()))
+
+    def trained(self) -> bool:
+        result = self.result()
+        return result is not None and result["status"] == "ok"
+
+    def done(self, evaluation_id: str) -> bool:
+        """Whether training ended well and the evaluation asked for is there."""
+        evaluation = self.evaluation()
+        return self.trained() and evaluation is not None and evaluation["evaluation_id"] == evaluation_id
+
+
+def cell_folders(out: Path) -> Iterator[CellFolder]:
+    """Every cell stored under ``out``, in the order of their paths."""
+    for config in sorted((Path(out) / "runs").glob("*/*/*/seed-*/config.json")):
+        yield CellFolder(config.parent)
+
+
+def dumps(record: Any, **options: Any) -> str:
+    """JSON as every file of the harness holds it: NaN and infinities as null, text as it is."""
+    return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, **options)
+
+
+def write_json(path: Path, record: dict) -> None:
+    text = dumps(record, indent=1) + "\n"
+    replace(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path, missing_ok: bool = False) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        if missing_ok:
+            return None
+        raise
+
+
+def replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file so that a reader, or a power cut, sees the old one or the new one and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
