@@ -13,15 +13,18 @@ A data-set file needs neither torch nor the rest of the harness. It defines
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from bench.errors import UserError
 from bench.store import replace
 
 
@@ -89,13 +92,47 @@ def cached(cache: Path, stem: str, build: Callable[[], tuple[dict, Mapping[str, 
     determines the arrays belongs in ``stem``. The record is written last: without it nothing counts as cached.
     """
     arrays_path, record_path = cache / f"{stem}.npz", cache / f"{stem}.json"
-    if record_path.exists() and arrays_path.exists():
-        return Prepared(DataInfo.from_json(json.loads(record_path.read_text("utf-8"))), arrays_path)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: build again
+        if arrays_path.exists():
+            return Prepared(DataInfo.from_json(json.loads(record_path.read_text("utf-8"))), arrays_path)
     fields, arrays = build()
     sizes = {split: len(arrays[split]) for split in ("train", "val", "test")}
     info = DataInfo(**fields, sizes=sizes, fingerprint=fingerprint(arrays))
-    cache.mkdir(parents=True, exist_ok=True)
-    replace(arrays_path, lambda file: np.savez(file, **arrays))
-    replace(record_path, lambda file: file.write(json.dumps(info.to_json(), ensure_ascii=False).encode()))
+    keep(arrays_path, lambda file: np.savez(file, **arrays))
+    keep(record_path, lambda file: file.write(json.dumps(info.to_json(), ensure_ascii=False).encode()))
     return Prepared(info, arrays_path)
 
+
+def keep(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file of the cache whole; a ``UserError`` where the cache cannot be written."""
+    try:
+        replace(path, write)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the data cache {path.parent} ({error.strerror or error}); "
+            "point BENCH_CACHE at a folder with room that can be written"
+        ) from error
+
+
+def lot(key: str) -> float:
+    """A number in [0, 1) drawn by hashing ``key``: the same on every machine and with every library version."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
+
+
+def shuffled(keys: Sequence[str]) -> np.ndarray:
+    """The order that sorts ``keys`` by their lots: a fixed shuffle, int64 ``[len(keys)]``.
+
+    It depends on the keys alone, not on the order in which an archive happens to list them.
+    """
+    return np.array(sorted(range(len(keys)), key=lambda index: (lot(keys[index]), keys[index])), dtype=np.int64)
+
+
+def overlaps(cells: int, pitch: float, length: int, start: float = 0.0) -> np.ndarray:
+    """How much of each of ``length`` unit pixels lies in each of ``cells`` cells: float64 ``[cells, length]``.
+
+    Cell i covers ``[start + i·pitch, start + (i + 1)·pitch)``. With it area averaging is two matrix products,
+    ``rows @ image @ columns.T / pitch²``, exact and within the range of the image.
+    """
+    edges = start + pitch * np.arange(cells + 1)
+    pixels = np.arange(length)
+    return np.clip(np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels), 0, None)
