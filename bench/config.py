@@ -1,0 +1,164 @@
+"""Presets: TOML files in ``bench/presets/`` read into frozen dataclasses; canonical JSON and hashes. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class ImageModelConfig:
+    """Sizes of the image model. The defaults are the paper's: encoder 752,448 and decoder 894,400 parameters."""
+
+    image_size: int = 28
+    latent_dim: int = 32
+    encoder_channels: tuple[int, ...] = (64, 64, 64)
+    features: int = 512
+    decoder_channels: int = 64
+    kernels: tuple[int, ...] = (7, 7, 7, 7, 7, 5, 5, 5, 5, 3, 3, 3, 3)
+    skips: tuple[int, ...] = (7, 7, 7, 7, 5, 5, 5, 5, 3, 3, 3)
+    maps: int = 4
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training protocol, the same for every method. The defaults are the paper's for images.
+
+    An epoch is a pass over the training set, or ``epoch_updates`` updates in the reduced presets; validation,
+    learning-rate decay and the rules of methods go by epochs.
+    """
+
+    epochs: int = 1000
+    epoch_updates: int | None = None
+    batch_size: int = 50
+    optimiser: str = "adam"
+    lr: float = 1e-3
+    clip: float = 5.0  # of the joint gradient norm
+    patience: int = 20  # epochs without a better validation ELBO before the learning rate decays
+    decay_from: int = 0  # the first epoch that may count towards a decay
+    decay: float = 0.5
+    max_decays: int = 5  # training stops when this many are used up
+    ramp: float = 0.01  # the length of a KL ramp as a share of all updates
+    val_examples: int | None = None  # the first so many of the validation set; None: all
+    extra_updates: float | None = None  # cap on updates without the decoder, per planned update; None: no cap
+    mi_rule: str = "mi_batch"  # which estimate of MI rules may look at
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a trained cell is judged. Not part of its identity: another evaluation needs no other training."""
+
+    test_examples: int | None = None  # the first so many of the test set; None: all
+    iw_samples: int = 500
+    batch_size: int = 50  # examples encoded and sampled together; the batch of the paper's in-batch MI
+    pictures: int = 16  # reconstructions and prior samples kept for the report
+
+
+#: What each modality's sections are read into.
+MODELS: dict[str, type] = {"image": ImageModelConfig}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A protocol: model sizes, training and evaluation for one modality."""
+
+    name: str
+    summary: str
+    seeds: int
+    notes: tuple[str, ...]
+    model: Any
+    train: TrainConfig
+    evaluation: EvaluationConfig
+
+
+def preset_names() -> list[str]:
+    """The presets, by growing cost."""
+    order = ["quick", "small", "paper"]
+    return sorted((path.stem for path in PRESETS.glob("*.toml")), key=lambda name: (order + [name]).index(name))
+
+
+def load_preset(name: str, modality: str, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Preset:
+    """A preset's protocol for a modality, with ``overrides`` by section (``model``, ``train``, ``evaluation``)."""
+    path = PRESETS / f"{name}.toml"
+    if not path.exists():
+        raise UserError(f"unknown preset '{name}': there are {', '.join(preset_names())}")
+    record = tomllib.loads(path.read_text("utf-8"))
+    if modality not in record:
+        raise UserError(f"preset '{name}' has no models for {modality} data")
+    notes = list(record["notes"])
+    sections: dict[str, Any] = {}
+    for section, cls in (("model", MODELS[modality]), ("train", TrainConfig), ("evaluation", EvaluationConfig)):
+        chosen = build(cls, record[modality].get(section, {}), f"preset {name}, [{modality}.{section}]")
+        changed = replaced(chosen, (overrides or {}).get(section, {}), section)
+        notes += [
+            f"{section}.{f.name} = {getattr(changed, f.name)} (preset: {getattr(chosen, f.name)})"
+            for f in fields(cls)
+            if getattr(changed, f.name) != getattr(chosen, f.name)
+        ]
+        sections[section] = changed
+    return Preset(name, record["summary"], record["seeds"], tuple(notes), **sections)
+
+
+def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """A config dataclass from plain values: lists become tuples, unknown names and wrong types are refused."""
+    return replaced(cls(), values, where)
+
+
+def replaced(config: Any, values: Mapping[str, Any], where: str) -> Any:
+    """``config`` with some fields changed, each checked against the type of its default and annotation."""
+    known = {f.name: f for f in fields(config)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where} has no setting '{key}': {suggest(key, known)}")
+    return replace(config, **{key: _typed(known[key], value, where) for key, value in values.items()})
+
+
+def _typed(f: Any, value: Any, where: str) -> Any:
+    wanted = str(f.type)
+    if isinstance(value, list):
+        value = tuple(value)
+    fits = {
+        bool: "bool" in wanted,
+        int: "int" in wanted or "float" in wanted,
+        float: "float" in wanted,
+        str: "str" in wanted,
+        tuple: "tuple" in wanted,
+        type(None): "None" in wanted,
+    }
+    if not fits.get(type(value), False):
+        raise UserError(f"{where}: '{f.name}' takes {wanted.replace(' | None', ' or none')}, not {value!r}")
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) and "int" not in wanted else value
+
+
+def suggest(word: str, known: Any) -> str:
+    """The end of an error message: the nearest known name, or all of them."""
+    from difflib import get_close_matches
+
+    names = sorted(known)
+    near = get_close_matches(word, names, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"there are {', '.join(names)}" if names else "there are none"
+
+
+def canonical(record: Any) -> str:
+    """One text for one meaning: sorted keys, no spaces, dataclasses as their fields."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=asdict)
+
+
+def short_hash(record: Any, length: int = 12) -> str:
+    return hashlib.sha256(canonical(record).encode()).hexdigest()[:length]
+
+
+def derive_seed(*parts: Any) -> int:
+    """A 63-bit seed that is a function of its parts: base seed, data set, repetition, purpose, counter …"""
+    return int.from_bytes(hashlib.sha256(canonical(parts).encode()).digest()[:8], "big") >> 1

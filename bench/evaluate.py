@@ -1,0 +1,157 @@
+"""Every metric of a trained cell, from the model and the method's posterior alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.config import EvaluationConfig, TrainConfig, derive_seed
+from bench.datasets import DataInfo
+from bench.datasets.images import ImageData
+from bench.estimators.information import (
+    active_units,
+    aggregate_log_prob,
+    in_batch_mutual_information,
+    mutual_information,
+)
+from bench.estimators.likelihood import effective_sample_size, importance_weighted_nll
+from bench.method import Context, Method, Phase
+from bench.models.vae import VAE
+
+#: Whole-set MI, in nats, below which a posterior counts as collapsed.
+COLLAPSED_BELOW = 0.1
+
+
+class EvaluationContext(Context):
+    """The handle that a method's posterior gets here: full KL weight, noise of its own for every block of examples.
+
+    Blocks have a fixed size, so no number depends on how many samples memory allows at a time.
+    """
+
+    def __init__(self, model: VAE, data: DataInfo, train: TrainConfig, seed: int):
+        self.model, self.data, self.train, self.phase, self.val = model, data, train, Phase(), {}
+        self.device = next(model.parameters()).device
+        self.seed, self.block = seed, 0
+
+    def generator(self, purpose: str = "noise") -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(derive_seed(self.seed, purpose, self.block))
+
+
+@dataclass
+class Measurement:
+    """Metrics of a set, and the per-example values ``[N]`` and posterior means ``[N, D]`` behind them."""
+
+    metrics: dict[str, float | int | bool | None]
+    examples: dict[str, Tensor]
+    means: Tensor
+
+
+@torch.no_grad()
+def measure(method: Method, ctx: EvaluationContext, x: Tensor, samples: int, block: int, chunk: int) -> Measurement:
+    """ELBO, its parts, importance-weighted NLL, information and use of the latent on ``x`` ``[N, …]``.
+
+    ``samples`` per example, decoded at most ``chunk`` (example, sample) pairs at a time; ``block`` examples are
+    encoded together. Without a latent the likelihood is exact and the other metrics are None.
+    """
+    model = ctx.model
+    model.eval()
+    latent = model.latent_dim > 0
+    samples = samples if latent else 1
+    posteriors, firsts, batch_mi, columns = [], [], [], []
+    for ctx.block, part in enumerate(x.split(block)):
+        q = method.posterior(ctx, part, train=False)
+        z = q.rsample(samples, ctx.generator())
+        step = max(1, chunk // len(part))
+        log_px = torch.cat([model.log_prob(part, some) for some in z.split(step, dim=1)], dim=1)
+        kl = model.prior.kl(q)
+        log_ratio = q.log_prob(z) - model.prior.log_prob(z) if q.has_density else torch.full_like(log_px, math.nan)
+        kl = log_ratio.mean(1) if kl is None else kl
+        rec = -log_px.double().mean(1)
+        columns.append(
+            {
+                "nll": importance_weighted_nll(log_px - log_ratio),
+                "elbo": -(rec + kl),
+                "rec": rec,
+                "kl": kl.double(),
+                "ess": effective_sample_size(log_px - log_ratio),
+                "log_q": q.log_prob(z[:, :1]).squeeze(1) if q.has_density else log_ratio[:, 0],
+            }
+        )
+        posteriors.append(q)
+        firsts.append(z[:, 0])
+        if latent and q.has_pairwise:
+            batch_mi.append(in_batch_mutual_information(q, z[:, 0]) * len(part) / len(x))
+    examples = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
+    log_q = examples.pop("log_q")
+    means = torch.cat([q.mean for q in posteriors]).cpu()
+    metrics = {name: examples[name].mean().item() for name in ("nll", "elbo", "rec", "kl")}
+    metrics |= dict.fromkeys(("mi", "mi_batch", "kl_aggregate", "au", "collapsed"))
+    if not latent:
+        metrics["kl"] = None
+    else:
+        metrics["au"] = active_units(means)
+        if batch_mi:
+            z = torch.cat(firsts)
+            log_aggregate = aggregate_log_prob(posteriors, z).cpu()
+            metrics["mi"] = mutual_information(log_q, log_aggregate)
+            metrics["mi_batch"] = sum(batch_mi).item()
+            metrics["kl_aggregate"] = (log_aggregate - model.prior.log_prob(z).double().cpu()).mean().item()
+            metrics["collapsed"] = metrics["mi"] < COLLAPSED_BELOW
+    return Measurement(metrics, examples, means)
+
+
+def chunk_size(device: torch.device) -> int:
+    """How many (example, sample) pairs to decode at a time: what a CPU cache or a GPU likes, far below their memory."""
+    return 100 if device.type == "cpu" else 2000
+
+
+def validate(method: Method, model: VAE, data: ImageData, train: TrainConfig, seed: int) -> dict:
+    """Metrics on the validation set at KL weight 1, with the same noise every time; leaves the model in training mode."""
+    ctx = EvaluationContext(model, data.info, train, derive_seed(seed, "validation"))
+    x = data.val[: train.val_examples]
+    metrics = measure(method, ctx, x, samples=1, block=train.batch_size, chunk=chunk_size(ctx.device)).metrics
+    model.train()
+    return metrics
+
+
+def evaluate(
+    method: Method, model: VAE, data: ImageData, train: TrainConfig, config: EvaluationConfig, seed: int
+) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The test of a trained model: (evaluation record, per-example columns, arrays for the report)."""
+    started = time.perf_counter()
+    ctx = EvaluationContext(model, data.info, train, derive_seed(seed, "evaluation"))
+    x = data.test[: config.test_examples]
+    result = measure(method, ctx, x, config.iw_samples, config.batch_size, chunk_size(ctx.device))
+    metrics = result.metrics | {
+        "bpd": result.metrics["nll"] / (x[0].numel() * math.log(2)),
+        "nll_se": (result.examples["nll"].std() / math.sqrt(len(x))).item(),
+        "ess": result.examples["ess"].mean().item() if model.latent_dim else None,
+        "n": len(x),
+    }
+    record = {
+        "metrics": metrics,
+        "references": {"independent_pixels": data.independent_pixels_nll(config.test_examples)},
+    }
+    arrays = {"means": result.means.numpy()} | pictures(method, ctx, x[: config.pictures])
+    record["seconds"] = time.perf_counter() - started
+    columns = {"index": np.arange(len(x))} | {name: values.numpy() for name, values in result.examples.items()}
+    return record, columns, arrays
+
+
+@torch.no_grad()
+def pictures(method: Method, ctx: EvaluationContext, x: Tensor) -> dict[str, np.ndarray]:
+    """Originals, x ~ p(x|z) at the posterior means, and x ~ p(x|z) at draws from the prior: uint8 ``[P, H, W]``."""
+    if not len(x):
+        return {}
+    ctx.block = 0
+    model, generator = ctx.model, ctx.generator("pictures")
+    drawn = {"samples": model.sample(model.prior.sample(len(x), generator, x.device), generator)}
+    if model.latent_dim:
+        drawn["reconstructions"] = model.sample(method.posterior(ctx, x, train=False).mean, generator)
+    drawn["originals"] = x
+    return {name: images.squeeze(1).to(torch.uint8).cpu().numpy() for name, images in drawn.items()}

@@ -1,0 +1,189 @@
+"""The contract of a method: hooks whose defaults are the basic VAE, and the narrow handle that they get.
+
+A method is one file in ``methods/`` with one subclass of ``Method``. It overrides the hooks in which it differs
+from the basic VAE, and nothing else. CONTRIBUTING.md shows one from start to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bench.config import TrainConfig
+from bench.datasets import DataInfo
+from bench.models.distributions import Posterior
+from bench.models.vae import VAE
+from bench.schedules import Constant, Schedule
+
+
+@dataclass
+class Terms:
+    """The parts of an objective, per example and sample, in nats: never reduced, so that any bound can be made of them."""
+
+    x: Tensor  # [B, …]
+    q: Posterior
+    z: Tensor  # [B, S, D]
+    rec: Tensor  # [B, S]: -log p(x|z)
+    kl: Tensor  # [B]: KL(q(z|x) ‖ p(z)), analytic where it can be, else from the samples
+    kl_dim: Tensor | None  # [B, D], where the prior has it in closed form
+    extra: dict[str, Any] = field(default_factory=dict)  # what a method passes from ``terms`` to its own ``loss``
+
+    @classmethod
+    def of(cls, model: VAE, x: Tensor, q: Posterior, z: Tensor) -> Terms:
+        kl_dim = model.prior.kl_dim(q)
+        kl = model.prior.kl(q)
+        if kl is None:
+            kl = (q.log_prob(z) - model.prior.log_prob(z)).mean(1)
+        return cls(x, q, z, -model.log_prob(x, z), kl, kl_dim)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with optimisers of its own; ``share`` of the preset's updates."""
+
+    name: str = "main"
+    share: float = 1.0
+
+
+class Context:
+    """What a hook may see and do. The trainer and the evaluator each provide one.
+
+    Every random number is a function of the cell's seed, a purpose and a counter. So the methods of a comparison
+    see the same batches and the same noise whatever else they draw, and a resumed cell needs no generator's state.
+    """
+
+    model: VAE
+    data: DataInfo
+    train: TrainConfig
+    phase: Phase
+    step: int = 0  # updates of the decoder so far
+    total: int = 1  # updates planned
+    beta: float = 1.0  # the schedule's KL weight at this step
+    val: Mapping[str, float]  # the last validation: elbo, rec, kl, mi, mi_batch, kl_aggregate, au
+    extra_updates: int = 0  # updates so far that left the decoder alone
+
+    @property
+    def progress(self) -> float:
+        return self.step / self.total
+
+    def generator(self, purpose: str = "noise") -> torch.Generator:
+        """The stream of random numbers for a purpose, begun anew with every update.
+
+        ``"noise"`` is the noise of the reparametrised sample, which all methods share; name your own for the rest.
+        """
+        raise NotImplementedError
+
+    def draw(self) -> Tensor:
+        """Another random training batch ``[B, …]``, from a stream of its own: the outer batches stay as they are."""
+        raise NotImplementedError
+
+    def update(self, objective: Callable[[], Tensor], groups: Sequence[str] | None = None) -> Tensor:
+        """One optimiser step on ``objective()`` for the parameter groups named (all of them by default).
+
+        Gradients are zeroed, taken and clipped to one norm over those groups alone; the parameters and the
+        BatchNorm averages of all others stay untouched. Returns the detached loss, on its device.
+        """
+        raise NotImplementedError
+
+    def extra_updates_left(self) -> float:
+        """How many more updates without the decoder the preset allows."""
+        raise NotImplementedError
+
+    def note(self, text: str) -> None:
+        """A line for the cell's record: an event in training that a reader of the table would want to know."""
+        raise NotImplementedError
+
+
+class Method:
+    """The basic VAE, and the base of every other method."""
+
+    # Said of a method, for people.
+    summary: ClassVar[str] = ""
+    citation: ClassVar[str] = ""
+    family: ClassVar[str] = "objective"  # objective, posterior, decoder, optimisation, prior, anchor
+    order: ClassVar[float] = 100  # place in tables
+    suites: ClassVar[Mapping[str, Sequence[str]]] = {}  # suite -> the expressions with which it joins
+    footnotes: ClassVar[Mapping[str, str]] = {}  # column -> why it means something else, or nothing, here
+    # Said of a method, for the harness.
+    modalities: ClassVar[Sequence[str]] = ("image", "text")
+    latent: ClassVar[bool] = True  # False: the decoder without z
+    baseline: ClassVar[bool] = False  # the row that others are compared with
+    cost: ClassVar[float] = 1.0  # a guess at updates' worth of work per step, for plans; measured cost comes from FLOPs
+    reduced: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset -> settings that differ there
+    neutral: ClassVar[Mapping[str, Any] | str] = {}  # settings at which this is the basic VAE, or why there are none
+    own_schedule: ClassVar[bool] = False  # True: defines its own schedule, so none can be attached
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings, hashed into the cell's identity."""
+
+    def __init__(self, config: Any = None, schedule: Schedule | None = None):
+        self.config = self.Config() if config is None else config
+        self.schedule = schedule or self.default_schedule()
+
+    def default_schedule(self) -> Schedule:
+        return Constant()
+
+    @classmethod
+    def skip(cls, data: DataInfo) -> str | None:
+        """Why this method does not fit a data set, or None."""
+        if data.modality in cls.modalities:
+            return None
+        return f"for {' and '.join(cls.modalities)} data only"
+
+    @classmethod
+    def settings(cls) -> dict[str, Any]:
+        """Names and defaults of the settings."""
+        return {f.name: f.default for f in fields(cls.Config)}
+
+    # -- hooks, in the order in which training meets them ------------------------------------------------------
+
+    def build(self, model: VAE, data: DataInfo) -> VAE:
+        """Change a freshly initialised model: wrap one of its seams, add to ``aux``."""
+        return model
+
+    def param_groups(self, model: VAE) -> dict[str, dict[str, Any]]:
+        """Group name -> ``params`` and optimiser options that differ (``lr_scale``, ``maximize``)."""
+        return {name: {"params": parameters} for name, parameters in model.groups().items()}
+
+    def phases(self) -> Sequence[Phase]:
+        return (Phase(),)
+
+    def posterior(self, ctx: Context, x: Tensor, train: bool) -> Posterior:
+        """q(z|x): the one posterior that training and every metric use."""
+        return ctx.model.encode(x)
+
+    def terms(self, ctx: Context, x: Tensor) -> Terms:
+        q = self.posterior(ctx, x, train=True)
+        return Terms.of(ctx.model, x, q, q.rsample(1, ctx.generator()))
+
+    def rate(self, terms: Terms) -> Tensor:
+        """The KL part of the objective, a scalar, before the schedule's weight."""
+        return terms.kl.mean()
+
+    def loss(self, ctx: Context, terms: Terms) -> Tensor:
+        """The objective, a scalar in nats per example. Pure: controllers change in ``on("after_step")``."""
+        return terms.rec.mean() + ctx.beta * self.rate(terms)
+
+    def objective(self, ctx: Context, x: Tensor) -> Tensor:
+        return self.loss(ctx, self.terms(ctx, x))
+
+    def step(self, ctx: Context, x: Tensor) -> Tensor:
+        """One training step on the batch x, with exactly one update of the decoder; returns its loss."""
+        return ctx.update(lambda: self.objective(ctx, x))
+
+    def on(self, event: str, ctx: Context) -> None:
+        """``phase_start``, ``after_step``, ``epoch_end`` (with fresh ``ctx.val``)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a kill: tensors and JSON values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+

@@ -1,0 +1,106 @@
+"""The model: a VAE with four seams, so that a method can wrap just one of them.
+
+``features(x) -> h``, ``head(h) -> Posterior``, ``to_decoder(z)``, ``decoder``; beside them ``prior`` and ``aux``,
+the modules that a method adds. With a latent of no dimensions it is the decoder's autoregressive model alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from bench.models.distributions import Gaussian, Posterior, StandardNormal
+
+
+class GaussianHead(nn.Module):
+    """Features ``[B, F]`` to a diagonal Gaussian over D dimensions."""
+
+    def __init__(self, features: int, dim: int):
+        super().__init__()
+        self.linear = nn.Linear(features, 2 * dim)
+        nn.init.xavier_uniform_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, h: Tensor) -> Gaussian:
+        mean, logvar = self.linear(h).chunk(2, dim=-1)
+        return Gaussian(mean, logvar)
+
+
+class NoFeatures(nn.Module):
+    """The encoder of a model without a latent: looks at nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x), 0)
+
+
+class NoHead(nn.Module):
+    """The posterior over no dimensions: every KL is 0 and every sample is empty."""
+
+    def forward(self, h: Tensor) -> Gaussian:
+        return Gaussian(h, h)
+
+
+class VAE(nn.Module):
+    """p(z) p(x|z) with q(z|x).
+
+    ``decoder`` offers ``log_prob(code [B·S, …], x [B, …], samples=S) -> [B, S]`` in nats and
+    ``sample(code, generator) -> x``; ``code`` is what ``to_decoder`` makes of z.
+    """
+
+    def __init__(
+        self, features: nn.Module, head: nn.Module, to_decoder: nn.Module, decoder: nn.Module, latent_dim: int
+    ):
+        super().__init__()
+        self.features = features
+        self.head = head
+        self.to_decoder = to_decoder
+        self.decoder = decoder
+        self.prior: nn.Module = StandardNormal(latent_dim)
+        self.aux = nn.ModuleDict()
+        self.latent_dim = latent_dim
+
+    def encode(self, x: Tensor) -> Posterior:
+        return self.head(self.features(x))
+
+    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z): x ``[B, …]``, z ``[B, S, D]`` -> ``[B, S]``."""
+        samples = z.shape[1]
+        return self.decoder.log_prob(self.to_decoder(z.flatten(0, 1)), x, samples)
+
+    def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x ~ p(x|z): z ``[B, D]`` -> x ``[B, …]``."""
+        return self.decoder.sample(self.to_decoder(z), generator)
+
+    def parts(self) -> dict[str, tuple[nn.Module, ...]]:
+        """The modules by who learns them: inference network, generative model, a method's own."""
+        return {
+            "encoder": (self.features, self.head),
+            "decoder": (self.to_decoder, self.decoder, self.prior),
+            "aux": (self.aux,),
+        }
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters of each part that has some."""
+        groups = {name: [p for m in modules for p in m.parameters()] for name, modules in self.parts().items()}
+        return {name: parameters for name, parameters in groups.items() if parameters}
+
+
+@contextmanager
+def fixed_statistics(*modules: nn.Module) -> Iterator[None]:
+    """Within: BatchNorm in training mode normalises by the batch as ever, but its running averages stay put."""
+    norms = [
+        m
+        for module in modules
+        for m in module.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+    ]
+    for norm in norms:
+        norm.track_running_stats = not norm.training
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

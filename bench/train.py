@@ -1,0 +1,384 @@
+"""The one training loop.
+
+Every random number is a function of the cell's seed, a purpose and a counter: a checkpoint holds counters, not
+generators, and a resumed cell goes on exactly as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import checkpoint
+from bench.config import TrainConfig, derive_seed
+from bench.datasets.images import ImageData
+from bench.evaluate import validate
+from bench.method import Context, Method, Phase
+from bench.models.vae import VAE, fixed_statistics
+
+CHECKPOINT_SECONDS = 60
+FINITE_CHECK_UPDATES = 20  # losses stay on their device for so many updates before they are looked at
+
+
+class NonFiniteLoss(ArithmeticError):
+    """Training left the numbers."""
+
+
+class Clock:
+    """Seconds by purpose. Waits for the device, so that asynchronous work is counted where it was asked for."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds = {"train": 0.0, "validation": 0.0, "data": 0.0}
+        self.purpose, self.since = None, 0.0
+
+    def to(self, purpose: str | None) -> None:
+        """From now on count for ``purpose`` (None: for nothing)."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if self.purpose:
+            self.seconds[self.purpose] += now - self.since
+        self.purpose, self.since = purpose, now
+
+
+class Batches:
+    """Training batches as a function of a counter: a new permutation for every pass, binarised afresh at every use."""
+
+    def __init__(self, data: ImageData, batch_size: int, seed: int, purpose: str):
+        self.data, self.batch_size, self.seed, self.purpose = data, batch_size, seed, purpose
+        self.per_pass = len(data.train) // batch_size  # whole batches only: BatchNorm cannot take a batch of one
+        self.permutation, self.pass_number = None, None
+
+    def __getitem__(self, number: int) -> Tensor:
+        pass_number, position = divmod(number, self.per_pass)
+        device = self.data.train.device
+        if pass_number != self.pass_number:
+            order = torch.Generator().manual_seed(derive_seed(self.seed, self.purpose, "order", pass_number))
+            self.permutation = torch.randperm(len(self.data.train), generator=order).to(device)
+            self.pass_number = pass_number
+        index = self.permutation[position * self.batch_size : (position + 1) * self.batch_size]
+        noise = torch.Generator(device).manual_seed(derive_seed(self.seed, self.purpose, "noise", number))
+        return self.data.batch(index, noise)
+
+
+class TrainingContext(Context):
+    """The trainer's side of the handle that hooks get."""
+
+    def __init__(self, method: Method, model: VAE, data: ImageData, config: TrainConfig, seed: int):
+        self.method, self.model, self.train, self.seed = method, model, config, seed
+        self.data = data.info
+        self.device = next(model.parameters()).device
+        self.clock = Clock(self.device)
+        self.outer = Batches(data, config.batch_size, seed, "outer")
+        self.drawn = Batches(data, config.batch_size, seed, "drawn")
+        self.phase, self.val = Phase(), {}
+        self.draws = 0
+        self.notes: list[str] = []
+        self.updates_by_kind: dict[str, int] = {}
+        self.flops_by_kind: dict[str, int] = {}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        self.generators: dict[str, torch.Generator] = {}
+        self.noise_key: tuple = ()
+
+    def generator(self, purpose: str = "noise") -> torch.Generator:
+        if purpose not in self.generators:
+            seed = derive_seed(self.seed, purpose, *self.noise_key)
+            self.generators[purpose] = torch.Generator(self.device).manual_seed(seed)
+        return self.generators[purpose]
+
+    def outer_batch(self) -> Tensor:
+        with self.timed("data"):
+            return self.outer[self.step]
+
+    def draw(self) -> Tensor:
+        with self.timed("data"):
+            self.draws += 1
+            return self.drawn[self.draws - 1]
+
+    def update(self, objective: Callable[[], Tensor], groups: Sequence[str] | None = None) -> Tensor:
+        chosen = list(self.optimisers) if groups is None else list(groups)
+        kind = f"{self.phase.name}: {'+'.join(chosen)}"
+        extra = "decoder" not in chosen
+        self.begin_noise("extra" if extra else "step", self.extra_updates if extra else self.step)
+        parameters = [p for name in chosen for g in self.optimisers[name].param_groups for p in g["params"]]
+        with self.untouched(set(self.optimisers) - set(chosen)), self.counted(kind):
+            loss = objective()
+            for p in parameters:
+                p.grad = None
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, self.train.clip, foreach=True)
+            for name in chosen:
+                self.optimisers[name].step()
+        self.extra_updates += extra
+        self.updates_by_kind[kind] = self.updates_by_kind.get(kind, 0) + 1
+        return loss.detach()
+
+    def extra_updates_left(self) -> float:
+        if self.train.extra_updates is None:
+            return math.inf
+        return self.train.extra_updates * self.total - self.extra_updates
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def begin_noise(self, *key: Any) -> None:
+        """Start the streams of random numbers of one update, torch's global one (dropout) among them."""
+        self.noise_key, self.generators = key, {}
+        torch.manual_seed(derive_seed(self.seed, "global", *key))
+
+    def new_optimisers(self, lr: float) -> None:
+        make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[self.train.optimiser]
+        self.optimisers = {}
+        for name, group in self.method.param_groups(self.model).items():
+            options = {key: value for key, value in group.items() if key not in ("params", "lr_scale")}
+            options["lr"] = lr * group.get("lr_scale", 1.0)
+            self.optimisers[name] = make(group["params"], fused=True, **options)
+
+    def flops(self) -> float:
+        """Counted floating-point operations of all updates: those of the first of each kind, times how many there were."""
+        return float(sum(count * self.flops_by_kind[kind] for kind, count in self.updates_by_kind.items()))
+
+    @contextmanager
+    def timed(self, purpose: str) -> Iterator[None]:
+        before = self.clock.purpose
+        self.clock.to(purpose)
+        yield
+        self.clock.to(before)
+
+    @contextmanager
+    def untouched(self, groups: set[str]) -> Iterator[None]:
+        """Within: no gradients for these groups' parameters, and their BatchNorm averages stand still."""
+        parameters = [p for name in groups for g in self.optimisers[name].param_groups for p in g["params"]]
+        wanted = [p for p in parameters if p.requires_grad]
+        with ExitStack() as stack:
+            stack.enter_context(fixed_statistics(*(m for name in groups for m in self.model.parts().get(name, ()))))
+            for p in wanted:
+                p.requires_grad_(False)
+            stack.callback(lambda: [p.requires_grad_(True) for p in wanted])
+            yield
+
+    @contextmanager
+    def counted(self, kind: str) -> Iterator[None]:
+        """Count the operations of the first update of each kind."""
+        if kind in self.flops_by_kind:
+            yield
+            return
+        with FlopCounterMode(display=False) as counter:
+            yield
+        self.flops_by_kind[kind] = counter.get_total_flops()
+
+
+class Trainer:
+    """Trains one cell in ``folder``, from its last checkpoint if there is one.
+
+    ``report(record)`` is called with every line of history. ``run()`` returns the training part of the result and
+    leaves the selected weights in ``best.pt``.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        model: VAE,
+        data: ImageData,
+        config: TrainConfig,
+        seed: int,
+        folder: Path,
+        report: Callable[[list[dict]], None],
+    ):
+        self.method, self.model, self.data, self.config, self.seed = method, model, data, config, seed
+        self.folder, self.report = folder, report
+        self.ctx = TrainingContext(method, model, data, config, seed)
+        self.ctx.total = config.epochs * self.epoch_updates
+        self.phases = list(method.phases())
+        self.history: list[dict] = []
+        self.losses: list[Tensor] = []
+        # All that decides what happens next, beside weights, optimisers, method and counters.
+        self.state: dict[str, Any] = {
+            "phase": -1,
+            "phase_start": 0,
+            "lr": config.lr,
+            "best_elbo": -math.inf,
+            "best_update": None,
+            "bad_epochs": 0,
+            "decays": 0,
+            "loss_sum": 0.0,
+            "loss_count": 0,
+            "resumes": 0,
+            "stopped_by": None,
+        }
+
+    @property
+    def epoch_updates(self) -> int:
+        return self.config.epoch_updates or len(self.data.train) // self.config.batch_size
+
+    def run(self) -> dict:
+        ctx, state = self.ctx, self.state
+        self.resume()
+        self.model.train()
+        saved = time.monotonic()
+        ctx.clock.to("train")
+        while state["stopped_by"] is None:
+            if state["phase"] < 0 or ctx.step >= self.phase_end(state["phase"]):
+                self.start_phase(state["phase"] + 1)
+            phase_length = self.phase_end(state["phase"]) - state["phase_start"]
+            ctx.beta = self.method.schedule.weight(ctx.step - state["phase_start"], phase_length, self.config.ramp)
+            self.losses.append(self.method.step(ctx, ctx.outer_batch()))
+            ctx.step += 1
+            self.method.on("after_step", ctx)
+            if len(self.losses) >= FINITE_CHECK_UPDATES:
+                self.check_losses()
+            if ctx.step % self.epoch_updates == 0:
+                self.end_epoch()
+                saved = time.monotonic()
+            elif time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self.check_losses()
+                self.save()
+                saved = time.monotonic()
+        ctx.clock.to(None)
+        return self.result()
+
+    def phase_end(self, index: int) -> int:
+        """The update at which a phase ends; the last one ends with the budget."""
+        if index == len(self.phases) - 1:
+            return self.ctx.total
+        share = sum(phase.share for phase in self.phases[: index + 1])
+        return round(share * self.config.epochs) * self.epoch_updates
+
+    def start_phase(self, index: int) -> None:
+        self.state |= {"phase": index, "phase_start": self.ctx.step, "lr": self.config.lr, "bad_epochs": 0}
+        self.state |= {"best_elbo": -math.inf, "best_update": None}
+        self.ctx.phase = self.phases[index]
+        self.method.on("phase_start", self.ctx)
+        self.ctx.new_optimisers(self.state["lr"])
+
+    def check_losses(self) -> None:
+        """Look at the losses since the last look: fail on the first that is not finite, add up the rest."""
+        if not self.losses:
+            return
+        values = torch.stack(self.losses).double().cpu()
+        self.losses = []
+        if not values.isfinite().all():
+            first = int((~values.isfinite()).nonzero()[0])
+            known = {"loss": values[first].item(), "β": self.ctx.beta, "lr": self.state["lr"], **self.ctx.val}
+            shown = ", ".join(f"{key} {value:.4g}" for key, value in known.items() if value is not None)
+            update = self.ctx.step - len(values) + first + 1
+            raise NonFiniteLoss(f"loss is not finite at update {update} of {type(self.method).__name__}: {shown}")
+        self.state["loss_sum"] += values.sum().item()
+        self.state["loss_count"] += len(values)
+
+    def end_epoch(self) -> None:
+        ctx, state = self.ctx, self.state
+        self.check_losses()
+        ctx.clock.to("validation")
+        ctx.val = validate(self.method, self.model, self.data, self.config, self.seed)
+        ctx.clock.to("train")
+        self.method.on("epoch_end", ctx)
+        self.history.append(
+            {
+                "phase": ctx.phase.name,
+                "update": ctx.step,
+                "extra_updates": ctx.extra_updates,
+                "seconds": ctx.clock.seconds["train"],
+                "train_loss": state["loss_sum"] / state["loss_count"],
+                "beta": ctx.beta,
+                "lr": state["lr"],
+                **ctx.val,
+                "selected": self.select(),
+            }
+        )
+        state |= {"loss_sum": 0.0, "loss_count": 0}
+        if ctx.step >= ctx.total:
+            state["stopped_by"] = "budget"
+        self.save()
+        self.report(self.history)
+
+    def select(self) -> bool:
+        """Keep the weights if validation likes them best; else count towards a decay. Not while a ramp is running."""
+        state, elbo = self.state, self.ctx.val["elbo"]
+        if self.ctx.beta < 1:
+            return False
+        if elbo > state["best_elbo"]:
+            state |= {"best_elbo": elbo, "best_update": self.ctx.step, "bad_epochs": 0}
+            self.save_best()
+            return True
+        state["bad_epochs"] += 1
+        if state["bad_epochs"] >= self.config.patience and self.ctx.step >= self.config.decay_from * self.epoch_updates:
+            self.decay()
+        return False
+
+    def decay(self) -> None:
+        """Back to the best weights with a smaller learning rate; the method's own state goes on."""
+        state = self.state
+        state |= {"lr": state["lr"] * self.config.decay, "bad_epochs": 0, "decays": state["decays"] + 1}
+        self.model.load_state_dict(checkpoint.load(self.folder / "best.pt", self.ctx.device)["model"])
+        self.ctx.new_optimisers(state["lr"])
+        if state["decays"] >= self.config.max_decays:
+            state["stopped_by"] = "decays"
+
+    def save_best(self) -> None:
+        weights = {"model": self.model.state_dict(), "method": self.method.state_dict()}
+        checkpoint.save(self.folder / "best.pt", weights)
+
+    COUNTERS = ("step", "extra_updates", "draws", "notes", "val", "updates_by_kind", "flops_by_kind")
+
+    def save(self) -> None:
+        ctx = self.ctx
+        ctx.clock.to(ctx.clock.purpose)
+        checkpoint.save_last(
+            self.folder,
+            {
+                "model": self.model.state_dict(),
+                "optimisers": {name: optimiser.state_dict() for name, optimiser in ctx.optimisers.items()},
+                "method": self.method.state_dict(),
+                "counters": {name: getattr(ctx, name) for name in self.COUNTERS},
+                "seconds": ctx.clock.seconds,
+                "state": self.state,
+                "history": self.history,
+            },
+        )
+
+    def resume(self) -> None:
+        saved = checkpoint.load_last(self.folder, self.ctx.device)
+        if saved is None:
+            return
+        self.state |= saved["state"]
+        self.state["resumes"] += 1
+        ctx = self.ctx
+        for name, value in saved["counters"].items():
+            setattr(ctx, name, value)
+        ctx.clock.seconds = saved["seconds"]
+        ctx.phase = self.phases[self.state["phase"]]
+        ctx.new_optimisers(self.state["lr"])
+        self.model.load_state_dict(saved["model"])
+        self.method.load_state_dict(saved["method"])
+        for name, optimiser in ctx.optimisers.items():
+            optimiser.load_state_dict(saved["optimisers"][name])
+        self.history = saved["history"]
+
+    def result(self) -> dict:
+        ctx, state = self.ctx, self.state
+        if state["best_update"] is None:  # the ramp never ended: the last weights are all there is
+            self.save_best()
+        return {
+            "updates": ctx.step,
+            "extra_updates": ctx.extra_updates,
+            "best_update": state["best_update"],
+            "stopped_by": state["stopped_by"],
+            "train_seconds": ctx.clock.seconds["train"],
+            "validation_seconds": ctx.clock.seconds["validation"],
+            "data_seconds": ctx.clock.seconds["data"],
+            "flops": ctx.flops(),
+            "updates_by_kind": ctx.updates_by_kind,
+            "flops_by_kind": ctx.flops_by_kind,
+            "resumes": state["resumes"],
+            "events": ctx.notes,
+        }

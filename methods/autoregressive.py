@@ -1,0 +1,19 @@
+"""The decoder without a latent: PixelCNN on images, an LSTM language model on text.
+
+L = -log p(x), exact. What a VAE must beat for its latent to have been worth having.
+"""
+
+from bench.method import Method
+
+NO_LATENT = "there is no latent"
+
+
+class Autoregressive(Method):
+    summary = "the decoder alone, without z"
+    citation = "van den Oord et al., ICML 2016 (PixelCNN)"
+    family = "anchor"
+    order = 0
+    suites = {"core": ["autoregressive"], "paper": ["autoregressive"]}
+    latent = False
+    neutral = "there is no latent to switch off"
+    footnotes = {column: NO_LATENT for column in ("kl", "mi", "mi_batch", "kl_aggregate", "au", "collapsed")}

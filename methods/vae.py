@@ -1,0 +1,14 @@
+"""The basic VAE: reconstruction plus KL.
+
+L = E_q[-log p(x|z)] + KL(q(z|x) ‖ p(z)).
+"""
+
+from bench.method import Method
+
+
+class BasicVAE(Method):
+    summary = "the basic VAE"
+    citation = "Kingma & Welling, ICLR 2014"
+    order = 10
+    suites = {"core": ["vae"], "paper": ["vae", "vae+anneal"]}
+    baseline = True
