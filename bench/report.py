@@ -1,0 +1,127 @@
+"""``python -m bench.report [OUT]``: every table and figure again from the stored cells, without training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.reporting import cells
+from bench.store import CellFolder, read_json, replace, write_json
+
+VERSION = "1"  # of what a report looks like: a stored one from another version is built again
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report of one group of cells: the table as plain text, and the files written, under ``OUT``."""
+
+    stem: str
+    text: str
+    files: tuple[Path, ...]
+
+
+def build(
+    out: Path,
+    groups: Iterable[tuple[str, str]] | None = None,
+    *,
+    log: Callable[[str], object] = print,
+    force: bool = False,
+) -> list[Report]:
+    """Write tables and figures of the given (data set, preset) groups, by default of all that are stored.
+
+    A group whose cells are as they were when its files were written is not built again, unless ``force``.
+    What is left out, and why, goes to ``log``. Raises ``UserError`` where there are no cells at all, or where
+    ``out`` cannot be written.
+    """
+    out = Path(out)
+    found = cells.by_preset(out)
+    if not found:
+        raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench.run --out' wrote")
+    wanted = found if groups is None else {key: found[key] for key in sorted({*groups} & {*found})}
+    reports = []
+    try:
+        for (dataset, preset), folders in wanted.items():
+            reports += _report(out, f"{dataset}-{preset}", folders, log, force)
+    except OSError as error:
+        raise UserError(f"cannot write the report: {error}") from error
+    return reports
+
+
+def _report(out: Path, stem: str, folders: list[CellFolder], log: Callable, force: bool) -> list[Report]:
+    """The reports of one (data set, preset): as stored, or made again where a cell changed or a file is gone."""
+    record = out / "tables" / f".{stem}.json"
+    stamp = cells.stamp(folders, VERSION)
+    stored = _stored(record)
+    if not force and stored["stamp"] == stamp:
+        reports = [Report(each["stem"], each["text"], tuple(map(Path, each["files"]))) for each in stored["reports"]]
+        if all((out / file).exists() for report in reports for file in report.files):
+            return reports
+    reports = [_write(out, group, log) for group in cells.groups(stem, folders) if _told(group, log)]
+    for file in {file for each in stored["reports"] for file in each["files"]} - {
+        str(file) for report in reports for file in report.files
+    }:
+        (out / file).unlink(missing_ok=True)  # of a table or figure that these cells no longer make
+    each = [{"stem": made.stem, "text": made.text, "files": [*map(str, made.files)]} for made in reports]
+    write_json(record, {"stamp": stamp, "reports": each})
+    return reports
+
+
+def _stored(record: Path) -> dict:
+    try:
+        stored = read_json(record)
+        return {"stamp": stored["stamp"], "reports": [{**each} for each in stored["reports"]]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"stamp": None, "reports": []}
+
+
+def _told(group: cells.Group, log: Callable) -> bool:
+    for note in group.notes:
+        log(f"{group.stem}: {note}")
+    return bool(group.cells)
+
+
+def _write(out: Path, group: cells.Group, log: Callable) -> Report:
+    from bench.reporting import figures, render, tables
+    from bench.reporting.frame import cells_frame, rows_frame
+
+    frame = cells_frame(group.cells)
+    rows = rows_frame(frame)
+    document = tables.document(group, frame, rows)
+    contents = {
+        "csv": tables.to_csv(rows),
+        "md": render.markdown(document),
+        "tex": render.latex(document),
+    }
+    files = []
+    for suffix, content in contents.items():
+        files.append(Path("tables") / f"{group.stem}.{suffix}")
+        replace(out / files[-1], lambda file, content=content: file.write(content.encode()))
+    files += [file.relative_to(out) for file in figures.draw(out / "figures" / group.stem, frame, log)]
+    return Report(group.stem, render.text(document), tuple(files))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__.split(":", 1)[1].strip())
+    parser.add_argument(
+        "out", nargs="?", default="out", type=Path, metavar="OUT", help="folder of a run (default: out)"
+    )
+    out = parser.parse_args(arguments).out
+    try:
+        if not out.is_dir():
+            raise UserError(f"no folder '{out}': give the one that 'python -m bench.run --out' wrote")
+        for report in build(out, force=True):
+            print(
+                f"{report.text}\n{len(report.files)} files: {out / 'tables' / report.stem}.*, {out / 'figures' / report.stem}/"
+            )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

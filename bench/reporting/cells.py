@@ -1,0 +1,159 @@
+"""Stored cells as a report reads them, and which of them may stand in one table.
+
+Only JSON is read here, so that asking whether a table is up to date costs neither pandas nor matplotlib.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.store import SCHEMA_VERSION, CellFolder, cell_folders, dumps
+
+FILES = ("config.json", "result.json", "evaluation.json", "history.jsonl")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One stored cell, whatever its state: records as ``bench.store`` describes them."""
+
+    folder: Path
+    config: dict
+    result: dict | None
+    evaluation: dict | None
+    history: list[dict]
+
+    @property
+    def status(self) -> str:
+        """``ok`` (trained and evaluated), ``failed``, ``skipped``, ``unfinished`` or ``not evaluated``."""
+        if self.result is None:
+            return "unfinished"
+        if self.result["status"] != "ok":
+            return self.result["status"]
+        return "ok" if self.evaluation else "not evaluated"
+
+    @property
+    def replicate(self) -> str:
+        """What two cells must share to be compared as a pair: base seed and repetition."""
+        return f"{self.config['base_seed']}/{self.config['seed']}"
+
+    @property
+    def protocol(self) -> dict:
+        """What the cells of one table have in common, but for how they were evaluated."""
+        return {
+            "data": self.config["dataset"]["fingerprint"],
+            **{key: self.config[key] for key in ("model", "train", "precision", "device", "protocol_version")},
+        }
+
+
+@dataclass
+class Group:
+    """The cells of one table, and what is to be said of those that are not in it."""
+
+    stem: str  # of the files: "omniglot-quick"
+    cells: list[Cell]
+    notes: list[str] = field(default_factory=list)
+
+
+def by_preset(out: Path) -> dict[tuple[str, str], list[CellFolder]]:
+    """Every stored cell's folder under (data set, preset), as their folders are named."""
+    found = defaultdict(list)
+    for folder in cell_folders(out):
+        found[folder.path.parts[-4:-2]].append(folder)
+    return dict(sorted(found.items()))
+
+
+def stamp(folders: Iterable[CellFolder], version: str) -> str:
+    """A hash of everything that the tables and figures of these cells are made from, and of what makes them."""
+    digest = hashlib.sha256(version.encode())
+    for folder in folders:
+        for name in FILES:
+            file = folder.path / name
+            content = file.read_bytes() if file.exists() else b""
+            digest.update(f"{folder.path.name}/{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def read(folder: CellFolder) -> Cell:
+    """One cell. Raises ``ValueError`` where a file is damaged, lacks a field or was written by a newer version."""
+    name = "config.json"
+    try:
+        config = folder.config
+        name = "result.json"
+        result = folder.result()
+        name = "evaluation.json"
+        evaluation = folder.evaluation()
+        name = "history.jsonl"
+        cell = Cell(folder.path, config, result, evaluation, folder.history())
+        for name, record in zip(FILES, (config, result, evaluation), strict=False):
+            if record is not None and record["schema_version"] > SCHEMA_VERSION:
+                raise ValueError(f"{name} was written by a newer version of the harness")
+        name = "config.json"
+        _ = cell.protocol, cell.replicate, config["preset"], [config["method"][key] for key in ("expression", "order")]
+        name = "result.json"
+        _ = cell.status
+        name = "evaluation.json"
+        _ = evaluation and (evaluation["metrics"]["nll"], evaluation["config"])
+    except KeyError as error:
+        raise ValueError(f"{name} lacks {error}") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{name} is not a record of a cell") from error
+    except ValueError as error:  # damaged JSON or text
+        raise ValueError(str(error) if "newer" in str(error) else f"{name} is damaged") from error
+    return cell
+
+
+def groups(stem: str, folders: Iterable[CellFolder]) -> list[Group]:
+    """The cells of one (data set, preset) in as many groups as there are protocols among them.
+
+    Cells that differ in data, model, training, device or evaluation are not pooled. The group with the most
+    finished cells keeps the plain ``stem``; each other one adds a hash of its protocol. A cell that cannot be
+    read is left out, with a note in the first group.
+    """
+    cells, damaged = [], []
+    for folder in folders:
+        try:
+            cells.append(read(folder))
+        except ValueError as error:
+            damaged.append(f"Left out: {folder.path.parent.name}/{folder.path.name} ({error}).")
+    found: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        if cell.evaluation:
+            found[dumps(_protocol(cell), sort_keys=True)].append(cell)
+    ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    made = [Group(stem, members) for _, members in ordered]
+    for cell in cells:  # those without numbers stand with the first that was trained alike
+        if not cell.evaluation:
+            home = next((group for group in made if group.cells[0].protocol == cell.protocol), None)
+            if home is None:
+                made.append(home := Group(stem, []))
+            home.cells.append(cell)
+    for group in made[1:]:
+        identity = _protocol(group.cells[0])
+        group.stem = f"{stem}-{hashlib.sha256(dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
+        differing = ", ".join(_differences(_protocol(made[0].cells[0]), identity))
+        group.notes.append(f"Not comparable with the cells of {stem}: they differ in {differing}.")
+        made[0].notes.append(f"Cells of another protocol (they differ in {differing}) are in {group.stem}.")
+    if made:
+        made[0].notes.extend(damaged)
+    elif damaged:
+        made = [Group(stem, [], damaged)]
+    return made
+
+
+def _protocol(cell: Cell) -> dict:
+    return {**cell.protocol, "evaluation": cell.evaluation["config"] if cell.evaluation else {}}
+
+
+def _differences(one: dict, other: dict, prefix: str = "") -> list[str]:
+    names = []
+    for key in sorted({*one, *other}):
+        mine, theirs = one.get(key), other.get(key)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            names += _differences(mine, theirs, f"{prefix}{key}.")
+        elif mine != theirs:
+            names.append(prefix + key)
+    return names

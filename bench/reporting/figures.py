@@ -1,0 +1,186 @@
+"""The figures of one data set and preset. Each function takes frames and looks, and returns a matplotlib figure."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from bench.reporting.frame import history_frame
+from bench.reporting.style import RC, WIDTH, Look, looks, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+Looks = Mapping[str, Look]
+
+
+def draw(folder: Path, frame: DataFrame, log: Callable[[str], object]) -> list[Path]:
+    """Every figure that ``cells_frame``'s cells have the numbers for, as png and pdf in ``folder``."""
+    done = frame[frame["status"] == "ok"]
+    style = looks(dict.fromkeys(frame.sort_values("baseline", ascending=False, kind="stable")["method"]))
+    pictures = _pictures(done, log)
+    made: dict[str, Figure | None] = {}
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **RC, "backend": "agg"}):
+        made["dynamics"] = dynamics(history_frame(done), style)
+        made["rate_distortion"] = rate_distortion(done, style)
+        made["nll_time"] = nll_time(done, style)
+        made["reconstructions"] = grid(pictures, "reconstructions", "originals")
+        made["samples"] = grid(pictures, "samples")
+        return [file for name, figure in made.items() if figure for file in save(figure, folder / name)]
+
+
+def dynamics(history: DataFrame, style: Looks) -> Figure | None:
+    """KL, MI and AU on validation over decoder updates: the mean over seeds, within one sd where there are several."""
+    panels = {"kl": "KL (nats)", "mi": "MI (nats)", "au": "active units"}
+    if history.empty or history[list(panels)].isna().all(axis=None):
+        return None
+    methods = [name for name in style if history.loc[history["method"] == name, list(panels)].notna().any(axis=None)]
+    figure, axes = _figure(2.1, columns=3)
+    for ax, (column, title) in zip(axes, panels.items(), strict=True):
+        for place, name in enumerate(methods):
+            values = history[history["method"] == name].groupby("update")[column].agg(["mean", "std", "count"])
+            values = values[values["count"] > 0]
+            # Staggered markers tell lines apart where they coincide, in print without colour too.
+            every = (0.02 + 0.16 * place / len(methods), 0.16)
+            ax.plot(values.index, values["mean"], **vars(style[name]), markevery=every, markersize=3.5)
+            if (band := values[values["count"] > 1]).size:
+                low, high = band["mean"] - band["std"], band["mean"] + band["std"]
+                ax.fill_between(band.index, low.clip(lower=0), high, color=style[name].color, alpha=0.15, linewidth=0)
+        ax.set(title=title, xlabel="updates", ylim=(0, None))
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    if history["kl"].max() > 20:  # one method far above must not flatten the rest
+        axes[0].set_yscale("symlog", linthresh=1, linscale=0.5)
+        axes[0].set_ylim(0, None)
+    axes[2].yaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(figure, methods, style, lines=True)
+    return figure
+
+
+def rate_distortion(done: DataFrame, style: Looks) -> Figure | None:
+    """Distortion against rate on the test set: seeds small, their mean large, and lines of equal ELBO."""
+    done = done.dropna(subset=["rec", "kl"])
+    if done.empty:
+        return None
+    figure, (ax,) = _figure(3.6, width=0.66)
+    methods = [name for name in style if (done["method"] == name).any()]
+    for name in methods:
+        _points(ax, done[done["method"] == name], "kl", "rec", style[name])
+    ax.margins(0.1)
+    x, y = np.meshgrid(np.linspace(*ax.get_xlim(), 60), np.linspace(*ax.get_ylim(), 60))
+    lines = ax.contour(x, y, -(x + y), levels=MaxNLocator(7).tick_values(-(x + y).max(), -(x + y).min()), colors="0.75")
+    lines.set(linewidth=0.6, linestyle=":", zorder=0.5)
+    ax.clabel(lines, fontsize=6, colors="0.45", fmt="%g", zorder=0.6)
+    ax.grid(False)
+    ax.set(xlabel="rate: KL (nats)", ylabel="distortion: rec (nats)", title="dotted: equal ELBO")
+    _legend(figure, methods, style)
+    return figure
+
+
+def nll_time(done: DataFrame, style: Looks) -> Figure | None:
+    """NLL against training seconds, named at the right margin in the order of NLL."""
+    done = done[done["train_seconds"] > 0].dropna(subset=["nll"])
+    if done.empty:
+        return None
+    means = done.groupby("method", sort=False)[["train_seconds", "nll"]].mean().sort_values("nll")
+    figure, (ax,) = _figure(max(2.6, 0.145 * len(means) + 0.5))
+    for name in means.index:
+        _points(ax, done[done["method"] == name], "train_seconds", "nll", style[name])
+    ax.set_xscale("log")
+    ax.margins(0.06)
+    ax.set(xlabel="training time (s)", ylabel="NLL (nats)")
+    low, high = ax.get_ylim()
+    heights = _spread((means["nll"].to_numpy() - low) / (high - low), 0.145 / (figure.get_figheight() - 0.5))
+    for (name, point), height in zip(means.iterrows(), heights, strict=True):
+        ax.annotate(
+            name, (point["train_seconds"], point["nll"]), (1.03, height), textcoords="axes fraction", va="center",
+            fontsize=7, arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.4, "shrinkA": 1, "shrinkB": 3},
+            zorder=0.5, annotation_clip=False,
+        )  # fmt: skip
+    return figure
+
+
+def grid(pictures: Mapping[str, Mapping[str, np.ndarray]], kind: str, first: str | None = None) -> Figure | None:
+    """Rows of test pictures, one row per method, ``first`` above them. Pictures are uint8 ``[P, H, W]``, ink 255."""
+    rows = {name: arrays[kind] for name, arrays in pictures.items() if kind in arrays}
+    if not rows:
+        return None
+    if first:
+        rows = {first: next(iter(pictures[name][first] for name in rows)), **rows}
+    count = min(12, *(len(images) for images in rows.values()))
+    height, width = next(iter(rows.values())).shape[1:]
+    gap = max(1, height // 14)
+    canvas = np.full((len(rows) * (height + gap) + gap, count * (width + gap) + gap), 40, np.uint8)
+    for row, images in enumerate(rows.values()):
+        for column, image in enumerate(images[:count]):
+            top, left = gap + row * (height + gap), gap + column * (width + gap)
+            canvas[top : top + height, left : left + width] = image
+    size = 4.6 * canvas.shape[0] / canvas.shape[1]
+    figure, (ax,) = _figure(size + 0.3)
+    ax.imshow(canvas, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_yticks([gap + height / 2 + row * (height + gap) for row in range(len(rows))], list(rows))
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    return figure
+
+
+def _figure(height: float, columns: int = 1, width: float = 1.0) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width * WIDTH, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _points(ax: Axes, cells: DataFrame, x: str, y: str, look: Look) -> None:
+    marks = {"color": look.color, "marker": look.marker, "linestyle": "none"}
+    if len(cells) > 1:
+        ax.plot(cells[x], cells[y], **marks, markersize=2.5, alpha=0.5, markeredgewidth=0)
+    ax.plot([cells[x].mean()], [cells[y].mean()], **marks, markersize=6, markeredgecolor="white", markeredgewidth=0.5)
+
+
+def _legend(figure: Figure, methods: list[str], style: Looks, lines: bool = False) -> None:
+    """Below the axes, in as many columns as the longest name allows; the figure grows by its rows."""
+    from matplotlib.lines import Line2D
+
+    columns = max(1, min(len(methods), int(figure.get_figwidth() / (0.075 * max(map(len, methods)) + 0.5))))
+    rows = -(-len(methods) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.16 * rows + 0.1)
+    handles = [Line2D([], [], **vars(style[name]) | ({} if lines else {"linestyle": "none"})) for name in methods]
+    figure.legend(handles, methods, loc="outside lower center", ncols=columns, handlelength=2.6 if lines else 1.0)
+
+
+def _spread(heights: np.ndarray, least: float) -> np.ndarray:
+    """Ascending positions moved as little as needed to stand at least ``least`` apart, centred where they crowd."""
+    blocks: list[list[float]] = []  # [sum of wished starts, count]
+    for i, height in enumerate(heights):
+        blocks.append([height - i * least, 1])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
+            total, count = blocks.pop()
+            blocks[-1][0] += total
+            blocks[-1][1] += count
+    starts = np.concatenate([np.full(int(count), total / count) for total, count in blocks])
+    return starts + least * np.arange(len(heights))
+
+
+def _pictures(done: DataFrame, log: Callable[[str], object]) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of each method's first seed: ``originals``, ``reconstructions``, ``samples``, where it has them."""
+    found = {}
+    for name, cells in done.groupby("method", sort=False):
+        file = cells["cell"].iloc[0].folder / "arrays.npz"
+        try:
+            with np.load(file) as arrays:
+                kinds = {"originals", "reconstructions", "samples"} & {*arrays.files}
+                found[name] = {kind: arrays[kind] for kind in kinds if arrays[kind].ndim == 3}
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            log(f"no pictures of {name}: {file.parent.name}/{file.name} is damaged ({type(error).__name__})")
+    return found

@@ -1,0 +1,185 @@
+"""A table document written as Markdown, LaTeX and plain text. It knows nothing of what the numbers mean."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands in one place of a table: ``text (spread)`` and the letters of its footnotes."""
+
+    text: str
+    spread: str = ""
+    letters: tuple[str, ...] = ()
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One grid of entries; the first column names the rows. ``caption`` may be empty."""
+
+    caption: str
+    columns: list[Entry]
+    rows: list[list[Entry]]
+
+
+@dataclass
+class Document:
+    """Panels that share their footnotes. ``footnote`` letters them in the order they are asked for.
+
+    ``reference`` is a panel of numbers from elsewhere; it stands apart, below all notes, in Markdown alone.
+    """
+
+    title: str
+    label: str
+    panels: list[Panel] = field(default_factory=list)
+    reference: Panel | None = None
+    notes: list[str] = field(default_factory=list)
+    footnotes: dict[str, str] = field(default_factory=dict)
+
+    def footnote(self, text: str) -> str:
+        """The letter of a footnote: equal texts share one."""
+        return self.footnotes.setdefault(text, _letters(len(self.footnotes)))
+
+
+def markdown(document: Document) -> str:
+    """Markdown as GitHub renders it: pipe tables, bold for the best, footnotes as a list."""
+
+    def entry(item: Entry, name: bool) -> str:
+        text = f"`{item.text}`".replace("|", r"\|") if name else _escape_markdown(item.text)
+        text = f"**{text}**" if item.best else text
+        return _join(text, item, "<sup>{}</sup>")
+
+    def table(panel: Panel) -> list[str]:
+        grid, widths = _grid(panel, entry)
+        rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
+        caption = [_escape_markdown(panel.caption), ""] if panel.caption else []
+        return [*caption, *("| " + " | ".join(cells) + " |" for cells in (grid[0], rule, *grid[1:])), ""]
+
+    lines = [f"### {_escape_markdown(document.title)}", ""]
+    for panel in document.panels:
+        lines += table(panel)
+    lines += ["The lowest NLL is in bold.", ""]
+    lines += [f"- <sup>{letter}</sup> {_escape_markdown(text)}" for text, letter in document.footnotes.items()]
+    lines += [f"- {_escape_markdown(text)}" for text in document.notes]
+    lines += ["", *table(document.reference)[:-1]] if document.reference else []
+    return "\n".join(lines) + "\n"
+
+
+def text(document: Document) -> str:
+    """Plain text for a terminal: aligned columns, ``*`` at the best, letters in brackets."""
+
+    def entry(item: Entry, name: bool) -> str:
+        return _join(f"*{item.text}" if item.best else item.text, item, "[{}]")
+
+    lines = [document.title, ""]
+    for panel in document.panels:
+        lines += [panel.caption] if panel.caption else []
+        grid, widths = _grid(panel, entry)
+        rows = ["  ".join(cells).rstrip() for cells in grid]
+        lines += [rows[0], "-" * (sum(widths) + 2 * len(widths) - 2), *rows[1:], ""]
+    lines += ["* lowest NLL"]
+    lines += [f"[{letter}] {text}" for text, letter in document.footnotes.items()]
+    return "\n".join(lines + document.notes) + "\n"
+
+
+def latex(document: Document) -> str:
+    """A LaTeX table that needs ``booktabs`` alone, one tabular per panel, the notes as text under it."""
+
+    def entry(item: Entry, name: bool) -> str:
+        text = _escape_latex(item.text)
+        if re.fullmatch(r"[-+]\d.*", text):
+            text = f"${text[0]}${text[1:]}"
+        text = rf"\textbf{{{text}}}" if item.best else text
+        return _join(text, item, r"\textsuperscript{{{}}}")
+
+    lines = [r"\begin{table}[tbp]", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}"]
+    lines += [rf"\caption{{{_escape_latex(document.title)}. Lowest NLL in bold.}}", rf"\label{{tab:{document.label}}}"]
+    for panel in document.panels:
+        lines += [r"\par\medskip"] + ([_escape_latex(panel.caption) + r"\par\smallskip"] if panel.caption else [])
+        grid, _ = _grid(panel, entry)
+        rows = [" & ".join(cells).rstrip() + r" \\" for cells in grid]
+        # Names beyond a third of the page are wrapped.
+        names = "l" if max(len(row[0].text) for row in panel.rows) < 32 else r"p{0.3\linewidth}"
+        lines += [rf"\begin{{tabular}}{{{names}{'r' * (len(panel.columns) - 1)}}}", r"\toprule", rows[0], r"\midrule"]
+        lines += [*rows[1:], r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\par\medskip\raggedright\tiny"]
+    notes = [rf"\textsuperscript{{{letter}}}{_escape_latex(text)}" for text, letter in document.footnotes.items()]
+    lines += [note + r"\par" for note in (*notes, *map(_escape_latex, document.notes))]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _grid(panel: Panel, entry: Callable[[Entry, bool], str]) -> tuple[list[list[str]], list[int]]:
+    """The panel's cells as strings padded to their columns, the header first, and the columns' widths."""
+    rows = [[entry(item, False) for item in panel.columns]]
+    rows += [[entry(item, column == 0) for column, item in enumerate(row)] for row in panel.rows]
+    widths = [max(2, *map(len, column)) for column in zip(*rows, strict=True)]
+    return [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows], widths
+
+
+def _join(text: str, item: Entry, mark: str) -> str:
+    spread = f" ({item.spread})" if item.spread else ""
+    return text + spread + (mark.format(",".join(item.letters)) if item.letters else "")
+
+
+def _letters(index: int) -> str:
+    """a … z, aa, ab, …"""
+    letters = ""
+    while index >= 0:
+        letters = chr(ord("a") + index % 26) + letters
+        index = index // 26 - 1
+    return letters
+
+
+def _escape_markdown(text: str) -> str:
+    text = re.sub(r"([\\`*|#\[\]])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # inside a word an underscore is harmless
+    return text.replace("<", "&lt;")
+
+
+_LATEX = {
+    **{character: "\\" + character for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "×": r"$\times$",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "≈": r"$\approx$",
+    "∞": r"$\infty$",
+    "‖": r"$\Vert$",
+    "–": "--",
+    "—": "---",
+    "…": r"\dots{}",
+    "→": r"$\to$",
+    "·": r"$\cdot$",
+    "²": "$^2$",
+}
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(map(_latex_character, " ".join(text.split())))
+
+
+def _latex_character(character: str) -> str:
+    if character in _LATEX:
+        return _LATEX[character]
+    if character.isascii():
+        return character
+    name = unicodedata.name(character, "?")
+    if greek := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", name):
+        letter = greek[2].lower().replace("lamda", "lambda")
+        return rf"$\{letter if greek[1] == 'SMALL' else letter.title()}$"
+    # What pdflatex cannot set would stop the document.
+    return character if "LATIN" in name else "?"
