@@ -61,7 +61,7 @@ def prepare(data_dir: Path | None, cache: Path) -> Prepared:
             "shape": (SIZE, SIZE),
             "source": f"DejaVu fonts shipped with matplotlib, rendered by FreeType {freetype}",
             "notes": (
-                "Printed characters, not handwriting; split by character: look-alikes are in one split.",
+                "Printed characters, not handwriting; split by character, those that some font draws alike together.",
                 "Validation and test images are binarised once with a fixed seed, training images afresh at every use.",
             ),
         }

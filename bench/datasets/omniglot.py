@@ -117,12 +117,12 @@ def _burda_arrays(content: bytes, path: Path) -> dict[str, np.ndarray]:
     images, labels = {}, {}
     for part, count in zip(("", "test"), BURDA_COUNTS, strict=True):
         means, target = mat.get(f"{part}data"), mat.get(f"{part}target")
-        if means is None or means.shape != (784, count) or means.dtype.kind not in "fiub":
-            found = "is missing" if means is None else f"is {means.dtype} {'×'.join(map(str, means.shape))}"
-            raise UserError(f"{path}: {part}data {found}, not numbers of 784×{count}; {again}")
+        if not _numbers(means, count) or len(means) != 784:
+            found = "is missing" if means is None else f"is {type(means).__name__} {np.shape(means)}"
+            raise UserError(f"{path}: {part}data {found}, not numbers 784×{count}; {again}")
         if not (np.isfinite(means).all() and means.min() >= 0 and means.max() <= 1):
             raise UserError(f"{path}: {part}data has values outside [0, 1]; {again}")
-        if target is None or target.ndim != 2 or target.shape[1] != count or target.dtype.kind not in "fiub":
+        if not _numbers(target, count):
             raise UserError(f"{path}: {part}target is not one-hot alphabets by {count} images; {again}")
         order = shuffled([f"burda {part} {index}" for index in range(count)])
         # Columns are images, and each image is stored column by column.
@@ -138,6 +138,12 @@ def _burda_arrays(content: bytes, path: Path) -> dict[str, np.ndarray]:
         "test_labels": labels["test"],
         "label_names": np.array([f"alphabet {index + 1}" for index in range(mat["target"].shape[0])]),
     }
+
+
+def _numbers(array: object, columns: int) -> bool:
+    """Whether this is a plain matrix of numbers with so many columns, and no MATLAB object, cell or sparse matrix."""
+    plain = isinstance(array, np.ndarray) and array.dtype.kind in "fiub"
+    return plain and array.ndim == 2 and array.size > 0 and array.shape[1] == columns
 
 
 def _lake(zips: list[Path], cache: Path) -> Prepared:

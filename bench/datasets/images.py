@@ -1,0 +1,139 @@
+"""Image sets as tensors: Bernoulli means, binarised afresh in training and once for validation and test.
+
+Dynamic binarisation as in Salakhutdinov & Murray (2008) and Burda et al. (2016); He et al. (2019) draw validation and
+test images once as well, without a seed. Here they are the same bits on every machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from dataclasses import dataclass, field
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.datasets import DataInfo, Prepared
+from bench.errors import UserError
+
+BINARISATION_SEED = 20_190_506
+POOLINGS = {"mean": "share of ink", "any": "ink anywhere in a block"}
+
+
+@dataclass
+class ImageData:
+    """An image set on one device.
+
+    ``train``: float32 ``[N, size, size]`` Bernoulli means; ``val`` and ``test``: float32 ``[N, 1, size, size]`` of 0
+    and 1, as the model takes them. ``labels``: int64 ``[N]`` by split, or empty; ``label_names`` are what they index.
+    """
+
+    info: DataInfo  # of the images as they are here: ``info.shape`` is (size, size)
+    train: Tensor
+    val: Tensor
+    test: Tensor
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    label_names: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def title(self) -> str:
+        return self.info.title
+
+    @property
+    def modality(self) -> str:
+        return self.info.modality
+
+    @property
+    def unit(self) -> str:
+        return self.info.unit
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the prepared 28×28 arrays, whatever the size here."""
+        return self.info.fingerprint
+
+    @property
+    def size(self) -> int:
+        return self.train.shape[-1]
+
+    def to(self, device: torch.device | str) -> ImageData:
+        """The same set on ``device``."""
+        moved = {split: getattr(self, split).to(device) for split in ("train", "val", "test")}
+        return dataclasses.replace(self, **moved)
+
+    def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Training images ``index`` (int64 ``[B]``), binarised afresh: float32 ``[B, 1, size, size]``.
+
+        The uniform numbers are drawn on the generator's device, so a CPU generator gives a GPU the CPU's images.
+        """
+        means = self.train[index.to(self.train.device)].unsqueeze(1)
+        uniform = torch.rand(means.shape, generator=generator, device=generator.device)
+        return (uniform.to(means.device) < means).float()
+
+    def independent_pixels_nll(self, test_examples: int | None = None) -> float:
+        """The NLL to beat without any model, in nats per image.
+
+        Of the first ``test_examples`` test images (None: all) under independent Bernoulli pixels with the training
+        frequencies. These are kept 1/(2N) away from 0 and 1, as if half an image of N had been otherwise.
+        """
+        margin = 1 / (2 * len(self.train))
+        frequency = self.train.double().mean(dim=0).clamp(margin, 1 - margin)
+        test = self.test[:test_examples, 0].double()
+        log_likelihood = test * frequency.log() + (1 - test) * (-frequency).log1p()
+        return -log_likelihood.sum(dim=(1, 2)).mean().item()
+
+
+def load(prepared: Prepared, size: int = 28, pooling: str = "mean") -> ImageData:
+    """The prepared set as ``ImageData`` on the CPU, pooled to ``size``, a divisor of the prepared one, by ``pool``.
+
+    Raises ``UserError`` where the prepared file is damaged, ``ValueError`` for a size or pooling that does not exist.
+    """
+    try:
+        with np.load(prepared.path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, BadZipFile, zlib.error) as error:
+        raise UserError(f"{prepared.path} is damaged; remove it and run again") from error
+    train, val, test = (pool(arrays[split], size, pooling) for split in ("train", "val", "test"))
+    notes = prepared.info.notes
+    if train.shape[-1] != (full := prepared.info.shape[-1]):
+        notes = (*notes, f"Images pooled from {full}×{full} to {size}×{size} ({POOLINGS[pooling]}).")
+    return ImageData(
+        info=dataclasses.replace(prepared.info, shape=(size, size), notes=notes),
+        train=torch.from_numpy(train),
+        val=torch.from_numpy(binarise(val, stream=1)).unsqueeze(1),
+        test=torch.from_numpy(binarise(test, stream=2)).unsqueeze(1),
+        labels={split: arrays[f"{split}_labels"] for split in ("train", "val", "test") if f"{split}_labels" in arrays},
+        label_names=tuple(arrays["label_names"].tolist()) if "label_names" in arrays else (),
+    )
+
+
+def pool(means: np.ndarray, size: int, pooling: str = "mean") -> np.ndarray:
+    """Bernoulli means ``[N, S, S]`` of square blocks of pixels: float32 ``[N, size, size]``; size divides S.
+
+    ``mean``: the share of ink in a block. ``any``: the probability that any of a block's pixels is ink, so that
+    binarising the result is the same in distribution as binarising at S and taking block maxima; it keeps thin
+    strokes whole where ``mean`` leaves mostly the noise of binarisation.
+    """
+    full = means.shape[-1]
+    if size < 1 or full % size:
+        raise ValueError(f"image size {size} does not divide {full}")
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling is one of {', '.join(POOLINGS)}, not {pooling}")
+    if size == full:
+        return means
+    # In float64, rounded once at the end: the same bits whatever the order of the sums and products.
+    blocks = means.reshape(-1, size, full // size, size, full // size).astype(np.float64)
+    pooled = blocks.mean(axis=(2, 4)) if pooling == "mean" else 1 - (1 - blocks).prod(axis=(2, 4))
+    return pooled.astype(np.float32)
+
+
+def binarise(means: np.ndarray, stream: int, seed: int = BINARISATION_SEED) -> np.ndarray:
+    """Bernoulli draws of ``means`` as float32 of the same shape, counter-based: the same bits everywhere."""
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)))
+    return (generator.random(means.shape, dtype=np.float32) < means).astype(np.float32)
