@@ -244,11 +244,12 @@ def test_damaged_files(kind, damage, request, tmp_path):
         ({"data": None}, "data is missing"),
         ({"data": np.zeros((784, 12))}, r"\(784, 12\), not numbers 784×11"),
         ({"data": np.zeros((78, 11))}, r"\(78, 11\), not numbers 784×11"),
-        ({"data": csc_array((784, 11))}, "not numbers"),
+        ({"data": csc_array((784, 11))}, "no MATLAB file of arrays"),
         ({"testdata": np.full((784, 4), 255.0)}, r"testdata has values outside \[0, 1\]"),
         ({"data": np.full((784, 11), np.nan)}, r"data has values outside \[0, 1\]"),
-        ({"data": np.full((784, 11), "x", dtype=object)}, "not numbers"),
+        ({"data": np.full((784, 11), "x", dtype=object)}, "no MATLAB file of arrays"),
         ({"target": np.zeros((5, 7))}, "target is not one-hot"),
+        ({"target": np.zeros((0, 11))}, "target is not one-hot"),
         ({"testtarget": None}, "testtarget is not one-hot"),
     ],
 )
@@ -344,10 +345,13 @@ def test_glyphs_are_centred_and_labelled_by_block(glyph_set):
             assert np.abs(before - after).max() <= 1 and before.min() >= (28 - glyphs.BOX) // 2
 
 
-def test_glyphs_again_are_the_same(glyph_set, tmp_path):
+def test_glyphs_again_are_the_same(glyph_set, tmp_path, monkeypatch):
     prepared, _ = glyph_set
     assert glyphs.prepare(tmp_path, prepared.path.parent) == prepared
-    assert glyphs.prepare(None, tmp_path).info.fingerprint == prepared.info.fingerprint
+    monkeypatch.setattr(glyphs, "FONTS", glyphs.FONTS[-2:])
+    first, second = (glyphs.prepare(None, tmp_path / name) for name in ("one", "two"))
+    assert first.path.name == second.path.name != prepared.path.name
+    assert first.info.fingerprint == second.info.fingerprint != prepared.info.fingerprint
 
 
 # ---- as tensors

@@ -15,6 +15,8 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,18 +109,16 @@ def _burda(path: Path, cache: Path) -> Prepared:
 
 def _burda_arrays(content: bytes, path: Path) -> dict[str, np.ndarray]:
     """The arrays of ``Prepared`` from a ``chardata.mat``; He et al. also shuffle and take the last as validation."""
-    from scipy.io import loadmat
-
     again = f"fetch it again from {CHARDATA_URL}"
     try:
-        mat = loadmat(io.BytesIO(content), variable_names=("data", "testdata", "target", "testtarget"))
-    except Exception as error:  # on a damaged file the parser fails in whatever way it happens to
-        raise UserError(f"{path} cannot be read, it is damaged or no MATLAB file; {again}") from error
+        mat = _loadmat(content)
+    except (OSError, EOFError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read, it is damaged or no MATLAB file of arrays; {again}") from error
     images, labels = {}, {}
     for part, count in zip(("", "test"), BURDA_COUNTS, strict=True):
         means, target = mat.get(f"{part}data"), mat.get(f"{part}target")
         if not _numbers(means, count) or len(means) != 784:
-            found = "is missing" if means is None else f"is {type(means).__name__} {np.shape(means)}"
+            found = "is missing" if means is None else f"is {means.dtype} {means.shape}"
             raise UserError(f"{path}: {part}data {found}, not numbers 784×{count}; {again}")
         if not (np.isfinite(means).all() and means.min() >= 0 and means.max() <= 1):
             raise UserError(f"{path}: {part}data has values outside [0, 1]; {again}")
@@ -136,14 +136,34 @@ def _burda_arrays(content: bytes, path: Path) -> dict[str, np.ndarray]:
         "train_labels": labels[""][:split],
         "val_labels": labels[""][split:],
         "test_labels": labels["test"],
-        "label_names": np.array([f"alphabet {index + 1}" for index in range(mat["target"].shape[0])]),
+        "label_names": np.array(
+            [f"alphabet {index + 1}" for index in range(max(len(mat["target"]), len(mat["testtarget"])))]
+        ),
     }
 
 
-def _numbers(array: object, columns: int) -> bool:
-    """Whether this is a plain matrix of numbers with so many columns, and no MATLAB object, cell or sparse matrix."""
-    plain = isinstance(array, np.ndarray) and array.dtype.kind in "fiub"
-    return plain and array.ndim == 2 and array.size > 0 and array.shape[1] == columns
+def _loadmat(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a MATLAB file. Read by a process of its own: some damaged files crash SciPy's parser."""
+    command = [sys.executable, "-c", _LOADMAT, "data", "testdata", "target", "testtarget"]
+    arrays = subprocess.run(command, input=content, capture_output=True, check=True, timeout=300).stdout
+    with np.load(io.BytesIO(arrays), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+_LOADMAT = """
+import io, sys, numpy, scipy.io
+mat = scipy.io.loadmat(io.BytesIO(sys.stdin.buffer.read()), variable_names=sys.argv[1:])
+arrays = io.BytesIO()
+numpy.savez(arrays, **{name: mat[name] for name in sys.argv[1:] if name in mat})
+sys.stdout.buffer.write(arrays.getbuffer())
+"""
+
+
+def _numbers(array: np.ndarray | None, columns: int) -> bool:
+    """Whether this is a matrix of real numbers with so many columns, and some rows."""
+    if array is None or array.ndim != 2 or array.size == 0:
+        return False
+    return array.dtype.kind in "fiub" and array.shape[1] == columns
 
 
 def _lake(zips: list[Path], cache: Path) -> Prepared:
