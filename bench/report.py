@@ -54,7 +54,7 @@ def build(
 def _report(out: Path, stem: str, folders: list[CellFolder], log: Callable, force: bool) -> list[Report]:
     """The reports of one (data set, preset): as stored, or made again where a cell changed or a file is gone."""
     record = out / "tables" / f".{stem}.json"
-    stamp = cells.stamp(folders, VERSION)
+    stamp = cells.stamp(out, folders, VERSION)
     stored = _stored(record)
     if not force and stored["stamp"] == stamp:
         reports = [Report(each["stem"], each["text"], tuple(map(Path, each["files"]))) for each in stored["reports"]]
@@ -89,7 +89,7 @@ def _write(out: Path, group: cells.Group, log: Callable) -> Report:
     from bench.reporting.frame import cells_frame, rows_frame
 
     frame = cells_frame(group.cells)
-    rows = rows_frame(frame)
+    rows = rows_frame(frame, cells.sweeps(out))
     document = tables.document(group, frame, rows)
     contents = {
         "csv": tables.to_csv(rows),

@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.store import SCHEMA_VERSION, CellFolder, cell_folders, dumps
+from bench.errors import UserError
+from bench.store import SCHEMA_VERSION, CellFolder, cell_folders, dumps, read_json
 
+SWEEPS = "sweeps.json"
 FILES = ("config.json", "result.json", "evaluation.json", "history.jsonl")
 
 
@@ -66,14 +68,20 @@ def by_preset(out: Path) -> dict[tuple[str, str], list[CellFolder]]:
     return dict(sorted(found.items()))
 
 
-def stamp(folders: Iterable[CellFolder], version: str) -> str:
+def sweeps(out: Path) -> dict[str, list[str]]:
+    """Every sweep ever asked for under ``out``: its expression -> the expressions of its members."""
+    try:
+        return read_json(out / SWEEPS, missing_ok=True) or {}
+    except ValueError as error:
+        raise UserError(f"{out / SWEEPS} is damaged: remove it, the next run writes its own sweeps again") from error
+
+
+def stamp(out: Path, folders: Iterable[CellFolder], version: str) -> str:
     """A hash of everything that the tables and figures of these cells are made from, and of what makes them."""
     digest = hashlib.sha256(version.encode())
-    for folder in folders:
-        for name in FILES:
-            file = folder.path / name
-            content = file.read_bytes() if file.exists() else b""
-            digest.update(f"{folder.path.name}/{name} {len(content)}\n".encode() + content)
+    for file in (out / SWEEPS, *(folder.path / name for folder in folders for name in FILES)):
+        content = file.read_bytes() if file.exists() else b""
+        digest.update(f"{file.relative_to(out)} {len(content)}\n".encode() + content)
     return digest.hexdigest()
 
 

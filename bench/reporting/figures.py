@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import ConnectionPatch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from bench.reporting.frame import history_frame
 from bench.reporting.style import RC, WIDTH, Look, looks, save
@@ -59,28 +60,40 @@ def dynamics(history: DataFrame, style: Looks) -> Figure | None:
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     if history["kl"].max() > 20:  # one method far above must not flatten the rest
         axes[0].set_yscale("symlog", linthresh=1, linscale=0.5)
-        axes[0].set_ylim(0, None)
+        axes[0].set(title="KL (nats, logarithmic from 1)", ylim=(0, None))
+        axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes[2].yaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, methods, style, lines=True)
     return figure
 
 
 def rate_distortion(done: DataFrame, style: Looks) -> Figure | None:
-    """Distortion against rate on the test set: seeds small, their mean large, and lines of equal ELBO."""
+    """Distortion against rate on the test set: seeds small, their mean large, and lines of equal ELBO.
+
+    Where few methods spend far more rate than the rest, a second panel shows the rest.
+    """
     done = done.dropna(subset=["rec", "kl"])
     if done.empty:
         return None
-    figure, (ax,) = _figure(3.6, width=0.66)
     methods = [name for name in style if (done["method"] == name).any()]
-    for name in methods:
-        _points(ax, done[done["method"] == name], "kl", "rec", style[name])
-    ax.margins(0.1)
-    x, y = np.meshgrid(np.linspace(*ax.get_xlim(), 60), np.linspace(*ax.get_ylim(), 60))
-    lines = ax.contour(x, y, -(x + y), levels=MaxNLocator(7).tick_values(-(x + y).max(), -(x + y).min()), colors="0.75")
-    lines.set(linewidth=0.6, linestyle=":", zorder=0.5)
-    ax.clabel(lines, fontsize=6, colors="0.45", fmt="%g", zorder=0.6)
-    ax.grid(False)
-    ax.set(xlabel="rate: KL (nats)", ylabel="distortion: rec (nats)", title="dotted: equal ELBO")
+    rates = done.groupby("method")["kl"].mean()
+    near = rates[rates <= 2.5 * max(rates.median(), 1.0)].index
+    panels = [done] if len(near) == len(rates) else [done, done[done["method"].isin(near)]]
+    figure, axes = _figure(3.1, columns=len(panels), width=1.0 if len(panels) > 1 else 0.62)
+    for ax, cells in zip(axes, panels, strict=True):
+        for name in methods:
+            _points(ax, cells[cells["method"] == name], "kl", "rec", style[name])
+        ax.margins(0.1)
+        ax.set(xlabel="rate: KL (nats)", ylabel="distortion: rec (nats)")
+        x, y = np.meshgrid(np.linspace(*ax.get_xlim(), 60), np.linspace(*ax.get_ylim(), 60))
+        levels = MaxNLocator(6).tick_values(-(x + y).max(), -(x + y).min())
+        lines = ax.contour(x, y, -(x + y), levels=levels, colors="0.75")
+        lines.set(linewidth=0.6, linestyle=":", zorder=0.5)
+        ax.clabel(lines, fontsize=6, colors="0.45", fmt="%g", zorder=0.6)
+        ax.grid(False)
+    axes[0].set_title("dotted: equal ELBO (nats)")
+    if len(panels) > 1:
+        axes[1].set_title("detail: methods of low rate")
     _legend(figure, methods, style)
     return figure
 
@@ -90,26 +103,32 @@ def nll_time(done: DataFrame, style: Looks) -> Figure | None:
     done = done[done["train_seconds"] > 0].dropna(subset=["nll"])
     if done.empty:
         return None
-    means = done.groupby("method", sort=False)[["train_seconds", "nll"]].mean().sort_values("nll")
-    figure, (ax,) = _figure(max(2.6, 0.145 * len(means) + 0.5))
+    means = done.groupby("method", sort=False)[["train_seconds", "nll"]].mean().sort_values("nll", kind="stable")
+    line = 0.15  # inches between names
+    figure, (ax,) = _figure(max(2.6, line * len(means) + 0.6))
     for name in means.index:
         _points(ax, done[done["method"] == name], "train_seconds", "nll", style[name])
-    ax.set_xscale("log")
     ax.margins(0.06)
-    ax.set(xlabel="training time (s)", ylabel="NLL (nats)")
+    ax.set(xlabel="training time (s)", ylabel="NLL (nats)", xscale="log")
+    first, last = done["train_seconds"].min(), done["train_seconds"].max()
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if last < 100 * first else (1,)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     low, high = ax.get_ylim()
-    heights = _spread((means["nll"].to_numpy() - low) / (high - low), 0.145 / (figure.get_figheight() - 0.5))
+    heights = _spread((means["nll"].to_numpy() - low) / (high - low), line / (figure.get_figheight() - 0.5))
     for (name, point), height in zip(means.iterrows(), heights, strict=True):
-        ax.annotate(
-            name, (point["train_seconds"], point["nll"]), (1.03, height), textcoords="axes fraction", va="center",
-            fontsize=7, arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.4, "shrinkA": 1, "shrinkB": 3},
-            zorder=0.5, annotation_clip=False,
-        )  # fmt: skip
+        marks = {"color": style[name].color, "marker": style[name].marker}
+        ax.plot([1.04], [height], **marks, transform=ax.transAxes, clip_on=False)
+        ax.annotate(name, (1.055, height), xycoords="axes fraction", va="center", fontsize=7, annotation_clip=False)
+        ends = {"xyA": (point["train_seconds"], point["nll"]), "coordsA": "data"}
+        ends |= {"xyB": (1.03, height), "coordsB": "axes fraction"}
+        leader = ConnectionPatch(**ends, axesA=ax, axesB=ax, color="0.75", linewidth=0.4, zorder=0.5, clip_on=False)
+        ax.add_artist(leader).set_in_layout(False)
     return figure
 
 
 def grid(pictures: Mapping[str, Mapping[str, np.ndarray]], kind: str, first: str | None = None) -> Figure | None:
-    """Rows of test pictures, one row per method, ``first`` above them. Pictures are uint8 ``[P, H, W]``, ink 255."""
+    """Rows of test pictures, one row per method, ``first`` above them. Pictures are uint8 ``[P, H, W]``, ink high."""
     rows = {name: arrays[kind] for name, arrays in pictures.items() if kind in arrays}
     if not rows:
         return None
@@ -118,14 +137,18 @@ def grid(pictures: Mapping[str, Mapping[str, np.ndarray]], kind: str, first: str
     count = min(12, *(len(images) for images in rows.values()))
     height, width = next(iter(rows.values())).shape[1:]
     gap = max(1, height // 14)
-    canvas = np.full((len(rows) * (height + gap) + gap, count * (width + gap) + gap), 40, np.uint8)
+    ink = max(1, *(images.max() for images in rows.values()))
+    canvas = np.full((len(rows) * (height + gap) + gap, count * (width + gap) + gap), 0.15)
     for row, images in enumerate(rows.values()):
         for column, image in enumerate(images[:count]):
             top, left = gap + row * (height + gap), gap + column * (width + gap)
-            canvas[top : top + height, left : left + width] = image
-    size = 4.6 * canvas.shape[0] / canvas.shape[1]
-    figure, (ax,) = _figure(size + 0.3)
-    ax.imshow(canvas, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+            canvas[top : top + height, left : left + width] = image / ink
+    side = min(0.42, 9 / len(rows))  # inches of a row: thirty of them stay on a page
+    margin = 0.068 * max(map(len, rows)) + 0.1
+    size = margin + side * canvas.shape[1] / (height + gap), side * canvas.shape[0] / (height + gap)
+    figure = Figure(figsize=size)
+    ax = figure.add_axes((margin / size[0], 0, 1 - margin / size[0], 1))
+    ax.imshow(canvas, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     ax.set_yticks([gap + height / 2 + row * (height + gap) for row in range(len(rows))], list(rows))
     ax.set_xticks([])
     ax.tick_params(length=0)
@@ -158,7 +181,7 @@ def _legend(figure: Figure, methods: list[str], style: Looks, lines: bool = Fals
 
 
 def _spread(heights: np.ndarray, least: float) -> np.ndarray:
-    """Ascending positions moved as little as needed to stand at least ``least`` apart, centred where they crowd."""
+    """Ascending positions in [0, 1] moved as little as needed to stand ``least`` apart, centred where they crowd."""
     blocks: list[list[float]] = []  # [sum of wished starts, count]
     for i, height in enumerate(heights):
         blocks.append([height - i * least, 1])
@@ -167,7 +190,8 @@ def _spread(heights: np.ndarray, least: float) -> np.ndarray:
             blocks[-1][0] += total
             blocks[-1][1] += count
     starts = np.concatenate([np.full(int(count), total / count) for total, count in blocks])
-    return starts + least * np.arange(len(heights))
+    steps = least * np.arange(len(heights))
+    return np.clip(starts, 0, max(0, 1 - steps[-1])) + steps
 
 
 def _pictures(done: DataFrame, log: Callable[[str], object]) -> dict[str, dict[str, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from bench.reporting.cells import Cell
@@ -36,7 +36,6 @@ def cells_frame(cells: Iterable[Cell]) -> DataFrame:
         method, result = cell.config["method"], cell.result or {}
         metrics = cell.evaluation["metrics"] if cell.status == "ok" else {}
         costs = result if cell.status == "ok" else {}
-        sweep = method.get("sweep") or []
         records.append(
             {
                 "method": method["expression"],
@@ -44,7 +43,6 @@ def cells_frame(cells: Iterable[Cell]) -> DataFrame:
                 "variant": dumps([method.get("config"), method.get("schedule")], sort_keys=True),
                 "order": method["order"],
                 "baseline": bool(method.get("baseline")),
-                "sweeps": [sweep] if isinstance(sweep, str) else list(sweep),
                 "base_seed": cell.config["base_seed"],
                 "seed": cell.config["seed"],
                 "replicate": cell.replicate,
@@ -66,40 +64,37 @@ def cells_frame(cells: Iterable[Cell]) -> DataFrame:
 
 
 def history_frame(frame: DataFrame) -> DataFrame:
-    """One row per validation of every cell of ``cells_frame``: ``method``, ``seed``, and the history's fields."""
+    """One row per validation of every cell of ``cells_frame``: method, update, and the metrics there."""
     import pandas as pd
 
+    columns = ("update", "elbo", "rec", "kl", "mi", "au")
     records = [
-        {**record, "method": row.method, "replicate": row.replicate}
+        {"method": row.method, **{name: _number(record.get(name)) for name in columns}}
         for row in frame.itertuples()
         for record in row.cell.history
     ]
-    history = pd.DataFrame.from_records(records)
-    for name in {"kl", "mi", "au", "elbo", "rec", "update"} & {*history.columns}:
-        history[name] = pd.to_numeric(history[name])
-    return history
+    return pd.DataFrame.from_records(records, columns=["method", *columns])
 
 
-def rows_frame(frame: DataFrame) -> DataFrame:
+def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}) -> DataFrame:
     """One row per method, in the order of the tables, with ``COLUMNS`` and ``baseline``, ``selection``.
 
-    After the members of a sweep stands the row *selected on validation*: for each repetition the member with
-    the best validation ELBO, at the cost of training all of them. ``selection`` says which, else is empty.
-    ``collapsed`` is the share of the seeds that collapsed. ``baseline`` marks the row that costs and
-    differences refer to: the first whose method calls itself the baseline.
+    After the last member of a sweep (expression -> methods) stands the row *selected on validation*: for each
+    repetition the member with the best validation ELBO, at the cost of training all of them. ``selection`` says
+    which, else is empty. ``collapsed`` is the share of the seeds that collapsed. ``baseline`` marks the row that
+    costs and differences refer to: the first whose method calls itself the baseline.
     """
     import pandas as pd
 
     entries = []  # (method, label, cells, selection)
-    waiting = {sweep: sum(sweep in of for of in frame.groupby("method")["sweeps"].first()) for sweep in _sweeps(frame)}
-    members = dict(waiting)
+    left = {sweep: {*members} for sweep, members in sorted(sweeps.items()) if {*members} <= {*frame["method"]}}
     for method, cells in frame.groupby("method", sort=False):
         entries.append((method, cells["label"].iloc[0], cells, ""))
-        for sweep in cells["sweeps"].iloc[0]:
-            waiting[sweep] -= 1
-            if waiting[sweep] == 0 and members[sweep] > 1:
+        for sweep in [sweep for sweep, members in left.items() if method in members]:
+            left[sweep].discard(method)
+            if not left[sweep]:
                 name = f"{sweep}, selected on validation"
-                entries.append((name, name, *_selected(frame[frame["sweeps"].map(lambda of, s=sweep: s in of)])))
+                entries.append((name, name, *_selected(frame[frame["method"].isin(sweeps[sweep])])))
     marked = frame.loc[frame["baseline"], "method"]
     baseline = marked.iloc[0] if len(marked) else None
     reference = frame[(frame["method"] == baseline) & (frame["status"] == "ok")]
@@ -151,18 +146,14 @@ def _selected(members: DataFrame) -> tuple[DataFrame, str]:
     return best, f"best validation ELBO of each seed: {chosen}; cost of training all members"
 
 
-def _sweeps(frame: DataFrame) -> set[str]:
-    return {sweep for sweeps in frame["sweeps"] for sweep in sweeps}
-
-
 def _by_replicate(cells: DataFrame) -> dict[str, float]:
     return dict(zip(cells["replicate"], cells["nll"], strict=True))
 
 
 def _validation_elbo(cell: Cell) -> float:
-    """The selected weights' validation ELBO: the last validation at ``best_update`` that could be selected."""
+    """The evaluated weights' validation ELBO: that of ``best_update``, or the last where none was selected."""
     best = (cell.result or {}).get("best_update")
-    elbos = [r["elbo"] for r in cell.history if r.get("update") == best and r.get("selected", True)]
+    elbos = [record.get("elbo") for record in cell.history if best is None or record.get("update") == best]
     return _number(elbos[-1] if elbos else None)
 
 

@@ -93,13 +93,11 @@ def latex(document: Document) -> str:
     """A LaTeX table that needs ``booktabs`` alone, one tabular per panel, the notes as text under it."""
 
     def entry(item: Entry, name: bool) -> str:
-        text = _escape_latex(item.text)
-        if re.fullmatch(r"[-+]\d.*", text):
-            text = f"${text[0]}${text[1:]}"
+        text = re.sub(r"(?<![\w)])([-+])(?=\d)", r"$\1$", _escape_latex(item.text))
         text = rf"\textbf{{{text}}}" if item.best else text
         return _join(text, item, r"\textsuperscript{{{}}}")
 
-    lines = [r"\begin{table}[tbp]", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}"]
+    lines = [r"\begin{table}[tbp]", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}\hyphenpenalty10000"]
     lines += [rf"\caption{{{_escape_latex(document.title)}. Lowest NLL in bold.}}", rf"\label{{tab:{document.label}}}"]
     for panel in document.panels:
         lines += [r"\par\medskip"] + ([_escape_latex(panel.caption) + r"\par\smallskip"] if panel.caption else [])

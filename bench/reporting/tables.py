@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bench.reporting.cells import Cell, Group
 from bench.reporting.frame import COLUMNS
 from bench.reporting.render import DASH, Document, Entry, Panel
+from bench.store import dumps
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,6 +28,8 @@ PUBLISHED_METRICS = {
     "hours": "train (h)",
     "relative_hours": "hours (×)",
 }
+#: Why a method that ran has a dash in a column, where the method itself says nothing.
+LACKING = dict.fromkeys(("kl", "mi", "mi_batch", "kl_aggregate", "au"), "not defined for this method")
 Write = Callable[[Any], tuple[str, str]]  # a row's (text, spread) in one column
 
 
@@ -81,9 +84,7 @@ def document(group: Group, frame: DataFrame, rows: DataFrame) -> Document:
             entries = [Entry(row.label, letters=_letter(made, notes["method"] if columns is main else []))]
             for name, write in columns.items():
                 text, spread = write(row)
-                lacking = ["not defined for this method"] if text == DASH and row.n and name not in notes else []
-                if name == "nll_minus_baseline":
-                    lacking = []
+                lacking = [LACKING.get(name, "not recorded")] if text == DASH and row.n and name not in notes else []
                 letters = _letter(made, notes.get(name, []) + lacking)
                 entries.append(Entry(text, spread, letters, best=name == "nll" and row.nll == best))
             grid.append(entries)
@@ -177,6 +178,9 @@ def _notes(group: Group, config: dict, judged: Cell | None, several: bool) -> li
     notes.append(f"Preset {config['preset']}" + (f": {'; '.join(said)}." if said else "."))
     for name, value in ((judged.evaluation.get("references") or {}) if judged else {}).items():
         notes.append(f"For reference, NLL of {name.replace('_', ' ')}: {number(value, 2)}.")
+    where = [(cell.result or {}).get("provenance") or {} for cell in group.cells if cell.status == "ok"]
+    if len({dumps([each.get("machine"), each.get("threads")], sort_keys=True) for each in where}) > 1:
+        notes.append("Seconds come from different machines or thread counts and do not compare; costs (×) do.")
     if several:
         notes.append("Mean (sd) over n seeds, ddof 1.")
     return notes + group.notes

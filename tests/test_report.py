@@ -1,0 +1,335 @@
+"""Reports from stored cells: the numbers, the honesty of the tables, the bytes of the files."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bench import report
+from bench.reporting import render, tables
+from bench.reporting.statistics import paired, summary
+from bench.store import dumps
+
+FIXTURES = Path(__file__).parent / "fixtures"
+fake = runpy.run_path(str(FIXTURES / "make_cells.py"))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """The committed cells, in a folder of their own."""
+    shutil.copytree(FIXTURES / "cells", tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.reporting.figures.draw", lambda *_: [])
+
+
+def change(file: Path, **fields) -> None:
+    file.write_text(dumps(json.loads(file.read_text("utf-8")) | fields), "utf-8")
+
+
+def rows(out: Path, stem: str = "glyphs-quick") -> dict[str, dict[str, str]]:
+    with (out / "tables" / f"{stem}.csv").open(encoding="utf-8", newline="") as file:
+        return {row["method"]: row for row in csv.DictReader(file)}
+
+
+# -- statistics ----------------------------------------------------------------------------------------------------
+
+
+def test_summary_agrees_with_scipy():
+    values = [3.1, 2.9, 3.6, 3.3, 2.7]
+    got = summary(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert (got.n, got.mean, got.sd) == (5, pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)))
+    assert (got.low, got.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_summary_of_one_value_has_no_spread_and_of_none_no_mean():
+    one, none = summary([2.0, math.nan]), summary([])
+    assert (one.mean, one.n) == (2.0, 1)
+    assert none.n == 0
+    assert all(math.isnan(value) for value in (one.sd, one.low, one.high, none.mean, none.sd))
+
+
+def test_two_values_in_closed_form():
+    """For n = 2 the half width is t(0.975, 1) · |a − b| / 2, and t(p, 1) is Cauchy's quantile."""
+    got = summary([1.0, 2.0])
+    assert got.high - got.mean == pytest.approx(math.tan(math.pi * 0.475) / 2)
+
+
+def test_paired_differences_use_common_repetitions_only():
+    values, reference = {0: 1.0, 1: 2.5, 2: 9.0}, {0: 0.5, 1: 1.5, 3: 7.0}
+    got = paired(values, reference)
+    expected = stats.ttest_rel([1.0, 2.5], [0.5, 1.5]).confidence_interval(0.95)
+    assert (got.n, got.mean) == (2, 0.75)
+    assert (got.low, got.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
+# -- tables --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("suffix", ["csv", "md", "tex"])
+def test_golden_tables(out: Path, suffix: str):
+    report.build(out)
+    written, golden = out / "tables" / f"glyphs-quick.{suffix}", FIXTURES / f"golden.{suffix}"
+    assert written.read_bytes() == golden.read_bytes(), "if meant: python tests/fixtures/make_cells.py"
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_csv_keeps_its_first_columns_and_is_plain(out: Path):
+    report.build(out)
+    header = (out / "tables" / "glyphs-quick.csv").read_text("utf-8").splitlines()[0]
+    assert header.startswith(
+        "method,n,nll,nll_sd,elbo,rec,kl,kl_sd,mi,mi_sd,mi_batch,au,au_sd,train_seconds,relative_cost,collapsed,"
+    )
+    table = rows(out)
+    assert table["autoregressive"]["kl"] == table["autoregressive"]["collapsed"] == ""
+    assert (table["vae"]["collapsed"], table["beta_vae(beta=0.4)"]["collapsed"]) == ("1", "0")
+    assert (table["beta_vae(beta=0.4)"]["n"], table["beta_vae(beta=0.4)"]["failed"]) == ("2", "1")
+    assert table["autoregressive"]["relative_cost"] == "0.6"
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_bold_is_on_the_lowest_nll_and_reasons_are_told(out: Path):
+    [made] = report.build(out)
+    markdown = (out / "tables" / "glyphs-quick.md").read_text("utf-8")
+    latex = (out / "tables" / "glyphs-quick.tex").read_text("utf-8")
+    best = min(rows(out).values(), key=lambda row: float(row["nll"]))
+    assert markdown.count("**") == 2
+    assert latex.count(r"\textbf") == 1
+    assert f"**{float(best['nll']):.2f}**" in next(line for line in markdown.splitlines() if "**" in line)
+    assert best["method"] in next(line for line in markdown.splitlines() if "**" in line)
+    assert "seed 2 failed: loss is nan at update 120" in made.text
+    assert r"lr\_0 = 0.1 \textbar{} 5 \% \& more" in latex
+    assert "there is no latent variable" in made.text
+    assert "0123456789ab" in made.text
+    assert "independent pixels: 84.10" in made.text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_one_seed_has_no_spread(tmp_path: Path):
+    fake["write"](tmp_path, seeds=1)
+    [made] = report.build(tmp_path)
+    table = rows(tmp_path)
+    assert table["vae"]["nll_sd"] == ""
+    assert "(0." not in made.text
+    assert "95 %" not in made.text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_sweep_has_a_row_selected_on_validation_at_the_cost_of_all(tmp_path: Path):
+    members = [
+        (fake["method"](f"beta_vae(beta={beta})", 30, config={"beta": beta}), nll, 3.0, 4, 1.0)
+        for beta, nll in ((0.2, 64.0), (0.4, 61.0), (0.6, 62.0))
+    ]
+    fake["write"](tmp_path, [fake["THREE"][1], *members], seeds=2, endings={})
+    sweep = "beta_vae(beta=0.2|0.4|0.6)"
+    (tmp_path / "sweeps.json").write_text(json.dumps({sweep: [member[0]["expression"] for member in members]}))
+    [made] = report.build(tmp_path)
+    table = rows(tmp_path)
+    selected, best = table[f"{sweep}, selected on validation"], table["beta_vae(beta=0.4)"]
+    assert list(table)[-1] == selected["method"]
+    assert [selected[name] for name in ("n", "nll", "kl")] == [best[name] for name in ("n", "nll", "kl")]
+    assert float(selected["relative_cost"]) == pytest.approx(3.0)
+    assert "beta_vae(beta=0.4) (2×); cost of training all members" in made.text
+    assert rf"`{sweep}, selected on validation`".replace("|", r"\|") in (
+        tmp_path / "tables" / "glyphs-quick.md"
+    ).read_text("utf-8")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_published_numbers_stand_only_beside_the_same_protocol(tmp_path: Path):
+    for title, preset in itertools.product(("omniglot (Burda 28×28)", "omniglot (Lake 28×28)"), ("paper", "small")):
+        out = tmp_path / preset / title[10:14]
+        fake["write"](out, dataset=fake["DATA"] | {"name": "omniglot", "title": title}, preset=preset)
+        report.build(out)
+        markdown = (out / "tables" / f"omniglot-{preset}.md").read_text("utf-8")
+        same = preset == "paper" and "Burda" in title
+        assert ("Published numbers" in markdown) == same
+        assert ("96.09 (0.36)" in markdown) == same
+        if same:
+            assert "no: quoted from memory" in markdown
+
+
+def test_published_numbers_say_whether_they_were_checked():
+    with tables.PUBLISHED.open(encoding="utf-8", newline="") as file:
+        records = list(csv.DictReader(file))
+    assert {*records[0]} == {"version", "dataset", "method", "metric", "value", "sd", "checked"}
+    assert {record["metric"] for record in records} == {*tables.PUBLISHED_METRICS}
+    assert all(float(record["value"]) >= 0 and record["checked"].startswith(("yes", "no")) for record in records)
+
+
+def test_numbers_have_no_negative_zero():
+    assert [tables.number(value, 2) for value in (-0.001, 0.0, -1.005, 1234.5, math.nan)] == [
+        *("0.00", "0.00", "-1.00", "1,234.50", "–"),
+    ]
+
+
+def test_footnotes_are_lettered_past_z_and_shared():
+    document = render.Document("title", "label")
+    letters = [document.footnote(f"note {i}") for i in range(28)]
+    assert [letters[i] for i in (0, 25, 26, 27)] == ["a", "z", "aa", "ab"]
+    assert document.footnote("note 3") == "d"
+
+
+# -- what is not pooled, what is left out --------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("name", ["fingerprint", "device", "model", "evaluation"])
+def test_cells_of_another_protocol_are_not_pooled(out: Path, name: str):
+    [folder] = out.glob("runs/*/*/vae/seed-2-*")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    match name:
+        case "fingerprint":
+            change(folder / "config.json", dataset=config["dataset"] | {"fingerprint": "f" * 64})
+        case "device":
+            change(folder / "config.json", device="cuda")
+        case "model":
+            change(folder / "config.json", model={"latent_dim": 32})
+        case "evaluation":
+            change(folder / "evaluation.json", config={"test_examples": 100, "iw_samples": 5, "mi_batch": 50})
+    lines: list[str] = []
+    first, second = report.build(out, log=lines.append)
+    assert first.stem == "glyphs-quick"
+    assert second.stem.startswith("glyphs-quick-")
+    assert rows(out)["vae"]["n"] == "2"
+    assert {method: row["n"] for method, row in rows(out, second.stem).items()} == {"vae": "1"}
+    assert any("Not comparable" in line for line in lines)
+    assert "Not comparable with the cells of glyphs-quick" in second.text
+    assert second.stem in first.text
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("result.json", "{torn", "result.json is damaged"),
+        ("evaluation.json", "", "evaluation.json is damaged"),
+        ("config.json", "[]", "config.json is not a record of a cell"),
+        ("config.json", "{}", "config.json lacks 'schema_version'"),
+        ("result.json", '{"schema_version": 99}', "written by a newer version"),
+    ],
+)
+def test_a_damaged_cell_is_left_out_and_told(out: Path, file: str, content: str, reason: str):
+    [folder] = out.glob("runs/*/*/vae/seed-1-*")
+    (folder / file).write_text(content)
+    lines: list[str] = []
+    [made] = report.build(out, log=lines.append)
+    assert rows(out)["vae"]["n"] == "2"
+    assert any(reason in line and folder.name in line for line in lines)
+    assert reason in made.text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_unfinished_and_skipped_cells_keep_their_row(out: Path):
+    for seed, folder in enumerate(sorted(out.glob("runs/*/*/autoregressive/seed-*"))):
+        (folder / "evaluation.json").unlink()
+        (folder / "result.json").unlink()
+        if seed:
+            skipped = {"schema_version": 1, "status": "skipped", "reason": "needs text"}
+            (folder / "result.json").write_text(json.dumps(skipped))
+    [made] = report.build(out)
+    row = rows(out)["autoregressive"]
+    assert (row["n"], row["nll"], row["unfinished"], row["skipped"]) == ("0", "", "1", "2")
+    assert "seeds 1, 2 skipped: needs text" in made.text
+    assert "seed 0 unfinished" in made.text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_seconds_that_shared_a_device_and_footnotes_of_methods_are_told(out: Path):
+    for folder in out.glob("runs/*/*/vae/seed-*"):
+        change(folder / "result.json", shared=4)
+    assert "measured while up to 4 cells shared the device" in report.build(out)[0].text
+
+
+def test_damaged_pictures_are_left_out_and_told(out: Path):
+    for file in out.glob("runs/*/*/vae/seed-*/arrays.npz"):
+        file.write_bytes(file.read_bytes()[:200])
+    lines: list[str] = []
+    report.build(out, log=lines.append)
+    assert any("no pictures of vae" in line for line in lines)
+
+
+# -- files and processes -------------------------------------------------------------------------------------------
+
+
+def test_every_file_is_the_same_byte_for_byte_when_built_again(out: Path):
+    [made] = report.build(out, force=True)
+    names = {file.stem for file in made.files if file.suffix == ".pdf"}
+    assert names == {"dynamics", "rate_distortion", "nll_time", "reconstructions", "samples"}
+    before = {file: (out / file).read_bytes() for file in made.files}
+    shutil.rmtree(out / "figures")
+    [again] = report.build(out, force=True)
+    assert again == made
+    assert {file: (out / file).read_bytes() for file in again.files} == before
+
+
+def test_only_what_changed_is_built_again(out: Path, monkeypatch: pytest.MonkeyPatch):
+    fake["write"](out, dataset=fake["DATA"] | {"name": "other"})
+    written = []
+    monkeypatch.setattr("bench.reporting.figures.draw", lambda folder, *_: written.append(folder.name) or [])
+    first = report.build(out)
+    assert written == ["glyphs-quick", "other-quick"]
+    assert report.build(out) == first
+    [folder] = out.glob("runs/glyphs/*/vae/seed-0-*")
+    metrics = json.loads((folder / "evaluation.json").read_text("utf-8"))["metrics"]
+    change(folder / "evaluation.json", metrics=metrics | {"nll": 10.0})
+    assert report.build(out)[0].text != first[0].text
+    assert written[2:] == ["glyphs-quick"]
+    (out / "tables" / "glyphs-quick.tex").unlink()
+    report.build(out, [("glyphs", "quick"), ("not", "there")])
+    monkeypatch.setattr(report, "VERSION", "another")
+    report.build(out, [("other", "quick")])
+    assert written[3:] == ["glyphs-quick", "other-quick"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_table_that_is_no_longer_made_is_removed(out: Path):
+    [folder] = out.glob("runs/*/*/vae/seed-2-*")
+    change(folder / "config.json", device="cuda")
+    [_, second] = report.build(out)
+    shutil.rmtree(folder)
+    [_] = report.build(out)
+    assert not (out / "tables" / f"{second.stem}.csv").exists()
+
+
+def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_a_report_imports_neither_torch_nor_ray_and_a_stored_one_no_pandas(out: Path):
+    code = (
+        "import sys; from bench.report import build; build(__import__('pathlib').Path(sys.argv[1]))\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    root = Path(report.__file__).parents[1]
+    first, second = ({*python("-c", code, str(out), cwd=root).stdout.split()} for _ in range(2))
+    assert {"pandas", "matplotlib"} <= first
+    assert not {"torch", "ray"} & first
+    assert "bench" in second
+    assert not {"torch", "ray", "pandas", "matplotlib", "numpy", "scipy"} & second
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()], ids=["missing", "empty"])
+def test_an_out_without_cells_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture, make):
+    make(tmp_path / "out")
+    assert report.main([str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: no ")
+    assert printed.err.count("\n") == 1
