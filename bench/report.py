@@ -61,12 +61,11 @@ def _report(out: Path, stem: str, folders: list[CellFolder], log: Callable, forc
         if all((out / file).exists() for report in reports for file in report.files):
             return reports
     reports = [_write(out, group, log) for group in cells.groups(stem, folders) if _told(group, log)]
-    for file in {file for each in stored["reports"] for file in each["files"]} - {
-        str(file) for report in reports for file in report.files
-    }:
+    made = {str(file) for report in reports for file in report.files}
+    for file in {file for each in stored["reports"] for file in each["files"]} - made:
         (out / file).unlink(missing_ok=True)  # of a table or figure that these cells no longer make
-    each = [{"stem": made.stem, "text": made.text, "files": [*map(str, made.files)]} for made in reports]
-    write_json(record, {"stamp": stamp, "reports": each})
+    written = [{"stem": each.stem, "text": each.text, "files": [*map(str, each.files)]} for each in reports]
+    write_json(record, {"stamp": stamp, "reports": written})
     return reports
 
 
@@ -105,7 +104,8 @@ def _write(out: Path, group: cells.Group, log: Callable) -> Report:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__.split(":", 1)[1].strip())
+    description = "Write every table and figure again from the stored cells, without training."
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=description)
     parser.add_argument(
         "out", nargs="?", default="out", type=Path, metavar="OUT", help="folder of a run (default: out)"
     )
@@ -114,9 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not out.is_dir():
             raise UserError(f"no folder '{out}': give the one that 'python -m bench.run --out' wrote")
         for report in build(out, force=True):
-            print(
-                f"{report.text}\n{len(report.files)} files: {out / 'tables' / report.stem}.*, {out / 'figures' / report.stem}/"
-            )
+            print(report.text)
+            print(f"{len(report.files)} files: {out / 'tables' / report.stem}.*, {out / 'figures' / report.stem}/")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -202,7 +202,7 @@ def test_cells_of_another_protocol_are_not_pooled(out: Path, name: str):
         case "model":
             change(folder / "config.json", model={"latent_dim": 32})
         case "evaluation":
-            change(folder / "evaluation.json", config={"test_examples": 100, "iw_samples": 5, "mi_batch": 50})
+            change(folder / "evaluation.json", config={"test_examples": 100, "iw_samples": 5, "batch_size": 50})
     lines: list[str] = []
     first, second = report.build(out, log=lines.append)
     assert first.stem == "glyphs-quick"

@@ -77,7 +77,7 @@ def rate_distortion(done: DataFrame, style: Looks) -> Figure | None:
         return None
     methods = [name for name in style if (done["method"] == name).any()]
     rates = done.groupby("method")["kl"].mean()
-    near = rates[rates <= 2.5 * max(rates.median(), 1.0)].index
+    near = rates[rates <= 4 * max(rates.median(), 1.0)].index
     panels = [done] if len(near) == len(rates) else [done, done[done["method"].isin(near)]]
     figure, axes = _figure(3.1, columns=len(panels), width=1.0 if len(panels) > 1 else 0.62)
     for ax, cells in zip(axes, panels, strict=True):
@@ -85,17 +85,27 @@ def rate_distortion(done: DataFrame, style: Looks) -> Figure | None:
             _points(ax, cells[cells["method"] == name], "kl", "rec", style[name])
         ax.margins(0.1)
         ax.set(xlabel="rate: KL (nats)", ylabel="distortion: rec (nats)")
-        x, y = np.meshgrid(np.linspace(*ax.get_xlim(), 60), np.linspace(*ax.get_ylim(), 60))
-        levels = MaxNLocator(6).tick_values(-(x + y).max(), -(x + y).min())
-        lines = ax.contour(x, y, -(x + y), levels=levels, colors="0.75")
-        lines.set(linewidth=0.6, linestyle=":", zorder=0.5)
-        ax.clabel(lines, fontsize=6, colors="0.45", fmt="%g", zorder=0.6)
+        _equal_elbo(ax)
         ax.grid(False)
     axes[0].set_title("dotted: equal ELBO (nats)")
     if len(panels) > 1:
         axes[1].set_title("detail: methods of low rate")
     _legend(figure, methods, style)
     return figure
+
+
+def _equal_elbo(ax: Axes) -> None:
+    """Dotted lines rec + KL = -ELBO across the axes as they are, labelled where they cross the rising diagonal."""
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    ax.set(xlim=(left, right), ylim=(bottom, top))
+    for total in MaxNLocator(6).tick_values(left + bottom, right + top):
+        share = (total - left - bottom) / (right - left + top - bottom)
+        if 0.04 < share < 0.96:
+            at = left + share * (right - left), bottom + share * (top - bottom)
+            ax.axline(at, slope=-1, color="0.75", linewidth=0.6, linestyle=":", zorder=0.5)
+            label = ax.text(*at, f"{-total:g}", fontsize=6, color="0.45", ha="center", va="center", zorder=0.6)
+            label.set(rotation=-45, rotation_mode="anchor", transform_rotates_text=True)
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
 
 
 def nll_time(done: DataFrame, style: Looks) -> Figure | None:

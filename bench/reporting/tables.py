@@ -29,7 +29,10 @@ PUBLISHED_METRICS = {
     "relative_hours": "hours (×)",
 }
 #: Why a method that ran has a dash in a column, where the method itself says nothing.
-LACKING = dict.fromkeys(("kl", "mi", "mi_batch", "kl_aggregate", "au"), "not defined for this method")
+LACKING = {
+    **dict.fromkeys(("kl", "mi", "mi_batch", "kl_aggregate", "au"), "not defined for this method"),
+    "nll_minus_baseline": "fewer than two common seeds",
+}
 Write = Callable[[Any], tuple[str, str]]  # a row's (text, spread) in one column
 
 
@@ -52,47 +55,68 @@ def document(group: Group, frame: DataFrame, rows: DataFrame) -> Document:
     judged = next((cell for cell in group.cells if cell.evaluation), None)
     made = Document(title=f"{data['title']}, preset {preset}", label=group.stem)
     reference = next((row.method for row in rows.itertuples() if row.baseline), None)
-    head = _headings(data, config, judged, reference)
     several = rows["n"].max() > 1
-    digits = {"au": 1 if several else 0}
-
-    def mean(name: str, row: Any) -> tuple[str, str]:
-        places = digits.get(name, 2)
-        spread = getattr(row, f"{name}_sd", math.nan)
-        return number(getattr(row, name), places), "" if math.isnan(spread) else number(spread, places)
-
-    main: dict[str, Write] = {name: partial(mean, name) for name in ("nll", "kl", "mi", "au")}
-    main["train_seconds"] = lambda row: (number(row.train_seconds, 0 if row.train_seconds >= 100 else 1), "")
-    main["relative_cost"] = lambda row: (number(row.relative_cost, 2), "")
-    main["n"] = lambda row: (str(row.n), "")
-    detail: dict[str, Write] = {name: partial(mean, name) for name in ("elbo", "rec", "mi_batch", "kl_aggregate")}
-    detail["updates"] = lambda row: (number(row.updates, 0), "")
-    if rows["extra_updates"].max() > 0:
-        detail["extra_updates"] = lambda row: (number(row.extra_updates, 0), "")
-    if reference and rows["nll_minus_baseline_low"].notna().any():
-        detail = {"nll_minus_baseline": _difference, **detail}
-    best = rows["nll"].min()
-    marks = {row.method: _row_notes(row, frame) for row in rows.itertuples()}
-    for columns, caption in ((main, ""), (detail, "Details")):
-        headings = [Entry("method")]
-        for name in columns:
-            title, note = head[name]
-            headings.append(Entry(title, letters=(made.footnote(note),) if note else ()))
-        grid = []
-        for row in rows.itertuples():
-            notes = marks[row.method]
-            entries = [Entry(row.label, letters=_letter(made, notes["method"] if columns is main else []))]
-            for name, write in columns.items():
-                text, spread = write(row)
-                lacking = [LACKING.get(name, "not recorded")] if text == DASH and row.n and name not in notes else []
-                letters = _letter(made, notes.get(name, []) + lacking)
-                entries.append(Entry(text, spread, letters, best=name == "nll" and row.nll == best))
-            grid.append(entries)
-        made.panels.append(Panel(caption, headings, grid))
+    head = _headings(data, config, judged, reference)
+    notes = {row.method: _row_notes(row, frame) for row in rows.itertuples()}
+    main, detail = _columns(rows, reference, several)
+    made.panels = [_panel(made, "", main, head, rows, notes)]
+    without_names = {method: {**those, "method": []} for method, those in notes.items()}
+    made.panels.append(_panel(made, "Details", detail, head, rows, without_names))
     if preset == "paper":
         made.reference = _published(data["title"], list(rows["method"]))
     made.notes = _notes(group, config, judged, several)
     return made
+
+
+def _columns(rows: DataFrame, reference: str | None, several: bool) -> tuple[dict[str, Write], dict[str, Write]]:
+    """The columns of the table and of its details: name -> how a row's entry reads."""
+
+    def mean(name: str, digits: int, row: Any) -> tuple[str, str]:
+        spread = getattr(row, f"{name}_sd", math.nan)
+        return number(getattr(row, name), digits), "" if math.isnan(spread) else number(spread, digits)
+
+    main: dict[str, Write] = {name: partial(mean, name, 2) for name in ("nll", "kl", "mi")}
+    main["au"] = partial(mean, "au", 1 if several else 0)
+    main["train_seconds"] = lambda row: (number(row.train_seconds, 0 if row.train_seconds >= 100 else 1), "")
+    main["relative_cost"] = partial(mean, "relative_cost", 2)
+    main["n"] = lambda row: (str(row.n), "")
+    detail: dict[str, Write] = {}
+    if reference and rows["nll_minus_baseline_low"].notna().any():
+        detail["nll_minus_baseline"] = _difference
+    detail |= {name: partial(mean, name, 2) for name in ("elbo", "rec", "mi_batch", "kl_aggregate")}
+    detail["updates"] = partial(mean, "updates", 0)
+    if rows["extra_updates"].max() > 0:
+        detail["extra_updates"] = partial(mean, "extra_updates", 0)
+    return main, detail
+
+
+def _panel(
+    made: Document,
+    caption: str,
+    columns: dict[str, Write],
+    head: dict[str, tuple[str, str]],
+    rows: DataFrame,
+    notes: dict[str, dict[str, list[str]]],
+) -> Panel:
+    headings = [Entry("method")]
+    for name in columns:
+        title, note = head[name]
+        headings.append(Entry(title, letters=_letter(made, [note] if note else [])))
+    lowest, reference = rows["nll"].min(), rows["baseline"].any()
+    grid = []
+    for row in rows.itertuples():
+        entries = [Entry(row.label, letters=_letter(made, notes[row.method]["method"]))]
+        for name, write in columns.items():
+            text, spread = write(row)
+            those = notes[row.method].get(name, [])
+            evident = not row.n or (name == "nll_minus_baseline" and row.baseline)
+            evident |= name == "relative_cost" and not reference
+            if text == DASH and not those and not evident:
+                those = [LACKING.get(name, "not recorded")]
+            best = name == "nll" and row.nll == lowest
+            entries.append(Entry(text, spread, _letter(made, those), best))
+        grid.append(entries)
+    return Panel(caption, headings, grid)
 
 
 def number(value: float, digits: int) -> str:
@@ -115,7 +139,7 @@ def _headings(data: dict, config: dict, judged: Cell | None, reference: str | No
     evaluation = judged.evaluation if judged else {"config": {}, "metrics": {}}
     samples = evaluation["config"].get("iw_samples", "?")
     n = evaluation["metrics"].get("n") or evaluation["config"].get("test_examples")
-    batch = evaluation["config"].get("mi_batch") or config["train"].get("batch_size")
+    batch = evaluation["config"].get("batch_size")
     judged_on = f"{n:,} of {data['sizes']['test']:,}" if n else "the"
     nll = f"importance-weighted estimate, {samples} samples, {data['unit']}, on {judged_on} test examples"
     mi = "mutual information of x and z under q, over all test examples judged"
