@@ -20,6 +20,7 @@ class ImageModelConfig:
     """Sizes of the image model. The defaults are the paper's: encoder 752,448 and decoder 894,400 parameters."""
 
     image_size: int = 28
+    pooling: str = "mean"  # of 28×28 images to a smaller size: the share of ink in a block, or "any" ink in it
     latent_dim: int = 32
     encoder_channels: tuple[int, ...] = (64, 64, 64)
     features: int = 512

@@ -101,18 +101,19 @@ class Context:
 class Method:
     """The basic VAE, and the base of every other method."""
 
+    name: ClassVar[str] = ""  # given by the registry: the name of the file
     # Said of a method, for people.
     summary: ClassVar[str] = ""
     citation: ClassVar[str] = ""
     family: ClassVar[str] = "objective"  # objective, posterior, decoder, optimisation, prior, anchor
     order: ClassVar[float] = 100  # place in tables
+    shown: ClassVar[Sequence[str]] = ()  # settings that are part of the row's name even at their default
     suites: ClassVar[Mapping[str, Sequence[str]]] = {}  # suite -> the expressions with which it joins
     footnotes: ClassVar[Mapping[str, str]] = {}  # column -> why it means something else, or nothing, here
     # Said of a method, for the harness.
     modalities: ClassVar[Sequence[str]] = ("image", "text")
     latent: ClassVar[bool] = True  # False: the decoder without z
     baseline: ClassVar[bool] = False  # the row that others are compared with
-    cost: ClassVar[float] = 1.0  # a guess at updates' worth of work per step, for plans; measured cost comes from FLOPs
     reduced: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset -> settings that differ there
     neutral: ClassVar[Mapping[str, Any] | str] = {}  # settings at which this is the basic VAE, or why there are none
     own_schedule: ClassVar[bool] = False  # True: defines its own schedule, so none can be attached
@@ -139,6 +140,10 @@ class Method:
     def settings(cls) -> dict[str, Any]:
         """Names and defaults of the settings."""
         return {f.name: f.default for f in fields(cls.Config)}
+
+    def expected_cost(self, train: TrainConfig) -> float:
+        """A guess at how many basic updates' work a step is, for the plan; what it was is counted in FLOPs."""
+        return 1.0
 
     # -- hooks, in the order in which training meets them ------------------------------------------------------
 

@@ -33,16 +33,17 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class Clock:
-    """Seconds by purpose. Waits for the device, so that asynchronous work is counted where it was asked for."""
+    """Seconds by purpose. Waits for the device, so that asynchronous work is counted where it was asked for;
+    not so for batches, whose work on the device is next to nothing and a wait would cost more."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.seconds = {"train": 0.0, "validation": 0.0, "data": 0.0}
         self.purpose, self.since = None, 0.0
 
-    def to(self, purpose: str | None) -> None:
+    def to(self, purpose: str | None, wait: bool = True) -> None:
         """From now on count for ``purpose`` (None: for nothing)."""
-        if self.device.type == "cuda":
+        if wait and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
         if self.purpose:
@@ -96,13 +97,11 @@ class TrainingContext(Context):
         return self.generators[purpose]
 
     def outer_batch(self) -> Tensor:
-        with self.timed("data"):
-            return self.outer[self.step]
+        return self.timed_batch(self.outer, self.step)
 
     def draw(self) -> Tensor:
-        with self.timed("data"):
-            self.draws += 1
-            return self.drawn[self.draws - 1]
+        self.draws += 1
+        return self.timed_batch(self.drawn, self.draws - 1)
 
     def update(self, objective: Callable[[], Tensor], groups: Sequence[str] | None = None) -> Tensor:
         chosen = list(self.optimisers) if groups is None else list(groups)
@@ -147,12 +146,11 @@ class TrainingContext(Context):
         """Counted floating-point operations of all updates: those of the first of each kind, times how many there were."""
         return float(sum(count * self.flops_by_kind[kind] for kind, count in self.updates_by_kind.items()))
 
-    @contextmanager
-    def timed(self, purpose: str) -> Iterator[None]:
-        before = self.clock.purpose
-        self.clock.to(purpose)
-        yield
-        self.clock.to(before)
+    def timed_batch(self, batches: Batches, number: int) -> Tensor:
+        self.clock.to("data", wait=False)
+        batch = batches[number]
+        self.clock.to("train", wait=False)
+        return batch
 
     @contextmanager
     def untouched(self, groups: set[str]) -> Iterator[None]:
@@ -271,7 +269,7 @@ class Trainer:
             known = {"loss": values[first].item(), "β": self.ctx.beta, "lr": self.state["lr"], **self.ctx.val}
             shown = ", ".join(f"{key} {value:.4g}" for key, value in known.items() if value is not None)
             update = self.ctx.step - len(values) + first + 1
-            raise NonFiniteLoss(f"loss is not finite at update {update} of {type(self.method).__name__}: {shown}")
+            raise NonFiniteLoss(f"loss is not finite at update {update} of {self.method.name}: {shown}")
         self.state["loss_sum"] += values.sum().item()
         self.state["loss_count"] += len(values)
 

@@ -25,7 +25,6 @@ class Aggressive(Method):
     family = "optimisation"
     order = 50
     suites = {"core": ["aggressive"], "paper": ["aggressive", "aggressive+anneal"]}
-    cost = 4.0
     neutral = {"max_inner": 0}
 
     @dataclass(frozen=True)
@@ -39,6 +38,9 @@ class Aggressive(Method):
         super().__init__(config, schedule)
         self.on_now = self.config.max_inner > 0
         self.reference_mi, self.bad_epochs = float("-inf"), 0
+
+    def expected_cost(self, train):
+        return 1 + (2 if train.extra_updates is None else train.extra_updates) * (self.config.max_inner > 0)
 
     def step(self, ctx, x):
         if self.on_now and ctx.extra_updates_left() <= 0:

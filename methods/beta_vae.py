@@ -12,6 +12,7 @@ class BetaVAE(Method):
     summary = "constant KL weight β"
     citation = "Higgins et al., ICLR 2017"
     order = 30
+    shown = ("beta",)
     suites = {"core": ["beta_vae"], "paper": [f"beta_vae(beta={beta})" for beta in (0.2, 0.4, 0.6, 0.8)]}
     neutral = {"beta": 1.0}
 

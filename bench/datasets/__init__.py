@@ -65,6 +65,11 @@ class Prepared:
     info: DataInfo
     path: Path
 
+    @classmethod
+    def read(cls, path: Path) -> Prepared:
+        """The prepared set at ``path``, described by the record beside it."""
+        return cls(DataInfo.from_json(json.loads(path.with_suffix(".json").read_text("utf-8"))), path)
+
 
 def cache_dir() -> Path:
     """The folder for prepared and downloaded data: ``BENCH_CACHE``, or the user's cache folder."""

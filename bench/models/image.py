@@ -58,14 +58,14 @@ class ResidualBlock(nn.Module):
         self.body = nn.Sequential(
             conv(in_channels, out_channels, 3, stride=2, padding=1),
             nn.BatchNorm2d(out_channels),
-            nn.ELU(),
+            nn.ELU(inplace=True),
             conv(out_channels, out_channels, 3, padding=1),
             nn.BatchNorm2d(out_channels),
         )
         self.shortcut = nn.Sequential(conv(in_channels, out_channels, 1, stride=2), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.elu(self.body(x) + self.shortcut(x))
+        return F.elu(self.body(x) + self.shortcut(x), inplace=True)
 
 
 class ResNetFeatures(nn.Module):
@@ -80,7 +80,7 @@ class ResNetFeatures(nn.Module):
             *(ResidualBlock(a, b) for a, b in zip((1, *channels), channels, strict=False)),
             conv(channels[-1], features, left),
             nn.BatchNorm2d(features),
-            nn.ELU(),
+            nn.ELU(inplace=True),
             nn.Flatten(),
         )
 
@@ -122,16 +122,16 @@ class MaskedBlock(nn.Module):
         self.body = nn.Sequential(
             conv(channels, half, 1),
             nn.BatchNorm2d(half),
-            nn.ELU(),
+            nn.ELU(inplace=True),
             MaskedConv(half, half, size, centre=True),
             nn.BatchNorm2d(half),
-            nn.ELU(),
+            nn.ELU(inplace=True),
             conv(half, channels, 1),
             nn.BatchNorm2d(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.elu(self.body(x) + x)
+        return F.elu(self.body(x) + x, inplace=True)
 
 
 class MaskedCNNDecoder(nn.Module):
@@ -150,12 +150,12 @@ class MaskedCNNDecoder(nn.Module):
         self.blocks = nn.ModuleList(MaskedBlock(channels, k) for k in kernels[1:])
         self.skips = nn.ModuleList(MaskedBlock(channels, k) for k in skips)
         self.output = nn.Sequential(
-            conv(channels, channels, 1), nn.BatchNorm2d(channels), nn.ELU(), conv(channels, 1, 1)
+            conv(channels, channels, 1), nn.BatchNorm2d(channels), nn.ELU(inplace=True), conv(channels, 1, 1)
         )
 
     def forward(self, h: Tensor) -> Tensor:
         """Layer 0's pre-activation ``[B, C, H, W]`` -> logits ``[B, 1, H, W]`` of every pixel given those before it."""
-        outputs = [F.elu(self.norm(h))]
+        outputs = [F.elu(self.norm(h), inplace=True)]
         for layer, block in enumerate(self.blocks, start=1):
             h = outputs[-1]
             if 0 <= layer - 3 < len(self.skips) - 1:

@@ -1,0 +1,81 @@
+"""How long things take here: seconds of one basic update per preset, measured once per machine and kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from bench.config import Preset, short_hash
+from bench.datasets import cache_dir
+from bench.method import Method
+from bench.models.image import build_image_model
+from bench.provenance import machine
+from bench.store import write_json
+
+DECODING = 0.3  # of an update: what decoding a batch once takes
+
+
+def cell_updates(method: Method, preset: Preset, sizes: Mapping[str, int], trained: bool = False) -> float:
+    """A guess at a cell's work in basic updates: its method's cost per step, its validations and its evaluation."""
+    train, evaluation = preset.train, preset.evaluation
+    cost = method.expected_cost(train)
+    steps = train.epochs * (train.epoch_updates or sizes["train"] // train.batch_size)
+    validated = train.epochs * min(train.val_examples or sizes["val"], sizes["val"])
+    tested = min(evaluation.test_examples or sizes["test"], sizes["test"])
+    samples = evaluation.iw_samples if method.latent else 1
+    looks = DECODING * (cost * (validated + tested) + tested * samples) / train.batch_size
+    return looks if trained else cost * steps + looks
+
+
+def seconds_per_update(preset: Preset, device: str, threads: int) -> float:
+    """Seconds of a basic VAE's update at the preset's sizes, from the cache or measured now (a few seconds at most)."""
+    key = short_hash([machine(device), torch.__version__, threads, preset.model, preset.train.batch_size])
+    path = cache_dir() / "seconds-per-update.json"
+    known = _read(path)
+    if key not in known:
+        torch.set_num_threads(threads)
+        known[key] = _measure(preset, device)
+        try:
+            write_json(path, known)
+        except OSError:
+            pass  # measured again next time
+    return known[key]
+
+
+def _measure(preset: Preset, device: str) -> float:
+    # On a CPU time goes with the batch, and a fifth of the paper's takes a second, not five.
+    batch = preset.train.batch_size if device == "cuda" else max(2, preset.train.batch_size // 5)
+    model = build_image_model(preset.model).to(device)
+    optimiser = torch.optim.Adam(model.parameters(), fused=True)
+    size = preset.model.image_size
+    x = (torch.rand(batch, 1, size, size, device=device) < 0.2).float()
+
+    def update() -> None:
+        q = model.encode(x)
+        loss = model.prior.kl(q).mean() - model.log_prob(x, q.rsample(1)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        loss.item()
+
+    return _median_seconds(update) * preset.train.batch_size / batch
+
+
+def _median_seconds(work: Callable[[], None]) -> float:
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return sorted(seconds[1:])[1]  # the first warms up
+
+
+def _read(path: Path) -> dict[str, float]:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}

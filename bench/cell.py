@@ -1,0 +1,157 @@
+"""One cell from start to end, in whatever process: train what is not trained, evaluate, store.
+
+A task is a plain dictionary, so that any executor can carry it; all about the cell itself is its ``config.json``.
+"""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bench import checkpoint, provenance, registry, schedules
+from bench.config import MODELS, EvaluationConfig, TrainConfig, build, derive_seed
+from bench.datasets import DataInfo, Prepared
+from bench.evaluate import evaluate
+from bench.method import Method
+from bench.models.image import build_image_model, reference_parameters
+from bench.models.vae import VAE
+from bench.plan import evaluation_id
+from bench.store import SCHEMA_VERSION, CellFolder, replace
+from bench.datasets.images import ImageData, load
+from bench.train import Trainer
+
+ATTEMPTS = 2  # a failure may be the machine's: it is tried once more
+
+
+def run_cell(task: dict[str, Any]) -> None:
+    """Train and evaluate the cell of a task, as far as its folder does not hold it yet. Failures are stored, not raised.
+
+    ``task``: ``config`` (the cell's config.json), ``folder``, ``data`` (path of the prepared arrays), ``evaluation``,
+    ``threads``, ``shared`` (cells running side by side), ``gpu_share`` (fraction of a GPU's memory, or 0), ``command``.
+    """
+    folder, config = CellFolder(Path(task["folder"])), task["config"]
+    configure_torch(task["threads"], config["device"], task["gpu_share"])
+    about = {
+        "provenance": {
+            "commit": provenance.commit(),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(config["device"]),
+            "threads": task["threads"],
+            "command": task["command"],
+            "started": provenance.now(),
+        },
+        "shared": task["shared"],
+    }
+    folder.write_json("config.json", config)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            if not folder.trained():
+                store_result(folder, {"status": "running", "attempt": attempt} | about)
+                store_result(folder, {"status": "ok", "attempt": attempt} | train(task) | about)
+            store_evaluation(folder, *test(task))
+            return
+        except Exception as error:
+            if attempt == ATTEMPTS:
+                store_failure(folder, error, about)
+
+
+def train(task: dict) -> dict:
+    """The training part of the result; leaves the selected weights in ``best.pt``."""
+    config, folder = task["config"], CellFolder(Path(task["folder"]))
+    data = load_data(task)
+    method, model, seed = fresh(config)
+    trainer = Trainer(
+        method, model, data, build(TrainConfig, config["train"], "train"), seed, folder.path, folder.write_history
+    )
+    sizes = {
+        name: sum(reference_parameters(module) for module in modules) for name, modules in model.parts().items()
+    }
+    return trainer.run() | {"parameters": sizes}
+
+
+def test(task: dict) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The evaluation record, per-example columns and arrays of a trained cell."""
+    config = task["config"]
+    evaluation = build(EvaluationConfig, task["evaluation"], "evaluation")
+    method, model, seed = fresh(config)
+    weights = checkpoint.load(Path(task["folder"]) / "best.pt", config["device"])
+    model.load_state_dict(weights["model"])
+    method.load_state_dict(weights["method"])
+    train_config = build(TrainConfig, config["train"], "train")
+    record, columns, arrays = evaluate(method, model, load_data(task), train_config, evaluation, seed)
+    return {"evaluation_id": evaluation_id(evaluation), "config": asdict(evaluation)} | record, columns, arrays
+
+
+def fresh(config: dict) -> tuple[Method, VAE, int]:
+    """The method, its freshly initialised model and the cell's seed, from ``config.json``.
+
+    The seed depends on base seed, data set and repetition but not on the method: all methods of a comparison begin
+    with the same weights and see the same batches and noise.
+    """
+    about, data = config["method"], DataInfo.from_json(config["dataset"])
+    cls = registry.method(about["name"])
+    schedule = dict(about["schedule"])
+    schedule = getattr(schedules, schedule.pop("name"))(**schedule)
+    method = cls(build(cls.Config, about["config"], f"method '{cls.name}'"), schedule)
+    seed = derive_seed(config["base_seed"], data.name, config["seed"])
+    torch.manual_seed(derive_seed(seed, "initialisation"))
+    sizes = build(MODELS[data.modality], config["model"], "model")
+    model = method.build(build_image_model(sizes, method.latent), data)
+    return method, model.to(config["device"]), seed
+
+
+def configure_torch(threads: int, device: str, gpu_share: float) -> None:
+    """The same arithmetic in every process: thread count, full float32, deterministic convolutions; memory let go."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        if 0 < gpu_share < 1:
+            torch.cuda.set_per_process_memory_fraction(gpu_share)
+
+
+def load_data(task: dict) -> ImageData:
+    config = task["config"]
+    model = config["model"]
+    fingerprint = config["dataset"]["fingerprint"]
+    return _load_data(task["data"], fingerprint, model["image_size"], model["pooling"], config["device"])
+
+
+@lru_cache(maxsize=1)  # a worker runs many cells on one data set
+def _load_data(path: str, fingerprint: str, size: int, pooling: str, device: str) -> ImageData:
+    prepared = Prepared.read(Path(path))
+    if prepared.info.fingerprint != fingerprint:
+        raise ValueError(f"{path} is not the data that was planned with: prepare it again")
+    return load(prepared, size, pooling).to(device)
+
+
+def store_result(folder: CellFolder, record: dict) -> None:
+    folder.write_json("result.json", {"schema_version": SCHEMA_VERSION, "cell_id": folder.config["cell_id"]} | record)
+
+
+def store_failure(folder: CellFolder, error: Exception, about: dict) -> None:
+    """A failed training is a failed result; a failed evaluation is noted in the result of the training that stands."""
+    failure = {"reason": f"{type(error).__name__}: {error}".splitlines()[0], "traceback": traceback.format_exc()}
+    if folder.trained():
+        folder.write_json("result.json", folder.result() | {"evaluation_failure": failure})
+    else:
+        store_result(folder, {"status": "failed"} | failure | about)
+
+
+def store_evaluation(folder: CellFolder, record: dict, columns: dict, arrays: dict) -> None:
+    """Record last: it is what says that the evaluation is there."""
+    replace(folder.path / "examples.parquet", lambda file: pd.DataFrame(columns).to_parquet(file, index=False))
+    replace(folder.path / "arrays.npz", lambda file: np.savez_compressed(file, **arrays))
+    about = {"schema_version": SCHEMA_VERSION, "cell_id": folder.config["cell_id"]}
+    folder.write_json("evaluation.json", about | record)

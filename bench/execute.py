@@ -1,0 +1,104 @@
+"""Runs tasks: on Ray Tune, or one after the other in this process. The only file that imports ray, and only to use it.
+
+Ray is a scheduler here and nothing else: workers write into the cells' folders, and those files are the truth.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one cell takes, and where from."""
+
+    executor: str = "ray"  # or "local"
+    cpus_per_cell: int = 1
+    gpus_per_cell: float = 0.0
+    address: str | None = None  # of a running Ray cluster
+
+    def side_by_side(self, cells: int) -> int:
+        """How many of so many cells this machine runs at the same time."""
+        if self.executor == "local":
+            return 1
+        slots = max(1, (os.cpu_count() or 1) // self.cpus_per_cell)
+        if self.gpus_per_cell:
+            import torch
+
+            slots = min(slots, int(torch.cuda.device_count() / self.gpus_per_cell))
+        return max(1, min(slots, cells))
+
+    def sharing(self, cells: int) -> int:
+        """How many of them share one device: its GPU where they use one, else the processor."""
+        side_by_side = self.side_by_side(cells)
+        return min(side_by_side, max(1, int(1 / self.gpus_per_cell))) if self.gpus_per_cell else side_by_side
+
+
+def execute(tasks: Sequence[dict[str, Any]], resources: Resources) -> None:
+    """Run every task to its end; what became of each stands in its folder."""
+    if resources.executor == "local":
+        from bench.cell import run_cell
+
+        for task in tasks:
+            run_cell(task)
+    else:
+        _with_ray(tasks, resources)
+
+
+def _with_ray(tasks: Sequence[dict[str, Any]], resources: Resources) -> None:
+    # Set before ray is imported: no usage reports, no change of folder, no log files or boxes of its own.
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_ENABLE_AUTO_CONNECT": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    import ray
+    from ray import tune
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if resources.address:
+            ray.init(address=resources.address, **options)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, resources.cpus_per_cell),
+                include_dashboard=False,
+                object_store_memory=100 * 2**20,
+                **options,
+            )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"cannot start or reach Ray ({error}): try --executor local") from error
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            needs = {"cpu": resources.cpus_per_cell, "gpu": resources.gpus_per_cell}
+            tune.Tuner(
+                tune.with_resources(_trial, needs),
+                param_space={"task": tune.grid_search(list(tasks))},
+                tune_config=tune.TuneConfig(reuse_actors=True),
+                run_config=tune.RunConfig(
+                    name="cells",
+                    storage_path=str(Path(scratch).resolve()),
+                    verbose=0,
+                    # For a worker that dies; a cell's own failure is tried again in the worker.
+                    failure_config=tune.FailureConfig(max_failures=1),
+                ),
+            ).fit()
+    finally:
+        ray.shutdown()
+
+
+def _trial(config: dict[str, Any]) -> None:
+    from bench.cell import run_cell
+
+    run_cell(config["task"])

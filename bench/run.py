@@ -1,0 +1,293 @@
+"""python -m bench.run: plan, prepare data, run what is missing, report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.config import MODELS, load_preset, preset_names, suggest
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.config import Preset
+    from bench.datasets import Prepared
+    from bench.execute import Resources
+    from bench.plan import Cell
+
+EPILOG = """\
+methods are expressions, joined by commas:
+  vae  beta_vae(beta=0.2)  beta_vae(beta=0.2|0.4|0.6)  aggressive+anneal  sa_vae(steps=10)+cyclical
+or suites: core (six methods), paper (the eleven rows of He et al. 2019), all. --list shows every one.
+
+examples:
+  python -m bench.run --methods core --dataset glyphs
+  python -m bench.run --methods paper --dataset omniglot --data-dir data --preset small --seeds 5
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m bench.run",
+        description="Train methods against posterior collapse under one protocol, judge them by one evaluator, "
+        "write tables and figures. Only what is missing is run; the same command goes on after an interruption.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = p.add_argument_group("what to run")
+    what.add_argument("--methods", default="core", help="method expressions and suites (default: core)")
+    what.add_argument("--dataset", default="glyphs", help="data set by name (default: glyphs, which needs no download)")
+    what.add_argument("--preset", default="quick", help="quick, small or paper (default: quick)")
+    what.add_argument("--seeds", type=int, metavar="N", help="how many seeds (default: the preset's)")
+    what.add_argument("--seed", type=int, default=0, metavar="S", help="base seed, from which all are derived (default: 0)")
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a method's setting (sa_vae.steps=10) or the protocol's (train.epochs=5, evaluation.iw_samples=100)",
+    )
+    where = p.add_argument_group("where")
+    where.add_argument("--out", type=Path, default=Path("out"), help="folder for cells, tables, figures (default: out)")
+    where.add_argument("--data-dir", type=Path, help="folder with data sets (default: BENCH_DATA_DIR)")
+    how = p.add_argument_group("how")
+    how.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: cuda if there is one")
+    how.add_argument("--executor", choices=["ray", "local"], default="ray", help="ray: cells side by side (default)")
+    how.add_argument("--cpus-per-cell", type=int, default=1, metavar="N", help="processor cores and threads (default: 1)")
+    how.add_argument("--gpus-per-cell", type=float, metavar="F", help="GPUs, or a fraction of one (default on cuda: 1)")
+    how.add_argument("--address", help="of a running Ray cluster; its nodes must share --out and the data cache")
+    how.add_argument("--force", action="store_true", help="train again what is there")
+    how.add_argument("--dry-run", action="store_true", help="print the plan with estimated time, and stop")
+    how.add_argument("--list", action="store_true", help="print methods, suites, data sets and presets, and stop")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        return listing() if args.list else run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from the last checkpoints", file=sys.stderr)
+        return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    check(args)
+    from rich.console import Console
+
+    from bench import registry
+    from bench.datasets import cache_dir
+    from bench.execute import Resources, execute
+    from bench.plan import plan, split_expressions, split_settings, variants
+
+    console = Console(highlight=False, soft_wrap=True)
+    settings, overrides = split_settings(args.set)
+    expressions = split_expressions(args.methods)
+    rows, sweeps = variants(expressions, args.preset, settings)
+    data = registry.dataset(args.dataset).prepare(data_folder(args), cache_dir())
+    preset = load_preset(args.preset, data.info.modality, overrides)
+    device = resolve_device(args)
+    gpus = (1.0 if args.gpus_per_cell is None else args.gpus_per_cell) if device == "cuda" else 0.0
+    resources = Resources(args.executor, args.cpus_per_cell, gpus, args.address)
+    seeds = preset.seeds if args.seeds is None else args.seeds
+    cells = plan(rows, data.info, preset, seeds, args.seed, device, args.out, args.force)
+    todo = [cell for cell in cells if cell.status in ("missing", "failed", "trained")]
+
+    counts = f"{len(rows)} method{'s' * (len(rows) > 1)} × {seeds} seed{'s' * (seeds > 1)}"
+    console.print(f"{data.info.title}, preset {preset.name}: {counts} = {len(cells)} cells, {len(cells) - len(todo)} done")
+    if todo:
+        seconds = estimate(todo, preset, data.info.sizes, device, args.cpus_per_cell)
+        announce(console, args, data, seconds, resources)
+    if args.dry_run:
+        return 0
+    keep(args.out, cells, sweeps)
+    if todo:
+        from bench.progress import Monitor, Watched
+
+        order = sorted(todo, key=lambda cell: -seconds[cell.folder.path])  # the longest first: no core waits at the end
+        updates = preset.train.epochs * (preset.train.epoch_updates or data.info.sizes["train"] // preset.train.batch_size)
+        watched = [
+            Watched(f"{c.variant.expression} seed {c.config['seed']}", c.folder, updates, seconds[c.folder.path])
+            for c in order
+        ]
+        with Monitor(watched, console):
+            execute([task(cell, data, preset, resources, len(todo)) for cell in order], resources)
+    return conclude(console, args.out, data, preset, todo)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse, before anything is imported or written, what cannot work."""
+    if args.preset not in preset_names():
+        raise UserError(f"unknown preset '{args.preset}': {suggest(args.preset, preset_names())}")
+    if not args.methods.strip(" ,"):
+        raise UserError("--methods is empty: name methods or a suite, or see --list")
+    for name, least in (("seeds", 1), ("cpus_per_cell", 1), ("seed", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} takes a whole number from {least}, not {value}")
+    share = args.gpus_per_cell
+    if share is not None and (share < 0 or (share > 1 and share != int(share))):
+        raise UserError(f"--gpus-per-cell takes a fraction of one GPU or a whole number of them, not {share:g}")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=args.out):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to --out {args.out} ({error.strerror}): give a folder that can be written") from error
+
+
+def data_folder(args: argparse.Namespace) -> Path | None:
+    given = args.data_dir or os.environ.get("BENCH_DATA_DIR")
+    if given and not Path(given).is_dir():
+        raise UserError(f"the data folder '{given}' does not exist: give one with --data-dir or BENCH_DATA_DIR")
+    return Path(given) if given else None
+
+
+def resolve_device(args: argparse.Namespace) -> str:
+    import torch
+
+    there = torch.cuda.is_available()
+    if not there and (args.device == "cuda" or args.gpus_per_cell):
+        raise UserError("no GPU is available to torch here: leave out --device cuda and --gpus-per-cell, or use --device cpu")
+    if args.device == "cpu" and args.gpus_per_cell:
+        raise UserError("--gpus-per-cell asks for a GPU and --device cpu for none: leave one of them out")
+    return ("cuda" if there else "cpu") if args.device == "auto" else args.device
+
+
+def estimate(cells: Sequence[Cell], preset: Preset, sizes: Mapping[str, int], device: str, threads: int) -> dict[Path, float]:
+    """Cell folder -> seconds that the cell may take here."""
+    from bench.calibrate import cell_updates, seconds_per_update
+
+    each = seconds_per_update(preset, device, threads)
+    return {
+        cell.folder.path: each * cell_updates(cell.variant.instance(), preset, sizes, cell.status == "trained")
+        for cell in cells
+    }
+
+
+def announce(
+    console: Console, args: argparse.Namespace, data: Prepared, seconds: Mapping[Path, float], resources: Resources
+) -> None:
+    """What is going to run, how long it may take, and what to type for more."""
+    from bench.plan import plan, split_expressions, split_settings, variants
+    from bench.progress import duration
+
+    side_by_side = resources.side_by_side(len(seconds))
+    if args.dry_run:
+        for path, guess in seconds.items():
+            console.print(f"  to run: {path.relative_to(args.out)}, about {duration(guess)}")
+    total = wall(seconds.values(), side_by_side)
+    console.print(f"{len(seconds)} cells to run, {side_by_side} at a time: about {duration(total)} on this machine")
+    settings, overrides = split_settings(args.set)
+    for name in preset_names():
+        if name == args.preset or overrides:
+            continue
+        other = load_preset(name, data.info.modality)
+        rows, _ = variants(split_expressions(args.methods), name, settings)
+        device = resolve_device(args)
+        cells = plan(rows, data.info, other, args.seeds or other.seeds, args.seed, device, args.out)
+        guess = estimate(cells, other, data.info.sizes, device, args.cpus_per_cell)
+        seeds = f"{args.seeds or other.seeds} seed{'s' * ((args.seeds or other.seeds) > 1)}"
+        console.print(
+            f"  --preset {name}: {other.summary}; {seeds}, about {duration(wall(guess.values(), side_by_side))}"
+        )
+
+
+def wall(seconds: Collection[float], side_by_side: int) -> float:
+    """Wall-clock of cells run so many at a time."""
+    return max(sum(seconds) / side_by_side, max(seconds))
+
+
+def keep(out: Path, cells: Sequence[Cell], sweeps: Mapping[str, list[str]]) -> None:
+    """Store what needs no training: sweeps, skipped cells; put aside what is to be trained again."""
+    from bench.store import read_json, write_json
+
+    if sweeps:
+        path = out / "sweeps.json"
+        write_json(path, (read_json(path, missing_ok=True) or {}) | dict(sweeps))
+    for cell in cells:
+        if cell.status == "skipped":
+            cell.folder.write_json("config.json", cell.config)
+            about = {"schema_version": cell.config["schema_version"], "cell_id": cell.config["cell_id"]}
+            cell.folder.write_json("result.json", about | {"status": "skipped", "reason": cell.reason})
+        elif cell.forced:
+            put_aside(cell.folder.path)
+
+
+def put_aside(folder: Path) -> None:
+    """Rename a cell's folder, so that --force loses nothing."""
+    number = 1
+    while (aside := folder.with_name(f"superseded-{folder.name}-{number}")).exists():
+        number += 1
+    folder.rename(aside)
+
+
+def task(cell: Cell, data: Prepared, preset: Preset, resources: Resources, cells: int) -> dict:
+    """All that a worker needs to run a cell: plain values and absolute paths."""
+    from dataclasses import asdict
+
+    from bench.provenance import command
+
+    return {
+        "config": cell.config,
+        "folder": str(cell.folder.path.resolve()),
+        "data": str(data.path.resolve()),
+        "evaluation": asdict(preset.evaluation),
+        "threads": resources.cpus_per_cell,
+        "shared": resources.sharing(cells),
+        "gpu_share": resources.gpus_per_cell,
+        "command": command(),
+    }
+
+
+def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: Sequence[Cell]) -> int:
+    """Print the table and where the rest is; the exit status says whether every cell is done."""
+    from bench.plan import evaluation_id
+    from bench.progress import reason
+    from bench.report import build
+
+    for report in build(out, [(data.info.name, preset.name)], log=lambda line: console.print(line, markup=False)):
+        console.print(f"\n{report.text}", markup=False)
+        console.print(f"tables: {out / 'tables' / report.stem}.{{csv,md,tex}}, figures: {out / 'figures' / report.stem}/")
+    unfinished = [cell for cell in todo if not cell.folder.done(evaluation_id(preset.evaluation))]
+    for cell in unfinished:
+        why = reason(cell.folder.result() or {})
+        console.print(f"failed: {cell.variant.expression} seed {cell.config['seed']}: {why}", markup=False)
+        console.print(f"  record: {cell.folder.path / 'result.json'}; the same command tries it again", markup=False)
+    return 1 if unfinished else 0
+
+
+def listing() -> int:
+    from bench import registry
+
+    suites = registry.suites()
+    print("methods")
+    for name in suites["all"]:
+        cls = registry.method(name)
+        defaults = ", ".join(f"{key}={value}" for key, value in cls.settings().items())
+        print(f"  {name:16} {cls.summary}. {cls.citation}. For {' and '.join(cls.modalities)}. {defaults}".rstrip())
+    print("suites")
+    for suite, expressions in suites.items():
+        print(f"  {suite:16} {', '.join(expressions)}")
+    print("data sets")
+    for name in registry.dataset_names():
+        module = registry.dataset(name)
+        print(f"  {name:16} {module.SUMMARY}{'' if module.NEEDS_DOWNLOAD else ' (no download)'}")
+    print("presets")
+    for name in preset_names():
+        preset = load_preset(name, next(iter(MODELS)))
+        print(f"  {name:16} {preset.summary}; {preset.seeds} seed{'s' * (preset.seeds > 1)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
