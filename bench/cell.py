@@ -25,7 +25,7 @@ from bench.models.image import build_image_model, reference_parameters
 from bench.models.vae import VAE
 from bench.plan import evaluation_id
 from bench.store import SCHEMA_VERSION, CellFolder, replace
-from bench.datasets.images import ImageData, load
+from bench.data import ImageData, load
 from bench.train import Trainer
 
 ATTEMPTS = 2  # a failure may be the machine's: it is tried once more

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.config import EvaluationConfig, TrainConfig, derive_seed
 from bench.datasets import DataInfo
-from bench.datasets.images import ImageData
+from bench.data import ImageData
 from bench.estimators.information import (
     active_units,
     aggregate_log_prob,
@@ -111,12 +111,15 @@ def chunk_size(device: torch.device) -> int:
 
 
 def validate(method: Method, model: VAE, data: ImageData, train: TrainConfig, seed: int) -> dict:
-    """Metrics on the validation set at KL weight 1, with the same noise every time; leaves the model in training mode."""
+    """Metrics on the validation set at KL weight 1, with the same noise every time; leaves the model in training mode.
+
+    No NLL: with one sample it would be the ELBO under another name.
+    """
     ctx = EvaluationContext(model, data.info, train, derive_seed(seed, "validation"))
     x = data.val[: train.val_examples]
     metrics = measure(method, ctx, x, samples=1, block=train.batch_size, chunk=chunk_size(ctx.device)).metrics
     model.train()
-    return metrics
+    return {name: value for name, value in metrics.items() if name not in ("nll", "collapsed")}
 
 
 def evaluate(

@@ -8,7 +8,7 @@ A data-set file needs neither torch nor the rest of the harness. It defines
   them in ``cache`` under a name that changes with the sources, and say what they are. A second call with
   the same sources reads only the small record beside the arrays.
 
-``bench.datasets.images`` turns a ``Prepared`` into tensors.
+``bench.data`` turns a ``Prepared`` into tensors.
 """
 
 from __future__ import annotations

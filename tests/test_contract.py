@@ -1,0 +1,162 @@
+"""What every method found must hold. A new method is under these tests by being there."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from bench import registry
+from bench.cell import fresh, run_cell
+from bench.data import load
+from bench.evaluate import EvaluationContext, measure
+from bench.plan import variants
+from bench.store import dumps
+from bench.train import TrainingContext
+
+from .conftest import MODEL, TRAIN
+
+METHODS = registry.method_names()
+SCHEDULED = [f"{name}+anneal" for name in METHODS if not registry.method(name).own_schedule]
+
+
+def weights(folder):
+    return torch.load(folder / "best.pt", weights_only=True)["model"]
+
+
+def assert_equal_weights(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("expression", [*METHODS, *SCHEDULED])
+def test_trains_and_evaluates(expression, planned, task):
+    cell = planned(expression)
+    run_cell(task(cell))
+    result, evaluation, history = cell.folder.result(), cell.folder.evaluation(), cell.folder.history()
+    assert result["status"] == "ok", result.get("traceback")
+    assert evaluation is not None, result.get("evaluation_failure")
+    assert result["updates"] == TRAIN.epochs * TRAIN.epoch_updates == history[-1]["update"]
+    assert len(history) == TRAIN.epochs and result["flops"] > 0
+    latent = cell.variant.method.latent
+    for name, value in evaluation["metrics"].items():
+        known = value is not None and math.isfinite(value)
+        assert known or not latent, f"{name} is {value}"
+    assert math.isfinite(evaluation["metrics"]["nll"])
+    assert evaluation["metrics"]["elbo"] == pytest.approx(-evaluation["metrics"]["rec"] - (evaluation["metrics"]["kl"] or 0))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_says_what_it_is(name):
+    cls = registry.method(name)
+    assert cls.summary and cls.citation and cls.__module__ and cls.suites is not None
+    doc = __import__(cls.__module__, fromlist=["_"]).__doc__
+    assert doc and doc.strip(), "a method's file says in its docstring what it computes"
+    json.loads(dumps(cls.settings()))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_posterior_has_the_shapes_of_the_contract(name, planned, data):
+    method, model, seed = fresh(planned(name).config)
+    ctx = EvaluationContext(model.eval(), data.info, TRAIN, seed)
+    q = method.posterior(ctx, data.val[:5], train=False)
+    z = q.rsample(2, ctx.generator())
+    assert q.mean.shape == (5, model.latent_dim) and z.shape == (5, 2, model.latent_dim)
+    if q.has_density:
+        assert q.log_prob(z).shape == (5, 2)
+    if q.has_pairwise:
+        assert q.pairwise_log_prob(z[:, 0]).shape == (5, 5)
+    assert model.prior.log_prob(z).shape == (5, 2)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_neutral_setting_is_the_basic_vae_bit_for_bit(name, trainer, tmp_path):
+    neutral = registry.method(name).neutral
+    if isinstance(neutral, str):
+        assert len(neutral) > 10, "the reason why there is no neutral setting"
+        return
+    settings = ",".join(f"{key}={value}" for key, value in neutral.items())
+    for folder, expression in (("neutral", f"{name}({settings})"), ("basic", "vae")):
+        trainer(expression, tmp_path / folder).run()
+    assert_equal_weights(weights(tmp_path / "neutral"), weights(tmp_path / "basic"))
+
+
+class Killed(BaseException):
+    """Ends training where no handler looks."""
+
+
+@pytest.mark.parametrize("at", [2, 7])
+@pytest.mark.parametrize("expression", [*METHODS, "aggressive(patience=1)+anneal"])
+def test_resumes_bit_for_bit(expression, at, trainer, tmp_path, monkeypatch):
+    """Killed within an epoch or further on, it ends as if it had never stopped."""
+    monkeypatch.setattr("bench.train.CHECKPOINT_SECONDS", 0)  # a checkpoint after every update
+    whole = trainer(expression, tmp_path / "whole")
+    expected = whole.run()
+
+    update = TrainingContext.update
+
+    def die(self, *args, **options):
+        if self.step == at:
+            raise Killed
+        return update(self, *args, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(TrainingContext, "update", die)
+        trainer(expression, tmp_path / "killed").run()
+    again = trainer(expression, tmp_path / "killed")
+    result = again.run()
+    assert result["resumes"] == 1 and result["updates"] == expected["updates"]
+    assert result["events"] == expected["events"] and result["flops"] == expected["flops"]
+    assert_equal_weights(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    assert_equal_weights(again.model.state_dict(), whole.model.state_dict())
+    for one, other in zip(again.history, whole.history, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_state_survives_a_round_trip(name, trainer, tmp_path):
+    run = trainer(name, tmp_path)
+    run.run()
+    state = run.method.state_dict()
+    torch.save(state, tmp_path / "state.pt")
+    other = trainer(name, tmp_path / "other")
+    other.method.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert other.method.state_dict() == state
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_evaluation_does_not_depend_on_the_chunk(name, planned, data):
+    method, model, seed = fresh(planned(name).config)
+    ctx = EvaluationContext(model, data.info, TRAIN, seed)
+    one, other = (measure(method, ctx, data.test[:20], 6, 10, chunk) for chunk in (10, 60))
+    for key, value in one.metrics.items():
+        assert other.metrics[key] == (value if value is None else pytest.approx(value, rel=1e-5, abs=1e-5)), key
+
+
+def test_methods_of_a_comparison_start_alike(planned, prepared):
+    """Initial weights do not depend on the method where the architecture is the same."""
+    models = [fresh(planned(e).config)[1] for e in ("vae", "beta_vae", "aggressive", "sa_vae", "vae+anneal")]
+    for model in models[1:]:
+        assert_equal_weights(model.state_dict(), models[0].state_dict())
+    assert load(prepared, MODEL.image_size).fingerprint == prepared.info.fingerprint
+
+
+def test_kl_annealing_is_vae_with_the_schedule_attached(trainer, tmp_path):
+    for folder, expression in (("own", "kl_annealing"), ("attached", "vae+anneal")):
+        trainer(expression, tmp_path / folder).run()
+    assert_equal_weights(weights(tmp_path / "own"), weights(tmp_path / "attached"))
+
+
+def test_every_suite_can_be_planned():
+    for suite in registry.suites():
+        rows, _ = variants([suite], "quick")
+        assert rows
+    assert [row.expression for row in variants(["core"], "quick")[0]] == [
+        "autoregressive", "vae", "kl_annealing", "beta_vae(beta=0.4)", "sa_vae", "aggressive",
+    ]  # fmt: skip
+    assert [row.expression for row in variants(["paper"], "paper")[0]] == [
+        "autoregressive", "vae", "vae+anneal",
+        "beta_vae(beta=0.2)", "beta_vae(beta=0.4)", "beta_vae(beta=0.6)", "beta_vae(beta=0.8)",
+        "sa_vae", "sa_vae+anneal", "aggressive", "aggressive+anneal",
+    ]  # fmt: skip
