@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,17 @@ from typing import Any
 from bench.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
+
+
+def check_ranges(config: Any, positive: str = "", not_negative: str = "", **choices: Sequence[Any]) -> None:
+    """For ``__post_init__``: ``ValueError`` for a setting (names separated by spaces) outside its range. None passes."""
+    for name in f"{positive} {not_negative}".split():
+        value = getattr(config, name)
+        if value is not None and (value < 0 or (value == 0 and name in positive.split())):
+            raise ValueError(f"'{name}' must {'be positive' if name in positive.split() else 'not be negative'}, not {value}")
+    for name, allowed in choices.items():
+        if getattr(config, name) not in allowed:
+            raise ValueError(f"'{name}' is one of {', '.join(allowed)}, not '{getattr(config, name)}'")
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,9 @@ class ImageModelConfig:
     kernels: tuple[int, ...] = (7, 7, 7, 7, 7, 5, 5, 5, 5, 3, 3, 3, 3)
     skips: tuple[int, ...] = (7, 7, 7, 7, 5, 5, 5, 5, 3, 3, 3)
     maps: int = 4
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "image_size latent_dim features decoder_channels maps", pooling=("mean", "any"))
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,15 @@ class TrainConfig:
     extra_updates: float | None = None  # cap on updates without the decoder, per planned update; None: no cap
     mi_rule: str = "mi_batch"  # which estimate of MI rules may look at
 
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            "epochs epoch_updates batch_size lr clip patience decay max_decays val_examples",
+            "decay_from ramp extra_updates",
+            optimiser=("adam", "sgd"),
+            mi_rule=("mi_batch", "mi"),
+        )
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -62,6 +85,9 @@ class EvaluationConfig:
     iw_samples: int = 500
     batch_size: int = 50  # examples encoded and sampled together; the batch of the paper's in-batch MI
     pictures: int = 16  # reconstructions and prior samples kept for the report
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "test_examples iw_samples batch_size", "pictures")
 
 
 #: What each modality's sections are read into.
@@ -115,16 +141,19 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def replaced(config: Any, values: Mapping[str, Any], where: str) -> Any:
-    """``config`` with some fields changed, each checked against the type of its default and annotation."""
+    """``config`` with some fields changed, each checked against its annotation, all by the class's own check."""
     known = {f.name: f for f in fields(config)}
     for key in values:
         if key not in known:
             raise UserError(f"{where} has no setting '{key}': {suggest(key, known)}")
-    return replace(config, **{key: _typed(known[key], value, where) for key, value in values.items()})
+    try:
+        return replace(config, **{key: _typed(known[key], value, where) for key, value in values.items()})
+    except ValueError as error:  # of the dataclass's own check
+        raise UserError(f"{where}: {error}") from error
 
 
 def _typed(f: Any, value: Any, where: str) -> Any:
-    wanted = str(f.type)
+    wanted = f.type.__name__ if isinstance(f.type, type) else str(f.type)
     if isinstance(value, list):
         value = tuple(value)
     fits = {

@@ -13,11 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.config import TrainConfig
+from bench.config import TrainConfig, check_ranges
 from bench.datasets import DataInfo
 from bench.models.distributions import Posterior
 from bench.models.vae import VAE
 from bench.schedules import Constant, Schedule
+
+__all__ = ["Context", "Method", "Phase", "Terms", "check_ranges"]
 
 
 @dataclass

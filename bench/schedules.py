@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from bench.config import check_ranges
+
 
 class Schedule(Protocol):
     def weight(self, step: int, total: int, ramp: float) -> float: ...
@@ -33,6 +35,9 @@ class Linear:
     start: float = 0.1
     ramp: float | None = None
 
+    def __post_init__(self) -> None:
+        check_ranges(self, not_negative="start ramp")
+
     def weight(self, step: int, total: int, ramp: float) -> float:
         length = (ramp if self.ramp is None else self.ramp) * total
         return 1.0 if step >= length else self.start + (1 - self.start) * step / length
@@ -44,6 +49,9 @@ class Cyclical:
 
     cycles: int = 4
     ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "cycles ratio")
 
     def weight(self, step: int, total: int, ramp: float) -> float:
         position = (step * self.cycles / total) % 1 if step < total else 1.0

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import checkpoint
 from bench.config import TrainConfig, derive_seed
-from bench.datasets.images import ImageData
+from bench.data import ImageData
 from bench.evaluate import validate
 from bench.method import Context, Method, Phase
 from bench.models.vae import VAE, fixed_statistics
@@ -57,6 +57,8 @@ class Batches:
     def __init__(self, data: ImageData, batch_size: int, seed: int, purpose: str):
         self.data, self.batch_size, self.seed, self.purpose = data, batch_size, seed, purpose
         self.per_pass = len(data.train) // batch_size  # whole batches only: BatchNorm cannot take a batch of one
+        if not self.per_pass:
+            raise ValueError(f"{len(data.train)} training examples do not fill one batch of {batch_size}")
         self.permutation, self.pass_number = None, None
 
     def __getitem__(self, number: int) -> Tensor:

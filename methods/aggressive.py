@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.method import Method
+from bench.method import Method, check_ranges
 
 WINDOW = {"image": 10, "text": 15}  # inner updates between two looks at the loss
 PATIENCE = {"image": 5, "text": 1}  # epochs of falling MI that end it
@@ -33,6 +33,9 @@ class Aggressive(Method):
         window: int | None = None  # None: the paper's, 10 for images and 15 for text
         patience: int | None = None  # None: the paper's, 5 below the best for images and 1 below the last for text
         reset: bool = False
+
+        def __post_init__(self):
+            check_ranges(self, "window patience", "max_inner")
 
     def __init__(self, config=None, schedule=None):
         super().__init__(config, schedule)

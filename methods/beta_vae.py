@@ -5,7 +5,7 @@ L = E_q[-log p(x|z)] + β KL(q(z|x) ‖ p(z)). He et al. (2019) compare β = 0.2
 
 from dataclasses import dataclass
 
-from bench.method import Method
+from bench.method import Method, check_ranges
 
 
 class BetaVAE(Method):
@@ -19,6 +19,9 @@ class BetaVAE(Method):
     @dataclass(frozen=True)
     class Config:
         beta: float = 0.4
+
+        def __post_init__(self):
+            check_ranges(self, not_negative="beta")
 
     def rate(self, terms):
         return self.config.beta * terms.kl.mean()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.method import Method
+from bench.method import Method, check_ranges
 from methods.parts.refinement import refine
 
 
@@ -29,6 +29,9 @@ class SemiAmortisedVAE(Method):
         lr: float = 1 / 32
         momentum: float = 0.5
         clip: float = 5.0
+
+        def __post_init__(self):
+            check_ranges(self, "clip", "steps lr momentum")
 
     def expected_cost(self, train):
         return 1 + 2 * self.config.steps

@@ -1,0 +1,96 @@
+"""The paper preset at its own size, as far as a CPU can go: every row trains, resumes and is judged on ten images."""
+
+import resource
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bench.cell import fresh, run_cell
+from bench.config import EvaluationConfig, load_preset
+from bench.data import load
+from bench.datasets import cached
+from bench.plan import plan, variants
+from bench.train import Trainer, TrainingContext
+
+pytestmark = pytest.mark.slow
+
+ROWS = [row.expression for row in variants(["paper"], "paper")[0]]
+
+
+@pytest.fixture(scope="module")
+def strokes(tmp_path_factory):
+    """Images of the paper's size, few enough for two updates to be an epoch."""
+
+    def build():
+        random = np.random.default_rng(0)
+        images = (random.random((140, 28, 28)) < 0.1).astype(np.float32)
+        about = {"name": "strokes", "title": "strokes", "modality": "image", "unit": "nats", "shape": (28, 28), "source": "tests"}
+        return about, {"train": images[:100], "val": images[100:120], "test": images[120:]}
+
+    return cached(tmp_path_factory.mktemp("cache"), "strokes", build)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("expression", ROWS)
+def test_two_updates_a_checkpoint_a_resume_and_ten_images(expression, strokes, tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    preset = load_preset("paper", "image")
+    preset = replace(preset, train=replace(preset.train, epochs=1, val_examples=10, extra_updates=2.0))
+    rows, _ = variants([expression], "paper")
+    (cell,) = plan(rows, strokes.info, preset, 1, 0, "cpu", tmp_path)
+    assert cell.config["model"]["decoder_channels"] == 64 and cell.config["train"]["batch_size"] == 50
+    monkeypatch.setattr("bench.train.CHECKPOINT_SECONDS", 0)
+    update = TrainingContext.update
+
+    def die_after_the_first_step(self, *arguments, **options):
+        if self.step == 1:
+            raise KeyboardInterrupt
+        return update(self, *arguments, **options)
+
+    evaluation = EvaluationConfig(test_examples=10, iw_samples=5, pictures=0)
+    task = {
+        "config": cell.config,
+        "folder": str(cell.folder.path),
+        "data": str(strokes.path),
+        "evaluation": vars(evaluation),
+        "threads": 1,
+        "shared": 1,
+        "gpu_share": 0,
+        "command": "pytest",
+    }
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrainingContext, "update", die_after_the_first_step)
+        run_cell(task)
+    assert (cell.folder.path / "last.pt").exists()
+    run_cell(task)
+    result = cell.folder.result()
+    assert result["status"] == "ok", result.get("traceback")
+    assert (result["updates"], result["resumes"]) == (2, 1)
+    judged = cell.folder.evaluation()
+    assert judged is not None, result.get("evaluation_failure")
+    assert judged["metrics"]["n"] == 10 and np.isfinite(judged["metrics"]["nll"])
+    if cell.variant.method.latent:
+        assert result["parameters"] == {"encoder": 752_448, "decoder": 894_400, "aux": 0}
+    else:
+        assert result["parameters"]["decoder"] == 778_368
+
+
+@pytest.mark.timeout(1800)
+def test_semi_amortised_training_with_twenty_steps_stays_within_5_gb(strokes, tmp_path):
+    """The peak of this process, which holds more than the cell: an upper bound."""
+    torch.set_num_threads(2)
+    preset = load_preset("paper", "image")
+    rows, _ = variants(["sa_vae(steps=20)"], "paper")
+    (cell,) = plan(rows, strokes.info, preset, 1, 0, "cpu", tmp_path)
+    method, model, seed = fresh(cell.config)
+    trainer = Trainer(method, model, load(strokes), preset.train, seed, tmp_path, lambda history: None)
+    ctx = trainer.ctx
+    ctx.new_optimisers(1e-3)
+    for _ in range(2):
+        loss = method.step(ctx, ctx.outer_batch())
+        ctx.step += 1
+    assert loss.isfinite()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    assert peak < 5, f"{peak:.1f} GB"

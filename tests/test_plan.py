@@ -1,0 +1,149 @@
+"""Expressions, cells and their identities."""
+
+from dataclasses import replace
+
+import pytest
+
+from bench.config import TrainConfig, derive_seed, load_preset, replaced
+from bench.errors import UserError
+from bench.plan import plan, split_expressions, split_settings, variants
+
+from .conftest import TOY
+
+
+def names(*expressions, preset="quick", settings=None):
+    return [row.expression for row in variants(expressions, preset, settings)[0]]
+
+
+def test_expressions_are_split_at_commas_outside_parentheses():
+    assert split_expressions("vae, sa_vae(steps=3,lr=0.1)+anneal ,core,") == ["vae", "sa_vae(steps=3,lr=0.1)+anneal", "core"]
+
+
+def test_one_row_has_one_name():
+    assert names("beta_vae", "beta_vae( beta = 0.4 )", "beta_vae(beta=.4)") == ["beta_vae(beta=0.4)"]
+    assert names("sa_vae", "sa_vae(steps=10)", preset="paper") == ["sa_vae"]
+    assert names("vae+anneal", "vae+anneal(start=0.1)", "vae + anneal(start=0.2)") == ["vae+anneal", "vae+anneal(start=0.2)"]
+
+
+def test_sweeps_are_rows_of_their_own():
+    rows, sweeps = variants(["beta_vae(beta=0.2|0.4)+anneal"], "quick")
+    assert [row.expression for row in rows] == ["beta_vae(beta=0.2)+anneal", "beta_vae(beta=0.4)+anneal"]
+    assert sweeps == {"beta_vae(beta=0.2|0.4)+anneal": ["beta_vae(beta=0.2)+anneal", "beta_vae(beta=0.4)+anneal"]}
+    assert len(names("sa_vae(steps=1|2,lr=0.1|0.2)")) == 4
+
+
+def test_a_presets_settings_are_its_default_and_said():
+    (row,), _ = variants(["sa_vae"], "quick")
+    assert row.expression == "sa_vae" and row.config.steps == 3 and "steps = 3" in row.notes[0]
+    (row,), _ = variants(["sa_vae(steps=10)"], "quick")
+    assert row.expression == "sa_vae(steps=10)" and row.config.steps == 10 and not row.notes
+
+
+def test_set_changes_a_method_everywhere_and_an_expression_goes_before():
+    settings, protocol = split_settings(["sa_vae.steps=2", "train.epochs=3", "model.kernels=(3,3)"])
+    assert protocol == {"train": {"epochs": 3}, "model": {"kernels": (3, 3)}}
+    assert names("sa_vae", "sa_vae(steps=4)", settings=settings) == ["sa_vae(steps=2)", "sa_vae(steps=4)"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("vea", "unknown method 'vea': did you mean 'vae'?"),
+        ("agressive", "did you mean 'aggressive'?"),
+        ("vae(", "cannot read the method expression"),
+        ("vae)", "cannot read the method expression"),
+        ("beta_vae(0.4)", "settings are written name=value"),
+        ("beta_vae(beta=)", "settings are written name=value"),
+        ("beta_vae(beta=1,beta=2)", "gives 'beta' twice"),
+        ("beta_vae(bta=1)", "no setting 'bta': did you mean 'beta'?"),
+        ("beta_vae(beta=high)", "'beta' takes float, not 'high'"),
+        ("sa_vae(steps=2.5)", "'steps' takes int, not 2.5"),
+        ("sa_vae(steps=true)", "'steps' takes int, not True"),
+        ("sa_vae(steps=-1)", "'steps' must not be negative, not -1"),
+        ("vae+cyclical(cycles=0)", "'cycles' must be positive, not 0"),
+        ("vae+aneal", "unknown schedule 'aneal': did you mean 'anneal'?"),
+        ("vae+anneal+cyclical", "one schedule at most"),
+        ("kl_annealing+anneal", "has a schedule of its own"),
+        ("", "cannot read the method expression"),
+    ],
+)
+def test_a_bad_expression_is_refused_in_one_line(expression, message):
+    with pytest.raises(UserError) as error:
+        variants([expression], "quick")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [("vae", "write method.setting=value"), ("vae.x", "write method.setting=value"), ("vea.x=1", "did you mean 'vae'?")],
+)
+def test_a_bad_set_is_refused(assignment, message):
+    with pytest.raises(UserError, match=message.replace("?", r"\?").replace(".", r"\.")):
+        split_settings([assignment])
+
+
+def test_set_of_a_method_that_is_not_run_is_refused():
+    with pytest.raises(UserError, match="not among the methods of this run"):
+        variants(["vae"], "quick", {"sa_vae": {"steps": "2"}})
+
+
+def test_protocol_settings_are_checked_and_noted():
+    preset = load_preset("quick", "image", {"train": {"epochs": 2}})
+    assert preset.train.epochs == 2 and "train.epochs = 2 (preset: 10)" in preset.notes
+    with pytest.raises(UserError, match="did you mean 'epochs'"):
+        load_preset("quick", "image", {"train": {"epoch": 2}})
+    with pytest.raises(UserError, match="takes int"):
+        load_preset("quick", "image", {"train": {"epochs": "many"}})
+    with pytest.raises(UserError, match="'epochs' must be positive, not 0"):
+        load_preset("quick", "image", {"train": {"epochs": 0}})
+    with pytest.raises(UserError, match="'optimiser' is one of adam, sgd, not 'lion'"):
+        load_preset("quick", "image", {"train": {"optimiser": "lion"}})
+    with pytest.raises(UserError, match="no models for audio"):
+        load_preset("quick", "audio")
+    assert replaced(TrainConfig(), {"lr": 1}, "").lr == 1.0
+
+
+def cells(prepared, out, expression="vae", preset=TOY, seeds=1, base=0, data=None):
+    rows, _ = variants([expression], preset.name)
+    return plan(rows, data or prepared.info, preset, seeds, base, "cpu", out)
+
+
+def test_identity_holds_what_determines_the_numbers_and_nothing_else(prepared, tmp_path):
+    def identity(**changes):
+        return cells(prepared, tmp_path, **changes)[0].config["cell_id"]
+
+    same = identity()
+    assert identity(preset=replace(TOY, evaluation=replace(TOY.evaluation, iw_samples=7))) == same
+    assert identity(preset=replace(TOY, notes=("a note",))) == same
+    assert identity(data=replace(prepared.info, source="elsewhere")) == same
+    different = {
+        identity(expression="beta_vae"),
+        identity(expression="vae+anneal"),
+        identity(base=1),
+        identity(preset=replace(TOY, train=replace(TOY.train, lr=1e-4))),
+        identity(preset=replace(TOY, model=replace(TOY.model, maps=3))),
+        identity(data=replace(prepared.info, fingerprint="0" * 64)),
+        cells(prepared, tmp_path, seeds=2)[1].config["cell_id"],
+    }
+    assert len(different) == 7 and same not in different
+
+
+def test_folders_are_names_that_any_file_system_takes(prepared, tmp_path):
+    cell = cells(prepared, tmp_path, "sa_vae(steps=2,lr=0.1)+anneal(start=0.2)")[0]
+    name = cell.folder.path.relative_to(tmp_path).as_posix()
+    assert name.startswith("runs/toy/toy/sa_vae-steps=2-lr=0.1+anneal-start=0.2/seed-0-")
+    assert not set(name) & set('()|*?<>:" ')
+
+
+def test_a_method_for_another_modality_is_skipped_with_its_reason(prepared, tmp_path, monkeypatch):
+    from bench import registry
+
+    monkeypatch.setattr(registry.method("vae"), "modalities", ("text",))
+    (cell,) = cells(prepared, tmp_path)
+    assert cell.status == "skipped" and cell.reason == "for text data only"
+
+
+def test_seeds_are_functions_of_their_parts():
+    assert derive_seed(0, "omniglot", 1) == derive_seed(0, "omniglot", 1)
+    assert len({derive_seed(0, "a", 1), derive_seed(1, "a", 0), derive_seed(0, "a1"), derive_seed("0", "a", 1)}) == 4
+    assert 0 <= derive_seed("x") < 2**63
