@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     from bench import registry
     from bench.datasets import cache_dir
     from bench.execute import Resources, execute
-    from bench.plan import plan, split_expressions, split_settings, variants
+    from bench.expressions import split_expressions, split_settings, variants
+    from bench.plan import plan
 
     console = Console(highlight=False, soft_wrap=True)
     settings, overrides = split_settings(args.set)
@@ -178,7 +179,8 @@ def announce(
     console: Console, args: argparse.Namespace, data: Prepared, seconds: Mapping[Path, float], resources: Resources
 ) -> None:
     """What is going to run, how long it may take, and what to type for more."""
-    from bench.plan import plan, split_expressions, split_settings, variants
+    from bench.expressions import split_expressions, split_settings, variants
+    from bench.plan import plan
     from bench.progress import duration
 
     side_by_side = resources.side_by_side(len(seconds))

@@ -14,7 +14,8 @@ from bench.cell import fresh
 from bench.config import EvaluationConfig, ImageModelConfig, Preset, TrainConfig
 from bench.data import ImageData
 from bench.datasets import Prepared, cached
-from bench.plan import Cell, plan, variants
+from bench.expressions import variants
+from bench.plan import Cell, plan
 from bench.train import Trainer
 
 MODEL = ImageModelConfig(

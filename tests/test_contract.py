@@ -8,11 +8,11 @@ import torch
 
 from bench import registry
 from bench.cell import fresh, run_cell
+from bench.context import TrainingContext
 from bench.data import load
 from bench.evaluate import EvaluationContext, measure
-from bench.plan import variants
+from bench.expressions import variants
 from bench.store import dumps
-from bench.train import TrainingContext
 
 from .conftest import MODEL, TRAIN
 

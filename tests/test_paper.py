@@ -9,10 +9,12 @@ import torch
 
 from bench.cell import fresh, run_cell
 from bench.config import EvaluationConfig, load_preset
+from bench.context import TrainingContext
 from bench.data import load
 from bench.datasets import cached
-from bench.plan import plan, variants
-from bench.train import Trainer, TrainingContext
+from bench.expressions import variants
+from bench.plan import plan
+from bench.train import Trainer
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,8 @@ import pytest
 
 from bench.config import TrainConfig, derive_seed, load_preset, replaced
 from bench.errors import UserError
-from bench.plan import plan, split_expressions, split_settings, variants
+from bench.expressions import split_expressions, split_settings, variants
+from bench.plan import plan
 
 from .conftest import TOY
 

@@ -9,9 +9,10 @@ import torch
 from bench import registry
 from bench.cell import run_cell
 from bench.config import load_preset
+from bench.context import Batches
 from bench.method import Method
 from bench.schedules import Constant, Cyclical, Linear
-from bench.train import Batches, NonFiniteLoss, Trainer
+from bench.train import NonFiniteLoss, Trainer
 
 from .conftest import TRAIN
 

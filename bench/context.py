@@ -1,0 +1,167 @@
+"""The trainer's side of the handle that hooks get: batches, noise, updates, clocks, counts.
+
+Every random number is a function of the cell's seed, a purpose and a counter, so a checkpoint holds counters and no
+generator, and a resumed cell goes on exactly as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.config import TrainConfig, derive_seed
+from bench.data import ImageData
+from bench.method import Context, Method, Phase
+from bench.models.vae import VAE, fixed_statistics
+
+
+class Clock:
+    """Seconds by purpose. Waits for the device, so that asynchronous work is counted where it was asked for;
+    not so for batches, whose work on the device is next to nothing and a wait would cost more."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds = {"train": 0.0, "validation": 0.0, "data": 0.0}
+        self.purpose, self.since = None, 0.0
+
+    def to(self, purpose: str | None, wait: bool = True) -> None:
+        """From now on count for ``purpose`` (None: for nothing)."""
+        if wait and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if self.purpose:
+            self.seconds[self.purpose] += now - self.since
+        self.purpose, self.since = purpose, now
+
+
+class Batches:
+    """Training batches as a function of a counter: a new permutation for every pass, binarised afresh at every use."""
+
+    def __init__(self, data: ImageData, batch_size: int, seed: int, purpose: str):
+        self.data, self.batch_size, self.seed, self.purpose = data, batch_size, seed, purpose
+        self.per_pass = len(data.train) // batch_size  # whole batches only: BatchNorm cannot take a batch of one
+        if not self.per_pass:
+            raise ValueError(f"{len(data.train)} training examples do not fill one batch of {batch_size}")
+        self.permutation, self.pass_number = None, None
+
+    def __getitem__(self, number: int) -> Tensor:
+        pass_number, position = divmod(number, self.per_pass)
+        device = self.data.train.device
+        if pass_number != self.pass_number:
+            order = torch.Generator().manual_seed(derive_seed(self.seed, self.purpose, "order", pass_number))
+            self.permutation = torch.randperm(len(self.data.train), generator=order).to(device)
+            self.pass_number = pass_number
+        index = self.permutation[position * self.batch_size : (position + 1) * self.batch_size]
+        noise = torch.Generator(device).manual_seed(derive_seed(self.seed, self.purpose, "noise", number))
+        return self.data.batch(index, noise)
+
+
+class TrainingContext(Context):
+    """The trainer's side of the handle that hooks get."""
+
+    def __init__(self, method: Method, model: VAE, data: ImageData, config: TrainConfig, seed: int):
+        self.method, self.model, self.train, self.seed = method, model, config, seed
+        self.data = data.info
+        self.device = next(model.parameters()).device
+        self.clock = Clock(self.device)
+        self.outer = Batches(data, config.batch_size, seed, "outer")
+        self.drawn = Batches(data, config.batch_size, seed, "drawn")
+        self.phase, self.val = Phase(), {}
+        self.draws = 0
+        self.notes: list[str] = []
+        self.updates_by_kind: dict[str, int] = {}
+        self.flops_by_kind: dict[str, int] = {}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        self.generators: dict[str, torch.Generator] = {}
+        self.noise_key: tuple = ()
+
+    def generator(self, purpose: str = "noise") -> torch.Generator:
+        if purpose not in self.generators:
+            seed = derive_seed(self.seed, purpose, *self.noise_key)
+            self.generators[purpose] = torch.Generator(self.device).manual_seed(seed)
+        return self.generators[purpose]
+
+    def outer_batch(self) -> Tensor:
+        return self.timed_batch(self.outer, self.step)
+
+    def draw(self) -> Tensor:
+        self.draws += 1
+        return self.timed_batch(self.drawn, self.draws - 1)
+
+    def update(self, objective: Callable[[], Tensor], groups: Sequence[str] | None = None) -> Tensor:
+        chosen = list(self.optimisers) if groups is None else list(groups)
+        kind = f"{self.phase.name}: {'+'.join(chosen)}"
+        extra = "decoder" not in chosen
+        self.begin_noise("extra" if extra else "step", self.extra_updates if extra else self.step)
+        parameters = [p for name in chosen for g in self.optimisers[name].param_groups for p in g["params"]]
+        with self.untouched(set(self.optimisers) - set(chosen)), self.counted(kind):
+            loss = objective()
+            for p in parameters:
+                p.grad = None
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, self.train.clip, foreach=True)
+            for name in chosen:
+                self.optimisers[name].step()
+        self.extra_updates += extra
+        self.updates_by_kind[kind] = self.updates_by_kind.get(kind, 0) + 1
+        return loss.detach()
+
+    def extra_updates_left(self) -> float:
+        if self.train.extra_updates is None:
+            return math.inf
+        return self.train.extra_updates * self.total - self.extra_updates
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def begin_noise(self, *key: Any) -> None:
+        """Start the streams of random numbers of one update, torch's global one (dropout) among them."""
+        self.noise_key, self.generators = key, {}
+        torch.manual_seed(derive_seed(self.seed, "global", *key))
+
+    def new_optimisers(self, lr: float) -> None:
+        make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[self.train.optimiser]
+        self.optimisers = {}
+        for name, group in self.method.param_groups(self.model).items():
+            options = {key: value for key, value in group.items() if key not in ("params", "lr_scale")}
+            options["lr"] = lr * group.get("lr_scale", 1.0)
+            self.optimisers[name] = make(group["params"], fused=True, **options)
+
+    def flops(self) -> float:
+        """Counted floating-point operations of all updates: those of the first of each kind, times how many there were."""
+        return float(sum(count * self.flops_by_kind[kind] for kind, count in self.updates_by_kind.items()))
+
+    def timed_batch(self, batches: Batches, number: int) -> Tensor:
+        self.clock.to("data", wait=False)
+        batch = batches[number]
+        self.clock.to("train", wait=False)
+        return batch
+
+    @contextmanager
+    def untouched(self, groups: set[str]) -> Iterator[None]:
+        """Within: no gradients for these groups' parameters, and their BatchNorm averages stand still."""
+        parameters = [p for name in groups for g in self.optimisers[name].param_groups for p in g["params"]]
+        wanted = [p for p in parameters if p.requires_grad]
+        with ExitStack() as stack:
+            stack.enter_context(fixed_statistics(*(m for name in groups for m in self.model.parts().get(name, ()))))
+            for p in wanted:
+                p.requires_grad_(False)
+            stack.callback(lambda: [p.requires_grad_(True) for p in wanted])
+            yield
+
+    @contextmanager
+    def counted(self, kind: str) -> Iterator[None]:
+        """Count the operations of the first update of each kind."""
+        if kind in self.flops_by_kind:
+            yield
+            return
+        with FlopCounterMode(display=False) as counter:
+            yield
+        self.flops_by_kind[kind] = counter.get_total_flops()

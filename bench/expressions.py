@@ -1,0 +1,200 @@
+"""Method expressions: what stands on the command line and in the rows of a table.
+
+An expression is ``name``, ``name(setting=value, …)``, either with a schedule attached: ``+anneal``,
+``+cyclical(cycles=2)``. Values joined by ``|`` make a sweep, one row each.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from bench import registry
+from bench.config import replaced, suggest
+from bench.errors import UserError
+from bench.method import Method
+from bench.schedules import SCHEDULES, Schedule
+
+#: What ``--set`` may change beside methods.
+PROTOCOL_SECTIONS = ("model", "train", "evaluation")
+
+_PART = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with its settings and schedule: one row of a table."""
+
+    method: type[Method]
+    config: Any
+    schedule: Schedule | None  # attached with +; None: the method's own
+    expression: str  # the canonical text: defaults left out, so that one row has one name
+    notes: tuple[str, ...]
+
+    def instance(self) -> Method:
+        """A fresh method object: they hold state, so every cell has its own."""
+        return self.method(self.config, self.schedule)
+
+    def record(self) -> dict:
+        """What determines numbers (name, config, schedule), and what a report needs to know."""
+        method, schedule = self.method, self.instance().schedule
+        return {
+            "name": method.name,
+            "expression": self.expression,
+            "label": self.expression,
+            "config": asdict(self.config),
+            "schedule": {"name": type(schedule).__name__, **asdict(schedule)},
+            "summary": method.summary,
+            "citation": method.citation,
+            "family": method.family,
+            "order": method.order,
+            "baseline": method.baseline and self.schedule is None,
+            "footnotes": dict(method.footnotes),
+            "notes": list(self.notes),
+        }
+
+
+def split_expressions(text: str) -> list[str]:
+    """The expressions in a comma-separated list; commas within parentheses separate settings."""
+    parts, depth, current = [], 0, ""
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            parts.append(current)
+            current = ""
+        else:
+            current += character
+    return [part.strip() for part in [*parts, current] if part.strip()]
+
+
+def variants(
+    expressions: Iterable[str], preset: str, settings: Mapping[str, Mapping[str, str]] | None = None
+) -> tuple[list[Variant], dict[str, list[str]]]:
+    """The rows that expressions and suites stand for, without repetition; and sweep -> the rows of it.
+
+    ``settings`` are those of ``--set``: method name -> setting -> value as typed; an expression's own go before.
+    """
+    settings = settings or {}
+    rows: dict[str, Variant] = {}
+    sweeps: dict[str, list[str]] = {}
+    flat = []
+    for expression in expressions:
+        known = registry.method_names()
+        flat += registry.suites().get(expression, [expression]) if expression not in known else [expression]
+    for expression in flat:
+        members = [_variant(*choice, preset, settings) for choice in _choices(expression)]
+        for member in members:
+            rows.setdefault(member.expression, member)
+        if len(members) > 1:
+            sweeps[expression.replace(" ", "")] = [member.expression for member in members]
+    used = {row.method.name for row in rows.values()}
+    for name in settings:
+        if name not in used:
+            raise UserError(f"--set {name}.…: '{name}' is not among the methods of this run: {suggest(name, used)}")
+    return list(rows.values()), sweeps
+
+
+def _choices(expression: str) -> Iterable[tuple[str, dict[str, str], str | None, dict[str, str]]]:
+    """(method, settings, schedule, its settings) for every member of an expression's sweep, values as typed."""
+    method, *schedules = re.split(r"\+(?![^(]*\))", expression)
+    if len(schedules) > 1:
+        raise UserError(f"'{expression}': one schedule at most, not {len(schedules)}")
+    name, given = _part(method, expression)
+    schedule, schedule_given = _part(schedules[0], expression) if schedules else (None, {})
+    for values in itertools.product(*given.values()):
+        for schedule_values in itertools.product(*schedule_given.values()):
+            own = dict(zip(given, values, strict=True))
+            yield name, own, schedule, dict(zip(schedule_given, schedule_values, strict=True))
+
+
+def _part(text: str, expression: str) -> tuple[str, dict[str, list[str]]]:
+    """``name(key=a|b, …)`` -> name, key -> alternatives."""
+    match = _PART.fullmatch(text)
+    if not match:
+        raise UserError(f"cannot read the method expression '{expression}': write name, name(setting=value) or name+anneal")
+    given: dict[str, list[str]] = {}
+    for item in (match[2] or "").split(","):
+        if not item.strip():
+            continue
+        key, equals, value = (piece.strip() for piece in item.partition("="))
+        if not equals or not key or not value:
+            raise UserError(f"cannot read '{item.strip()}' in '{expression}': settings are written name=value")
+        if key in given:
+            raise UserError(f"'{expression}' gives '{key}' twice")
+        given[key] = [piece.strip() for piece in value.split("|")]
+    return match[1], given
+
+
+def _variant(
+    name: str,
+    given: dict[str, str],
+    schedule_name: str | None,
+    schedule_given: dict[str, str],
+    preset: str,
+    settings: Mapping[str, Mapping[str, str]],
+) -> Variant:
+    if name not in registry.method_names():
+        raise UserError(f"unknown method '{name}': {suggest(name, {*registry.method_names(), *registry.suites()})}")
+    method = registry.method(name)
+    reduced = method.reduced.get(preset, {})
+    default = replaced(method.Config(), reduced, f"method '{name}'")
+    config = replaced(default, _values({**settings.get(name, {}), **given}), f"method '{name}'")
+    schedule, suffix = None, ""
+    if schedule_name is not None:
+        if schedule_name not in SCHEDULES:
+            raise UserError(f"unknown schedule '{schedule_name}': {suggest(schedule_name, SCHEDULES)}")
+        if method.own_schedule:
+            raise UserError(f"'{name}' has a schedule of its own, so '+{schedule_name}' cannot be attached")
+        cls = SCHEDULES[schedule_name]
+        schedule = replaced(cls(), _values(schedule_given), f"schedule '{schedule_name}'")
+        suffix = f"+{schedule_name}{_arguments(schedule, cls(), ())}"
+    notes = tuple(
+        f"{key} = {value} in this preset (otherwise {getattr(method.Config(), key)})"
+        for key, value in reduced.items()
+        if getattr(config, key) == value
+    )
+    return Variant(method, config, schedule, f"{name}{_arguments(config, default, method.shown)}{suffix}", notes)
+
+
+def _arguments(config: Any, default: Any, shown: Sequence[str]) -> str:
+    chosen = {f.name: getattr(config, f.name) for f in fields(config)}
+    parts = [f"{key}={value}" for key, value in chosen.items() if key in shown or value != getattr(default, key)]
+    return f"({','.join(parts)})" if parts else ""
+
+
+def _values(given: Mapping[str, str]) -> dict[str, Any]:
+    return {key: parse_value(value) for key, value in given.items()}
+
+
+def split_settings(assignments: Iterable[str]) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, Any]]]:
+    """``KEY=VALUE`` texts of ``--set`` -> (method -> setting -> text, protocol section -> setting -> value)."""
+    methods: dict[str, dict[str, str]] = {}
+    protocol: dict[str, dict[str, Any]] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        owner, dot, setting = key.strip().partition(".")
+        if not (equals and dot and setting):
+            raise UserError(f"cannot read --set {assignment}: write method.setting=value")
+        if owner in PROTOCOL_SECTIONS:
+            protocol.setdefault(owner, {})[setting] = parse_value(value.strip())
+        elif owner in registry.method_names():
+            methods.setdefault(owner, {})[setting] = value.strip()
+        else:
+            known = {*registry.method_names(), *PROTOCOL_SECTIONS}
+            raise UserError(f"--set {assignment}: no method '{owner}': {suggest(owner, known)}")
+    return methods, protocol
+
+
+def parse_value(text: str) -> Any:
+    """A number, ``true``, ``false``, ``none``, a tuple, or else the text itself."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
