@@ -18,6 +18,7 @@ import torch
 
 from bench import checkpoint, provenance, registry, schedules
 from bench.config import MODELS, EvaluationConfig, TrainConfig, build, derive_seed
+from bench.data import ImageData, load
 from bench.datasets import DataInfo, Prepared
 from bench.evaluate import evaluate
 from bench.method import Method
@@ -25,7 +26,6 @@ from bench.models.image import build_image_model, reference_parameters
 from bench.models.vae import VAE
 from bench.plan import evaluation_id
 from bench.store import SCHEMA_VERSION, CellFolder, replace
-from bench.data import ImageData, load
 from bench.train import Trainer
 
 ATTEMPTS = 2  # a failure may be the machine's: it is tried once more

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from bench.config import EvaluationConfig, TrainConfig, derive_seed
-from bench.datasets import DataInfo
 from bench.data import ImageData
+from bench.datasets import DataInfo
 from bench.estimators.information import (
     active_units,
     aggregate_log_prob,

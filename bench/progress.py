@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from bench.store import CellFolder
 
@@ -81,10 +82,10 @@ class Monitor:
 
     def _watch(self) -> None:
         if self.console.is_terminal:
-            with Live(self._table(), console=self.console, refresh_per_second=2, transient=True) as live:
+            with Live(self._view(), console=self.console, refresh_per_second=2, transient=True) as live:
                 while not self.stop.wait(POLL_SECONDS):
                     self._look()
-                    live.update(self._table())
+                    live.update(self._view())
         else:
             while not self.stop.wait(POLL_SECONDS):
                 self._look()
@@ -112,22 +113,22 @@ class Monitor:
         numbers = "" if cell.status == "failed" else _numbers(cell.last)
         self.console.print(f"{stamp} {cell.name}: {text}{numbers} ({done}/{len(self.cells)})", markup=False, highlight=False)
 
-    def _table(self) -> Table:
+    def _view(self) -> Group:
         total = sum(cell.weight for cell in self.cells)
         fraction = sum(cell.weight * cell.fraction() for cell in self.cells) / total
         elapsed = time.monotonic() - self.started
         left = f", about {duration(elapsed * (1 - fraction) / fraction)} left" if fraction > 0.02 else ""
         done = sum(cell.status in ("ok", "failed") for cell in self.cells)
-        table = Table(title=f"{done} of {len(self.cells)} cells done, {duration(elapsed)} so far{left}", title_justify="left")
+        running = [cell for cell in self.cells if cell.status in ("running", "evaluating")]
+        head = f"{done} of {len(self.cells)} cells done, {len(running)} running, {duration(elapsed)} so far{left}"
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in ("cell", "update", "elbo", "KL", "MI", "AU"):
             table.add_column(column, justify="left" if column == "cell" else "right")
-        for cell in self.cells:
-            if cell.status not in ("running", "evaluating"):
-                continue
+        for cell in running:
             values = [_format(cell.last.get(key)) for key in ("elbo", "kl", "mi", "au")]
             where = f"{cell.last.get('update', 0)}/{cell.updates}" if cell.status == "running" else cell.status
             table.add_row(cell.name, where, *values)
-        return table
+        return Group(Text(head), table)
 
 
 def reason(result: dict) -> str:

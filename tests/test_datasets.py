@@ -17,8 +17,8 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_array
 
-from bench import datasets
 from bench import data as tensors
+from bench import datasets
 from bench.datasets import DataInfo, cached, glyphs, omniglot
 from bench.errors import UserError
 
