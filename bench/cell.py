@@ -5,6 +5,7 @@ A task is a plain dictionary, so that any executor can carry it; all about the c
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import traceback
 from dataclasses import asdict
@@ -111,6 +112,7 @@ def fresh(config: dict) -> tuple[Method, VAE, int]:
 def configure_torch(threads: int, device: str, gpu_share: float) -> None:
     """The same arithmetic in every process: thread count, full float32, deterministic convolutions; memory let go."""
     torch.set_num_threads(threads)
+    bound_heap()
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
@@ -119,6 +121,15 @@ def configure_torch(threads: int, device: str, gpu_share: float) -> None:
         torch.cuda.empty_cache()
         if 0 < gpu_share < 1:
             torch.cuda.set_per_process_memory_fraction(gpu_share)
+
+
+def bound_heap(megabytes: int = 4) -> None:
+    """Give blocks of so many MB back to the system when they are freed, where the C library can be told to.
+
+    glibc keeps them in its heap, in pieces: a second-order gradient at paper size then holds 5.9 GB to use 2.5.
+    """
+    if hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(-3, megabytes * 2**20)  # M_MMAP_THRESHOLD
 
 
 def load_data(task: dict) -> ImageData:

@@ -8,8 +8,6 @@ for any batch size. The gradient is exact, where the reference takes finite diff
 
 from dataclasses import dataclass
 
-import torch
-
 from bench.method import Method, check_ranges
 from methods.parts.refinement import refine
 
@@ -35,10 +33,6 @@ class SemiAmortisedVAE(Method):
 
     def expected_cost(self, train):
         return 1 + 2 * self.config.steps
-
-    def build(self, model, data):
-        # The double backward of BatchNorm reads whole maps, and is slow in the layout that suits the convolutions.
-        return model.to(memory_format=torch.contiguous_format) if self.config.steps else model
 
     def posterior(self, ctx, x, train):
         return refine(ctx, x, ctx.model.encode(x), differentiable=train, **vars(self.config))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.config import ImageModelConfig
+from bench.models.norm import BatchNorm2d
 from bench.models.vae import VAE, GaussianHead, NoFeatures, NoHead
 
 
@@ -57,12 +58,12 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             conv(in_channels, out_channels, 3, stride=2, padding=1),
-            nn.BatchNorm2d(out_channels),
+            BatchNorm2d(out_channels),
             nn.ELU(inplace=True),
             conv(out_channels, out_channels, 3, padding=1),
-            nn.BatchNorm2d(out_channels),
+            BatchNorm2d(out_channels),
         )
-        self.shortcut = nn.Sequential(conv(in_channels, out_channels, 1, stride=2), nn.BatchNorm2d(out_channels))
+        self.shortcut = nn.Sequential(conv(in_channels, out_channels, 1, stride=2), BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.elu(self.body(x) + self.shortcut(x), inplace=True)
@@ -79,7 +80,7 @@ class ResNetFeatures(nn.Module):
         self.layers = nn.Sequential(
             *(ResidualBlock(a, b) for a, b in zip((1, *channels), channels, strict=False)),
             conv(channels[-1], features, left),
-            nn.BatchNorm2d(features),
+            BatchNorm2d(features),
             nn.ELU(inplace=True),
             nn.Flatten(),
         )
@@ -121,13 +122,13 @@ class MaskedBlock(nn.Module):
         half = channels // 2
         self.body = nn.Sequential(
             conv(channels, half, 1),
-            nn.BatchNorm2d(half),
+            BatchNorm2d(half),
             nn.ELU(inplace=True),
             MaskedConv(half, half, size, centre=True),
-            nn.BatchNorm2d(half),
+            BatchNorm2d(half),
             nn.ELU(inplace=True),
             conv(half, channels, 1),
-            nn.BatchNorm2d(channels),
+            BatchNorm2d(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,11 +147,11 @@ class MaskedCNNDecoder(nn.Module):
         size = kernels[0]
         self.from_image = MaskedConv(1, channels, size, centre=False)
         self.from_maps = conv(maps, channels, size, padding=size // 2) if maps else None
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = BatchNorm2d(channels)
         self.blocks = nn.ModuleList(MaskedBlock(channels, k) for k in kernels[1:])
         self.skips = nn.ModuleList(MaskedBlock(channels, k) for k in skips)
         self.output = nn.Sequential(
-            conv(channels, channels, 1), nn.BatchNorm2d(channels), nn.ELU(inplace=True), conv(channels, 1, 1)
+            conv(channels, channels, 1), BatchNorm2d(channels), nn.ELU(inplace=True), conv(channels, 1, 1)
         )
 
     def forward(self, h: Tensor) -> Tensor:
@@ -171,7 +172,7 @@ class MaskedCNNDecoder(nn.Module):
         layer 0 is computed once for all samples."""
         h = self.from_image(x).repeat_interleave(samples, dim=0)
         if self.from_maps is not None:
-            h = h + self.from_maps(maps)
+            h = self.from_maps(maps) + h  # in this order: the sum takes the first one's layout, and h has one of its own
         repeated = x.repeat_interleave(samples, dim=0)
         nats = F.binary_cross_entropy_with_logits(self(h), repeated, reduction="none")
         return -nats.flatten(1).sum(-1).unflatten(0, (len(x), samples))
