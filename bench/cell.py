@@ -33,7 +33,7 @@ ATTEMPTS = 2  # a failure may be the machine's: it is tried once more
 
 
 def run_cell(task: dict[str, Any]) -> None:
-    """Train and evaluate the cell of a task, as far as its folder does not hold it yet. Failures are stored, not raised.
+    """Train and evaluate the cell of a task, as far as its folder does not hold it. Failures are stored, not raised.
 
     ``task``: ``config`` (the cell's config.json), ``folder``, ``data`` (path of the prepared arrays), ``evaluation``,
     ``threads``, ``shared`` (cells running side by side), ``gpu_share`` (fraction of a GPU's memory, or 0), ``command``.
@@ -72,9 +72,7 @@ def train(task: dict) -> dict:
     trainer = Trainer(
         method, model, data, build(TrainConfig, config["train"], "train"), seed, folder.path, folder.write_history
     )
-    sizes = {
-        name: sum(reference_parameters(module) for module in modules) for name, modules in model.parts().items()
-    }
+    sizes = {name: sum(reference_parameters(module) for module in modules) for name, modules in model.parts().items()}
     return trainer.run() | {"parameters": sizes}
 
 

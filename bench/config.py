@@ -16,11 +16,13 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 def check_ranges(config: Any, positive: str = "", not_negative: str = "", **choices: Sequence[Any]) -> None:
-    """For ``__post_init__``: ``ValueError`` for a setting (names separated by spaces) outside its range. None passes."""
+    """For ``__post_init__``: ``ValueError`` for a setting (names joined by spaces) outside its range. None passes."""
     for name in f"{positive} {not_negative}".split():
         value = getattr(config, name)
         if value is not None and (value < 0 or (value == 0 and name in positive.split())):
-            raise ValueError(f"'{name}' must {'be positive' if name in positive.split() else 'not be negative'}, not {value}")
+            raise ValueError(
+                f"'{name}' must {'be positive' if name in positive.split() else 'not be negative'}, not {value}"
+            )
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
             raise ValueError(f"'{name}' is one of {', '.join(allowed)}, not '{getattr(config, name)}'")

@@ -115,7 +115,9 @@ def _part(text: str, expression: str) -> tuple[str, dict[str, list[str]]]:
     """``name(key=a|b, …)`` -> name, key -> alternatives."""
     match = _PART.fullmatch(text)
     if not match:
-        raise UserError(f"cannot read the method expression '{expression}': write name, name(setting=value) or name+anneal")
+        raise UserError(
+            f"cannot read the method expression '{expression}': write name, name(setting=value) or name+anneal"
+        )
     given: dict[str, list[str]] = {}
     for item in (match[2] or "").split(","):
         if not item.strip():

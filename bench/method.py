@@ -24,7 +24,7 @@ __all__ = ["Context", "Method", "Phase", "Terms", "check_ranges"]
 
 @dataclass
 class Terms:
-    """The parts of an objective, per example and sample, in nats: never reduced, so that any bound can be made of them."""
+    """The parts of an objective, per example and sample, in nats: any bound can still be made of them."""
 
     x: Tensor  # [B, …]
     q: Posterior
@@ -192,5 +192,3 @@ class Method:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         pass
-
-

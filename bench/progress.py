@@ -111,7 +111,9 @@ class Monitor:
         if cell.status == before:
             text = f"update {cell.last['update']} of {cell.updates}"
         numbers = "" if cell.status == "failed" else _numbers(cell.last)
-        self.console.print(f"{stamp} {cell.name}: {text}{numbers} ({done}/{len(self.cells)})", markup=False, highlight=False)
+        self.console.print(
+            f"{stamp} {cell.name}: {text}{numbers} ({done}/{len(self.cells)})", markup=False, highlight=False
+        )
 
     def _view(self) -> Group:
         total = sum(cell.weight for cell in self.cells)
@@ -145,7 +147,9 @@ def duration(seconds: float) -> str:
 
 
 def _numbers(record: dict) -> str:
-    shown = [f"{key} {_format(record[key])}" for key in ("nll", "elbo", "kl", "mi", "au") if record.get(key) is not None]
+    shown = [
+        f"{key} {_format(record[key])}" for key in ("nll", "elbo", "kl", "mi", "au") if record.get(key) is not None
+    ]
     return f" – {', '.join(shown)}" if shown else ""
 
 

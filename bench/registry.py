@@ -45,7 +45,9 @@ def method(name: str) -> type[Method]:
         if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
     ]
     if len(found) != 1:
-        raise UserError(f"method '{name}': {module.__file__} must define one subclass of bench.method.Method, not {len(found)}")
+        raise UserError(
+            f"method '{name}': {module.__file__} must define one subclass of bench.method.Method, not {len(found)}"
+        )
     found[0].name = name
     return found[0]
 
@@ -85,4 +87,6 @@ def _load(name: str, package: str, group: str, kind: str) -> ModuleType:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{kind} '{name}' cannot be imported ({modules[name]}): {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"{kind} '{name}' cannot be imported ({modules[name]}): {type(error).__name__}: {error}"
+        ) from error

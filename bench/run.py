@@ -45,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--dataset", default="glyphs", help="data set by name (default: glyphs, which needs no download)")
     what.add_argument("--preset", default="quick", help="quick, small or paper (default: quick)")
     what.add_argument("--seeds", type=int, metavar="N", help="how many seeds (default: the preset's)")
-    what.add_argument("--seed", type=int, default=0, metavar="S", help="base seed, from which all are derived (default: 0)")
+    what.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="base seed, from which all are derived (default: 0)"
+    )
     what.add_argument(
         "--set",
         action="append",
@@ -59,7 +61,9 @@ def parser() -> argparse.ArgumentParser:
     how = p.add_argument_group("how")
     how.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: cuda if there is one")
     how.add_argument("--executor", choices=["ray", "local"], default="ray", help="ray: cells side by side (default)")
-    how.add_argument("--cpus-per-cell", type=int, default=1, metavar="N", help="processor cores and threads (default: 1)")
+    how.add_argument(
+        "--cpus-per-cell", type=int, default=1, metavar="N", help="processor cores and threads (default: 1)"
+    )
     how.add_argument("--gpus-per-cell", type=float, metavar="F", help="GPUs, or a fraction of one (default on cuda: 1)")
     how.add_argument("--address", help="of a running Ray cluster; its nodes must share --out and the data cache")
     how.add_argument("--force", action="store_true", help="train again what is there")
@@ -104,7 +108,9 @@ def run(args: argparse.Namespace) -> int:
     todo = [cell for cell in cells if cell.status in ("missing", "failed", "trained")]
 
     counts = f"{len(rows)} method{'s' * (len(rows) > 1)} × {seeds} seed{'s' * (seeds > 1)}"
-    console.print(f"{data.info.title}, preset {preset.name}: {counts} = {len(cells)} cells, {len(cells) - len(todo)} done")
+    console.print(
+        f"{data.info.title}, preset {preset.name}: {counts} = {len(cells)} cells, {len(cells) - len(todo)} done"
+    )
     if todo:
         seconds = estimate(todo, preset, data.info.sizes, device, args.cpus_per_cell)
         announce(console, args, data, seconds, resources)
@@ -115,7 +121,9 @@ def run(args: argparse.Namespace) -> int:
         from bench.progress import Monitor, Watched
 
         order = sorted(todo, key=lambda cell: -seconds[cell.folder.path])  # the longest first: no core waits at the end
-        updates = preset.train.epochs * (preset.train.epoch_updates or data.info.sizes["train"] // preset.train.batch_size)
+        updates = preset.train.epochs * (
+            preset.train.epoch_updates or data.info.sizes["train"] // preset.train.batch_size
+        )
         watched = [
             Watched(f"{c.variant.expression} seed {c.config['seed']}", c.folder, updates, seconds[c.folder.path])
             for c in order
@@ -143,7 +151,9 @@ def check(args: argparse.Namespace) -> None:
         with tempfile.TemporaryFile(dir=args.out):
             pass
     except OSError as error:
-        raise UserError(f"cannot write to --out {args.out} ({error.strerror}): give a folder that can be written") from error
+        raise UserError(
+            f"cannot write to --out {args.out} ({error.strerror}): give a folder that can be written"
+        ) from error
 
 
 def data_folder(args: argparse.Namespace) -> Path | None:
@@ -158,13 +168,17 @@ def resolve_device(args: argparse.Namespace) -> str:
 
     there = torch.cuda.is_available()
     if not there and (args.device == "cuda" or args.gpus_per_cell):
-        raise UserError("no GPU is available to torch here: leave out --device cuda and --gpus-per-cell, or use --device cpu")
+        raise UserError(
+            "no GPU is available to torch here: leave out --device cuda and --gpus-per-cell, or use --device cpu"
+        )
     if args.device == "cpu" and args.gpus_per_cell:
         raise UserError("--gpus-per-cell asks for a GPU and --device cpu for none: leave one of them out")
     return ("cuda" if there else "cpu") if args.device == "auto" else args.device
 
 
-def estimate(cells: Sequence[Cell], preset: Preset, sizes: Mapping[str, int], device: str, threads: int) -> dict[Path, float]:
+def estimate(
+    cells: Sequence[Cell], preset: Preset, sizes: Mapping[str, int], device: str, threads: int
+) -> dict[Path, float]:
     """Cell folder -> seconds that the cell may take here."""
     from bench.calibrate import cell_updates, seconds_per_update
 
@@ -259,7 +273,9 @@ def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: 
 
     for report in build(out, [(data.info.name, preset.name)], log=lambda line: console.print(line, markup=False)):
         console.print(f"\n{report.text}", markup=False)
-        console.print(f"tables: {out / 'tables' / report.stem}.{{csv,md,tex}}, figures: {out / 'figures' / report.stem}/")
+        console.print(
+            f"tables: {out / 'tables' / report.stem}.{{csv,md,tex}}, figures: {out / 'figures' / report.stem}/"
+        )
     unfinished = [cell for cell in todo if not cell.folder.done(evaluation_id(preset.evaluation))]
     for cell in unfinished:
         why = reason(cell.folder.result() or {})

@@ -1,4 +1,4 @@
-"""KL-weight schedules, which any method without one of its own can be given: ``vae+anneal``, ``beta_vae(beta=0.4)+cyclical``.
+"""KL-weight schedules, for any method without one of its own: ``vae+anneal``, ``beta_vae(beta=0.4)+cyclical``.
 
 A schedule is a frozen dataclass whose ``weight(step, total, ramp)`` is β at a training step. ``total`` is the
 number of updates planned and ``ramp`` the preset's share of them for a ramp. Every schedule comes back to 1:

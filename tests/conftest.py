@@ -28,7 +28,9 @@ MODEL = ImageModelConfig(
     skips=(3,),
     maps=2,
 )
-TRAIN = TrainConfig(epochs=3, epoch_updates=4, batch_size=10, ramp=0.5, val_examples=20, extra_updates=6.0, mi_rule="mi")
+TRAIN = TrainConfig(
+    epochs=3, epoch_updates=4, batch_size=10, ramp=0.5, val_examples=20, extra_updates=6.0, mi_rule="mi"
+)
 EVALUATION = EvaluationConfig(test_examples=20, iw_samples=4, batch_size=10, pictures=2)
 TOY = Preset("toy", "for tests", 1, (), MODEL, TRAIN, EVALUATION)
 

@@ -44,7 +44,9 @@ def test_trains_and_evaluates(expression, planned, task):
         known = value is not None and math.isfinite(value)
         assert known or not latent, f"{name} is {value}"
     assert math.isfinite(evaluation["metrics"]["nll"])
-    assert evaluation["metrics"]["elbo"] == pytest.approx(-evaluation["metrics"]["rec"] - (evaluation["metrics"]["kl"] or 0))
+    assert evaluation["metrics"]["elbo"] == pytest.approx(
+        -evaluation["metrics"]["rec"] - (evaluation["metrics"]["kl"] or 0)
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)

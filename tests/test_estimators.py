@@ -35,7 +35,9 @@ def test_gaussian_densities_agree_with_scipy(q):
 
 def test_pairwise_densities_are_those_of_every_pair(q):
     z = torch.randn(5, 3, dtype=torch.float64)
-    every = torch.stack([Gaussian(q.mean[b : b + 1], q.logvar[b : b + 1]).log_prob(z.unsqueeze(0))[0] for b in range(6)])
+    every = torch.stack(
+        [Gaussian(q.mean[b : b + 1], q.logvar[b : b + 1]).log_prob(z.unsqueeze(0))[0] for b in range(6)]
+    )
     torch.testing.assert_close(q.pairwise_log_prob(z), every.T)
 
 
@@ -43,7 +45,9 @@ def test_kl_to_the_standard_normal_agrees_with_quadrature(q):
     kl = StandardNormal(3).kl_dim(q)
     for mean, logvar, found in zip(q.mean[:, 0].tolist(), q.logvar[:, 0].tolist(), kl[:, 0].tolist(), strict=True):
         inner = stats.norm(mean, math.exp(0.5 * logvar))
-        expected, _ = integrate.quad(lambda t: inner.pdf(t) * (inner.logpdf(t) - stats.norm.logpdf(t)), -30, 30, limit=200)
+        expected, _ = integrate.quad(
+            lambda t: inner.pdf(t) * (inner.logpdf(t) - stats.norm.logpdf(t)), -30, 30, limit=200
+        )
         assert found == pytest.approx(expected, rel=1e-6)
 
 

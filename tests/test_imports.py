@@ -31,14 +31,16 @@ def imports(path: Path, everywhere: bool = True) -> set[str]:
 
 def graph() -> dict[str, set[str]]:
     modules = {name_of(path): path for path in FILES}
-    return {name: {m for m in imports(path, everywhere=False) if m in modules} - {name} for name, path in modules.items()}
+    return {
+        name: {m for m in imports(path, everywhere=False) if m in modules} - {name} for name, path in modules.items()
+    }
 
 
 def test_there_are_no_cycles():
     edges, done, path = graph(), set(), []
 
     def visit(module):
-        assert module not in path, f"cycle: {' → '.join([*path[path.index(module):], module])}"
+        assert module not in path, f"cycle: {' → '.join([*path[path.index(module) :], module])}"
         if module in done:
             return
         path.append(module)

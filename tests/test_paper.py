@@ -28,7 +28,14 @@ def strokes(tmp_path_factory):
     def build():
         random = np.random.default_rng(0)
         images = (random.random((140, 28, 28)) < 0.1).astype(np.float32)
-        about = {"name": "strokes", "title": "strokes", "modality": "image", "unit": "nats", "shape": (28, 28), "source": "tests"}
+        about = {
+            "name": "strokes",
+            "title": "strokes",
+            "modality": "image",
+            "unit": "nats",
+            "shape": (28, 28),
+            "source": "tests",
+        }
         return about, {"train": images[:100], "val": images[100:120], "test": images[120:]}
 
     return cached(tmp_path_factory.mktemp("cache"), "strokes", build)

@@ -17,13 +17,20 @@ def names(*expressions, preset="quick", settings=None):
 
 
 def test_expressions_are_split_at_commas_outside_parentheses():
-    assert split_expressions("vae, sa_vae(steps=3,lr=0.1)+anneal ,core,") == ["vae", "sa_vae(steps=3,lr=0.1)+anneal", "core"]
+    assert split_expressions("vae, sa_vae(steps=3,lr=0.1)+anneal ,core,") == [
+        "vae",
+        "sa_vae(steps=3,lr=0.1)+anneal",
+        "core",
+    ]
 
 
 def test_one_row_has_one_name():
     assert names("beta_vae", "beta_vae( beta = 0.4 )", "beta_vae(beta=.4)") == ["beta_vae(beta=0.4)"]
     assert names("sa_vae", "sa_vae(steps=10)", preset="paper") == ["sa_vae"]
-    assert names("vae+anneal", "vae+anneal(start=0.1)", "vae + anneal(start=0.2)") == ["vae+anneal", "vae+anneal(start=0.2)"]
+    assert names("vae+anneal", "vae+anneal(start=0.1)", "vae + anneal(start=0.2)") == [
+        "vae+anneal",
+        "vae+anneal(start=0.2)",
+    ]
 
 
 def test_sweeps_are_rows_of_their_own():
@@ -76,7 +83,11 @@ def test_a_bad_expression_is_refused_in_one_line(expression, message):
 
 @pytest.mark.parametrize(
     ("assignment", "message"),
-    [("vae", "write method.setting=value"), ("vae.x", "write method.setting=value"), ("vea.x=1", "did you mean 'vae'?")],
+    [
+        ("vae", "write method.setting=value"),
+        ("vae.x", "write method.setting=value"),
+        ("vea.x=1", "did you mean 'vae'?"),
+    ],
 )
 def test_a_bad_set_is_refused(assignment, message):
     with pytest.raises(UserError, match=message.replace("?", r"\?").replace(".", r"\.")):

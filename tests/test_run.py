@@ -219,7 +219,12 @@ def python(*words, **options):
 
 
 def test_help_imports_neither_torch_nor_ray_and_is_quick():
-    code = "import sys; sys.argv = ['run', '--help']; import runpy\ntry: runpy.run_module('bench.run', run_name='__main__')\nexcept SystemExit: pass\nassert not {'torch', 'ray', 'pandas'} & set(sys.modules), 'imported'"
+    code = (
+        "import runpy, sys; sys.argv = ['run', '--help']\n"
+        "try: runpy.run_module('bench.run', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'ray', 'pandas'} & set(sys.modules), 'imported'"
+    )
     started = time.monotonic()
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
@@ -254,7 +259,9 @@ def test_a_new_method_is_one_file_and_no_other_edit(tmp_path):
     (tmp_path / "bench" / "presets" / "quick.toml").write_text(TOY)
     environment = os.environ | {"BENCH_CACHE": os.environ.get("BENCH_CACHE", str(tmp_path / "cache"))}
     words = ["-m", "bench.run", "--methods", "half,vae", "--executor", "local", "--out", str(tmp_path / "out")]
-    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment
+    )
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "out" / "tables" / "glyphs-quick.csv")
     assert set(table.method) == {"vae", "half"} and np.isfinite(table.nll).all()

@@ -30,7 +30,9 @@ def unrolled(ctx, x, q, clip):
     velocity = [torch.zeros_like(mean), torch.zeros_like(mean)]
     for step in range(STEPS):
         z = mean + (0.5 * logvar).exp() * noise[step]
-        loss = -ctx.model.log_prob(x, z.unsqueeze(1)).sum() + ctx.beta * ctx.model.prior.kl(Gaussian(mean, logvar)).sum()
+        loss = (
+            -ctx.model.log_prob(x, z.unsqueeze(1)).sum() + ctx.beta * ctx.model.prior.kl(Gaussian(mean, logvar)).sum()
+        )
         gradients = torch.autograd.grad(loss, [mean, logvar], create_graph=True)
         clipped = [g * (clip / g.norm(dim=1, keepdim=True).clamp_min(clip)) for g in gradients]
         velocity = [MOMENTUM * v - g for v, g in zip(velocity, clipped, strict=True)]

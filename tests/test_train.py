@@ -30,7 +30,9 @@ def test_decays_go_back_to_the_best_weights_and_training_stops_when_used_up(trai
     result = run.run()
     assert result["stopped_by"] == "decays" and result["best_update"] == 8
     assert [line["selected"] for line in run.history] == [True, True, False, False, False, False]
-    assert [line["lr"] for line in run.history] == pytest.approx([1e-3] * 4 + [5e-4] * 2), "the rate at which it trained"
+    assert [line["lr"] for line in run.history] == pytest.approx([1e-3] * 4 + [5e-4] * 2), (
+        "the rate at which it trained"
+    )
     best = torch.load(tmp_path / "best.pt", weights_only=True)["model"]
     for name, value in run.model.state_dict().items():
         assert torch.equal(value, best[name]), "the last decay leaves the best weights"

@@ -29,7 +29,7 @@ class Posterior(Protocol):
 
 
 class Gaussian:
-    """q(z|x) = N(mean, exp(logvar)), diagonal; mean and logvar ``[B, D]``. D = 0 is the posterior of no latent at all."""
+    """q(z|x) = N(mean, exp(logvar)), diagonal; mean and logvar ``[B, D]``. D = 0 is the posterior of no latent."""
 
     has_density = True
     has_pairwise = True
@@ -39,9 +39,7 @@ class Gaussian:
 
     def rsample(self, samples: int, generator: torch.Generator | None = None) -> Tensor:
         batch, dim = self.mean.shape
-        noise = torch.randn(
-            batch, samples, dim, generator=generator, device=self.mean.device, dtype=self.mean.dtype
-        )
+        noise = torch.randn(batch, samples, dim, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
         return self.mean.unsqueeze(1) + (0.5 * self.logvar).exp().unsqueeze(1) * noise
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -55,9 +53,7 @@ class Gaussian:
         """log q(z_n | x_b) for every pair: ``[N, D] -> [N, B]``, by three matrix products instead of ``[N, B, D]``."""
         precision = (-self.logvar).exp()
         quadratic = (
-            z.square() @ precision.T
-            - 2 * z @ (self.mean * precision).T
-            + (self.mean.square() * precision).sum(-1)
+            z.square() @ precision.T - 2 * z @ (self.mean * precision).T + (self.mean.square() * precision).sum(-1)
         )
         return -0.5 * (quadratic + self.logvar.sum(-1) + self.mean.shape[1] * LOG_2PI)
 
@@ -72,7 +68,9 @@ class StandardNormal(nn.Module):
     def log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * (z.square() + LOG_2PI).sum(-1)
 
-    def sample(self, count: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Tensor:
+    def sample(
+        self, count: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+    ) -> Tensor:
         return torch.randn(count, self.dim, generator=generator, device=device)
 
     def kl_dim(self, q: Posterior) -> Tensor | None:

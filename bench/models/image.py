@@ -70,7 +70,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetFeatures(nn.Module):
-    """``[B, 1, H, W]`` in {0, 1} -> ``[B, features]``: strided residual blocks, then a convolution over all that is left."""
+    """``[B, 1, H, W]`` in {0, 1} -> ``[B, features]``: strided residual blocks, then a convolution over the rest."""
 
     def __init__(self, image_size: int, channels: Sequence[int], features: int):
         super().__init__()
@@ -172,7 +172,9 @@ class MaskedCNNDecoder(nn.Module):
         layer 0 is computed once for all samples."""
         h = self.from_image(x).repeat_interleave(samples, dim=0)
         if self.from_maps is not None:
-            h = self.from_maps(maps) + h  # in this order: the sum takes the first one's layout, and h has one of its own
+            h = (
+                self.from_maps(maps) + h
+            )  # in this order: the sum takes the first one's layout, and h has one of its own
         repeated = x.repeat_interleave(samples, dim=0)
         nats = F.binary_cross_entropy_with_logits(self(h), repeated, reduction="none")
         return -nats.flatten(1).sum(-1).unflatten(0, (len(x), samples))

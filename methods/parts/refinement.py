@@ -47,7 +47,7 @@ def refine(
 
 
 class _Refinement(torch.autograd.Function):
-    """start ``[2, B, D]`` -> refined ``[2, B, D]``, differentiable in start and in the parameters behind ``direction``."""
+    """start ``[2, B, D]`` -> refined ``[2, B, D]``, differentiable in start and the parameters behind ``direction``."""
 
     @staticmethod
     def forward(ctx, direction, model, settings, start, *parameters):
