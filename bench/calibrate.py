@@ -1,10 +1,10 @@
-"""How long things take here: seconds of one basic update per preset, measured once per machine and kept."""
+"""How long a run may take here: guesses in basic updates, whose seconds are measured once per machine and kept."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,22 +13,38 @@ from bench.config import Preset, short_hash
 from bench.datasets import cache_dir
 from bench.method import Method
 from bench.models.image import build_image_model
+from bench.plan import Cell
 from bench.provenance import machine
 from bench.store import write_json
 
 DECODING = 0.3  # of an update: what decoding a batch once takes
 
 
+def estimate(
+    cells: Sequence[Cell], preset: Preset, sizes: Mapping[str, int], device: str, threads: int
+) -> dict[Path, float]:
+    """Cell folder -> seconds that the cell may take here."""
+    each = seconds_per_update(preset, device, threads)
+    return {
+        cell.folder.path: each * cell_updates(cell.variant.instance(), preset, sizes, cell.status == "trained")
+        for cell in cells
+    }
+
+
+def wall(seconds: Collection[float], side_by_side: int) -> float:
+    """Wall-clock of cells run so many at a time."""
+    return max(sum(seconds) / side_by_side, max(seconds))
+
+
 def cell_updates(method: Method, preset: Preset, sizes: Mapping[str, int], trained: bool = False) -> float:
     """A guess at a cell's work in basic updates: its method's cost per step, its validations and its evaluation."""
     train, evaluation = preset.train, preset.evaluation
     cost = method.expected_cost(train)
-    steps = train.epochs * (train.epoch_updates or sizes["train"] // train.batch_size)
     validated = train.epochs * min(train.val_examples or sizes["val"], sizes["val"])
     tested = min(evaluation.test_examples or sizes["test"], sizes["test"])
     samples = evaluation.iw_samples if method.latent else 1
     looks = DECODING * (cost * (validated + tested) + tested * samples) / train.batch_size
-    return looks if trained else cost * steps + looks
+    return looks if trained else cost * train.updates(sizes["train"]) + looks
 
 
 def seconds_per_update(preset: Preset, device: str, threads: int) -> float:

@@ -78,6 +78,14 @@ class TrainConfig:
             mi_rule=("mi_batch", "mi"),
         )
 
+    def updates_per_epoch(self, examples: int) -> int:
+        """With so many training examples; whole batches only."""
+        return self.epoch_updates or examples // self.batch_size
+
+    def updates(self, examples: int) -> int:
+        """All updates that are planned."""
+        return self.epochs * self.updates_per_epoch(examples)
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:

@@ -135,7 +135,7 @@ class TrainingContext(Context):
             self.optimisers[name] = make(group["params"], fused=True, **options)
 
     def flops(self) -> float:
-        """Floating-point operations of all updates: those counted in the first of each kind times how many they were."""
+        """Floating-point operations of all updates: those counted in the first of each kind, times their number."""
         return float(sum(count * self.flops_by_kind[kind] for kind, count in self.updates_by_kind.items()))
 
     def timed_batch(self, batches: Batches, number: int) -> Tensor:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
         f"{data.info.title}, preset {preset.name}: {counts} = {len(cells)} cells, {len(cells) - len(todo)} done"
     )
     if todo:
+        from bench.calibrate import estimate
+
         seconds = estimate(todo, preset, data.info.sizes, device, args.cpus_per_cell)
         announce(console, args, data, seconds, resources)
     if args.dry_run:
@@ -121,9 +123,7 @@ def run(args: argparse.Namespace) -> int:
         from bench.progress import Monitor, Watched
 
         order = sorted(todo, key=lambda cell: -seconds[cell.folder.path])  # the longest first: no core waits at the end
-        updates = preset.train.epochs * (
-            preset.train.epoch_updates or data.info.sizes["train"] // preset.train.batch_size
-        )
+        updates = preset.train.updates(data.info.sizes["train"])
         watched = [
             Watched(f"{c.variant.expression} seed {c.config['seed']}", c.folder, updates, seconds[c.folder.path])
             for c in order
@@ -176,23 +176,11 @@ def resolve_device(args: argparse.Namespace) -> str:
     return ("cuda" if there else "cpu") if args.device == "auto" else args.device
 
 
-def estimate(
-    cells: Sequence[Cell], preset: Preset, sizes: Mapping[str, int], device: str, threads: int
-) -> dict[Path, float]:
-    """Cell folder -> seconds that the cell may take here."""
-    from bench.calibrate import cell_updates, seconds_per_update
-
-    each = seconds_per_update(preset, device, threads)
-    return {
-        cell.folder.path: each * cell_updates(cell.variant.instance(), preset, sizes, cell.status == "trained")
-        for cell in cells
-    }
-
-
 def announce(
     console: Console, args: argparse.Namespace, data: Prepared, seconds: Mapping[Path, float], resources: Resources
 ) -> None:
     """What is going to run, how long it may take, and what to type for more."""
+    from bench.calibrate import estimate, wall
     from bench.expressions import split_expressions, split_settings, variants
     from bench.plan import plan
     from bench.progress import duration
@@ -216,11 +204,6 @@ def announce(
         console.print(
             f"  --preset {name}: {other.summary}; {seeds}, about {duration(wall(guess.values(), side_by_side))}"
         )
-
-
-def wall(seconds: Collection[float], side_by_side: int) -> float:
-    """Wall-clock of cells run so many at a time."""
-    return max(sum(seconds) / side_by_side, max(seconds))
 
 
 def keep(out: Path, cells: Sequence[Cell], sweeps: Mapping[str, list[str]]) -> None:

@@ -47,7 +47,8 @@ class Trainer:
         self.method, self.model, self.data, self.config, self.seed = method, model, data, config, seed
         self.folder, self.report = folder, report
         self.ctx = TrainingContext(method, model, data, config, seed)
-        self.ctx.total = config.epochs * self.epoch_updates
+        self.epoch_updates = config.updates_per_epoch(len(data.train))
+        self.ctx.total = config.updates(len(data.train))
         self.phases = list(method.phases())
         self.history: list[dict] = []
         self.losses: list[Tensor] = []
@@ -65,10 +66,6 @@ class Trainer:
             "resumes": 0,
             "stopped_by": None,
         }
-
-    @property
-    def epoch_updates(self) -> int:
-        return self.config.epoch_updates or len(self.data.train) // self.config.batch_size
 
     def run(self) -> dict:
         ctx, state = self.ctx, self.state

@@ -32,7 +32,7 @@ class SemiAmortisedVAE(Method):
             check_ranges(self, "clip", "steps lr momentum")
 
     def expected_cost(self, train):
-        return 1 + 2 * self.config.steps
+        return 1 + 3.5 * self.config.steps
 
     def posterior(self, ctx, x, train):
         return refine(ctx, x, ctx.model.encode(x), differentiable=train, **vars(self.config))
