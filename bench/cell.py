@@ -81,7 +81,10 @@ def test(task: dict) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]
     config = task["config"]
     evaluation = build(EvaluationConfig, task["evaluation"], "evaluation")
     method, model, seed = fresh(config)
-    weights = checkpoint.load(Path(task["folder"]) / "best.pt", config["device"])
+    path = Path(task["folder"]) / "best.pt"
+    if not path.exists():
+        raise FileNotFoundError("the weights of this cell are not there: --force trains it again")
+    weights = checkpoint.load(path, config["device"])
     model.load_state_dict(weights["model"])
     method.load_state_dict(weights["method"])
     train_config = build(TrainConfig, config["train"], "train")
@@ -153,7 +156,7 @@ def store_failure(folder: CellFolder, error: Exception, about: dict) -> None:
     """A failed training is a failed result; a failed evaluation is noted in the result of the training that stands."""
     failure = {"reason": f"{type(error).__name__}: {error}".splitlines()[0], "traceback": traceback.format_exc()}
     if folder.trained():
-        folder.write_json("result.json", folder.result() | {"evaluation_failure": failure})
+        folder.write_json("result.json", (folder.result() or {}) | {"evaluation_failure": failure})
     else:
         store_result(folder, {"status": "failed"} | failure | about)
 

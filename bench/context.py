@@ -29,7 +29,8 @@ class Clock:
     def __init__(self, device: torch.device):
         self.device = device
         self.seconds = {"train": 0.0, "validation": 0.0, "data": 0.0}
-        self.purpose, self.since = None, 0.0
+        self.purpose: str | None = None
+        self.since = 0.0
 
     def to(self, purpose: str | None, wait: bool = True) -> None:
         """From now on count for ``purpose`` (None: for nothing)."""
@@ -49,7 +50,7 @@ class Batches:
         self.per_pass = len(data.train) // batch_size  # whole batches only: BatchNorm cannot take a batch of one
         if not self.per_pass:
             raise ValueError(f"{len(data.train)} training examples do not fill one batch of {batch_size}")
-        self.permutation, self.pass_number = None, None
+        self.permutation, self.pass_number = torch.empty(0), -1
 
     def __getitem__(self, number: int) -> Tensor:
         pass_number, position = divmod(number, self.per_pass)

@@ -47,7 +47,7 @@ class Variant:
             "expression": self.expression,
             "label": self.expression,
             "config": asdict(self.config),
-            "schedule": {"name": type(schedule).__name__, **asdict(schedule)},
+            "schedule": {"name": type(schedule).__name__, **vars(schedule)},
             "summary": method.summary,
             "citation": method.citation,
             "family": method.family,

@@ -48,7 +48,7 @@ class Watched:
         if status == "failed" or "evaluation_failure" in result:
             self.status = "failed"
         elif self._fresh("evaluation.json"):
-            self.status, self.last = "ok", self.last | self.folder.evaluation()["metrics"]
+            self.status, self.last = "ok", self.last | (self.folder.evaluation() or {})["metrics"]
         elif status == "ok":
             self.status = "evaluating"
         elif status == "running":

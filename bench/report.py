@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.reporting import cells
-from bench.store import CellFolder, read_json, replace, write_json
+from bench.store import CellFolder, read_json, write_json, write_text
 
 VERSION = "1"  # of what a report looks like: a stored one from another version is built again
 
@@ -98,7 +98,7 @@ def _write(out: Path, group: cells.Group, log: Callable) -> Report:
     files = []
     for suffix, content in contents.items():
         files.append(Path("tables") / f"{group.stem}.{suffix}")
-        replace(out / files[-1], lambda file, content=content: file.write(content.encode()))
+        write_text(out / files[-1], content)
     files += [file.relative_to(out) for file in figures.draw(out / "figures" / group.stem, frame, log)]
     return Report(group.stem, render.text(document), tuple(files))
 

@@ -187,8 +187,8 @@ def announce(
 
     side_by_side = resources.side_by_side(len(seconds))
     if args.dry_run:
-        for path, guess in seconds.items():
-            console.print(f"  to run: {path.relative_to(args.out)}, about {duration(guess)}")
+        for path, each in seconds.items():
+            console.print(f"  to run: {path.relative_to(args.out)}, about {duration(each)}")
     total = wall(seconds.values(), side_by_side)
     console.print(f"{len(seconds)} cells to run, {side_by_side} at a time: about {duration(total)} on this machine")
     settings, overrides = split_settings(args.set)

@@ -59,8 +59,7 @@ class CellFolder:
         write_json(self.path / name, record)
 
     def write_history(self, records: list[dict]) -> None:
-        text = "".join(dumps(record) + "\n" for record in records)
-        replace(self.path / "history.jsonl", lambda file: file.write(text.encode()))
+        write_text(self.path / "history.jsonl", "".join(dumps(record) + "\n" for record in records))
 
     def trained(self) -> bool:
         result = self.result()
@@ -84,7 +83,10 @@ def dumps(record: Any, **options: Any) -> str:
 
 
 def write_json(path: Path, record: dict) -> None:
-    text = dumps(record, indent=1) + "\n"
+    write_text(path, dumps(record, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     replace(path, lambda file: file.write(text.encode()))
 
 

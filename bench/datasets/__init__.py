@@ -103,7 +103,7 @@ def cached(cache: Path, stem: str, build: Callable[[], tuple[dict, Mapping[str, 
     fields, arrays = build()
     sizes = {split: len(arrays[split]) for split in ("train", "val", "test")}
     info = DataInfo(**fields, sizes=sizes, fingerprint=fingerprint(arrays))
-    keep(arrays_path, lambda file: np.savez(file, **arrays))
+    keep(arrays_path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     keep(record_path, lambda file: file.write(json.dumps(info.to_json(), ensure_ascii=False).encode()))
     return Prepared(info, arrays_path)
 

@@ -20,6 +20,7 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -159,7 +160,7 @@ sys.stdout.buffer.write(arrays.getbuffer())
 """
 
 
-def _numbers(array: np.ndarray | None, columns: int) -> bool:
+def _numbers(array: np.ndarray | None, columns: int) -> TypeGuard[np.ndarray]:
     """Whether this is a matrix of real numbers with so many columns, and some rows."""
     if array is None or array.ndim != 2 or array.size == 0:
         return False

@@ -20,12 +20,10 @@ def aggregate_log_prob(posteriors: Sequence[Posterior], z: Tensor) -> Tensor:
 
     ``posteriors`` are those of blocks of examples; one block after the other, so that memory holds one ``[M, B]``.
     """
-    total, count = None, 0
+    total = z.new_full((len(z),), -math.inf, dtype=torch.float64)
     for q in posteriors:
-        block = torch.logsumexp(q.pairwise_log_prob(z).double(), dim=1)
-        total = block if total is None else torch.logaddexp(total, block)
-        count += len(q.mean)
-    return total - math.log(count)
+        total = torch.logaddexp(total, torch.logsumexp(q.pairwise_log_prob(z).double(), dim=1))
+    return total - math.log(sum(len(q.mean) for q in posteriors))
 
 
 def mutual_information(log_q: Tensor, log_aggregate: Tensor) -> float:

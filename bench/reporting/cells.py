@@ -34,7 +34,7 @@ class Cell:
         if self.result is None:
             return "unfinished"
         if self.result["status"] != "ok":
-            return self.result["status"]
+            return "unfinished" if self.result["status"] == "running" else self.result["status"]
         return "ok" if self.evaluation else "not evaluated"
 
     @property
@@ -62,9 +62,10 @@ class Group:
 
 def by_preset(out: Path) -> dict[tuple[str, str], list[CellFolder]]:
     """Every stored cell's folder under (data set, preset), as their folders are named."""
-    found = defaultdict(list)
+    found: defaultdict[tuple[str, str], list[CellFolder]] = defaultdict(list)
     for folder in cell_folders(out):
-        found[folder.path.parts[-4:-2]].append(folder)
+        dataset, preset = folder.path.parts[-4:-2]
+        found[dataset, preset].append(folder)
     return dict(sorted(found.items()))
 
 

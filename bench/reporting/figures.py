@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -127,10 +127,10 @@ def nll_time(done: DataFrame, style: Looks) -> Figure | None:
     low, high = ax.get_ylim()
     heights = _spread((means["nll"].to_numpy() - low) / (high - low), line / (figure.get_figheight() - 0.5))
     for (name, point), height in zip(means.iterrows(), heights, strict=True):
-        marks = {"color": style[name].color, "marker": style[name].marker}
+        marks: dict[str, Any] = {"color": style[name].color, "marker": style[name].marker}
         ax.plot([1.04], [height], **marks, transform=ax.transAxes, clip_on=False)
         ax.annotate(name, (1.055, height), xycoords="axes fraction", va="center", fontsize=7, annotation_clip=False)
-        ends = {"xyA": (point["train_seconds"], point["nll"]), "coordsA": "data"}
+        ends: dict[str, Any] = {"xyA": (point["train_seconds"], point["nll"]), "coordsA": "data"}
         ends |= {"xyB": (1.03, height), "coordsB": "axes fraction"}
         leader = ConnectionPatch(**ends, axesA=ax, axesB=ax, color="0.75", linewidth=0.4, zorder=0.5, clip_on=False)
         ax.add_artist(leader).set_in_layout(False)
@@ -173,7 +173,7 @@ def _figure(height: float, columns: int = 1, width: float = 1.0) -> tuple[Figure
 
 
 def _points(ax: Axes, cells: DataFrame, x: str, y: str, look: Look) -> None:
-    marks = {"color": look.color, "marker": look.marker, "linestyle": "none"}
+    marks: dict[str, Any] = {"color": look.color, "marker": look.marker, "linestyle": "none"}
     if len(cells) > 1:
         ax.plot(cells[x], cells[y], **marks, markersize=2.5, alpha=0.5, markeredgewidth=0)
     ax.plot([cells[x].mean()], [cells[y].mean()], **marks, markersize=6, markeredgecolor="white", markeredgewidth=0.5)

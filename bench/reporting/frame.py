@@ -34,7 +34,7 @@ def cells_frame(cells: Iterable[Cell]) -> DataFrame:
     records = []
     for cell in cells:
         method, result = cell.config["method"], cell.result or {}
-        metrics = cell.evaluation["metrics"] if cell.status == "ok" else {}
+        metrics = cell.evaluation["metrics"] if cell.evaluation and cell.status == "ok" else {}
         costs = result if cell.status == "ok" else {}
         records.append(
             {
@@ -47,7 +47,7 @@ def cells_frame(cells: Iterable[Cell]) -> DataFrame:
                 "seed": cell.config["seed"],
                 "replicate": cell.replicate,
                 "status": cell.status,
-                "reason": result.get("reason"),
+                "reason": result.get("reason") or result.get("evaluation_failure", {}).get("reason"),
                 "shared": result.get("shared", 1),
                 "validation_elbo": _validation_elbo(cell),
                 "cell": cell,

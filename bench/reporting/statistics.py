@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 NAN = float("nan")
 
@@ -37,7 +38,7 @@ def summary(values: Iterable[float]) -> Summary:
     return Summary(mean, sd, n, mean - half, mean + half)
 
 
-def paired(values: Mapping[Hashable, float], reference: Mapping[Hashable, float]) -> Summary:
+def paired(values: Mapping[Any, float], reference: Mapping[Any, float]) -> Summary:
     """Summarise ``values - reference`` over the keys (repetitions) that both have.
 
     Repetitions share initial weights, batches and noise across methods, so the spread of the differences is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,5 +67,5 @@ def save(figure: Figure, path: Path) -> list[Path]:
     files = []
     for suffix, metadata in without_dates.items():
         files.append(path.with_suffix(f".{suffix}"))
-        replace(files[-1], lambda file, s=suffix, m=metadata: figure.savefig(file, format=s, dpi=150, metadata=m))
+        replace(files[-1], partial(figure.savefig, format=suffix, dpi=150, metadata=metadata))
     return files

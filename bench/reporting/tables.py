@@ -136,7 +136,7 @@ def _difference(row: Any) -> tuple[str, str]:
 
 def _headings(data: dict, config: dict, judged: Cell | None, reference: str | None) -> dict[str, tuple[str, str]]:
     """Of every column its title and its footnote."""
-    evaluation = judged.evaluation if judged else {"config": {}, "metrics": {}}
+    evaluation = judged.evaluation if judged and judged.evaluation else {"config": {}, "metrics": {}}
     samples = evaluation["config"].get("iw_samples", "?")
     n = evaluation["metrics"].get("n") or evaluation["config"].get("test_examples")
     batch = evaluation["config"].get("batch_size")
@@ -200,7 +200,7 @@ def _notes(group: Group, config: dict, judged: Cell | None, several: bool) -> li
     notes += data.get("notes", [])
     said = dict.fromkeys(note for cell in group.cells for note in cell.config.get("preset_notes", []))
     notes.append(f"Preset {config['preset']}" + (f": {'; '.join(said)}." if said else "."))
-    for name, value in ((judged.evaluation.get("references") or {}) if judged else {}).items():
+    for name, value in (((judged and judged.evaluation) or {}).get("references") or {}).items():
         notes.append(f"For reference, NLL of {name.replace('_', ' ')}: {number(value, 2)}.")
     where = [(cell.result or {}).get("provenance") or {} for cell in group.cells if cell.status == "ok"]
     if len({dumps([each.get("machine"), each.get("threads")], sort_keys=True) for each in where}) > 1:
