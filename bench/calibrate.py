@@ -64,7 +64,7 @@ def seconds_per_update(preset: Preset, device: str, threads: int) -> float:
 
 def _measure(preset: Preset, device: str) -> float:
     # On a CPU time goes with the batch, and a fifth of the paper's takes a second, not five.
-    batch = preset.train.batch_size if device == "cuda" else max(2, preset.train.batch_size // 5)
+    batch = preset.train.batch_size if device == "cuda" else max(2, min(50, preset.train.batch_size) // 5)
     model = build_image_model(preset.model).to(device)
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
     size = preset.model.image_size

@@ -28,7 +28,7 @@ class Resources:
         """How many of so many cells this machine runs at the same time."""
         if self.executor == "local":
             return 1
-        slots = max(1, (os.cpu_count() or 1) // self.cpus_per_cell)
+        slots = max(1, cores() // self.cpus_per_cell)
         if self.gpus_per_cell:
             import torch
 
@@ -39,6 +39,11 @@ class Resources:
         """How many of them share one device: its GPU where they use one, else the processor."""
         side_by_side = self.side_by_side(cells)
         return min(side_by_side, max(1, int(1 / self.gpus_per_cell))) if self.gpus_per_cell else side_by_side
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def execute(tasks: Sequence[dict[str, Any]], resources: Resources) -> None:
@@ -58,6 +63,7 @@ def _with_ray(tasks: Sequence[dict[str, Any]], resources: Resources) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ^C is for bench.run to say what it means
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_ENABLE_AUTO_CONNECT": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -72,7 +78,7 @@ def _with_ray(tasks: Sequence[dict[str, Any]], resources: Resources) -> None:
         else:
             ray.init(
                 address="local",
-                num_cpus=max(os.cpu_count() or 1, resources.cpus_per_cell),
+                num_cpus=max(cores(), resources.cpus_per_cell),
                 include_dashboard=False,
                 object_store_memory=100 * 2**20,
                 **options,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from bench.config import EvaluationConfig, Preset, short_hash
 from bench.datasets import DataInfo
 from bench.expressions import Variant
 from bench.store import SCHEMA_VERSION, CellFolder
+
+#: The states in which there is something to do.
+TO_DO = ("missing", "failed", "trained")
 
 #: Bumped by every change that moves numbers: cells of different protocols are different cells.
 PROTOCOL_VERSION = 1
@@ -24,7 +28,7 @@ class Cell:
     folder: CellFolder
     status: str  # "done", "missing", "failed", "skipped", or "trained" when only the evaluation is missing
     reason: str | None = None  # of a skipped cell
-    forced: bool = False  # what is there is put aside and trained again
+    again: bool = False  # what is there is put aside before it is trained anew
 
 
 def plan(
@@ -67,21 +71,28 @@ def plan(
                 "seed": seed,
                 "base_seed": base_seed,
             }
-            slug = row.expression.replace("(", "-").replace(")", "").replace(",", "-")
+            slug = re.sub(r"[^\w.=+-]+", "-", row.expression.replace(")", ""))
             folder = CellFolder(out / "runs" / data.name / preset.name / slug / f"seed-{seed}-{cell_id}")
             reason = row.method.skip(data)
-            forced = force and not reason and folder.path.exists()
-            status = "skipped" if reason else "missing" if force else _status(folder, preset.evaluation)
-            cells.append(Cell(row, config, folder, status, reason, forced))
+            status, again = ("skipped", False) if reason else _status(folder, preset.evaluation, force)
+            cells.append(Cell(row, config, folder, status, reason, again))
     return cells
 
 
-def _status(folder: CellFolder, evaluation: EvaluationConfig) -> str:
-    if folder.done(evaluation_id(evaluation)):
-        return "done"
-    if folder.trained():
-        return "trained"
-    return "failed" if (folder.result() or {}).get("status") == "failed" else "missing"
+def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tuple[str, bool]:
+    """A cell's status, and whether what is there must be put aside before it is trained anew."""
+    if force:
+        return "missing", folder.path.exists()
+    try:
+        if folder.done(evaluation_id(evaluation)):
+            return "done", False
+        if folder.trained():
+            # Without its weights, which git does not keep, a cell can be judged anew only by training it anew.
+            weights = (folder.path / "best.pt").exists()
+            return ("trained", False) if weights else ("missing", True)
+        return ("failed" if (folder.result() or {}).get("status") == "failed" else "missing"), False
+    except (ValueError, KeyError, TypeError):  # a damaged record
+        return "missing", True
 
 
 def evaluation_id(config: EvaluationConfig) -> str:

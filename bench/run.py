@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.config import Preset
-    from bench.datasets import Prepared
+    from bench.datasets import DataInfo, Prepared
     from bench.execute import Resources
     from bench.plan import Cell
 
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.datasets import cache_dir
     from bench.execute import Resources, execute
     from bench.expressions import split_expressions, split_settings, variants
-    from bench.plan import plan
+    from bench.plan import TO_DO, plan
 
     console = Console(highlight=False, soft_wrap=True)
     settings, overrides = split_settings(args.set)
@@ -100,12 +100,13 @@ def run(args: argparse.Namespace) -> int:
     rows, sweeps = variants(expressions, args.preset, settings)
     data = registry.dataset(args.dataset).prepare(data_folder(args), cache_dir())
     preset = load_preset(args.preset, data.info.modality, overrides)
+    check_fit(preset, data.info)
     device = resolve_device(args)
     gpus = (1.0 if args.gpus_per_cell is None else args.gpus_per_cell) if device == "cuda" else 0.0
     resources = Resources(args.executor, args.cpus_per_cell, gpus, args.address)
     seeds = preset.seeds if args.seeds is None else args.seeds
     cells = plan(rows, data.info, preset, seeds, args.seed, device, args.out, args.force)
-    todo = [cell for cell in cells if cell.status in ("missing", "failed", "trained")]
+    todo = [cell for cell in cells if cell.status in TO_DO]
 
     counts = f"{len(rows)} method{'s' * (len(rows) > 1)} × {seeds} seed{'s' * (seeds > 1)}"
     console.print(
@@ -156,6 +157,14 @@ def check(args: argparse.Namespace) -> None:
         ) from error
 
 
+def check_fit(preset: Preset, data: DataInfo) -> None:
+    """Refuse a protocol that this data set cannot be trained under."""
+    if preset.train.batch_size > data.sizes["train"]:
+        raise UserError(f"train.batch_size = {preset.train.batch_size}: there are only {data.sizes['train']} examples")
+    if data.shape[-1] % preset.model.image_size:
+        raise UserError(f"model.image_size = {preset.model.image_size} does not divide the images' {data.shape[-1]}")
+
+
 def data_folder(args: argparse.Namespace) -> Path | None:
     given = args.data_dir or os.environ.get("BENCH_DATA_DIR")
     if given and not Path(given).is_dir():
@@ -182,7 +191,7 @@ def announce(
     """What is going to run, how long it may take, and what to type for more."""
     from bench.calibrate import estimate, wall
     from bench.expressions import split_expressions, split_settings, variants
-    from bench.plan import plan
+    from bench.plan import TO_DO, plan
     from bench.progress import duration
 
     side_by_side = resources.side_by_side(len(seconds))
@@ -199,7 +208,10 @@ def announce(
         rows, _ = variants(split_expressions(args.methods), name, settings)
         device = resolve_device(args)
         cells = plan(rows, data.info, other, args.seeds or other.seeds, args.seed, device, args.out)
-        guess = estimate(cells, other, data.info.sizes, device, args.cpus_per_cell)
+        todo = [cell for cell in cells if cell.status in TO_DO]
+        if not todo:
+            continue
+        guess = estimate(todo, other, data.info.sizes, device, args.cpus_per_cell)
         seeds = f"{args.seeds or other.seeds} seed{'s' * ((args.seeds or other.seeds) > 1)}"
         console.print(
             f"  --preset {name}: {other.summary}; {seeds}, about {duration(wall(guess.values(), side_by_side))}"
@@ -207,23 +219,24 @@ def announce(
 
 
 def keep(out: Path, cells: Sequence[Cell], sweeps: Mapping[str, list[str]]) -> None:
-    """Store what needs no training: sweeps, skipped cells; put aside what is to be trained again."""
-    from bench.store import read_json, write_json
+    """Store what needs no training: sweeps, the plan of each cell; put aside what is to be trained anew."""
+    from bench.reporting import cells as stored
+    from bench.store import write_json
 
     if sweeps:
-        path = out / "sweeps.json"
-        write_json(path, (read_json(path, missing_ok=True) or {}) | dict(sweeps))
+        write_json(out / stored.SWEEPS, stored.sweeps(out) | dict(sweeps))
     for cell in cells:
-        if cell.status == "skipped":
+        if cell.again:
+            put_aside(cell.folder.path)
+        if cell.status != "done":
             cell.folder.write_json("config.json", cell.config)
+        if cell.status == "skipped":
             about = {"schema_version": cell.config["schema_version"], "cell_id": cell.config["cell_id"]}
             cell.folder.write_json("result.json", about | {"status": "skipped", "reason": cell.reason})
-        elif cell.forced:
-            put_aside(cell.folder.path)
 
 
 def put_aside(folder: Path) -> None:
-    """Rename a cell's folder, so that --force loses nothing."""
+    """Rename a cell's folder, so that training it anew loses nothing."""
     number = 1
     while (aside := folder.with_name(f"superseded-{folder.name}-{number}")).exists():
         number += 1
@@ -254,11 +267,13 @@ def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: 
     from bench.progress import reason
     from bench.report import build
 
-    for report in build(out, [(data.info.name, preset.name)], log=lambda line: console.print(line, markup=False)):
-        console.print(f"\n{report.text}", markup=False)
-        console.print(
-            f"tables: {out / 'tables' / report.stem}.{{csv,md,tex}}, figures: {out / 'figures' / report.stem}/"
-        )
+    try:
+        for report in build(out, [(data.info.name, preset.name)], log=lambda line: console.print(line, markup=False)):
+            console.print(f"\n{report.text}", markup=False)
+            tables, figures = out / "tables" / report.stem, out / "figures" / report.stem
+            console.print(f"tables: {tables}.{{csv,md,tex}}, figures: {figures}/")
+    except UserError as error:
+        console.print(f"no report: {error}", markup=False)
     unfinished = [cell for cell in todo if not cell.folder.done(evaluation_id(preset.evaluation))]
     for cell in unfinished:
         why = reason(cell.folder.result() or {})

@@ -91,6 +91,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path, missing_ok: bool = False) -> Any:
+    """The content of a JSON file; None where there is none and ``missing_ok``. ``ValueError`` for a damaged one."""
     try:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:

@@ -128,6 +128,8 @@ class Trainer:
         ctx.clock.to("validation")
         ctx.val = validate(self.method, self.model, self.data, self.config, self.seed)
         ctx.clock.to("train")
+        if not math.isfinite(ctx.val["elbo"]):
+            raise NonFiniteLoss(f"validation ELBO is not finite after update {ctx.step} of {self.method.name}")
         self.method.on("epoch_end", ctx)
         self.history.append(
             {

@@ -56,7 +56,7 @@ class Aggressive(Method):
     def fit_encoder(self, ctx, x):
         window = self.config.window or WINDOW[ctx.data.modality]
         before, losses = float("inf"), []
-        for inner in range(self.config.max_inner):
+        for inner in range(int(min(self.config.max_inner, ctx.extra_updates_left()))):
             batch = x if inner == 0 else ctx.draw()
             losses.append(ctx.update(lambda batch=batch: self.objective(ctx, batch), groups=["encoder"]))
             if len(losses) == window:

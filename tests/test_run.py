@@ -123,6 +123,29 @@ def test_force_trains_again_and_loses_nothing(toy):
     assert len(list(toy.glob("runs/*/*/*/superseded-seed-0-*-1/result.json"))) == 1
 
 
+def test_a_damaged_record_is_put_aside_and_the_cell_run_again(toy):
+    bench(toy, "--methods", "vae")
+    before = metrics(toy)
+    (cell,) = cell_folders(toy)
+    (cell.path / "result.json").write_text("{torn")
+    assert bench(toy, "--methods", "vae,beta_vae(beta=0.2|0.4)") == 0
+    assert before.items() <= metrics(toy).items()
+    assert (next(toy.glob("runs/*/*/*/superseded-*")) / "result.json").read_text() == "{torn"
+
+
+def test_without_weights_another_evaluation_trains_again(toy):
+    """What a checkout of stored results is: records without weights."""
+    bench(toy, "--methods", "vae")
+    (cell,) = cell_folders(toy)
+    for file in cell.path.glob("*.pt"):
+        file.unlink()
+    stamp = (cell.path / "result.json").stat().st_mtime_ns
+    assert bench(toy, "--methods", "vae") == 0, "nothing to do"
+    assert (cell.path / "result.json").stat().st_mtime_ns == stamp
+    assert bench(toy, "--methods", "vae", "--set", "evaluation.iw_samples=9") == 0
+    assert cell.evaluation()["config"]["iw_samples"] == 9 and list(toy.glob("runs/*/*/*/superseded-*"))
+
+
 def test_a_dry_run_says_what_and_how_long_and_writes_nothing(toy, capsys):
     assert bench(toy, "--methods", "core", "--dry-run") == 0
     printed = capsys.readouterr().out
@@ -173,6 +196,8 @@ def test_the_listing_names_everything(capsys):
         (["--set", "sa_vae.stps=1", "--methods", "sa_vae"], "did you mean 'steps'?"),
         (["--set", "train.epocs=1"], "did you mean 'epochs'?"),
         (["--set", "nonsense"], "write method.setting=value"),
+        (["--set", "train.batch_size=1000000"], "there are only 100 examples"),
+        (["--set", "model.image_size=13"], "does not divide the images' 28"),
         (["--data-dir", "nowhere"], "'nowhere' does not exist"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+import seaborn
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
@@ -48,15 +49,13 @@ def dynamics(history: DataFrame, style: Looks) -> Figure | None:
     figure, axes = _figure(2.1, columns=3)
     for ax, (column, title) in zip(axes, panels.items(), strict=True):
         for place, name in enumerate(methods):
-            values = history[history["method"] == name].groupby("update")[column].agg(["mean", "std", "count"])
-            values = values[values["count"] > 0]
             # Staggered markers tell lines apart where they coincide, in print without colour too.
             every = (0.02 + 0.16 * place / len(methods), 0.16)
-            ax.plot(values.index, values["mean"], **vars(style[name]), markevery=every, markersize=3.5)
-            if (band := values[values["count"] > 1]).size:
-                low, high = band["mean"] - band["std"], band["mean"] + band["std"]
-                ax.fill_between(band.index, low.clip(lower=0), high, color=style[name].color, alpha=0.15, linewidth=0)
-        ax.set(title=title, xlabel="updates", ylim=(0, None))
+            marks = {**vars(style[name]), "markevery": every, "markersize": 3.5, "markeredgecolor": style[name].color}
+            seeds = history[history["method"] == name]
+            band = {"alpha": 0.15, "linewidth": 0}
+            seaborn.lineplot(seeds, x="update", y=column, ax=ax, errorbar="sd", err_kws=band, **marks)
+        ax.set(title=title, xlabel="updates", ylabel="", ylim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     if history["kl"].max() > 20:  # one method far above must not flatten the rest
         axes[0].set_yscale("symlog", linthresh=1, linscale=0.5)
