@@ -28,7 +28,7 @@ class Clock:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.seconds = {"train": 0.0, "validation": 0.0, "data": 0.0}
+        self.seconds = {"train": 0.0, "validation": 0.0, "data": 0.0, "checkpoint": 0.0}
         self.purpose: str | None = None
         self.since = 0.0
 
@@ -123,7 +123,8 @@ class TrainingContext(Context):
         self.notes.append(text)
 
     def begin_noise(self, *key: Any) -> None:
-        """Start the streams of random numbers of one update, torch's global one (dropout) among them."""
+        """Start the streams of random numbers anew, torch's global one (dropout) among them: for every step of a
+        method, and for every update in it."""
         self.noise_key, self.generators = key, {}
         torch.manual_seed(derive_seed(self.seed, "global", *key))
 

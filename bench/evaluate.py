@@ -17,6 +17,7 @@ from bench.estimators.information import (
     active_units,
     aggregate_log_prob,
     in_batch_mutual_information,
+    informative_units,
     mutual_information,
 )
 from bench.estimators.likelihood import effective_sample_size, importance_weighted_nll
@@ -62,7 +63,7 @@ def measure(method: Method, ctx: EvaluationContext, x: Tensor, samples: int, blo
     model.eval()
     latent = model.latent_dim > 0
     samples = samples if latent else 1
-    posteriors, firsts, batch_mi, columns = [], [], [], []
+    posteriors, firsts, batch_mi, columns, kl_dims = [], [], [], [], []
     for ctx.block, part in enumerate(x.split(block)):
         q = method.posterior(ctx, part, train=False)
         z = q.rsample(samples, ctx.generator())
@@ -83,6 +84,7 @@ def measure(method: Method, ctx: EvaluationContext, x: Tensor, samples: int, blo
             }
         )
         posteriors.append(q)
+        kl_dims.append(model.prior.kl_dim(q))
         firsts.append(z[:, 0])
         if latent and q.has_pairwise:
             batch_mi.append(in_batch_mutual_information(q, z[:, 0]) * len(part) / len(x))
@@ -90,11 +92,12 @@ def measure(method: Method, ctx: EvaluationContext, x: Tensor, samples: int, blo
     log_q = examples.pop("log_q")
     means = torch.cat([q.mean for q in posteriors]).cpu()
     metrics = {name: examples[name].mean().item() for name in ("nll", "elbo", "rec", "kl")}
-    metrics |= dict.fromkeys(("mi", "mi_batch", "kl_aggregate", "au", "collapsed"))
+    metrics |= dict.fromkeys(("mi", "mi_batch", "kl_aggregate", "au", "au_kl", "collapsed"))
     if not latent:
         metrics["kl"] = None
     else:
         metrics["au"] = active_units(means)
+        metrics["au_kl"] = informative_units(torch.cat(kl_dims)) if kl_dims[0] is not None else None
         if batch_mi:
             z = torch.cat(firsts)
             log_aggregate = aggregate_log_prob(posteriors, z).cpu()

@@ -78,6 +78,7 @@ class Trainer:
                 self.start_phase(state["phase"] + 1)
             phase_length = self.phase_end(state["phase"]) - state["phase_start"]
             ctx.beta = self.method.schedule.weight(ctx.step - state["phase_start"], phase_length, self.config.ramp)
+            ctx.begin_noise("outside updates", ctx.step)
             self.losses.append(self.method.step(ctx, ctx.outer_batch()))
             ctx.step += 1
             self.method.on("after_step", ctx)
@@ -88,7 +89,9 @@ class Trainer:
                 saved = time.monotonic()
             elif time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self.check_losses()
+                ctx.clock.to("checkpoint")
                 self.save()
+                ctx.clock.to("train")
                 saved = time.monotonic()
         ctx.clock.to(None)
         return self.result()
@@ -141,14 +144,16 @@ class Trainer:
                 "beta": ctx.beta,
                 "lr": state["lr"],
                 **ctx.val,
-                "selected": self.select(),
             }
         )
+        ctx.clock.to("checkpoint")
+        self.history[-1]["selected"] = self.select()
         state |= {"loss_sum": 0.0, "loss_count": 0}
         if ctx.step >= ctx.total:
             state["stopped_by"] = "budget"
         self.save()
         self.report(self.history)
+        ctx.clock.to("train")
 
     def select(self) -> bool:
         """Keep the weights if validation likes them best; else count towards a decay. Not while a ramp is running."""
@@ -222,9 +227,7 @@ class Trainer:
             "extra_updates": ctx.extra_updates,
             "best_update": state["best_update"],
             "stopped_by": state["stopped_by"],
-            "train_seconds": ctx.clock.seconds["train"],
-            "validation_seconds": ctx.clock.seconds["validation"],
-            "data_seconds": ctx.clock.seconds["data"],
+            **{f"{purpose}_seconds": seconds for purpose, seconds in ctx.clock.seconds.items()},
             "flops": ctx.flops(),
             "updates_by_kind": ctx.updates_by_kind,
             "flops_by_kind": ctx.flops_by_kind,

@@ -44,6 +44,14 @@ def in_batch_mutual_information(q: Posterior, z: Tensor) -> Tensor:
     return (own.double() - aggregate_log_prob([q], z)).mean()
 
 
+def informative_units(kl_dim: Tensor, threshold: float = 0.01) -> int:
+    """Dimensions whose KL to the prior is on average above ``threshold`` nats: ``[N, D]`` -> count.
+
+    Does not depend on the scale of the posterior means, which normalisation in an encoder can set at will.
+    """
+    return int((kl_dim.double().mean(dim=0) > threshold).sum())
+
+
 def active_units(means: Tensor, threshold: float = 0.01) -> int:
     """Dimensions whose posterior mean varies over the data by more than ``threshold``: ``[N, D]`` -> count.
 

@@ -50,12 +50,14 @@ class Gaussian:
         return 0.5 * (self.logvar + LOG_2PI + 1).sum(-1)
 
     def pairwise_log_prob(self, z: Tensor) -> Tensor:
-        """log q(z_n | x_b) for every pair: ``[N, D] -> [N, B]``, by three matrix products instead of ``[N, B, D]``."""
-        precision = (-self.logvar).exp()
-        quadratic = (
-            z.square() @ precision.T - 2 * z @ (self.mean * precision).T + (self.mean.square() * precision).sum(-1)
-        )
-        return -0.5 * (quadratic + self.logvar.sum(-1) + self.mean.shape[1] * LOG_2PI)
+        """log q(z_n | x_b) for every pair: ``[N, D] -> [N, B]``, by two matrix products instead of ``[N, B, D]``.
+
+        In float64, since the products nearly cancel where a posterior is narrow.
+        """
+        z, mean, logvar = z.double(), self.mean.double(), self.logvar.double()
+        precision = (-logvar).exp()
+        quadratic = z.square() @ precision.T - 2 * z @ (mean * precision).T + (mean.square() * precision).sum(-1)
+        return -0.5 * (quadratic + logvar.sum(-1) + mean.shape[1] * LOG_2PI)
 
 
 class StandardNormal(nn.Module):

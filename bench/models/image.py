@@ -146,13 +146,14 @@ class MaskedCNNDecoder(nn.Module):
         super().__init__()
         size = kernels[0]
         self.from_image = MaskedConv(1, channels, size, centre=False)
-        self.from_maps = conv(maps, channels, size, padding=size // 2) if maps else None
         self.norm = BatchNorm2d(channels)
         self.blocks = nn.ModuleList(MaskedBlock(channels, k) for k in kernels[1:])
         self.skips = nn.ModuleList(MaskedBlock(channels, k) for k in skips)
         self.output = nn.Sequential(
             conv(channels, channels, 1), BatchNorm2d(channels), nn.ELU(inplace=True), conv(channels, 1, 1)
         )
+        # Last, so that all the rest starts with the same weights with and without a latent.
+        self.from_maps = conv(maps, channels, size, padding=size // 2) if maps else None
 
     def forward(self, h: Tensor) -> Tensor:
         """Layer 0's pre-activation ``[B, C, H, W]`` -> logits ``[B, 1, H, W]`` of every pixel given those before it."""
