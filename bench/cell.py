@@ -167,3 +167,6 @@ def store_evaluation(folder: CellFolder, record: dict, columns: dict, arrays: di
     replace(folder.path / "arrays.npz", lambda file: np.savez_compressed(file, **arrays))
     about = {"schema_version": SCHEMA_VERSION, "cell_id": folder.config["cell_id"]}
     folder.write_json("evaluation.json", about | record)
+    result = folder.result() or {}
+    if result.pop("evaluation_failure", None):
+        folder.write_json("result.json", result)

@@ -44,6 +44,16 @@ class ImageModelConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "image_size latent_dim features decoder_channels maps", pooling=("mean", "any"))
+        for name, least in (("encoder_channels", 1), ("kernels", 1), ("skips", 0)):
+            values = getattr(self, name)
+            if len(values) < least or not all(type(value) is int and value > 0 for value in values):
+                raise ValueError(f"'{name}' takes positive whole numbers, at least {least} of them, not {values}")
+        if not all(size % 2 for size in (*self.kernels, *self.skips)):
+            raise ValueError("'kernels' and 'skips' must be odd")
+        if len(self.skips) > len(self.kernels):
+            raise ValueError(f"{len(self.skips)} skips are too many for {len(self.kernels)} layers")
+        if self.decoder_channels < 2:
+            raise ValueError("'decoder_channels' must be at least 2")
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,8 @@ class TrainConfig:
             optimiser=("adam", "sgd"),
             mi_rule=("mi_batch", "mi"),
         )
+        if self.decay >= 1:
+            raise ValueError(f"'decay' must be below 1, not {self.decay}")
 
     def updates_per_epoch(self, examples: int) -> int:
         """With so many training examples; whole batches only."""
@@ -136,11 +148,12 @@ def load_preset(name: str, modality: str, overrides: Mapping[str, Mapping[str, A
     for section, cls in (("model", MODELS[modality]), ("train", TrainConfig), ("evaluation", EvaluationConfig)):
         chosen = build(cls, record[modality].get(section, {}), f"preset {name}, [{modality}.{section}]")
         changed = replaced(chosen, (overrides or {}).get(section, {}), section)
-        notes += [
-            f"{section}.{f.name} = {getattr(changed, f.name)} (preset: {getattr(chosen, f.name)})"
-            for f in fields(cls)
-            if getattr(changed, f.name) != getattr(chosen, f.name)
-        ]
+        if section != "evaluation":  # whose settings stand in the record of each evaluation
+            notes += [
+                f"{section}.{f.name} = {getattr(changed, f.name)} (preset: {getattr(chosen, f.name)})"
+                for f in fields(cls)
+                if getattr(changed, f.name) != getattr(chosen, f.name)
+            ]
         sections[section] = changed
     return Preset(name, record["summary"], record["seeds"], tuple(notes), **sections)
 

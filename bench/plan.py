@@ -84,15 +84,18 @@ def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tu
     if force:
         return "missing", folder.path.exists()
     try:
+        status = (folder.result() or {}).get("status")
+    except (ValueError, AttributeError):  # a damaged record
+        return "missing", True
+    if status != "ok":
+        return ("failed" if status == "failed" else "missing"), False
+    try:
         if folder.done(evaluation_id(evaluation)):
             return "done", False
-        if folder.trained():
-            # Without its weights, which git does not keep, a cell can be judged anew only by training it anew.
-            weights = (folder.path / "best.pt").exists()
-            return ("trained", False) if weights else ("missing", True)
-        return ("failed" if (folder.result() or {}).get("status") == "failed" else "missing"), False
-    except (ValueError, KeyError, TypeError):  # a damaged record
-        return "missing", True
+    except (ValueError, KeyError, TypeError):  # a damaged evaluation is made anew
+        pass
+    # Without its weights, which git does not keep, a cell can be judged anew only by training it anew.
+    return ("trained", False) if (folder.path / "best.pt").exists() else ("missing", True)
 
 
 def evaluation_id(config: EvaluationConfig) -> str:

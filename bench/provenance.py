@@ -21,7 +21,7 @@ def commit() -> str | None:
         run = lambda *words: subprocess.run(  # noqa: E731
             ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()
-        return run("rev-parse", "HEAD") + ("-dirty" if run("status", "--porcelain", "-uno", ".", "../methods") else "")
+        return run("rev-parse", "HEAD") + ("-dirty" if run("status", "--porcelain", ".", "../methods") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

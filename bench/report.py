@@ -88,7 +88,7 @@ def _write(out: Path, group: cells.Group, log: Callable) -> Report:
     from bench.reporting.frame import cells_frame, rows_frame
 
     frame = cells_frame(group.cells)
-    rows = rows_frame(frame, cells.sweeps(out))
+    rows = rows_frame(frame, cells.sweeps(out).get(group.cells[0].config["preset"], {}))
     document = tables.document(group, frame, rows)
     contents = {
         "csv": tables.to_csv(rows),

@@ -109,9 +109,8 @@ def run(args: argparse.Namespace) -> int:
     todo = [cell for cell in cells if cell.status in TO_DO]
 
     counts = f"{len(rows)} method{'s' * (len(rows) > 1)} × {seeds} seed{'s' * (seeds > 1)}"
-    console.print(
-        f"{data.info.title}, preset {preset.name}: {counts} = {len(cells)} cells, {len(cells) - len(todo)} done"
-    )
+    of_them = f"{len(cells)} cell{'s' * (len(cells) > 1)}, {len(cells) - len(todo)} done"
+    console.print(f"{data.info.title}, preset {preset.name}: {counts} = {of_them}")
     if todo:
         from bench.calibrate import estimate
 
@@ -119,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         announce(console, args, data, seconds, resources)
     if args.dry_run:
         return 0
-    keep(args.out, cells, sweeps)
+    keep(args.out, preset.name, cells, sweeps)
     if todo:
         from bench.progress import Monitor, Watched
 
@@ -180,6 +179,8 @@ def resolve_device(args: argparse.Namespace) -> str:
         raise UserError(
             "no GPU is available to torch here: leave out --device cuda and --gpus-per-cell, or use --device cpu"
         )
+    if not args.address and (args.gpus_per_cell or 0) > torch.cuda.device_count():
+        raise UserError(f"--gpus-per-cell {args.gpus_per_cell:g}: there are only {torch.cuda.device_count()} here")
     if args.device == "cpu" and args.gpus_per_cell:
         raise UserError("--gpus-per-cell asks for a GPU and --device cpu for none: leave one of them out")
     return ("cuda" if there else "cpu") if args.device == "auto" else args.device
@@ -199,7 +200,8 @@ def announce(
         for path, each in seconds.items():
             console.print(f"  to run: {path.relative_to(args.out)}, about {duration(each)}")
     total = wall(seconds.values(), side_by_side)
-    console.print(f"{len(seconds)} cells to run, {side_by_side} at a time: about {duration(total)} on this machine")
+    cells = f"{len(seconds)} cell{'s' * (len(seconds) > 1)} to run, {side_by_side} at a time"
+    console.print(f"{cells}: about {duration(total)} on this machine")
     settings, overrides = split_settings(args.set)
     for name in preset_names():
         if name == args.preset or overrides:
@@ -207,8 +209,8 @@ def announce(
         other = load_preset(name, data.info.modality)
         rows, _ = variants(split_expressions(args.methods), name, settings)
         device = resolve_device(args)
-        cells = plan(rows, data.info, other, args.seeds or other.seeds, args.seed, device, args.out)
-        todo = [cell for cell in cells if cell.status in TO_DO]
+        planned = plan(rows, data.info, other, args.seeds or other.seeds, args.seed, device, args.out)
+        todo = [cell for cell in planned if cell.status in TO_DO]
         if not todo:
             continue
         guess = estimate(todo, other, data.info.sizes, device, args.cpus_per_cell)
@@ -218,17 +220,18 @@ def announce(
         )
 
 
-def keep(out: Path, cells: Sequence[Cell], sweeps: Mapping[str, list[str]]) -> None:
+def keep(out: Path, preset: str, cells: Sequence[Cell], sweeps: Mapping[str, list[str]]) -> None:
     """Store what needs no training: sweeps, the plan of each cell; put aside what is to be trained anew."""
     from bench.reporting import cells as stored
     from bench.store import write_json
 
     if sweeps:
-        write_json(out / stored.SWEEPS, stored.sweeps(out) | dict(sweeps))
+        known = stored.sweeps(out)
+        write_json(out / stored.SWEEPS, known | {preset: known.get(preset, {}) | dict(sweeps)})
     for cell in cells:
         if cell.again:
             put_aside(cell.folder.path)
-        if cell.status != "done":
+        if cell.status != "done" or not cell.folder.described():
             cell.folder.write_json("config.json", cell.config)
         if cell.status == "skipped":
             about = {"schema_version": cell.config["schema_version"], "cell_id": cell.config["cell_id"]}

@@ -45,15 +45,25 @@ class CellFolder:
         return read_json(self.path / "evaluation.json", missing_ok=True)
 
     def history(self) -> list[dict]:
-        """The validations so far; a last line torn by a kill is left out."""
+        """The validations so far, up to the first line that is damaged."""
         file = self.path / "history.jsonl"
         records = []
         for line in file.read_text("utf-8").splitlines() if file.exists() else ():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except json.JSONDecodeError:
                 break
+            if not isinstance(record, dict):
+                break
+            records.append(record)
         return records
+
+    def described(self) -> bool:
+        """Whether ``config.json`` is there and whole."""
+        try:
+            return isinstance(read_json(self.path / "config.json"), dict)
+        except (OSError, ValueError):
+            return False
 
     def write_json(self, name: str, record: dict) -> None:
         write_json(self.path / name, record)

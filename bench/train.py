@@ -56,6 +56,7 @@ class Trainer:
         self.state: dict[str, Any] = {
             "phase": -1,
             "phase_start": 0,
+            "phase_over": True,
             "lr": config.lr,
             "best_elbo": -math.inf,
             "best_update": None,
@@ -74,7 +75,7 @@ class Trainer:
         saved = time.monotonic()
         ctx.clock.to("train")
         while state["stopped_by"] is None:
-            if state["phase"] < 0 or ctx.step >= self.phase_end(state["phase"]):
+            if state["phase_over"] or ctx.step >= self.phase_end(state["phase"]):
                 self.start_phase(state["phase"] + 1)
             phase_length = self.phase_end(state["phase"]) - state["phase_start"]
             ctx.beta = self.method.schedule.weight(ctx.step - state["phase_start"], phase_length, self.config.ramp)
@@ -105,7 +106,7 @@ class Trainer:
 
     def start_phase(self, index: int) -> None:
         self.state |= {"phase": index, "phase_start": self.ctx.step, "lr": self.config.lr, "bad_epochs": 0}
-        self.state |= {"best_elbo": -math.inf, "best_update": None}
+        self.state |= {"phase_over": False, "decays": 0, "best_elbo": -math.inf, "best_update": None}
         self.ctx.phase = self.phases[index]
         self.method.on("phase_start", self.ctx)
         self.ctx.new_optimisers(self.state["lr"])
@@ -176,7 +177,9 @@ class Trainer:
         self.model.load_state_dict(checkpoint.load(self.folder / "best.pt", self.ctx.device)["model"])
         self.ctx.new_optimisers(state["lr"])
         if state["decays"] >= self.config.max_decays:
-            state["stopped_by"] = "decays"
+            state["phase_over"] = True
+            if state["phase"] == len(self.phases) - 1:
+                state["stopped_by"] = "decays"
 
     def save_best(self) -> None:
         weights = {"model": self.model.state_dict(), "method": self.method.state_dict()}

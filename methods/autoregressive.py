@@ -16,4 +16,4 @@ class Autoregressive(Method):
     suites = {"core": ["autoregressive"], "paper": ["autoregressive"]}
     latent = False
     neutral = "there is no latent to switch off"
-    footnotes = {column: NO_LATENT for column in ("kl", "mi", "mi_batch", "kl_aggregate", "au", "collapsed")}
+    footnotes = {column: NO_LATENT for column in ("kl", "mi", "mi_batch", "kl_aggregate", "au", "au_kl", "collapsed")}

@@ -52,7 +52,7 @@ def test_trains_and_evaluates(expression, planned, task):
 @pytest.mark.parametrize("name", METHODS)
 def test_says_what_it_is(name):
     cls = registry.method(name)
-    assert cls.summary and cls.citation and cls.__module__ and cls.suites is not None
+    assert cls.summary and cls.citation
     doc = __import__(cls.__module__, fromlist=["_"]).__doc__
     assert doc and doc.strip(), "a method's file says in its docstring what it computes"
     json.loads(dumps(cls.settings()))
@@ -141,6 +141,9 @@ def test_methods_of_a_comparison_start_alike(planned, prepared):
     models = [fresh(planned(e).config)[1] for e in ("vae", "beta_vae", "aggressive", "sa_vae", "vae+anneal")]
     for model in models[1:]:
         assert_equal_weights(model.state_dict(), models[0].state_dict())
+    alone = fresh(planned("autoregressive").config)[1].decoder.state_dict()
+    whole = models[0].decoder.state_dict()
+    assert_equal_weights(alone, {name: whole[name] for name in alone})
     assert load(prepared, MODEL.image_size).fingerprint == prepared.info.fingerprint
 
 

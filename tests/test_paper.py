@@ -91,6 +91,7 @@ import resource, sys, torch
 from pathlib import Path
 from bench.cell import configure_torch, fresh
 from bench.config import load_preset
+from bench.data import load
 from bench.datasets import Prepared
 from bench.expressions import variants
 from bench.plan import plan

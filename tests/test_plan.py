@@ -110,6 +110,16 @@ def test_protocol_settings_are_checked_and_noted():
         load_preset("quick", "image", {"train": {"epochs": 0}})
     with pytest.raises(UserError, match="'optimiser' is one of adam, sgd, not 'lion'"):
         load_preset("quick", "image", {"train": {"optimiser": "lion"}})
+    for setting in (
+        {"kernels": (4, 4)},
+        {"kernels": ()},
+        {"kernels": ("a",)},
+        {"skips": (3,) * 7},
+        {"decoder_channels": 1},
+        {"encoder_channels": (0,)},
+    ):
+        with pytest.raises(UserError, match=next(iter(setting))):
+            load_preset("quick", "image", {"model": setting})
     with pytest.raises(UserError, match="no models for audio"):
         load_preset("quick", "audio")
     assert replaced(TrainConfig(), {"lr": 1}, "").lr == 1.0

@@ -138,7 +138,9 @@ def test_a_sweep_has_a_row_selected_on_validation_at_the_cost_of_all(tmp_path: P
     ]
     fake["write"](tmp_path, [fake["THREE"][1], *members], seeds=2, endings={})
     sweep = "beta_vae(beta=0.2|0.4|0.6)"
-    (tmp_path / "sweeps.json").write_text(json.dumps({sweep: [member[0]["expression"] for member in members]}))
+    (tmp_path / "sweeps.json").write_text(
+        json.dumps({"quick": {sweep: [member[0]["expression"] for member in members]}})
+    )
     [made] = report.build(tmp_path)
     table = rows(tmp_path)
     selected, best = table[f"{sweep}, selected on validation"], table["beta_vae(beta=0.4)"]

@@ -133,6 +133,18 @@ def test_a_damaged_record_is_put_aside_and_the_cell_run_again(toy):
     assert (next(toy.glob("runs/*/*/*/superseded-*")) / "result.json").read_text() == "{torn"
 
 
+def test_a_torn_evaluation_is_made_anew_without_training(toy):
+    bench(toy, "--methods", "vae")
+    before = metrics(toy)
+    (cell,) = cell_folders(toy)
+    weights = (cell.path / "best.pt").stat().st_mtime_ns
+    (cell.path / "evaluation.json").write_text("{")
+    assert bench(toy, "--methods", "vae") == 0
+    assert metrics(toy) == before and (cell.path / "best.pt").stat().st_mtime_ns == weights
+    (cell.path / "config.json").unlink()
+    assert bench(toy, "--methods", "vae") == 0 and metrics(toy) == before, "a lost config is written again"
+
+
 def test_without_weights_another_evaluation_trains_again(toy):
     """What a checkout of stored results is: records without weights."""
     bench(toy, "--methods", "vae")

@@ -10,7 +10,7 @@ from bench import registry
 from bench.cell import run_cell
 from bench.config import load_preset
 from bench.context import Batches
-from bench.method import Method
+from bench.method import Method, Phase
 from bench.schedules import Constant, Cyclical, Linear
 from bench.train import NonFiniteLoss, Trainer
 
@@ -61,6 +61,69 @@ def test_without_a_selection_the_last_weights_are_kept(trainer, tmp_path, monkey
     assert run.run()["best_update"] is None
     best = torch.load(tmp_path / "best.pt", weights_only=True)["model"]
     assert all(torch.equal(value, best[name]) for name, value in run.model.state_dict().items())
+
+
+class TwoPhases(Method):
+    name = "two_phases"
+
+    def phases(self):
+        return Phase("first", 0.5), Phase("second", 0.5)
+
+
+def in_two_phases(run):
+    run.method = run.ctx.method = TwoPhases()
+    run.phases = list(run.method.phases())
+    return run
+
+
+def test_phases_share_the_budget_and_start_with_fresh_optimisers(trainer, tmp_path):
+    run = in_two_phases(trainer("vae", tmp_path, replace(TRAIN, epochs=4)))
+    started = []
+    run.method.on = lambda event, ctx: started.append((ctx.phase.name, ctx.step)) if event == "phase_start" else None
+    result = run.run()
+    assert started == [("first", 0), ("second", 8)]
+    assert [line["phase"] for line in run.history] == ["first"] * 2 + ["second"] * 2
+    assert result["updates_by_kind"] == {"first: encoder+decoder": 8, "second: encoder+decoder": 8}
+
+
+def test_decays_that_are_used_up_end_the_phase_not_the_run(trainer, tmp_path, monkeypatch):
+    with_validation(monkeypatch, [-1, -2, -3, -1, -2, -3, -4, -5])
+    run = in_two_phases(trainer("vae", tmp_path, replace(TRAIN, epochs=8, patience=1, max_decays=2)))
+    result = run.run()
+    assert [line["phase"] for line in run.history] == ["first"] * 3 + ["second"] * 3
+    assert result["stopped_by"] == "decays" and result["best_update"] == 16
+
+
+def test_resumes_after_a_decay_as_if_never_stopped(trainer, tmp_path, monkeypatch):
+    elbos = [-1.0, -2.0, -1.5, -0.5, -3.0, -4.0]
+    config = replace(TRAIN, epochs=6, patience=2, max_decays=3)
+    with_validation(monkeypatch, elbos)
+    whole = trainer("vae", tmp_path / "whole", config)
+    whole.run()
+    with_validation(monkeypatch, elbos[:4])
+    with pytest.raises(StopIteration):
+        trainer("vae", tmp_path / "stopped", config).run()
+    with_validation(monkeypatch, elbos[4:])
+    again = trainer("vae", tmp_path / "stopped", config)
+    again.run()
+    assert (again.state["decays"], again.state["resumes"]) == (whole.state["decays"], 1)
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, whole.model.state_dict()[name])
+
+
+def test_draws_outside_an_update_are_functions_of_the_step(trainer, tmp_path):
+    run = trainer("vae", tmp_path)
+    drawn = []
+
+    class Draws(Method):
+        def step(self, ctx, x):
+            drawn.append(torch.rand((), generator=ctx.generator("mine")).item())
+            return super().step(ctx, x)
+
+    run.method = run.ctx.method = Draws()
+    run.run()
+    run.ctx.begin_noise("outside updates", 5)
+    assert torch.rand((), generator=run.ctx.generator("mine")).item() == drawn[5] and len(set(drawn)) == len(drawn)
 
 
 class Diverges(Method):

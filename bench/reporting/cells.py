@@ -69,8 +69,11 @@ def by_preset(out: Path) -> dict[tuple[str, str], list[CellFolder]]:
     return dict(sorted(found.items()))
 
 
-def sweeps(out: Path) -> dict[str, list[str]]:
-    """Every sweep ever asked for under ``out``: its expression -> the expressions of its members."""
+def sweeps(out: Path) -> dict[str, dict[str, list[str]]]:
+    """Every sweep ever asked for under ``out``: preset -> its expression -> the expressions of its members.
+
+    By preset, for what a member's settings are, and so what it is called, depends on the preset's defaults.
+    """
     try:
         return read_json(out / SWEEPS, missing_ok=True) or {}
     except ValueError as error:

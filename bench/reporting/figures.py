@@ -42,11 +42,11 @@ def draw(folder: Path, frame: DataFrame, log: Callable[[str], object]) -> list[P
 
 def dynamics(history: DataFrame, style: Looks) -> Figure | None:
     """KL, MI and AU on validation over decoder updates: the mean over seeds, within one sd where there are several."""
-    panels = {"kl": "KL (nats)", "mi": "MI (nats)", "au": "active units"}
+    panels = {"kl": "KL (nats)", "mi": "MI (nats)", "au": "active units", "au_kl": "active units by KL"}
     if history.empty or history[list(panels)].isna().all(axis=None):
         return None
     methods = [name for name in style if history.loc[history["method"] == name, list(panels)].notna().any(axis=None)]
-    figure, axes = _figure(2.1, columns=3)
+    figure, axes = _figure(2.1, columns=len(panels))
     for ax, (column, title) in zip(axes, panels.items(), strict=True):
         for place, name in enumerate(methods):
             # Staggered markers tell lines apart where they coincide, in print without colour too.
@@ -61,7 +61,8 @@ def dynamics(history: DataFrame, style: Looks) -> Figure | None:
         axes[0].set_yscale("symlog", linthresh=1, linscale=0.5)
         axes[0].set(title="KL (nats, logarithmic from 1)", ylim=(0, None))
         axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes[2].yaxis.set_major_locator(MaxNLocator(integer=True))
+    for ax in axes[2:]:
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, methods, style, lines=True)
     return figure
 

@@ -30,7 +30,7 @@ PUBLISHED_METRICS = {
 }
 #: Why a method that ran has a dash in a column, where the method itself says nothing.
 LACKING = {
-    **dict.fromkeys(("kl", "mi", "mi_batch", "kl_aggregate", "au"), "not defined for this method"),
+    **dict.fromkeys(("kl", "mi", "mi_batch", "kl_aggregate", "au", "au_kl"), "not defined for this method"),
     "nll_minus_baseline": "fewer than two common seeds",
 }
 Write = Callable[[Any], tuple[str, str]]  # a row's (text, spread) in one column
@@ -76,7 +76,7 @@ def _columns(rows: DataFrame, reference: str | None, several: bool) -> tuple[dic
         return number(getattr(row, name), digits), "" if math.isnan(spread) else number(spread, digits)
 
     main: dict[str, Write] = {name: partial(mean, name, 2) for name in ("nll", "kl", "mi")}
-    main["au"] = partial(mean, "au", 1 if several else 0)
+    main |= {name: partial(mean, name, 1 if several else 0) for name in ("au", "au_kl")}
     main["train_seconds"] = lambda row: (number(row.train_seconds, 0 if row.train_seconds >= 100 else 1), "")
     main["relative_cost"] = partial(mean, "relative_cost", 2)
     main["n"] = lambda row: (str(row.n), "")
@@ -152,6 +152,7 @@ def _headings(data: dict, config: dict, judged: Cell | None, reference: str | No
         "kl": ("KL", ""),
         "mi": ("MI", f"{mi}; collapsed means below 0.1 nats"),
         "au": ("AU", "active units: latent dimensions whose posterior mean varies by more than 0.01 over the test set"),
+        "au_kl": ("AU(KL)", "latent dimensions whose mean KL exceeds 0.01 nats, whatever the scale of their means"),
         "train_seconds": (
             "train (s)",
             f"training alone, without validation, evaluation or data, on {config['device']}",

@@ -20,7 +20,7 @@ def refine(
 
     x ``[B, …]``; gradients with respect to mean and log-variance are those of each example's loss, each clipped to
     norm ``clip`` per example, so neither depends on the size of the batch. ``differentiable``: the result carries the
-    gradient to q's parameters and to those of decoder and prior. In evaluation the KL weight is 1 whatever the schedule.
+    gradient to q's parameters and to those of decoder and prior. In evaluation the KL weight is 1.
     """
     if steps == 0:
         return q
