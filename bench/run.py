@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
     from bench import registry
     from bench.datasets import cache_dir
-    from bench.execute import Resources, execute
+    from bench.execute import Resources
     from bench.expressions import split_expressions, split_settings, variants
     from bench.plan import TO_DO, plan
 
@@ -120,16 +120,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     keep(args.out, preset.name, cells, sweeps)
     if todo:
-        from bench.progress import Monitor, Watched
-
-        order = sorted(todo, key=lambda cell: -seconds[cell.folder.path])  # the longest first: no core waits at the end
-        updates = preset.train.updates(data.info.sizes["train"])
-        watched = [
-            Watched(f"{c.variant.expression} seed {c.config['seed']}", c.folder, updates, seconds[c.folder.path])
-            for c in order
-        ]
-        with Monitor(watched, console):
-            execute([task(cell, data, preset, resources, len(todo)) for cell in order], resources)
+        run_missing(console, todo, seconds, data, preset, resources)
     return conclude(console, args.out, data, preset, todo)
 
 
@@ -244,6 +235,30 @@ def put_aside(folder: Path) -> None:
     while (aside := folder.with_name(f"superseded-{folder.name}-{number}")).exists():
         number += 1
     folder.rename(aside)
+
+
+def run_missing(
+    console: Console,
+    todo: Sequence[Cell],
+    seconds: Mapping[Path, float],
+    data: Prepared,
+    preset: Preset,
+    resources: Resources,
+) -> None:
+    """Execute the cells, the longest first so that no core waits at the end, and show how it goes."""
+    from bench.execute import execute
+    from bench.progress import Monitor, Watched
+
+    order = sorted(todo, key=lambda cell: -seconds[cell.folder.path])
+    updates = preset.train.updates(data.info.sizes["train"])
+    watched = [
+        Watched(
+            f"{cell.variant.expression} seed {cell.config['seed']}", cell.folder, updates, seconds[cell.folder.path]
+        )
+        for cell in order
+    ]
+    with Monitor(watched, console):
+        execute([task(cell, data, preset, resources, len(todo)) for cell in order], resources)
 
 
 def task(cell: Cell, data: Prepared, preset: Preset, resources: Resources, cells: int) -> dict:
