@@ -95,6 +95,7 @@ from bench.data import load
 from bench.datasets import Prepared
 from bench.expressions import variants
 from bench.plan import plan
+from bench.train import Trainer
 
 configure_torch(1, "cpu", 0)
 data = Prepared.read(Path(sys.argv[1]))
