@@ -222,8 +222,7 @@ def keep(out: Path, preset: str, cells: Sequence[Cell], sweeps: Mapping[str, lis
     for cell in cells:
         if cell.again:
             put_aside(cell.folder.path)
-        if cell.status != "done" or not cell.folder.described():
-            cell.folder.write_json("config.json", cell.config)
+        cell.folder.describe(cell.config)
         if cell.status == "skipped":
             about = {"schema_version": cell.config["schema_version"], "cell_id": cell.config["cell_id"]}
             cell.folder.write_json("result.json", about | {"status": "skipped", "reason": cell.reason})
