@@ -59,7 +59,7 @@ class CellFolder:
         return records
 
     def describe(self, config: dict) -> None:
-        """Write ``config.json`` unless it says just this; what is said of a method may change while the numbers stand."""
+        """Write ``config.json`` unless it says just this. What is said of a method may change, numbers stand."""
         text = dumps(config, indent=1) + "\n"
         path = self.path / "config.json"
         try:
