@@ -17,6 +17,7 @@ from bench.plan import Cell
 from bench.provenance import machine
 from bench.store import write_json
 
+PIXELS = 10_000  # in a batch to measure with, on a CPU
 DECODING = 0.3  # of an update: what decoding a batch once takes
 
 
@@ -63,11 +64,11 @@ def seconds_per_update(preset: Preset, device: str, threads: int) -> float:
 
 
 def _measure(preset: Preset, device: str) -> float:
-    # On a CPU time goes with the batch, and a fifth of the paper's takes a second, not five.
-    batch = preset.train.batch_size if device == "cuda" else max(2, min(50, preset.train.batch_size) // 5)
+    batch, size = preset.train.batch_size, preset.model.image_size
+    if device == "cpu":  # where time goes with the pixels, and a part of the paper's batch takes one second, not five
+        batch = max(2, min(batch, PIXELS // size**2))
     model = build_image_model(preset.model).to(device)
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
-    size = preset.model.image_size
     x = (torch.rand(batch, 1, size, size, device=device) < 0.2).float()
 
     def update() -> None:
