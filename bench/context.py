@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -151,12 +151,14 @@ class TrainingContext(Context):
         """Within: no gradients for these groups' parameters, and their BatchNorm averages stand still."""
         parameters = [p for name in groups for g in self.optimisers[name].param_groups for p in g["params"]]
         wanted = [p for p in parameters if p.requires_grad]
-        with ExitStack() as stack:
-            stack.enter_context(fixed_statistics(*(m for name in groups for m in self.model.parts().get(name, ()))))
+        with fixed_statistics(*(m for name in groups for m in self.model.parts().get(name, ()))):
             for p in wanted:
                 p.requires_grad_(False)
-            stack.callback(lambda: [p.requires_grad_(True) for p in wanted])
-            yield
+            try:
+                yield
+            finally:
+                for p in wanted:
+                    p.requires_grad_(True)
 
     @contextmanager
     def counted(self, kind: str) -> Iterator[None]:

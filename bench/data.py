@@ -38,29 +38,9 @@ class ImageData:
     label_names: tuple[str, ...] = ()
 
     @property
-    def name(self) -> str:
-        return self.info.name
-
-    @property
-    def title(self) -> str:
-        return self.info.title
-
-    @property
-    def modality(self) -> str:
-        return self.info.modality
-
-    @property
-    def unit(self) -> str:
-        return self.info.unit
-
-    @property
     def fingerprint(self) -> str:
         """Of the prepared 28×28 arrays, whatever the size here."""
         return self.info.fingerprint
-
-    @property
-    def size(self) -> int:
-        return self.train.shape[-1]
 
     def to(self, device: torch.device | str) -> ImageData:
         """The same set on ``device``."""

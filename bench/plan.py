@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.config import EvaluationConfig, Preset, short_hash
 from bench.datasets import DataInfo
@@ -45,20 +46,9 @@ def plan(
     cells = []
     for seed in range(seeds):
         for row in rows:
-            identity = {
-                "method": {key: row.record()[key] for key in ("name", "config", "schedule")},
-                "data": data.fingerprint,
-                "model": asdict(preset.model),
-                "train": asdict(preset.train),
-                "precision": "float32",
-                "device": device,
-                "protocol_version": PROTOCOL_VERSION,
-                "seed": [base_seed, seed],
-            }
-            cell_id = short_hash(identity)
             config = {
                 "schema_version": SCHEMA_VERSION,
-                "cell_id": cell_id,
+                "cell_id": "",
                 "protocol_version": PROTOCOL_VERSION,
                 "method": row.record(),
                 "dataset": data.to_json(),
@@ -71,12 +61,22 @@ def plan(
                 "seed": seed,
                 "base_seed": base_seed,
             }
+            config["cell_id"] = cell_id = identify(config)
             slug = re.sub(r"[^\w.=+-]+", "-", row.expression.replace(")", ""))
             folder = CellFolder(out / "runs" / data.name / preset.name / slug / f"seed-{seed}-{cell_id}")
             reason = row.method.skip(data)
             status, again = ("skipped", False) if reason else _status(folder, preset.evaluation, force)
             cells.append(Cell(row, config, folder, status, reason, again))
     return cells
+
+
+def identify(config: Mapping[str, Any]) -> str:
+    """The cell's id: a hash of what determines its numbers, and of nothing that is only said of it."""
+    identity = {key: config[key] for key in ("model", "train", "precision", "device", "protocol_version")}
+    identity["method"] = {key: config["method"][key] for key in ("name", "config", "schedule")}
+    identity["data"] = config["dataset"]["fingerprint"]
+    identity["seed"] = [config["base_seed"], config["seed"]]
+    return short_hash(identity)
 
 
 def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tuple[str, bool]:

@@ -30,8 +30,8 @@ class NonFiniteLoss(ArithmeticError):
 class Trainer:
     """Trains one cell in ``folder``, from its last checkpoint if there is one.
 
-    ``report(record)`` is called with every line of history. ``run()`` returns the training part of the result and
-    leaves the selected weights in ``best.pt``.
+    ``report(history)`` is called after every validation, with all lines so far. ``run()`` returns the training part of
+    the result and leaves the selected weights in ``best.pt``.
     """
 
     def __init__(

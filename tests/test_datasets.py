@@ -369,7 +369,12 @@ def test_loading(tmp_path, lake):
     data = tensors.load(omniglot.prepare(lake[0], tmp_path / "cache"), size=14)
     assert data.train.shape == (7, 14, 14) and data.val.shape == (2, 1, 14, 14) and data.test.shape == (3, 1, 14, 14)
     assert set(data.test.unique().tolist()) == {0.0, 1.0}
-    assert (data.size, data.info.shape, data.name, data.modality) == (14, (14, 14), "omniglot", "image")
+    assert (data.train.shape[-1], data.info.shape, data.info.name, data.info.modality) == (
+        14,
+        (14, 14),
+        "omniglot",
+        "image",
+    )
     assert "14×14" in data.info.notes[-1]
     assert [len(data.labels[split]) for split in SPLITS] == [7, 2, 3] and len(data.label_names) == 4
     again = tensors.load(omniglot.prepare(lake[0], tmp_path / "cache"), size=14).to("cpu")
