@@ -6,30 +6,37 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from bench.config import Preset, short_hash
-from bench.datasets import cache_dir
+from bench.config import ImageModelConfig, Preset, short_hash
+from bench.datasets import END, START, DataInfo, Prepared, cache_dir
 from bench.method import Method
-from bench.models.image import build_image_model
+from bench.models.build import build_model
 from bench.plan import Cell
 from bench.provenance import machine
 from bench.store import write_json
 
 PIXELS = 10_000  # in a batch to measure with, on a CPU
+TYPICAL_WORDS = 80  # of a document: the mean of the published sets
 DECODING = 0.3  # of an update: what decoding a batch once takes
 
 
-def estimate(
-    cells: Sequence[Cell], preset: Preset, sizes: Mapping[str, int], device: str, threads: int
-) -> dict[Path, float]:
+def estimate(cells: Sequence[Cell], preset: Preset, data: Prepared, device: str, threads: int) -> dict[Path, float]:
     """Cell folder -> seconds that the cell may take here."""
-    each = seconds_per_update(preset, device, threads)
+    each = seconds_per_update(preset, data.info, device, threads)
+    updates, sizes = planned_updates(preset, data), data.info.sizes
     return {
-        cell.folder.path: each * cell_updates(cell.variant.instance(), preset, sizes, cell.status == "trained")
+        cell.folder.path: each * cell_updates(cell.variant.instance(), preset, updates, sizes, cell.status == "trained")
         for cell in cells
     }
+
+
+def planned_updates(preset: Preset, data: Prepared) -> int:
+    """Updates of the decoder that the preset plans on this data."""
+    train = preset.train
+    return train.updates(train.epoch_updates or data.batches(train.batch_size, train.equal_lengths))
 
 
 def wall(seconds: Collection[float], side_by_side: int) -> float:
@@ -37,7 +44,9 @@ def wall(seconds: Collection[float], side_by_side: int) -> float:
     return max(sum(seconds) / side_by_side, max(seconds))
 
 
-def cell_updates(method: Method, preset: Preset, sizes: Mapping[str, int], trained: bool = False) -> float:
+def cell_updates(
+    method: Method, preset: Preset, updates: int, sizes: Mapping[str, int], trained: bool = False
+) -> float:
     """A guess at a cell's work in basic updates: its method's cost per step, its validations and its evaluation."""
     train, evaluation = preset.train, preset.evaluation
     cost = method.expected_cost(train)
@@ -45,17 +54,18 @@ def cell_updates(method: Method, preset: Preset, sizes: Mapping[str, int], train
     tested = min(evaluation.test_examples or sizes["test"], sizes["test"])
     samples = evaluation.iw_samples if method.latent else 1
     looks = DECODING * (cost * (validated + tested) + tested * samples) / train.batch_size
-    return looks if trained else cost * train.updates(sizes["train"]) + looks
+    return looks if trained else cost * updates + looks
 
 
-def seconds_per_update(preset: Preset, device: str, threads: int) -> float:
+def seconds_per_update(preset: Preset, data: DataInfo, device: str, threads: int) -> float:
     """Seconds of a basic VAE's update at the preset's sizes, from the cache or measured now (a few seconds at most)."""
-    key = short_hash([machine(device), torch.__version__, threads, preset.model, preset.train.batch_size])
+    sizes = [preset.model, preset.train.batch_size, data.shape, data.vocabulary]
+    key = short_hash([machine(device), torch.__version__, threads, *sizes])
     path = cache_dir() / "seconds-per-update.json"
     known = _read(path)
     if key not in known:
         torch.set_num_threads(threads)
-        known[key] = _measure(preset, device)
+        known[key] = _measure(preset, data, device)
         try:
             write_json(path, known)
         except OSError:
@@ -63,13 +73,14 @@ def seconds_per_update(preset: Preset, device: str, threads: int) -> float:
     return known[key]
 
 
-def _measure(preset: Preset, device: str) -> float:
-    batch, size = preset.train.batch_size, preset.model.image_size
-    if device == "cpu":  # where time goes with the pixels, and a part of the paper's batch takes one second, not five
-        batch = max(2, min(batch, PIXELS // size**2))
-    model = build_image_model(preset.model).to(device)
+def _measure(preset: Preset, data: DataInfo, device: str) -> float:
+    batch = preset.train.batch_size
+    if device == "cpu" and isinstance(preset.model, ImageModelConfig):
+        # Time goes with the pixels, and a part of the paper's batch takes one second, not five.
+        batch = max(2, min(batch, PIXELS // preset.model.image_size**2))
+    model = build_model(preset.model, data).to(device)
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
-    x = (torch.rand(batch, 1, size, size, device=device) < 0.2).float()
+    x = _made_up(preset.model, data, batch).to(device)
 
     def update() -> None:
         q = model.encode(x)
@@ -80,6 +91,16 @@ def _measure(preset: Preset, device: str) -> float:
         loss.item()
 
     return _median_seconds(update) * preset.train.batch_size / batch
+
+
+def _made_up(model: Any, data: DataInfo, batch: int) -> torch.Tensor:
+    """Examples of the shape that the model takes."""
+    if isinstance(model, ImageModelConfig):
+        return (torch.rand(batch, 1, model.image_size, model.image_size) < 0.2).float()
+    length = min(model.words or TYPICAL_WORDS, TYPICAL_WORDS, data.shape[0] - 2)
+    x = torch.randint(END + 1, min(model.vocabulary or data.vocabulary, data.vocabulary), (batch, length + 2))
+    x[:, 0], x[:, -1] = START, END
+    return x
 
 
 def _median_seconds(work: Callable[[], None]) -> float:

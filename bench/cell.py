@@ -19,11 +19,11 @@ import torch
 
 from bench import checkpoint, provenance, registry, schedules
 from bench.config import MODELS, EvaluationConfig, TrainConfig, build, derive_seed
-from bench.data import ImageData, load
+from bench.data import Data, load
 from bench.datasets import DataInfo, Prepared
-from bench.evaluate import evaluate
+from bench.evaluate import Evaluation, evaluate
 from bench.method import Method
-from bench.models.image import build_image_model, reference_parameters
+from bench.models.build import build_model, reference_parameters
 from bench.models.vae import VAE
 from bench.plan import evaluation_id
 from bench.store import SCHEMA_VERSION, CellFolder, replace
@@ -57,7 +57,7 @@ def run_cell(task: dict[str, Any]) -> None:
             if not folder.trained():
                 store_result(folder, {"status": "running", "attempt": attempt} | about)
                 store_result(folder, {"status": "ok", "attempt": attempt} | train(task) | about)
-            store_evaluation(folder, *test(task))
+            store_evaluation(folder, test(task))
             return
         except Exception as error:
             if attempt == ATTEMPTS:
@@ -76,8 +76,8 @@ def train(task: dict) -> dict:
     return trainer.run() | {"parameters": sizes}
 
 
-def test(task: dict) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The evaluation record, per-example columns and arrays of a trained cell."""
+def test(task: dict) -> Evaluation:
+    """The evaluation of a trained cell."""
     config = task["config"]
     evaluation = build(EvaluationConfig, task["evaluation"], "evaluation")
     method, model, seed = fresh(config)
@@ -88,8 +88,9 @@ def test(task: dict) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]
     model.load_state_dict(weights["model"])
     method.load_state_dict(weights["method"])
     train_config = build(TrainConfig, config["train"], "train")
-    record, columns, arrays = evaluate(method, model, load_data(task), train_config, evaluation, seed)
-    return {"evaluation_id": evaluation_id(evaluation), "config": asdict(evaluation)} | record, columns, arrays
+    made = evaluate(method, model, load_data(task), train_config, evaluation, seed)
+    made.record = {"evaluation_id": evaluation_id(evaluation), "config": asdict(evaluation)} | made.record
+    return made
 
 
 def fresh(config: dict) -> tuple[Method, VAE, int]:
@@ -106,7 +107,7 @@ def fresh(config: dict) -> tuple[Method, VAE, int]:
     seed = derive_seed(config["base_seed"], data.name, config["seed"])
     torch.manual_seed(derive_seed(seed, "initialisation"))
     sizes = build(MODELS[data.modality], config["model"], "model")
-    model = method.build(build_image_model(sizes, method.latent), data)
+    model = method.build(build_model(sizes, data, method.latent), data)
     return method, model.to(config["device"]), seed
 
 
@@ -133,19 +134,18 @@ def bound_heap(megabytes: int = 4) -> None:
         library.mallopt(-3, megabytes * 2**20)  # M_MMAP_THRESHOLD
 
 
-def load_data(task: dict) -> ImageData:
-    config = task["config"]
-    model = config["model"]
-    fingerprint = config["dataset"]["fingerprint"]
-    return _load_data(task["data"], fingerprint, model["image_size"], model["pooling"], config["device"])
+def load_data(task: dict) -> Data:
+    config, data = task["config"], task["config"]["dataset"]
+    sizes = build(MODELS[data["modality"]], config["model"], "model")
+    return _load_data(task["data"], data["fingerprint"], sizes, config["device"])
 
 
 @lru_cache(maxsize=1)  # a worker runs many cells on one data set
-def _load_data(path: str, fingerprint: str, size: int, pooling: str, device: str) -> ImageData:
+def _load_data(path: str, fingerprint: str, model: Any, device: str) -> Data:
     prepared = Prepared.read(Path(path))
     if prepared.info.fingerprint != fingerprint:
         raise ValueError(f"{path} is not the data that was planned with: prepare it again")
-    return load(prepared, size, pooling).to(device)
+    return load(prepared, model).to(device)
 
 
 def store_result(folder: CellFolder, record: dict) -> None:
@@ -161,12 +161,14 @@ def store_failure(folder: CellFolder, error: Exception, about: dict) -> None:
         store_result(folder, {"status": "failed"} | failure | about)
 
 
-def store_evaluation(folder: CellFolder, record: dict, columns: dict, arrays: dict) -> None:
+def store_evaluation(folder: CellFolder, made: Evaluation) -> None:
     """Record last: it is what says that the evaluation is there."""
-    replace(folder.path / "examples.parquet", lambda file: pd.DataFrame(columns).to_parquet(file, index=False))
-    replace(folder.path / "arrays.npz", lambda file: np.savez_compressed(file, **arrays))
+    replace(folder.path / "examples.parquet", lambda file: pd.DataFrame(made.columns).to_parquet(file, index=False))
+    replace(folder.path / "arrays.npz", lambda file: np.savez_compressed(file, **made.arrays))  # type: ignore[arg-type]
+    if made.texts:
+        folder.write_json("texts.json", made.texts)
     about = {"schema_version": SCHEMA_VERSION, "cell_id": folder.config["cell_id"]}
-    folder.write_json("evaluation.json", about | record)
+    folder.write_json("evaluation.json", about | made.record)
     result = folder.result() or {}
     if result.pop("evaluation_failure", None):
         folder.write_json("result.json", result)

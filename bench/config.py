@@ -57,6 +57,25 @@ class ImageModelConfig:
 
 
 @dataclass(frozen=True)
+class TextModelConfig:
+    """Sizes of the text model. The defaults are the paper's: 16,605,696 and 37,185,024 parameters for 20,001 words."""
+
+    latent_dim: int = 32
+    embedding: int = 512
+    hidden: int = 1024
+    dropout: float = 0.5  # of the decoder's input embeddings and of its output states
+    vocabulary: int | None = None  # only so many of the most frequent words, the others unknown; None: all
+    words: int | None = None  # documents are cut after so many words; None: never
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "latent_dim embedding hidden words", "dropout")
+        if self.dropout >= 1:
+            raise ValueError(f"'dropout' must be below 1, not {self.dropout}")
+        if self.vocabulary is not None and self.vocabulary < 5:
+            raise ValueError(f"'vocabulary' counts four special words, so it must be at least 5, not {self.vocabulary}")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training protocol, the same for every method. The defaults are the paper's for images.
 
@@ -67,6 +86,7 @@ class TrainConfig:
     epochs: int = 1000
     epoch_updates: int | None = None
     batch_size: int = 50
+    equal_lengths: bool = False  # text: batches of sentences of one length, not of similar ones that are padded
     optimiser: str = "adam"
     lr: float = 1e-3
     clip: float = 5.0  # of the joint gradient norm
@@ -78,25 +98,26 @@ class TrainConfig:
     val_examples: int | None = None  # the first so many of the validation set; None: all
     extra_updates: float | None = None  # cap on updates without the decoder, per planned update; None: no cap
     mi_rule: str = "mi_batch"  # which estimate of MI rules may look at
+    lag_examples: int = 0  # so many of the validation set tell the lag of inference at every validation
 
     def __post_init__(self) -> None:
         check_ranges(
             self,
             "epochs epoch_updates batch_size lr clip patience decay max_decays val_examples",
-            "decay_from ramp extra_updates",
+            "decay_from ramp extra_updates lag_examples",
             optimiser=("adam", "sgd"),
             mi_rule=("mi_batch", "mi"),
         )
         if self.decay >= 1:
             raise ValueError(f"'decay' must be below 1, not {self.decay}")
 
-    def updates_per_epoch(self, examples: int) -> int:
-        """With so many training examples; whole batches only."""
-        return self.epoch_updates or examples // self.batch_size
+    def updates_per_epoch(self, batches: int) -> int:
+        """With so many batches in a pass over the training set."""
+        return self.epoch_updates or batches
 
-    def updates(self, examples: int) -> int:
+    def updates(self, batches: int) -> int:
         """All updates that are planned."""
-        return self.epochs * self.updates_per_epoch(examples)
+        return self.epochs * self.updates_per_epoch(batches)
 
 
 @dataclass(frozen=True)
@@ -113,7 +134,7 @@ class EvaluationConfig:
 
 
 #: What each modality's sections are read into.
-MODELS: dict[str, type] = {"image": ImageModelConfig}
+MODELS: dict[str, type] = {"image": ImageModelConfig, "text": TextModelConfig}
 
 
 @dataclass(frozen=True)
@@ -135,18 +156,25 @@ def preset_names() -> list[str]:
     return sorted((path.stem for path in PRESETS.glob("*.toml")), key=lambda name: (order + [name]).index(name))
 
 
-def load_preset(name: str, modality: str, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Preset:
-    """A preset's protocol for a modality, with ``overrides`` by section (``model``, ``train``, ``evaluation``)."""
+def load_preset(
+    name: str, modality: str, overrides: Mapping[str, Mapping[str, Any]] | None = None, protocol: str = ""
+) -> Preset:
+    """A preset's protocol for a modality, with ``overrides`` by section (``model``, ``train``, ``evaluation``).
+
+    ``protocol`` names a part of the preset whose settings go before the modality's, for data that ask for their own.
+    """
     path = PRESETS / f"{name}.toml"
     if not path.exists():
         raise UserError(f"unknown preset '{name}': there are {', '.join(preset_names())}")
     record = tomllib.loads(path.read_text("utf-8"))
     if modality not in record:
         raise UserError(f"preset '{name}' has no models for {modality} data")
-    notes = list(record["notes"])
+    own = record.get(protocol, {})
+    notes = list(own.get("notes", record[modality].get("notes", [])))
     sections: dict[str, Any] = {}
     for section, cls in (("model", MODELS[modality]), ("train", TrainConfig), ("evaluation", EvaluationConfig)):
-        chosen = build(cls, record[modality].get(section, {}), f"preset {name}, [{modality}.{section}]")
+        values = {**record[modality].get(section, {}), **own.get(section, {})}
+        chosen = build(cls, values, f"preset {name}, [{protocol or modality}.{section}]")
         changed = replaced(chosen, (overrides or {}).get(section, {}), section)
         if section != "evaluation":  # whose settings stand in the record of each evaluation
             notes += [
@@ -201,6 +229,21 @@ def suggest(word: str, known: Any) -> str:
     if near:
         return f"did you mean '{near[0]}'?"
     return f"there are {', '.join(names)}" if names else "there are none"
+
+
+#: Training settings that came later, with the value that stood for them before: there they change no identity.
+ADDED_LATER = {"equal_lengths": False}
+#: Training settings that watch training and do not change it.
+WATCHING = ("lag_examples",)
+
+
+def identity(train: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a cell's training settings that tell it from others."""
+    return {
+        key: value
+        for key, value in train.items()
+        if key not in WATCHING and not (key in ADDED_LATER and value == ADDED_LATER[key])
+    }
 
 
 def canonical(record: Any) -> str:

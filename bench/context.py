@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench.config import TrainConfig, derive_seed
-from bench.data import ImageData
+from bench.data import Data
+from bench.flops import flop_counter
 from bench.method import Context, Method, Phase
 from bench.models.vae import VAE, fixed_statistics
 
@@ -43,37 +43,39 @@ class Clock:
 
 
 class Batches:
-    """Training batches as a function of a counter: a new permutation for every pass, binarised afresh at every use."""
+    """Training batches as a function of a counter: a new order for every pass, new noise at every use."""
 
-    def __init__(self, data: ImageData, batch_size: int, seed: int, purpose: str):
-        self.data, self.batch_size, self.seed, self.purpose = data, batch_size, seed, purpose
-        self.per_pass = len(data.train) // batch_size  # whole batches only: BatchNorm cannot take a batch of one
+    def __init__(self, data: Data, config: TrainConfig, seed: int, purpose: str):
+        self.data, self.config, self.seed, self.purpose = data, config, seed, purpose
+        self.begin_pass(0)
+        self.per_pass = len(self.order)
         if not self.per_pass:
-            raise ValueError(f"{len(data.train)} training examples do not fill one batch of {batch_size}")
-        self.permutation, self.pass_number = torch.empty(0), -1
+            raise ValueError(f"{len(data.train)} training examples do not fill one batch of {config.batch_size}")
+
+    def begin_pass(self, number: int) -> None:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.purpose, "order", number))
+        self.order = self.data.order(self.config.batch_size, self.config.equal_lengths, generator)
+        self.pass_number = number
 
     def __getitem__(self, number: int) -> Tensor:
         pass_number, position = divmod(number, self.per_pass)
-        device = self.data.train.device
         if pass_number != self.pass_number:
-            order = torch.Generator().manual_seed(derive_seed(self.seed, self.purpose, "order", pass_number))
-            self.permutation = torch.randperm(len(self.data.train), generator=order).to(device)
-            self.pass_number = pass_number
-        index = self.permutation[position * self.batch_size : (position + 1) * self.batch_size]
+            self.begin_pass(pass_number)
+        device = self.data.train.device
         noise = torch.Generator(device).manual_seed(derive_seed(self.seed, self.purpose, "noise", number))
-        return self.data.batch(index, noise)
+        return self.data.batch(self.order[position], noise)
 
 
 class TrainingContext(Context):
     """The trainer's side of the handle that hooks get."""
 
-    def __init__(self, method: Method, model: VAE, data: ImageData, config: TrainConfig, seed: int):
+    def __init__(self, method: Method, model: VAE, data: Data, config: TrainConfig, seed: int):
         self.method, self.model, self.train, self.seed = method, model, config, seed
         self.data = data.info
         self.device = next(model.parameters()).device
         self.clock = Clock(self.device)
-        self.outer = Batches(data, config.batch_size, seed, "outer")
-        self.drawn = Batches(data, config.batch_size, seed, "drawn")
+        self.outer = Batches(data, config, seed, "outer")
+        self.drawn = Batches(data, config, seed, "drawn")
         self.phase, self.val = Phase(), {}
         self.draws = 0
         self.notes: list[str] = []
@@ -128,6 +130,13 @@ class TrainingContext(Context):
         self.noise_key, self.generators = key, {}
         torch.manual_seed(derive_seed(self.seed, "global", *key))
 
+    @contextmanager
+    def repeatable(self, *key: Any) -> Iterator[None]:
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(derive_seed(self.seed, "global", *self.noise_key, *key))
+            yield
+
     def new_optimisers(self, lr: float) -> None:
         make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[self.train.optimiser]
         self.optimisers = {}
@@ -166,6 +175,6 @@ class TrainingContext(Context):
         if kind in self.flops_by_kind:
             yield
             return
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             yield
         self.flops_by_kind[kind] = counter.get_total_flops()

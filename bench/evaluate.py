@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.config import EvaluationConfig, TrainConfig, derive_seed
-from bench.data import ImageData
+from bench.data import Data
 from bench.datasets import DataInfo
 from bench.estimators.information import (
     active_units,
@@ -21,6 +22,7 @@ from bench.estimators.information import (
     mutual_information,
 )
 from bench.estimators.likelihood import effective_sample_size, importance_weighted_nll
+from bench.exhibits import exhibits
 from bench.method import Context, Method, Phase
 from bench.models.vae import VAE
 
@@ -53,18 +55,20 @@ class Measurement:
 
 
 @torch.no_grad()
-def measure(method: Method, ctx: EvaluationContext, x: Tensor, samples: int, block: int, chunk: int) -> Measurement:
-    """ELBO, its parts, importance-weighted NLL, information and use of the latent on ``x`` ``[N, …]``.
+def measure(method: Method, ctx: EvaluationContext, blocks: Sequence[Tensor], samples: int, chunk: int) -> Measurement:
+    """ELBO, its parts, importance-weighted NLL, information and use of the latent on N examples in ``blocks``
+    ``[B, …]``, each encoded together.
 
-    ``samples`` per example, decoded at most ``chunk`` (example, sample) pairs at a time; ``block`` examples are
-    encoded together. Without a latent the likelihood is exact and the other metrics are None.
+    ``samples`` per example, decoded at most ``chunk`` (example, sample) pairs at a time. Without a latent the
+    likelihood is exact and the other metrics are None.
     """
     model = ctx.model
     model.eval()
     latent = model.latent_dim > 0
     samples = samples if latent else 1
     posteriors, firsts, batch_mi, columns, kl_dims = [], [], [], [], []
-    for ctx.block, part in enumerate(x.split(block)):
+    count = sum(map(len, blocks))
+    for ctx.block, part in enumerate(blocks):
         q = method.posterior(ctx, part, train=False)
         z = q.rsample(samples, ctx.generator())
         step = max(1, chunk // len(part))
@@ -87,7 +91,7 @@ def measure(method: Method, ctx: EvaluationContext, x: Tensor, samples: int, blo
         kl_dims.append(model.prior.kl_dim(q))
         firsts.append(z[:, 0])
         if latent and q.has_pairwise:
-            batch_mi.append(in_batch_mutual_information(q, z[:, 0]) * len(part) / len(x))
+            batch_mi.append(in_batch_mutual_information(q, z[:, 0]) * len(part) / count)
     examples = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
     log_q = examples.pop("log_q")
     means = torch.cat([q.mean for q in posteriors]).cpu()
@@ -113,51 +117,48 @@ def chunk_size(device: torch.device) -> int:
     return 100 if device.type == "cpu" else 2000
 
 
-def validate(method: Method, model: VAE, data: ImageData, train: TrainConfig, seed: int) -> dict:
+def validate(method: Method, model: VAE, data: Data, train: TrainConfig, seed: int) -> dict:
     """Metrics on the validation set at KL weight 1, with the same noise every time; leaves the model in training mode.
 
     No NLL: with one sample it would be the ELBO under another name.
     """
     ctx = EvaluationContext(model, data.info, train, derive_seed(seed, "validation"))
-    x = data.val[: train.val_examples]
-    metrics = measure(method, ctx, x, samples=1, block=train.batch_size, chunk=chunk_size(ctx.device)).metrics
+    _, blocks = data.blocks("val", train.val_examples, train.batch_size)
+    metrics = measure(method, ctx, blocks, samples=1, chunk=chunk_size(ctx.device)).metrics
     model.train()
     return {name: value for name, value in metrics.items() if name not in ("nll", "collapsed")}
 
 
+@dataclass
+class Evaluation:
+    """The test of a trained model: what goes into the cell's folder."""
+
+    record: dict
+    columns: dict[str, np.ndarray]  # per example
+    arrays: dict[str, np.ndarray]  # for the report
+    texts: dict[str, list] | None  # for the report, of text
+
+
 def evaluate(
-    method: Method, model: VAE, data: ImageData, train: TrainConfig, config: EvaluationConfig, seed: int
-) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The test of a trained model: (evaluation record, per-example columns, arrays for the report)."""
+    method: Method, model: VAE, data: Data, train: TrainConfig, config: EvaluationConfig, seed: int
+) -> Evaluation:
     started = time.perf_counter()
     ctx = EvaluationContext(model, data.info, train, derive_seed(seed, "evaluation"))
-    x = data.test[: config.test_examples]
-    result = measure(method, ctx, x, config.iw_samples, config.batch_size, chunk_size(ctx.device))
+    index, blocks = data.blocks("test", config.test_examples, config.batch_size)
+    result = measure(method, ctx, blocks, config.iw_samples, chunk_size(ctx.device))
     metrics = result.metrics | {
-        "bpd": result.metrics["nll"] / (x[0].numel() * math.log(2)),
-        "nll_se": (result.examples["nll"].std() / math.sqrt(len(x))).item(),
+        **data.scaled(result.metrics["nll"], config.test_examples),
+        "nll_se": (result.examples["nll"].std() / math.sqrt(len(index))).item(),
         "ess": result.examples["ess"].mean().item() if model.latent_dim else None,
-        "n": len(x),
+        "n": len(index),
     }
+    ctx.block = 0
+    _, shown = data.blocks("test", config.pictures, max(1, config.pictures))
+    arrays, texts = exhibits(method, ctx, data, shown[0]) if config.pictures else ({}, None)
     record = {
         "metrics": metrics,
-        "references": {"independent_pixels": data.independent_pixels_nll(config.test_examples)},
+        "references": data.references(config.test_examples),
+        "seconds": time.perf_counter() - started,
     }
-    arrays = {"means": result.means.numpy()} | pictures(method, ctx, x[: config.pictures])
-    record["seconds"] = time.perf_counter() - started
-    columns = {"index": np.arange(len(x))} | {name: values.numpy() for name, values in result.examples.items()}
-    return record, columns, arrays
-
-
-@torch.no_grad()
-def pictures(method: Method, ctx: EvaluationContext, x: Tensor) -> dict[str, np.ndarray]:
-    """Originals, x ~ p(x|z) at the posterior means, and x ~ p(x|z) at draws from the prior: uint8 ``[P, H, W]``."""
-    if not len(x):
-        return {}
-    ctx.block = 0
-    model, generator = ctx.model, ctx.generator("pictures")
-    drawn = {"samples": model.sample(model.prior.sample(len(x), generator, x.device), generator)}
-    if model.latent_dim:
-        drawn["reconstructions"] = model.sample(method.posterior(ctx, x, train=False).mean, generator)
-    drawn["originals"] = x
-    return {name: images.squeeze(1).to(torch.uint8).cpu().numpy() for name, images in drawn.items()}
+    columns = {"index": index} | {name: values.numpy() for name, values in result.examples.items()}
+    return Evaluation(record, columns, {"means": result.means.numpy()} | arrays, texts)

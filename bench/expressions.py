@@ -1,4 +1,4 @@
-"""Method expressions: what stands on the command line and in the rows of a table.
+"""Expressions: what stands on the command line for methods, the rows of a table, and for data sets.
 
 An expression is ``name``, ``name(setting=value, …)``, either with a schedule attached: ``+anneal``,
 ``+cyclical(cycles=2)``. Values joined by ``|`` make a sweep, one row each.
@@ -11,10 +11,12 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from bench import registry
 from bench.config import replaced, suggest
+from bench.datasets import Prepared
 from bench.errors import UserError
 from bench.method import Method
 from bench.schedules import SCHEDULES, Schedule
@@ -170,6 +172,22 @@ def _arguments(config: Any, default: Any, shown: Sequence[str]) -> str:
 
 def _values(given: Mapping[str, str]) -> dict[str, Any]:
     return {key: parse_value(value) for key, value in given.items()}
+
+
+def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
+    """The data set that an expression names, ``name`` or ``name(setting=value, …)``, or that lies at a path."""
+    match = _PART.fullmatch(expression)
+    if Path(expression).exists() and expression not in registry.dataset_names() or not match:
+        from bench.datasets import _folder
+
+        return _folder.prepare(Path(expression), cache)
+    name, given = _part(expression, expression)
+    module = registry.dataset(name)
+    known = getattr(module, "SETTINGS", {})
+    for key in given:
+        if key not in known:
+            raise UserError(f"data set '{name}' has no setting '{key}': {suggest(key, known)}")
+    return module.prepare(data_dir, cache, **{key: parse_value("|".join(value)) for key, value in given.items()})
 
 
 def split_settings(assignments: Iterable[str]) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, Any]]]:

@@ -7,6 +7,7 @@ from the basic VAE, and nothing else. CONTRIBUTING.md shows one from start to en
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -78,6 +79,11 @@ class Context:
         ``"noise"`` is the noise of the reparametrised sample, which all methods share; name your own for the rest.
         """
         raise NotImplementedError
+
+    def repeatable(self, *key: Any) -> AbstractContextManager[None]:
+        """Within: torch's global generators, from which dropout draws, give the stream of ``key``, the same every time
+        within an update; behind it they go on as if nothing had been drawn. For a pass that is made twice."""
+        return nullcontext()
 
     def draw(self) -> Tensor:
         """Another random training batch ``[B, …]``, from a stream of its own: the outer batches stay as they are."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import EvaluationConfig, Preset, short_hash
+from bench.config import identity as training_identity
 from bench.datasets import DataInfo
 from bench.expressions import Variant
 from bench.store import SCHEMA_VERSION, CellFolder
@@ -72,7 +73,8 @@ def plan(
 
 def identify(config: Mapping[str, Any]) -> str:
     """The cell's id: a hash of what determines its numbers, and of nothing that is only said of it."""
-    identity = {key: config[key] for key in ("model", "train", "precision", "device", "protocol_version")}
+    identity = {key: config[key] for key in ("model", "precision", "device", "protocol_version")}
+    identity["train"] = training_identity(config["train"])
     identity["method"] = {key: config["method"][key] for key in ("name", "config", "schedule")}
     identity["data"] = config["dataset"]["fingerprint"]
     identity["seed"] = [config["base_seed"], config["seed"]]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.config import MODELS, load_preset, preset_names, suggest
+from bench.config import ImageModelConfig, load_preset, preset_names, suggest
 from bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,12 @@ def parser() -> argparse.ArgumentParser:
     )
     what = p.add_argument_group("what to run")
     what.add_argument("--methods", default="core", help="method expressions and suites (default: core)")
-    what.add_argument("--dataset", default="glyphs", help="data set by name (default: glyphs, which needs no download)")
+    what.add_argument(
+        "--dataset",
+        default="glyphs",
+        help="data set by name, or a folder of train.txt, val.txt, test.txt, or an .npz of images "
+        "(default: glyphs, which needs no download)",
+    )
     what.add_argument("--preset", default="quick", help="quick, small or paper (default: quick)")
     what.add_argument("--seeds", type=int, metavar="N", help="how many seeds (default: the preset's)")
     what.add_argument(
@@ -88,18 +93,17 @@ def run(args: argparse.Namespace) -> int:
     check(args)
     from rich.console import Console
 
-    from bench import registry
     from bench.datasets import cache_dir
     from bench.execute import Resources
-    from bench.expressions import split_expressions, split_settings, variants
+    from bench.expressions import prepare, split_expressions, split_settings, variants
     from bench.plan import TO_DO, plan
 
     console = Console(highlight=False, soft_wrap=True)
     settings, overrides = split_settings(args.set)
     expressions = split_expressions(args.methods)
     rows, sweeps = variants(expressions, args.preset, settings)
-    data = registry.dataset(args.dataset).prepare(data_folder(args), cache_dir())
-    preset = load_preset(args.preset, data.info.modality, overrides)
+    data = prepare(args.dataset, data_folder(args), cache_dir())
+    preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
     check_fit(preset, data.info)
     device = resolve_device(args)
     gpus = (1.0 if args.gpus_per_cell is None else args.gpus_per_cell) if device == "cuda" else 0.0
@@ -114,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     if todo:
         from bench.calibrate import estimate
 
-        seconds = estimate(todo, preset, data.info.sizes, device, args.cpus_per_cell)
+        seconds = estimate(todo, preset, data, device, args.cpus_per_cell)
         announce(console, args, data, seconds, resources)
     if args.dry_run:
         return 0
@@ -151,7 +155,7 @@ def check_fit(preset: Preset, data: DataInfo) -> None:
     """Refuse a protocol that this data set cannot be trained under."""
     if preset.train.batch_size > data.sizes["train"]:
         raise UserError(f"train.batch_size = {preset.train.batch_size}: there are only {data.sizes['train']} examples")
-    if data.shape[-1] % preset.model.image_size:
+    if isinstance(preset.model, ImageModelConfig) and data.shape[-1] % preset.model.image_size:
         raise UserError(f"model.image_size = {preset.model.image_size} does not divide the images' {data.shape[-1]}")
 
 
@@ -197,14 +201,14 @@ def announce(
     for name in preset_names():
         if name == args.preset or overrides:
             continue
-        other = load_preset(name, data.info.modality)
+        other = load_preset(name, data.info.modality, protocol=data.info.protocol)
         rows, _ = variants(split_expressions(args.methods), name, settings)
         device = resolve_device(args)
         planned = plan(rows, data.info, other, args.seeds or other.seeds, args.seed, device, args.out)
         todo = [cell for cell in planned if cell.status in TO_DO]
         if not todo:
             continue
-        guess = estimate(todo, other, data.info.sizes, device, args.cpus_per_cell)
+        guess = estimate(todo, other, data, device, args.cpus_per_cell)
         seeds = f"{args.seeds or other.seeds} seed{'s' * ((args.seeds or other.seeds) > 1)}"
         console.print(
             f"  --preset {name}: {other.summary}; {seeds}, about {duration(wall(guess.values(), side_by_side))}"
@@ -245,11 +249,12 @@ def run_missing(
     resources: Resources,
 ) -> None:
     """Execute the cells, the longest first so that no core waits at the end, and show how it goes."""
+    from bench.calibrate import planned_updates
     from bench.execute import execute
     from bench.progress import Monitor, Watched
 
     order = sorted(todo, key=lambda cell: -seconds[cell.folder.path])
-    updates = preset.train.updates(data.info.sizes["train"])
+    updates = planned_updates(preset, data)
     watched = [
         Watched(
             f"{cell.variant.expression} seed {cell.config['seed']}", cell.folder, updates, seconds[cell.folder.path]
@@ -314,10 +319,12 @@ def listing() -> int:
     print("data sets")
     for name in registry.dataset_names():
         module = registry.dataset(name)
-        print(f"  {name:16} {module.SUMMARY}{'' if module.NEEDS_DOWNLOAD else ' (no download)'}")
+        settings = ", ".join(f"{key}={value}" for key, value in getattr(module, "SETTINGS", {}).items())
+        about = f"{module.SUMMARY}{'' if module.NEEDS_DOWNLOAD else ' (no download)'}"
+        print(f"  {name:16} {about}{settings and '. ' + settings}")
     print("presets")
     for name in preset_names():
-        preset = load_preset(name, next(iter(MODELS)))
+        preset = load_preset(name, "image")
         print(f"  {name:16} {preset.summary}; {preset.seeds} seed{'s' * (preset.seeds > 1)}")
     return 0
 

@@ -8,6 +8,7 @@
 - ``evaluation.json``  the metrics on the test set, with the evaluation's own settings
 - ``examples.parquet`` one row per test example
 - ``arrays.npz``       what the report draws: reconstructions, samples, posterior means
+- ``texts.json``       of text: sentences from the prior, reconstructions, interpolations
 - ``last.pt``, ``previous.pt``, ``best.pt``  checkpoints, written by ``bench.checkpoint``
 
 Files are replaced whole: written under a temporary name, flushed to disk, renamed.

@@ -14,7 +14,7 @@ from torch import Tensor
 from bench import checkpoint
 from bench.config import TrainConfig
 from bench.context import TrainingContext
-from bench.data import ImageData
+from bench.data import Data
 from bench.evaluate import validate
 from bench.method import Method
 from bench.models.vae import VAE
@@ -30,25 +30,27 @@ class NonFiniteLoss(ArithmeticError):
 class Trainer:
     """Trains one cell in ``folder``, from its last checkpoint if there is one.
 
-    ``report(history)`` is called after every validation, with all lines so far. ``run()`` returns the training part of
-    the result and leaves the selected weights in ``best.pt``.
+    ``report(history)`` is called after every validation, with all lines so far; ``watch(ctx)`` before the first step
+    and after every one. ``run()`` returns the training part of the result and leaves the selected weights in
+    ``best.pt``.
     """
 
     def __init__(
         self,
         method: Method,
         model: VAE,
-        data: ImageData,
+        data: Data,
         config: TrainConfig,
         seed: int,
         folder: Path,
         report: Callable[[list[dict]], None],
+        watch: Callable[[TrainingContext], None] | None = None,
     ):
         self.method, self.model, self.data, self.config, self.seed = method, model, data, config, seed
-        self.folder, self.report = folder, report
+        self.folder, self.report, self.watch = folder, report, watch
         self.ctx = TrainingContext(method, model, data, config, seed)
-        self.epoch_updates = config.updates_per_epoch(len(data.train))
-        self.ctx.total = config.updates(len(data.train))
+        self.epoch_updates = config.updates_per_epoch(self.ctx.outer.per_pass)
+        self.ctx.total = config.updates(self.ctx.outer.per_pass)
         self.phases = list(method.phases())
         self.history: list[dict] = []
         self.losses: list[Tensor] = []
@@ -77,12 +79,15 @@ class Trainer:
         while state["stopped_by"] is None:
             if state["phase_over"] or ctx.step >= self.phase_end(state["phase"]):
                 self.start_phase(state["phase"] + 1)
+                if not ctx.step:
+                    self.look()
             phase_length = self.phase_end(state["phase"]) - state["phase_start"]
             ctx.beta = self.method.schedule.weight(ctx.step - state["phase_start"], phase_length, self.config.ramp)
             ctx.begin_noise("outside updates", ctx.step)
             self.losses.append(self.method.step(ctx, ctx.outer_batch()))
             ctx.step += 1
             self.method.on("after_step", ctx)
+            self.look()
             if len(self.losses) >= FINITE_CHECK_UPDATES:
                 self.check_losses()
             if ctx.step % self.epoch_updates == 0:
@@ -96,6 +101,13 @@ class Trainer:
                 saved = time.monotonic()
         ctx.clock.to(None)
         return self.result()
+
+    def look(self) -> None:
+        """Let the watcher look, off the clock."""
+        if self.watch:
+            self.ctx.clock.to("validation")
+            self.watch(self.ctx)
+            self.ctx.clock.to("train")
 
     def phase_end(self, index: int) -> int:
         """The update at which a phase ends; the last one ends with the budget."""

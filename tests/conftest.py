@@ -12,7 +12,7 @@ import torch
 from bench import data as tensors
 from bench.cell import fresh
 from bench.config import EvaluationConfig, ImageModelConfig, Preset, TrainConfig
-from bench.data import ImageData
+from bench.data.image import ImageData
 from bench.datasets import Prepared, cached
 from bench.expressions import variants
 from bench.plan import Cell, plan
@@ -64,7 +64,7 @@ def prepared(tmp_path_factory) -> Prepared:
 
 @pytest.fixture(scope="session")
 def data(prepared) -> ImageData:
-    return tensors.load(prepared, MODEL.image_size)
+    return tensors.load(prepared, MODEL)
 
 
 @pytest.fixture

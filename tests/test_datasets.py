@@ -17,8 +17,9 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_array
 
-from bench import data as tensors
 from bench import datasets
+from bench.config import ImageModelConfig
+from bench.data import image, load
 from bench.datasets import DataInfo, cached, glyphs, omniglot
 from bench.errors import UserError
 
@@ -118,24 +119,24 @@ def test_area_averaging_keeps_the_range_and_the_ink(size, scale, seed):
 def test_pooling():
     means = np.random.default_rng(0).random((3, 28, 28)).astype(np.float32)
     corners = [means[:, row::2, column::2].astype(float) for row in (0, 1) for column in (0, 1)]
-    np.testing.assert_allclose(tensors.pool(means, 14), sum(corners) / 4, rtol=1e-6)
-    np.testing.assert_allclose(tensors.pool(means, 14, "any"), 1 - np.prod([1 - c for c in corners], axis=0), rtol=1e-6)
-    assert tensors.pool(means, 28) is means
+    np.testing.assert_allclose(image.pool(means, 14), sum(corners) / 4, rtol=1e-6)
+    np.testing.assert_allclose(image.pool(means, 14, "any"), 1 - np.prod([1 - c for c in corners], axis=0), rtol=1e-6)
+    assert image.pool(means, 28) is means
     with pytest.raises(ValueError, match="does not divide"):
-        tensors.pool(means, 13)
+        image.pool(means, 13)
     with pytest.raises(ValueError, match="mean, any"):
-        tensors.pool(means, 14, "median")
+        image.pool(means, 14, "median")
 
 
 def test_binarisation_is_fixed_and_follows_the_means():
     means = np.tile(np.array([0, 0.25, 1], np.float32), (40_000, 1))
-    bits = tensors.binarise(means, stream=1)
-    np.testing.assert_array_equal(bits, tensors.binarise(means, stream=1))
-    assert (bits != tensors.binarise(means, stream=2)).any()
+    bits = image.binarise(means, stream=1)
+    np.testing.assert_array_equal(bits, image.binarise(means, stream=1))
+    assert (bits != image.binarise(means, stream=2)).any()
     assert bits[:, 0].max() == 0 and bits[:, 2].min() == 1
     assert bits[:, 1].mean() == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / 40_000))
     # The very bits, so that a change of generator cannot go unnoticed.
-    bits = tensors.binarise(np.full(16, 0.5, np.float32), stream=1)
+    bits = image.binarise(np.full(16, 0.5, np.float32), stream=1)
     assert bits.astype(int).tolist() == [0, 0, 0, 1, 0, 0, 1, 1, 1, 0, 0, 1, 1, 0, 1, 0]
 
 
@@ -288,7 +289,7 @@ def test_real_omniglot(tmp_path):
     if not (data_dir and (Path(data_dir) / "omniglot").exists()):
         pytest.skip("BENCH_DATA_DIR holds no omniglot")
     prepared = omniglot.prepare(Path(data_dir), tmp_path)
-    data = tensors.load(prepared)
+    data = load(prepared, ImageModelConfig())
     assert sum(prepared.info.sizes.values()) in (32_460, 32_415)
     assert len(data.label_names) == 50
     assert 0.05 < data.train.mean() < 0.2  # ink is 1
@@ -366,7 +367,7 @@ def toy(tmp_path, train, test) -> datasets.Prepared:
 
 
 def test_loading(tmp_path, lake):
-    data = tensors.load(omniglot.prepare(lake[0], tmp_path / "cache"), size=14)
+    data = load(omniglot.prepare(lake[0], tmp_path / "cache"), ImageModelConfig(image_size=14))
     assert data.train.shape == (7, 14, 14) and data.val.shape == (2, 1, 14, 14) and data.test.shape == (3, 1, 14, 14)
     assert set(data.test.unique().tolist()) == {0.0, 1.0}
     assert (data.train.shape[-1], data.info.shape, data.info.name, data.info.modality) == (
@@ -377,14 +378,14 @@ def test_loading(tmp_path, lake):
     )
     assert "14×14" in data.info.notes[-1]
     assert [len(data.labels[split]) for split in SPLITS] == [7, 2, 3] and len(data.label_names) == 4
-    again = tensors.load(omniglot.prepare(lake[0], tmp_path / "cache"), size=14).to("cpu")
+    again = load(omniglot.prepare(lake[0], tmp_path / "cache"), ImageModelConfig(image_size=14)).to("cpu")
     assert torch.equal(data.test, again.test) and torch.equal(data.val, again.val)
 
 
 def test_batches_are_binarised_afresh_and_reproducible(tmp_path):
     train = np.random.default_rng(0).random((4, 6, 6))
     train[:, 0], train[:, 1] = 0, 1
-    data = tensors.load(toy(tmp_path, train, train), size=6)
+    data = load(toy(tmp_path, train, train), ImageModelConfig(image_size=6))
     generator = torch.Generator().manual_seed(1)
     index = torch.tensor([3, 0, 3])
     first, second = data.batch(index, generator), data.batch(index, generator)
@@ -399,7 +400,7 @@ def test_batches_are_binarised_afresh_and_reproducible(tmp_path):
 def test_independent_pixels_by_hand(tmp_path):
     train = np.array([[[0.0, 1.0], [0.5, 0.25]], [[0.0, 1.0], [0.5, 0.75]]])
     test = np.array([[[0.0, 1.0], [1.0, 0.0]], [[1.0, 1.0], [0.0, 1.0]]])
-    data = tensors.load(toy(tmp_path, train, test), size=2)
+    data = load(toy(tmp_path, train, test), ImageModelConfig(image_size=2))
     # Frequencies 0, 1, 1/2, 1/2, the first two held at 1/4 and 3/4.
     first = -2 * np.log(3 / 4) - 2 * np.log(1 / 2)
     second = -np.log(1 / 4) - np.log(3 / 4) - 2 * np.log(1 / 2)
@@ -419,7 +420,7 @@ def test_a_damaged_record_is_built_again_and_a_damaged_array_file_is_named(tmp_p
     for damaged in (b"", b"PK" + bytes(50), content[: len(content) // 2], content[:200] + b"x" + content[201:]):
         prepared.path.write_bytes(damaged)
         with pytest.raises(UserError, match="toy.npz is damaged"):
-            tensors.load(prepared, size=4)
+            load(prepared, ImageModelConfig(image_size=4))
 
 
 def test_a_cache_that_cannot_be_written(tmp_path):

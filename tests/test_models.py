@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.config import ImageModelConfig, load_preset
-from bench.models.image import MaskedConv, build_image_model, reference_parameters
+from bench.models.build import reference_parameters
+from bench.models.image import MaskedConv, build_image_model
 from bench.models.vae import fixed_statistics
 
 from .conftest import MODEL

@@ -1,5 +1,6 @@
 """SA-VAE's gradient: against a graph that keeps every refinement step, and against finite differences, in float64."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +21,12 @@ def setting():
     torch.manual_seed(0)
     model = build_image_model(MODEL).double().train()
     x = (torch.rand(5, 1, 7, 7) < 0.4).double()
-    ctx = SimpleNamespace(model=model, beta=0.7, generator=lambda purpose: torch.Generator().manual_seed(7))
+    ctx = SimpleNamespace(
+        model=model,
+        beta=0.7,
+        generator=lambda purpose: torch.Generator().manual_seed(7),
+        repeatable=lambda *key: nullcontext(),
+    )
     return model, x, ctx
 
 

@@ -182,12 +182,13 @@ def test_a_torn_checkpoint_costs_one_step_back(trainer, tmp_path, monkeypatch):
 
 
 def test_batches_are_a_function_of_their_number(data):
-    one, other = Batches(data, 30, 5, "outer"), Batches(data, 30, 5, "outer")
+    thirty = replace(TRAIN, batch_size=30)
+    one, other = Batches(data, thirty, 5, "outer"), Batches(data, thirty, 5, "outer")
     assert one.per_pass == 3
     later = other[7]
     assert torch.equal(later, [one[i] for i in range(8)][7])
     assert not torch.equal(one[0], one[3]), "a new order and new noise for every pass"
-    assert not torch.equal(one[0], Batches(data, 30, 5, "drawn")[0])
+    assert not torch.equal(one[0], Batches(data, thirty, 5, "drawn")[0])
     assert set(one[0].unique().tolist()) == {0.0, 1.0}
 
 

@@ -4,9 +4,12 @@ A data-set file needs neither torch nor the rest of the harness. It defines
 
 - ``SUMMARY``: one line for ``--list``;
 - ``NEEDS_DOWNLOAD``: whether a machine without network must be given the files;
-- ``prepare(data_dir, cache) -> Prepared``: find (or download) the sources, turn them into arrays, keep
-  them in ``cache`` under a name that changes with the sources, and say what they are. A second call with
-  the same sources reads only the small record beside the arrays.
+- ``prepare(data_dir, cache, **settings) -> Prepared``: find (or download) the sources, turn them into arrays,
+  keep them in ``cache`` under a name that changes with the sources, and say what they are. A second call with
+  the same sources reads only the small record beside the arrays;
+- where it can be varied, ``SETTINGS``: the settings that ``prepare`` takes, with their defaults.
+
+Files whose name begins with an underscore hold what several of them share.
 
 ``bench.data`` turns a ``Prepared`` into tensors.
 """
@@ -27,6 +30,10 @@ import numpy as np
 from bench.errors import UserError
 from bench.store import replace
 
+#: The first words of every vocabulary, by their ids.
+SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
+PAD, START, END, UNKNOWN = range(len(SPECIALS))
+
 
 @dataclass(frozen=True)
 class DataInfo:
@@ -45,6 +52,8 @@ class DataInfo:
     fingerprint: str
     source: str  # where the numbers come from, in a few words
     notes: tuple[str, ...] = ()  # footnotes that every table on this data set carries
+    vocabulary: int = 0  # of text: how many words there are, ``SPECIALS`` among them
+    protocol: str = ""  # the presets' section for this set, where it is not the modality's
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -58,8 +67,11 @@ class DataInfo:
 class Prepared:
     """A data set ready to load: its description and the ``.npz`` file that holds its arrays.
 
-    Image sets hold ``train``, ``val``, ``test``: float32 ``[N, 28, 28]`` Bernoulli means in [0, 1] (ink = 1);
-    and, where there are labels, ``train_labels`` …: int64 ``[N]`` with ``label_names``: str ``[L]``.
+    Image sets hold ``train``, ``val``, ``test``: float32 ``[N, 28, 28]`` Bernoulli means in [0, 1] (ink = 1).
+    Text sets hold them as int32 ``[N, L]``: ``<s> w1 … wn </s>``, then ``<pad>`` to the longest of all splits;
+    ``vocabulary``: str ``[V]``, the ``SPECIALS`` first, then words by falling frequency in train; and, where the law
+    of the data is known, ``test_nll``: float64 ``[N]``, the exact -log p(x) of every test sentence.
+    Where there are labels: ``train_labels`` …: int64 ``[N]`` with ``label_names``: str ``[L]``.
     """
 
     info: DataInfo
@@ -69,6 +81,14 @@ class Prepared:
     def read(cls, path: Path) -> Prepared:
         """The prepared set at ``path``, described by the record beside it."""
         return cls(DataInfo.from_json(json.loads(path.with_suffix(".json").read_text("utf-8"))), path)
+
+    def batches(self, batch_size: int, equal_lengths: bool) -> int:
+        """Training batches in a pass: whole ones; or, of sentences of one length each, as many as that takes."""
+        if not equal_lengths:
+            return self.info.sizes["train"] // batch_size
+        with np.load(self.path, allow_pickle=False) as arrays:
+            _, counts = np.unique((arrays["train"] != PAD).sum(axis=1), return_counts=True)
+        return int((-(-counts // batch_size)).sum())
 
 
 def cache_dir() -> Path:

@@ -211,10 +211,3 @@ def build_image_model(config: ImageModelConfig, latent: bool = True) -> VAE:
     else:
         model = VAE(NoFeatures(), NoHead(), NoMaps(config.image_size), decoder, latent_dim=0)
     return model.to(memory_format=torch.channels_last)  # the layout in which masked convolutions run fastest
-
-
-def reference_parameters(module: nn.Module) -> int:
-    """Parameters as the reference counts them: masked kernels whole, with the taps that are always zero."""
-    held = sum(p.numel() for p in module.parameters())
-    masked = [m for m in module.modules() if isinstance(m, MaskedConv)]
-    return held + sum(m.reference_parameters - m.weight.numel() for m in masked)

@@ -18,11 +18,12 @@ from bench.models.distributions import Gaussian, Posterior, StandardNormal
 class GaussianHead(nn.Module):
     """Features ``[B, F]`` to a diagonal Gaussian over D dimensions."""
 
-    def __init__(self, features: int, dim: int):
+    def __init__(self, features: int, dim: int, bias: bool = True):
         super().__init__()
-        self.linear = nn.Linear(features, 2 * dim)
+        self.linear = nn.Linear(features, 2 * dim, bias=bias)
         nn.init.xavier_uniform_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        if bias:
+            nn.init.zeros_(self.linear.bias)
 
     def forward(self, h: Tensor) -> Gaussian:
         mean, logvar = self.linear(h).chunk(2, dim=-1)
@@ -33,7 +34,7 @@ class NoFeatures(nn.Module):
     """The encoder of a model without a latent: looks at nothing."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.new_zeros(len(x), 0)
+        return torch.zeros(len(x), 0, device=x.device)
 
 
 class NoHead(nn.Module):

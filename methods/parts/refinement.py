@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.models.distributions import Gaussian
+from bench.models.text import second_order
 from bench.models.vae import fixed_statistics
 
 
@@ -26,14 +27,16 @@ def refine(
         return q
     start = torch.stack([q.mean, q.logvar])  # [2, B, D]: refined together
     generator = ctx.generator("refine")
-    noise = torch.randn(steps, *q.mean.shape, generator=generator, device=x.device, dtype=x.dtype)
+    noise = torch.randn(steps, *q.mean.shape, generator=generator, device=x.device, dtype=q.mean.dtype)
     model, beta = ctx.model, ctx.beta
 
     def direction(state: Tensor, step: int, differentiable: bool) -> Tensor:
         """The clipped gradient ``[2, B, D]`` of the loss at ``state``."""
         mean, logvar = state
         z = mean + (0.5 * logvar).exp() * noise[step]
-        loss = beta * model.prior.kl(Gaussian(mean, logvar)).sum() - model.log_prob(x, z.unsqueeze(1)).sum()
+        with fixed_statistics(model), second_order(model), ctx.repeatable("refine", step):
+            rec = -model.log_prob(x, z.unsqueeze(1)).sum()
+        loss = beta * model.prior.kl(Gaussian(mean, logvar)).sum() + rec
         (gradient,) = torch.autograd.grad(loss, state, create_graph=differentiable)
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
         return gradient * (clip / norm.clamp_min(clip))
@@ -42,7 +45,7 @@ def refine(
     if not differentiable:
         parameters = []
         start = start.detach()
-    refined = _Refinement.apply(direction, model, (steps, lr, momentum), start, *parameters)
+    refined = _Refinement.apply(direction, (steps, lr, momentum), start, *parameters)
     return Gaussian(*refined)
 
 
@@ -50,17 +53,16 @@ class _Refinement(torch.autograd.Function):
     """start ``[2, B, D]`` -> refined ``[2, B, D]``, differentiable in start and the parameters behind ``direction``."""
 
     @staticmethod
-    def forward(ctx, direction, model, settings, start, *parameters):
+    def forward(ctx, direction, settings, start, *parameters):
         steps, lr, momentum = settings
         state, velocity, states = start, torch.zeros_like(start), []
-        with fixed_statistics(model):
-            for step in range(steps):
-                states.append(state)
-                with torch.enable_grad():
-                    gradient = direction(state.detach().requires_grad_(), step, False)
-                velocity = momentum * velocity - gradient
-                state = state + lr * velocity
-        ctx.direction, ctx.model, ctx.settings = direction, model, settings
+        for step in range(steps):
+            states.append(state)
+            with torch.enable_grad():
+                gradient = direction(state.detach().requires_grad_(), step, False)
+            velocity = momentum * velocity - gradient
+            state = state + lr * velocity
+        ctx.direction, ctx.settings = direction, settings
         ctx.save_for_backward(torch.stack(states), *parameters)
         return state
 
@@ -71,19 +73,18 @@ class _Refinement(torch.autograd.Function):
         wanted = [p for p in parameters if p.requires_grad]
         totals = [torch.zeros_like(p) for p in wanted]
         velocity_adjoint = torch.zeros_like(adjoint)
-        with fixed_statistics(ctx.model):
-            for step in reversed(range(steps)):
-                velocity_adjoint = velocity_adjoint + lr * adjoint
-                with torch.enable_grad():
-                    state = states[step].requires_grad_()
-                    gradient = ctx.direction(state, step, True)
-                through_state, *through = torch.autograd.grad(
-                    gradient, [state, *wanted], -velocity_adjoint, allow_unused=True
-                )
-                adjoint = adjoint + through_state
-                velocity_adjoint = momentum * velocity_adjoint
-                for total, part in zip(totals, through, strict=True):
-                    if part is not None:
-                        total += part
+        for step in reversed(range(steps)):
+            velocity_adjoint = velocity_adjoint + lr * adjoint
+            with torch.enable_grad():
+                state = states[step].requires_grad_()
+                gradient = ctx.direction(state, step, True)
+            through_state, *through = torch.autograd.grad(
+                gradient, [state, *wanted], -velocity_adjoint, allow_unused=True
+            )
+            adjoint = adjoint + through_state
+            velocity_adjoint = momentum * velocity_adjoint
+            for total, part in zip(totals, through, strict=True):
+                if part is not None:
+                    total += part
         by_parameter = dict(zip(map(id, wanted), totals, strict=True))
-        return None, None, None, adjoint, *(by_parameter.get(id(p)) for p in parameters)
+        return None, None, adjoint, *(by_parameter.get(id(p)) for p in parameters)

@@ -35,7 +35,7 @@ def cost(trainer: Trainer) -> dict:
         method.step(ctx, ctx.outer_batch())
     with FlopCounterMode(display=False) as counter:
         seen = EvaluationContext(model, ctx.data, ctx.train, seed=0)
-        measure(method, seen, trainer.data.test[:20], samples=4, block=10, chunk=20)
+        measure(method, seen, trainer.data.test[:20].split(10), samples=4, chunk=20)
     parameters = sum(p.numel() for p in model.parameters())
     return {"parameters": parameters, "update": ctx.flops_by_kind, "evaluation": counter.get_total_flops()}
 
@@ -66,7 +66,7 @@ def test_seconds_of_a_basic_update(benchmark, prepared, tmp_path):
     preset = load_preset("quick", "image")
     torch.manual_seed(0)
     model = build_image_model(preset.model)
-    data = tensors.load(prepared, preset.model.image_size, preset.model.pooling)
+    data = tensors.load(prepared, preset.model)
     trainer = Trainer(BasicVAE(), model, data, preset.train, 0, tmp_path, lambda history: None)
     trainer.start_phase(0)
     batch = trainer.ctx.outer_batch()

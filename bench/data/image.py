@@ -7,16 +7,15 @@ test images once as well, without a seed. Here they are the same bits on every m
 from __future__ import annotations
 
 import dataclasses
-import zlib
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.datasets import DataInfo, Prepared
-from bench.errors import UserError
+from bench.datasets import DataInfo
 
 BINARISATION_SEED = 20_190_506
 POOLINGS = {"mean": "share of ink", "any": "ink anywhere in a block"}
@@ -37,6 +36,23 @@ class ImageData:
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     label_names: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, info: DataInfo, arrays: Mapping[str, np.ndarray], size: int = 28, pooling: str = "mean") -> ImageData:
+        """The images of a prepared set, pooled to ``size``, a divisor of the prepared one, by ``pool``."""
+        train, val, test = (pool(arrays[split], size, pooling) for split in ("train", "val", "test"))
+        notes = info.notes
+        if train.shape[-1] != (full := info.shape[-1]):
+            notes = (*notes, f"Images pooled from {full}×{full} to {size}×{size} ({POOLINGS[pooling]}).")
+        labels = {split: arrays[f"{split}_labels"] for split in ("train", "val", "test") if f"{split}_labels" in arrays}
+        return cls(
+            info=dataclasses.replace(info, shape=(size, size), notes=notes),
+            train=torch.from_numpy(train),
+            val=torch.from_numpy(binarise(val, stream=1)).unsqueeze(1),
+            test=torch.from_numpy(binarise(test, stream=2)).unsqueeze(1),
+            labels=labels,
+            label_names=tuple(arrays["label_names"].tolist()) if "label_names" in arrays else (),
+        )
+
     @property
     def fingerprint(self) -> str:
         """Of the prepared 28×28 arrays, whatever the size here."""
@@ -47,14 +63,31 @@ class ImageData:
         moved = {split: getattr(self, split).to(device) for split in ("train", "val", "test")}
         return dataclasses.replace(self, **moved)
 
+    def order(self, batch_size: int, equal_lengths: bool, generator: torch.Generator) -> list[Tensor]:
+        """The batches of one pass: a permutation in whole batches, for BatchNorm cannot take a batch of one."""
+        permutation = torch.randperm(len(self.train), generator=generator).to(self.train.device)
+        return list(permutation[: len(permutation) // batch_size * batch_size].split(batch_size))
+
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Training images ``index`` (int64 ``[B]``), binarised afresh: float32 ``[B, 1, size, size]``.
 
         The uniform numbers are drawn on the generator's device, so a CPU generator gives a GPU the CPU's images.
         """
-        means = self.train[index.to(self.train.device)].unsqueeze(1)
+        means = self.train[index].unsqueeze(1)
         uniform = torch.rand(means.shape, generator=generator, device=generator.device)
         return (uniform.to(means.device) < means).float()
+
+    def blocks(self, split: str, count: int | None, size: int) -> tuple[np.ndarray, list[Tensor]]:
+        """The first ``count`` images of a split (None: all) in their order, ``size`` to a block; and their places."""
+        images = getattr(self, split)[:count]
+        return np.arange(len(images)), list(images.split(size))
+
+    def references(self, count: int | None) -> dict[str, float]:
+        return {"independent_pixels": self.independent_pixels_nll(count)}
+
+    def scaled(self, nll: float, count: int | None) -> dict[str, float]:
+        """Bits per pixel."""
+        return {"bpd": nll / (self.test[0].numel() * math.log(2))}
 
     def independent_pixels_nll(self, test_examples: int | None = None) -> float:
         """The NLL to beat without any model, in nats per image.
@@ -67,30 +100,6 @@ class ImageData:
         test = self.test[:test_examples, 0].double()
         log_likelihood = test * frequency.log() + (1 - test) * (-frequency).log1p()
         return -log_likelihood.sum(dim=(1, 2)).mean().item()
-
-
-def load(prepared: Prepared, size: int = 28, pooling: str = "mean") -> ImageData:
-    """The prepared set as ``ImageData`` on the CPU, pooled to ``size``, a divisor of the prepared one, by ``pool``.
-
-    Raises ``UserError`` where the prepared file is damaged, ``ValueError`` for a size or pooling that does not exist.
-    """
-    try:
-        with np.load(prepared.path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, BadZipFile, zlib.error) as error:
-        raise UserError(f"{prepared.path} is damaged; remove it and run again") from error
-    train, val, test = (pool(arrays[split], size, pooling) for split in ("train", "val", "test"))
-    notes = prepared.info.notes
-    if train.shape[-1] != (full := prepared.info.shape[-1]):
-        notes = (*notes, f"Images pooled from {full}×{full} to {size}×{size} ({POOLINGS[pooling]}).")
-    return ImageData(
-        info=dataclasses.replace(prepared.info, shape=(size, size), notes=notes),
-        train=torch.from_numpy(train),
-        val=torch.from_numpy(binarise(val, stream=1)).unsqueeze(1),
-        test=torch.from_numpy(binarise(test, stream=2)).unsqueeze(1),
-        labels={split: arrays[f"{split}_labels"] for split in ("train", "val", "test") if f"{split}_labels" in arrays},
-        label_names=tuple(arrays["label_names"].tolist()) if "label_names" in arrays else (),
-    )
 
 
 def pool(means: np.ndarray, size: int, pooling: str = "mean") -> np.ndarray:

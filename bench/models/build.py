@@ -1,0 +1,30 @@
+"""A model for a data set, by its modality."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from bench.config import ImageModelConfig, TextModelConfig
+from bench.datasets import DataInfo
+from bench.models.image import build_image_model
+from bench.models.text import build_text_model
+from bench.models.vae import VAE
+
+
+def build_model(config: ImageModelConfig | TextModelConfig, data: DataInfo, latent: bool = True) -> VAE:
+    """A freshly initialised model of these sizes for ``data`` as it was prepared; without a latent, the decoder's
+    autoregressive model alone."""
+    if isinstance(config, ImageModelConfig):
+        return build_image_model(config, latent)
+    vocabulary = min(config.vocabulary or data.vocabulary, data.vocabulary)
+    longest = data.shape[0] if config.words is None else min(config.words + 2, data.shape[0])
+    return build_text_model(config, vocabulary, longest, latent)
+
+
+def reference_parameters(module: nn.Module) -> int:
+    """Parameters as the reference counts them: masked kernels whole, with the taps that are always zero."""
+    total = sum(p.numel() for p in module.parameters())
+    for m in module.modules():
+        if (whole := getattr(m, "reference_parameters", None)) is not None:
+            total += whole - m.weight.numel()
+    return total

@@ -1,0 +1,53 @@
+"""The most probable sentences of a decoder that goes word by word: ``start(code)``, ``next(word, code, state)``,
+``longest``, as ``bench.models.text.LSTMDecoder`` has them. ``sample`` of a decoder draws instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.datasets import END, PAD, START
+
+
+@torch.no_grad()
+def greedy(decoder: Any, code: Tensor) -> Tensor:
+    """The most probable word at every step until ``</s>``, or the longest row: code ``[N, …]`` -> int64 ``[N, T]``."""
+    state = decoder.start(code)
+    rows = [torch.full((len(code),), START, device=code.device)]
+    ended = torch.zeros(len(code), dtype=torch.bool, device=code.device)
+    while len(rows) < decoder.longest and not ended.all():
+        scores, state = decoder.next(rows[-1], code, state)
+        word = scores.argmax(dim=1)
+        rows.append(word.masked_fill(ended, PAD))
+        ended |= word == END
+    return torch.stack(rows, dim=1)
+
+
+@torch.no_grad()
+def beam(decoder: Any, code: Tensor, width: int = 5) -> Tensor:
+    """The most probable sentence that a beam of ``width`` finds: code ``[N, …]`` -> int64 ``[N, T]``.
+
+    Scores are whole log-probabilities, not divided by length. A search ends when the best of its beam has ended, for
+    no other can come to surpass it.
+    """
+    count, device = len(code), code.device
+    code = code.repeat_interleave(width, dim=0)
+    state = decoder.start(code)
+    rows = torch.full((count, width, 1), START, device=device)
+    total = torch.full((count, width), -torch.inf, device=device)
+    total[:, 0] = 0.0  # the others are copies of the first
+    ended = torch.zeros(count, width, dtype=torch.bool, device=device)
+    while rows.shape[2] < decoder.longest and not ended[:, 0].all():
+        scores, state = decoder.next(rows[:, :, -1].flatten(), code, state)
+        scores = scores.unflatten(0, (count, width))
+        scores[ended] = -torch.inf
+        scores[..., PAD].masked_fill_(ended, 0.0)  # what has ended goes on at no cost, by a pad
+        total, best = (total.unsqueeze(-1) + scores).flatten(1).topk(width)
+        parent, word = best // scores.shape[-1], best % scores.shape[-1]
+        rows = torch.cat([rows.gather(1, parent.unsqueeze(-1).expand_as(rows)), word.unsqueeze(-1)], dim=2)
+        ended = ended.gather(1, parent) | (word == END)
+        kept = (parent + width * torch.arange(count, device=device).unsqueeze(1)).flatten()
+        state = tuple(part[:, kept] for part in state)
+    return rows[:, 0]

@@ -1,0 +1,169 @@
+"""Text networks of He et al. (2019): an LSTM encoder, and an LSTM decoder that sees z at every word.
+
+Rows of word ids ``[B, T]`` are ``<s> w1 … wn </s> <pad> …``. The decoder predicts every word from those before it, so
+it can model a sentence without z: that is what makes posterior collapse possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.config import TextModelConfig
+from bench.datasets import END, PAD, START
+from bench.models.vae import VAE, GaussianHead, NoFeatures, NoHead
+
+LOGITS = 2**24  # scores of words held at a time where no gradient is wanted: 64 MB, whatever the vocabulary
+
+State = tuple[Tensor, Tensor]  # of an LSTM: (h, c), each [1, N, H]
+
+
+class LSTM(nn.LSTM):
+    """One layer, batch first. Within ``second_order`` it can be differentiated twice, and in evaluation mode, on
+    CUDA too, where cuDNN's can not."""
+
+    second_order = False
+
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__(inputs, hidden, batch_first=True)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        without_cudnn = torch.backends.cudnn.flags(enabled=False) if self.second_order else nullcontext()
+        with without_cudnn:
+            return super().forward(x, state)
+
+
+@contextmanager
+def second_order(module: nn.Module) -> Iterator[None]:
+    """Within: the LSTMs of a module give gradients that have gradients."""
+    layers = [m for m in module.modules() if isinstance(m, LSTM)]
+    for layer in layers:
+        layer.second_order = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.second_order = False
+
+
+class LSTMFeatures(nn.Module):
+    """``[B, T]`` -> ``[B, hidden]``: the state after ``</s>``, with word embeddings of its own."""
+
+    def __init__(self, vocabulary: int, embedding: int, hidden: int):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, embedding)
+        self.lstm = LSTM(embedding, hidden)
+        uniform_(self.embedding.weight, bound=0.1)
+        for parameter in self.lstm.parameters():
+            uniform_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.lstm(self.embedding(x))
+        last = (x != PAD).sum(dim=1) - 1
+        return states[torch.arange(len(x), device=x.device), last]
+
+
+class LatentState(nn.Module):
+    """z ``[N, D]`` -> ``[N, D + hidden]``: z for every input, and with it c0 = W z."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.linear = nn.Linear(dim, hidden, bias=False)
+        uniform_(self.linear.weight)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([z, self.linear(z)], dim=-1)
+
+
+class LSTMDecoder(nn.Module):
+    """p(x|z), word by word: an LSTM over [embedding; z] started at c0 = W z, h0 = tanh(c0).
+
+    Without a latent (``dim`` 0) a language model that starts from zeros. Dropout on embeddings and on output states.
+    """
+
+    def __init__(self, vocabulary: int, embedding: int, hidden: int, dim: int, dropout: float, longest: int):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, embedding)
+        self.lstm = LSTM(embedding + dim, hidden)
+        self.output = nn.Linear(hidden, vocabulary, bias=False)
+        self.dim, self.hidden, self.dropout, self.longest = dim, hidden, dropout, longest
+        uniform_(self.embedding.weight, bound=0.1)
+        with torch.no_grad():
+            of_words, of_z = self.lstm.weight_ih_l0.split([embedding, dim], dim=1)
+        for weight in (of_words, self.lstm.weight_hh_l0, self.lstm.bias_ih_l0, self.lstm.bias_hh_l0):
+            uniform_(weight)
+        uniform_(self.output.weight)
+        uniform_(of_z)  # last, so that all the rest starts with the same weights with and without a latent
+
+    def start(self, code: Tensor) -> State:
+        """The state before the first word: code ``[N, D + hidden]`` -> (h0, c0)."""
+        cell = code[:, self.dim :] if self.dim else code.new_zeros(len(code), self.hidden)
+        return cell.tanh().unsqueeze(0), cell.unsqueeze(0)
+
+    def states(self, words: Tensor, code: Tensor, state: State) -> tuple[Tensor, State]:
+        """Words ``[N, T]`` read from ``state`` on -> output states ``[N, T, hidden]`` and the state after them."""
+        embedded = F.dropout(self.embedding(words), self.dropout, self.training)
+        z = code[:, None, : self.dim].expand(-1, words.shape[1], -1)
+        hidden, state = self.lstm(torch.cat([embedded, z], dim=-1), state)
+        return F.dropout(hidden, self.dropout, self.training), state
+
+    def log_prob(self, code: Tensor, x: Tensor, samples: int = 1) -> Tensor:
+        """code ``[B·S, D + hidden]``, x ``[B, T]`` -> log p(x|z) ``[B, S]`` of all words and ``</s>``."""
+        words = x.repeat_interleave(samples, dim=0)
+        hidden, _ = self.states(words[:, :-1], code, self.start(code))
+        target = words[:, 1:].flatten()
+        step = len(target) if torch.is_grad_enabled() else max(1, LOGITS // self.output.out_features)
+        nats = [
+            F.cross_entropy(self.output(some), those, ignore_index=PAD, reduction="none")
+            for some, those in zip(hidden.flatten(0, 1).split(step), target.split(step), strict=True)
+        ]
+        return -torch.cat(nats).unflatten(0, (len(x), samples, -1)).sum(dim=-1)
+
+    def next(self, word: Tensor, code: Tensor, state: State) -> tuple[Tensor, State]:
+        """One word ``[N]`` further: the scores ``[N, V]`` of the word that follows, log-probabilities, and the state.
+
+        A pad and a start never follow.
+        """
+        hidden, state = self.states(word.unsqueeze(1), code, state)
+        scores = self.output(hidden.squeeze(1))
+        scores[:, [PAD, START]] = -torch.inf
+        return F.log_softmax(scores, dim=-1), state
+
+    @torch.no_grad()
+    def sample(self, code: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x ~ p(x|z), word by word, for a decoder in evaluation mode: code ``[N, …]`` -> int64 ``[N, T]``.
+
+        A sentence that has not ended at the longest of the data set is cut there.
+        """
+        state = self.start(code)
+        rows = [torch.full((len(code),), START, device=code.device)]
+        ended = torch.zeros(len(code), dtype=torch.bool, device=code.device)
+        while len(rows) < self.longest and not ended.all():
+            scores, state = self.next(rows[-1], code, state)
+            drawn = torch.multinomial(scores.exp(), 1, generator=generator).squeeze(1)
+            rows.append(drawn.masked_fill(ended, PAD))
+            ended |= drawn == END
+        return torch.stack(rows, dim=1)
+
+
+def uniform_(weight: Tensor, bound: float = 0.01) -> None:
+    """U(-bound, bound), the reference's initialisation of everything but embeddings, where the bound is 0.1."""
+    nn.init.uniform_(weight, -bound, bound)
+
+
+def build_text_model(config: TextModelConfig, vocabulary: int, longest: int, latent: bool = True) -> VAE:
+    """A freshly initialised model for so many words and rows of at most ``longest`` ids; without a latent, the
+    decoder's language model alone."""
+    sizes = (config.embedding, config.hidden)
+    dim = config.latent_dim if latent else 0
+    decoder = LSTMDecoder(vocabulary, *sizes, dim, config.dropout, longest)
+    if not latent:
+        return VAE(NoFeatures(), NoHead(), nn.Identity(), decoder, latent_dim=0)
+    to_decoder = LatentState(dim, config.hidden)
+    head = GaussianHead(config.hidden, dim, bias=False)
+    uniform_(head.linear.weight)
+    return VAE(LSTMFeatures(vocabulary, *sizes), head, to_decoder, decoder, dim)
