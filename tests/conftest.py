@@ -11,9 +11,9 @@ import torch
 
 from bench import data as tensors
 from bench.cell import fresh
-from bench.config import EvaluationConfig, ImageModelConfig, Preset, TrainConfig
+from bench.config import EvaluationConfig, ImageModelConfig, Preset, TextModelConfig, TrainConfig
 from bench.data.image import ImageData
-from bench.datasets import Prepared, cached
+from bench.datasets import END, SPECIALS, START, Prepared, cached
 from bench.expressions import variants
 from bench.plan import Cell, plan
 from bench.train import Trainer
@@ -33,6 +33,10 @@ TRAIN = TrainConfig(
 )
 EVALUATION = EvaluationConfig(test_examples=20, iw_samples=4, batch_size=10, pictures=2)
 TOY = Preset("toy", "for tests", 1, (), MODEL, TRAIN, EVALUATION)
+
+TEXT_MODEL = TextModelConfig(latent_dim=2, embedding=6, hidden=8)
+TEXT_TRAIN = replace(TRAIN, optimiser="sgd", lr=1.0)
+TEXT_TOY = replace(TOY, model=TEXT_MODEL, train=TEXT_TRAIN)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -63,31 +67,51 @@ def prepared(tmp_path_factory) -> Prepared:
 
 
 @pytest.fixture(scope="session")
+def text_prepared(tmp_path_factory) -> Prepared:
+    """Sentences of two to nine words whose words lean to one half of a vocabulary of twenty."""
+
+    def build():
+        random = np.random.default_rng(0)
+        rows = np.zeros((200, 11), np.int32)
+        for row in rows:
+            n = random.integers(2, 10)
+            half = random.integers(2)
+            words = random.integers(0, 8, n) + 8 * (random.random(n) < (0.9 if half else 0.1))
+            row[: n + 2] = [START, *words + len(SPECIALS), END]
+        vocabulary = np.array([*SPECIALS, *(f"word{i}" for i in range(16))])
+        about = {
+            "name": "toy-text",
+            "title": "toy text",
+            "modality": "text",
+            "unit": "nats per sentence",
+            "shape": (11,),
+            "source": "made by the tests",
+            "vocabulary": len(vocabulary),
+        }
+        return about, {"train": rows[:130], "val": rows[130:160], "test": rows[160:], "vocabulary": vocabulary}
+
+    return cached(tmp_path_factory.mktemp("cache"), "toy-text", build)
+
+
+@pytest.fixture(scope="session")
 def data(prepared) -> ImageData:
     return tensors.load(prepared, MODEL)
 
 
-@pytest.fixture
-def planned(prepared, tmp_path):
-    """``planned("vae")`` -> the cell of an expression on the toy data, in a folder of its own."""
-
-    def make(expression: str, train: TrainConfig = TRAIN, out: Path | None = None, seed: int = 0) -> Cell:
-        rows, _ = variants([expression], TOY.name)
-        preset = replace(TOY, train=train)
-        return plan(rows, prepared.info, preset, 1, seed, "cpu", out or tmp_path / "out")[0]
+def planner(data: Prepared, preset: Preset, folder: Path):
+    def make(expression: str, train: TrainConfig = preset.train, out: Path | None = None, seed: int = 0) -> Cell:
+        rows, _ = variants([expression], preset.name)
+        return plan(rows, data.info, replace(preset, train=train), 1, seed, "cpu", out or folder)[0]
 
     return make
 
 
-@pytest.fixture
-def task(prepared):
-    """``task(cell)`` -> what a worker is given."""
-
+def tasks(data: Prepared):
     def make(cell: Cell, **changes) -> dict:
         return {
             "config": cell.config,
             "folder": str(cell.folder.path),
-            "data": str(prepared.path),
+            "data": str(data.path),
             "evaluation": asdict(EVALUATION),
             "threads": 1,
             "shared": 1,
@@ -98,13 +122,51 @@ def task(prepared):
     return make
 
 
-@pytest.fixture
-def trainer(planned, data):
-    """``trainer("vae", folder)`` -> a Trainer of that expression, ready to run."""
-
-    def make(expression: str, folder: Path, train: TrainConfig = TRAIN) -> Trainer:
+def trainers(planned, data: Prepared, preset: Preset):
+    def make(expression: str, folder: Path, train: TrainConfig = preset.train) -> Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         method, model, seed = fresh(planned(expression, train).config)
-        return Trainer(method, model, data, train, seed, folder, lambda history: None)
+        return Trainer(method, model, tensors.load(data, preset.model), train, seed, folder, lambda history: None)
 
     return make
+
+
+@pytest.fixture
+def planned(prepared, tmp_path):
+    """``planned("vae")`` -> the cell of an expression on the toy data, in a folder of its own."""
+    return planner(prepared, TOY, tmp_path / "out")
+
+
+@pytest.fixture
+def text_planned(text_prepared, tmp_path):
+    """The same on the toy text."""
+    return planner(text_prepared, TEXT_TOY, tmp_path / "out")
+
+
+@pytest.fixture
+def task(prepared):
+    """``task(cell)`` -> what a worker is given."""
+    return tasks(prepared)
+
+
+@pytest.fixture
+def text_task(text_prepared):
+    return tasks(text_prepared)
+
+
+@pytest.fixture
+def trainer(planned, prepared):
+    """``trainer("vae", folder)`` -> a Trainer of that expression, ready to run."""
+    return trainers(planned, prepared, TOY)
+
+
+@pytest.fixture
+def text_trainer(text_planned, text_prepared):
+    return trainers(text_planned, text_prepared, TEXT_TOY)
+
+
+def assert_equal_weights(one: dict, other: dict) -> None:
+    """Two state dictionaries, bit for bit."""
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name

@@ -14,7 +14,7 @@ from bench.evaluate import EvaluationContext, measure
 from bench.expressions import variants
 from bench.store import dumps
 
-from .conftest import MODEL, TRAIN
+from .conftest import MODEL, TRAIN, assert_equal_weights
 
 METHODS = registry.method_names()
 SCHEDULED = [f"{name}+anneal" for name in METHODS if not registry.method(name).own_schedule]
@@ -22,12 +22,6 @@ SCHEDULED = [f"{name}+anneal" for name in METHODS if not registry.method(name).o
 
 def weights(folder):
     return torch.load(folder / "best.pt", weights_only=True)["model"]
-
-
-def assert_equal_weights(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
 
 
 @pytest.mark.parametrize("expression", [*METHODS, *SCHEDULED])

@@ -31,6 +31,9 @@ class LSTM(nn.LSTM):
     def __init__(self, inputs: int, hidden: int):
         super().__init__(inputs, hidden, batch_first=True)
 
+    def reset_parameters(self) -> None:
+        """Nothing: who holds the layer draws its weights, in an order of its own."""
+
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         without_cudnn = torch.backends.cudnn.flags(enabled=False) if self.second_order else nullcontext()
         with without_cudnn:
