@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import registry
 from bench.config import replaced, suggest
-from bench.datasets import Prepared
+from bench.datasets import Prepared, _folder
 from bench.errors import UserError
 from bench.method import Method
 from bench.schedules import SCHEDULES, Schedule
@@ -178,8 +178,6 @@ def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
     """The data set that an expression names, ``name`` or ``name(setting=value, …)``, or that lies at a path."""
     match = _PART.fullmatch(expression)
     if Path(expression).exists() and expression not in registry.dataset_names() or not match:
-        from bench.datasets import _folder
-
         return _folder.prepare(Path(expression), cache)
     name, given = _part(expression, expression)
     module = registry.dataset(name)
