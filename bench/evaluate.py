@@ -14,6 +14,7 @@ from torch import Tensor
 from bench.config import EvaluationConfig, TrainConfig, derive_seed
 from bench.data import Data
 from bench.datasets import DataInfo
+from bench.estimators.inference import LATTICE, lag, true_posterior
 from bench.estimators.information import (
     active_units,
     aggregate_log_prob,
@@ -28,6 +29,9 @@ from bench.models.vae import VAE
 
 #: Whole-set MI, in nats, below which a posterior counts as collapsed.
 COLLAPSED_BELOW = 0.1
+
+#: Test examples whose true posterior is drawn, where z has few enough dimensions for quadrature.
+TRUE_MEANS = 200
 
 
 class EvaluationContext(Context):
@@ -117,14 +121,20 @@ def chunk_size(device: torch.device) -> int:
     return 100 if device.type == "cpu" else 2000
 
 
-def validate(method: Method, model: VAE, data: Data, train: TrainConfig, seed: int) -> dict:
+def validate(method: Method, model: VAE, data: Data, train: TrainConfig, seed: int, with_lag: bool = False) -> dict:
     """Metrics on the validation set at KL weight 1, with the same noise every time; leaves the model in training mode.
 
-    No NLL: with one sample it would be the ELBO under another name.
+    No NLL: with one sample it would be the ELBO under another name. ``with_lag``: also how far inference lags behind
+    on the first ``lag_examples``.
     """
     ctx = EvaluationContext(model, data.info, train, derive_seed(seed, "validation"))
     _, blocks = data.blocks("val", train.val_examples, train.batch_size)
     metrics = measure(method, ctx, blocks, samples=1, chunk=chunk_size(ctx.device)).metrics
+    if with_lag and train.lag_examples and model.latent_dim:
+        _, (x,) = data.blocks("val", train.lag_examples, train.lag_examples)
+        ctx.block = 0
+        q = method.posterior(ctx, x, train=False)
+        metrics |= lag(model, x, q, ctx.generator("lag"), chunk_size(ctx.device))
     model.train()
     return {name: value for name, value in metrics.items() if name not in ("nll", "collapsed")}
 
@@ -153,12 +163,27 @@ def evaluate(
         "n": len(index),
     }
     ctx.block = 0
+    arrays = {"means": result.means.numpy()}
+    if model.latent_dim in LATTICE:
+        arrays["true_means"] = true_means(model, blocks, result.means)
     _, shown = data.blocks("test", config.pictures, max(1, config.pictures))
-    arrays, texts = exhibits(method, ctx, data, shown[0]) if config.pictures else ({}, None)
+    drawn, texts = exhibits(method, ctx, data, shown[0]) if config.pictures else ({}, None)
     record = {
         "metrics": metrics,
         "references": data.references(config.test_examples),
         "seconds": time.perf_counter() - started,
     }
     columns = {"index": index} | {name: values.numpy() for name, values in result.examples.items()}
-    return Evaluation(record, columns, {"means": result.means.numpy()} | arrays, texts)
+    return Evaluation(record, columns, arrays | drawn, texts)
+
+
+def true_means(model: VAE, blocks: Sequence[Tensor], near: Tensor) -> np.ndarray:
+    """The true posterior's means of the first ``TRUE_MEANS`` examples, by quadrature: ``[M, D]``."""
+    found, first = [], 0
+    for x in blocks:
+        guess = near[first : first + len(x)].to(x.device)
+        found.append(true_posterior(model, x, guess, chunk_size(x.device)).mean.cpu().numpy())
+        first += len(x)
+        if first >= TRUE_MEANS:
+            break
+    return np.concatenate(found)[:TRUE_MEANS]

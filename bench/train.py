@@ -15,6 +15,7 @@ from bench import checkpoint
 from bench.config import TrainConfig
 from bench.context import TrainingContext
 from bench.data import Data
+from bench.estimators.inference import LATTICE
 from bench.evaluate import validate
 from bench.method import Method
 from bench.models.vae import VAE
@@ -142,7 +143,7 @@ class Trainer:
         ctx, state = self.ctx, self.state
         self.check_losses()
         ctx.clock.to("validation")
-        ctx.val = validate(self.method, self.model, self.data, self.config, self.seed)
+        ctx.val = validate(self.method, self.model, self.data, self.config, self.seed, self.lag_is_due())
         ctx.clock.to("train")
         if not math.isfinite(ctx.val["elbo"]):
             raise NonFiniteLoss(f"validation ELBO is not finite after update {ctx.step} of {self.method.name}")
@@ -167,6 +168,13 @@ class Trainer:
         self.save()
         self.report(self.history)
         ctx.clock.to("train")
+
+    def lag_is_due(self) -> bool:
+        """At every validation where quadrature tells the lag; else, since it takes as long as a hundred updates, at the
+        first, second, fourth … and the last that is planned."""
+        number = len(self.history) + 1
+        often = self.model.latent_dim in LATTICE
+        return often or number & (number - 1) == 0 or self.ctx.step >= self.ctx.total
 
     def select(self) -> bool:
         """Keep the weights if validation likes them best; else count towards a decay. Not while a ramp is running."""

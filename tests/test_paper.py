@@ -1,4 +1,4 @@
-"""The paper preset at its own size, as far as a CPU can go: every row trains, resumes and is judged on ten images."""
+"""The paper preset at its own size, as far as a CPU can go: every row trains, resumes and is judged on ten examples."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ import torch
 from bench.cell import run_cell
 from bench.config import EvaluationConfig, load_preset
 from bench.context import TrainingContext
-from bench.datasets import cached
+from bench.datasets import END, SPECIALS, START, cached
 from bench.expressions import variants
 from bench.plan import plan
 
@@ -41,15 +41,48 @@ def strokes(tmp_path_factory):
     return cached(tmp_path_factory.mktemp("cache"), "strokes", build)
 
 
-@pytest.mark.timeout(900)
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory):
+    """Short documents over the paper's vocabulary of Yahoo, few enough for two updates to be an epoch."""
+
+    def build():
+        random = np.random.default_rng(0)
+        rows = np.zeros((84, 14), np.int32)
+        for row, words in zip(rows, [12] * 32 + [8] * 32 + [10] * 20, strict=True):
+            row[0], row[words + 1] = START, END
+            row[1 : words + 1] = random.integers(len(SPECIALS), 20_001, words)
+        about = {
+            "name": "documents",
+            "title": "documents",
+            "modality": "text",
+            "unit": "nats",
+            "shape": (14,),
+            "source": "tests",
+            "vocabulary": 20_001,
+        }
+        words = np.array([*SPECIALS, *map(str, range(20_001 - len(SPECIALS)))])
+        return about, {"train": rows[:64], "val": rows[64:74], "test": rows[74:], "vocabulary": words}
+
+    return cached(tmp_path_factory.mktemp("cache"), "documents", build)
+
+
+#: Parameters of encoder and decoder, and of the decoder without z.
+PARAMETERS = {"image": (752_448, 894_400, 778_368), "text": (16_605_696, 37_185_024, 37_021_184)}
+
+
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("expression", ROWS)
-def test_two_updates_a_checkpoint_a_resume_and_ten_images(expression, strokes, tmp_path, monkeypatch):
+@pytest.mark.parametrize("modality", PARAMETERS)
+def test_two_updates_a_checkpoint_a_resume_and_ten_examples(
+    modality, expression, strokes, documents, tmp_path, monkeypatch
+):
     torch.set_num_threads(1)
-    preset = load_preset("paper", "image")
+    data = {"image": strokes, "text": documents}[modality]
+    preset = load_preset("paper", modality)
     preset = replace(preset, train=replace(preset.train, epochs=1, val_examples=10, extra_updates=2.0))
     rows, _ = variants([expression], "paper")
-    (cell,) = plan(rows, strokes.info, preset, 1, 0, "cpu", tmp_path)
-    assert cell.config["model"]["decoder_channels"] == 64 and cell.config["train"]["batch_size"] == 50
+    (cell,) = plan(rows, data.info, preset, 1, 0, "cpu", tmp_path)
+    assert cell.config["train"]["batch_size"] == {"image": 50, "text": 32}[modality]
     monkeypatch.setattr("bench.train.CHECKPOINT_SECONDS", 0)
     update = TrainingContext.update
 
@@ -62,7 +95,7 @@ def test_two_updates_a_checkpoint_a_resume_and_ten_images(expression, strokes, t
     task = {
         "config": cell.config,
         "folder": str(cell.folder.path),
-        "data": str(strokes.path),
+        "data": str(data.path),
         "evaluation": vars(evaluation),
         "threads": 1,
         "shared": 1,
@@ -80,10 +113,11 @@ def test_two_updates_a_checkpoint_a_resume_and_ten_images(expression, strokes, t
     judged = cell.folder.evaluation()
     assert judged is not None, result.get("evaluation_failure")
     assert judged["metrics"]["n"] == 10 and np.isfinite(judged["metrics"]["nll"])
+    encoder, decoder, alone = PARAMETERS[modality]
     if cell.variant.method.latent:
-        assert result["parameters"] == {"encoder": 752_448, "decoder": 894_400, "aux": 0}
+        assert result["parameters"] == {"encoder": encoder, "decoder": decoder, "aux": 0}
     else:
-        assert result["parameters"]["decoder"] == 778_368
+        assert result["parameters"]["decoder"] == alone
 
 
 MEASURE = """
@@ -118,3 +152,33 @@ def test_semi_amortised_training_with_twenty_steps_stays_within_5_gb(strokes, tm
     peak = float(done.stdout)
     print(f"peak memory {peak:.2f} GB")
     assert peak < 5
+
+
+JUDGE = """
+import resource, torch
+from bench.cell import configure_torch
+from bench.config import TextModelConfig, TrainConfig
+from bench.datasets import END, START, DataInfo
+from bench.evaluate import EvaluationContext, chunk_size, measure
+from bench.method import Method
+from bench.models.text import build_text_model
+
+configure_torch(1, "cpu", 0)
+model = build_text_model(TextModelConfig(), vocabulary=20_001, longest=202)
+data = DataInfo("documents", "documents", "text", "nats", (202,), {}, "", "tests", vocabulary=20_001)
+x = torch.randint(4, 20_001, (1, 202))
+x[0, 0], x[0, -1] = START, END
+judged = measure(Method(), EvaluationContext(model, data, TrainConfig(), 0), [x], 500, chunk_size(torch.device("cpu")))
+assert judged.metrics["nll"] > 1000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.timeout(1800)
+def test_the_nll_of_a_document_of_200_words_stays_below_2_gb():
+    """500 samples at paper size, in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", JUDGE], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    peak = float(done.stdout)
+    print(f"peak memory {peak:.2f} GB")
+    assert peak < 2
