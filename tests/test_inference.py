@@ -148,7 +148,7 @@ def test_nothing_depends_on_the_chunk_nor_on_the_other_examples(dim):
 
 
 def test_decodes_per_example_stay_within_their_budget(monkeypatch):
-    for dim, most in ((1, 150), (2, 720)):
+    for dim, most in ((1, 150), (2, 960)):
         model, decoded = LinearGaussian(dim, 0.3), []
         inner = model.log_prob
         monkeypatch.setattr(model, "log_prob", lambda x, z: decoded.append(z.shape[0] * z.shape[1]) or inner(x, z))

@@ -22,7 +22,7 @@ from bench.models.text import second_order
 from bench.models.vae import VAE
 
 #: Dimensions of the latent -> nodes decoded per example at each level of the lattice, the coarsest first.
-LATTICE = {1: (45, 45, 45), 2: (121, 81, 121, 360)}
+LATTICE = {1: (45, 45, 45), 2: (121, 81, 121, 600)}
 #: Dimensions of the latent -> Gauss–Hermite nodes per dimension for expectations under q.
 HERMITE = {1: 15, 2: 6}
 BOUND = 5.0  # on either side of 0: what a standard normal prior leaves outside does not matter
