@@ -166,8 +166,7 @@ def evaluate(
     arrays = {"means": result.means.numpy()}
     if model.latent_dim in LATTICE:
         arrays["true_means"] = true_means(model, blocks, result.means)
-    _, shown = data.blocks("test", config.pictures, max(1, config.pictures))
-    drawn, texts = exhibits(method, ctx, data, shown[0]) if config.pictures else ({}, None)
+    drawn, texts = exhibits(method, ctx, data, config.pictures) if config.pictures else ({}, None)
     record = {
         "metrics": metrics,
         "references": data.references(config.test_examples),

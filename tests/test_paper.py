@@ -79,7 +79,7 @@ def test_two_updates_a_checkpoint_a_resume_and_ten_examples(
     torch.set_num_threads(1)
     data = {"image": strokes, "text": documents}[modality]
     preset = load_preset("paper", modality)
-    preset = replace(preset, train=replace(preset.train, epochs=1, val_examples=10, extra_updates=2.0))
+    preset = replace(preset, train=replace(preset.train, epochs=1, val_examples=10, extra_updates=2.0, lag_examples=2))
     rows, _ = variants([expression], "paper")
     (cell,) = plan(rows, data.info, preset, 1, 0, "cpu", tmp_path)
     assert cell.config["train"]["batch_size"] == {"image": 50, "text": 32}[modality]
