@@ -24,7 +24,7 @@ class Aggressive(Method):
     citation = "He et al., ICLR 2019"
     family = "optimisation"
     order = 50
-    suites = {"core": ["aggressive"], "paper": ["aggressive", "aggressive+anneal"]}
+    suites = {"core": ["aggressive"], "paper": ["aggressive", "aggressive+anneal"], "lag": ["aggressive"]}
     neutral = {"max_inner": 0}
 
     @dataclass(frozen=True)

@@ -10,5 +10,5 @@ class BasicVAE(Method):
     summary = "the basic VAE"
     citation = "Kingma & Welling, ICLR 2014"
     order = 10
-    suites = {"core": ["vae"], "paper": ["vae", "vae+anneal"]}
+    suites = {"core": ["vae"], "paper": ["vae", "vae+anneal"], "lag": ["vae"]}
     baseline = True

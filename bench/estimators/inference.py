@@ -27,7 +27,7 @@ LATTICE = {1: (45, 45, 45), 2: (121, 81, 121, 600)}
 HERMITE = {1: 15, 2: 6}
 BOUND = 5.0  # on either side of 0: what a standard normal prior leaves outside does not matter
 MARGIN = 2.0  # around q's mean, where that is far out
-#: Dimensions of the latent -> posterior mass whose cells the next level may leave out, unless they are next to the rest.
+#: Dimensions of the latent -> posterior mass whose cells the next level may leave out, unless they are near the rest.
 TAIL = {1: 1e-6, 2: 1e-3}
 DEPTH = 40.0  # nats below the highest node at which a local maximum may yet be the foot of a peak
 BLOCK = 64  # examples whose lattices are in memory at a time
@@ -84,8 +84,9 @@ def _integrate(model: VAE, x: Tensor, near: Tensor, chunk: int) -> TruePosterior
     log_joint = torch.full(nodes.shape[:2], -math.inf, dtype=torch.float64, device=nodes.device)
     nodes[:, : counts[0]] = start
     log_joint[:, : counts[0]] = _log_joint(model, x, start, chunk)
-    for count in counts[1:]:
-        kept = _cells_with_mass(nodes, log_joint, step)
+    for level, count in enumerate(counts[1:], start=1):
+        so_far = max(counts[:level])
+        kept = _cells_with_mass(nodes[:, :so_far], log_joint[:, :so_far], step)
         splits = _splits(count / kept.sum(1), step)
         rows = (splits.amax(1) > 1).nonzero().squeeze(1)  # the others' lattice stays: their mass takes it all
         if not len(rows):

@@ -1,0 +1,228 @@
+"""python -m bench.lag: inference lag as He et al. (2019) drew it, with a scalar latent.
+
+Each method is trained in this process, one after the other. At stages of training, the means of q(z|x) for fixed test
+points are set against those of the model's true posterior p(z|x), by quadrature. What is stored is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.config import load_preset, short_hash
+from bench.errors import UserError
+from bench.run import check, check_fit, data_folder, resolve_device
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bench.config import Preset
+    from bench.datasets import DataInfo, Prepared
+    from bench.plan import Cell
+    from bench.reporting.lag import Trace
+
+FRAMES = 24  # stages of training at which inference is looked at, the first before it
+VERSION = 1  # of what is stored
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m bench.lag",
+        description="Train methods with a scalar latent and draw how far q(z|x) lags behind the true posterior p(z|x) "
+        "over training (He et al., ICLR 2019, Figures 2 and 3). What is stored is not trained again.",
+    )
+    p.add_argument("--methods", default="lag", help="method expressions and suites (default: the suite lag)")
+    p.add_argument("--dataset", default="synthetic", help="data set by name (default: synthetic, without download)")
+    p.add_argument("--preset", default="quick", help="quick, small or paper (default: quick)")
+    p.add_argument("--updates", type=int, metavar="N", help="updates of the decoder (default: the preset's)")
+    p.add_argument("--points", type=int, default=500, metavar="N", help="test examples in the picture (default: 500)")
+    p.add_argument("--seed", type=int, default=0, metavar="S", help="base seed (default: 0)")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as for bench.run")
+    p.add_argument("--out", type=Path, default=Path("out"), help="folder for numbers and figures (default: out)")
+    p.add_argument("--data-dir", type=Path, help="folder with data sets (default: BENCH_DATA_DIR)")
+    p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: cuda if there is one")
+    p.add_argument("--force", action="store_true", help="train again what is stored")
+    p.set_defaults(seeds=1, cpus_per_cell=1, gpus_per_cell=None, address=None)  # what bench.run's checks look at
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        return run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: methods that were finished are stored", file=sys.stderr)
+        return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    check(args)
+    for name in ("points", "updates"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name} takes a whole number from 1, not {getattr(args, name)}")
+    from bench.datasets import cache_dir
+    from bench.expressions import prepare, split_expressions, split_settings, variants
+    from bench.plan import plan
+
+    settings, overrides = split_settings(args.set)
+    rows, _ = variants(split_expressions(args.methods), args.preset, settings)
+    data = prepare(args.dataset, data_folder(args), cache_dir())
+    preset = scalar(args, data.info, overrides)
+    cells = plan(rows, data.info, preset, 1, args.seed, resolve_device(args), args.out)
+    cells.sort(key=lambda cell: not cell.config["method"]["baseline"])
+    stem = f"{data.info.name}-{preset.name}"
+    traces = {}
+    for cell in cells:
+        name = cell.variant.expression
+        reason = cell.reason or (None if cell.variant.method.latent else "there is no latent")
+        if reason:
+            print(f"{name}: left out, {reason}")
+        else:
+            traces[name] = stored_or_made(args, cell, data, args.out / "lag" / stem)
+    if not traces:
+        raise UserError("none of these methods has a latent on this data set: name others with --methods")
+
+    from bench.reporting.lag import draw
+
+    table(traces)
+    folder = args.out / "figures" / f"lag-{stem}"
+    draw(folder, traces)
+    print(f"numbers: {args.out / 'lag' / stem}/, figures: {folder}/")
+    return 0
+
+
+def scalar(args: argparse.Namespace, data: DataInfo, overrides: dict[str, dict[str, Any]]) -> Preset:
+    """The preset with a latent of one dimension and the updates asked for."""
+    if overrides.get("model", {}).get("latent_dim", 1) != 1:
+        raise UserError("--set model.latent_dim: the picture of lag is of a scalar latent, so it is 1 here")
+    overrides = overrides | {"model": overrides.get("model", {}) | {"latent_dim": 1}}
+    preset = load_preset(args.preset, data.modality, overrides, data.protocol)
+    check_fit(preset, data)
+    if args.updates is None:
+        return preset
+    epochs = math.ceil(args.updates / preset.train.updates_per_epoch(data.sizes["train"]))
+    lengths = {"epochs": epochs, "epoch_updates": math.ceil(args.updates / epochs)}
+    overrides |= {"train": overrides.get("train", {}) | lengths}
+    return load_preset(args.preset, data.modality, overrides, data.protocol)
+
+
+def stored_or_made(args: argparse.Namespace, cell: Cell, data: Prepared, folder: Path) -> Trace:
+    """The trace of a cell as it is stored for the same settings, or else trained, looked at and stored."""
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from bench import provenance
+    from bench.reporting.lag import Trace
+    from bench.store import read_json, replace, write_json
+
+    slug = cell.folder.path.parent.name
+    record, arrays = folder / f"{slug}.json", folder / f"{slug}.npz"
+    key = short_hash([VERSION, cell.config["cell_id"], args.points, FRAMES])
+    try:
+        if not args.force and read_json(record)["key"] == key:
+            with np.load(arrays) as file:
+                return Trace(**file)
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: made anew
+        pass
+    print(f"{cell.variant.expression}: training", flush=True)
+    trace, seconds = train(cell, data, args.points)
+    replace(arrays, lambda file: np.savez_compressed(file, **asdict(trace)))  # type: ignore[arg-type]
+    about = {"commit": provenance.commit(), "versions": provenance.versions(), "command": provenance.command()}
+    numbers = {"update": trace.updates, "lag": trace.lag, "lag_kl": trace.kl.mean(axis=1)}
+    # Last: it is what says that the arrays are those of this configuration.
+    write_json(
+        record,
+        {
+            "key": key,
+            "config": cell.config,
+            "points": trace.means.shape[1],
+            "stages": {name: values.tolist() for name, values in numbers.items()},
+            "seconds": seconds,
+            "provenance": about | {"finished": provenance.now()},
+        },
+    )
+    return trace
+
+
+def train(cell: Cell, data: Prepared, points: int) -> tuple[Trace, float]:
+    """Train a cell and look at it on the way: the trace, and the seconds that it all took."""
+    import time
+
+    import numpy as np
+
+    from bench.cell import configure_torch, fresh, load_data
+    from bench.config import TrainConfig, build
+    from bench.reporting.lag import Trace
+    from bench.train import Trainer
+
+    started = time.perf_counter()
+    config = cell.config
+    configure_torch(threads=1, device=config["device"], gpu_share=0)
+    tensors = load_data({"config": config, "data": str(data.path)})
+    method, model, seed = fresh(config)
+    settings = build(TrainConfig, config["train"], "train")
+    looks: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
+    look = observer(method, model, tensors, settings, seed, points)
+
+    def watch(ctx) -> None:
+        if ctx.step in stages(ctx.total):
+            looks.append((ctx.step, *look()))
+
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer(method, model, tensors, settings, seed, Path(folder), lambda history: None, watch).run()
+    return Trace(*map(np.stack, zip(*looks, strict=True))), time.perf_counter() - started
+
+
+def stages(total: int) -> set[int]:
+    """The updates after which to look: none, then at equal ratios up to ``total``."""
+    return {0} | {round(total ** (i / (FRAMES - 2))) for i in range(FRAMES - 1)}
+
+
+def observer(method, model, data, settings, seed: int, points: int) -> Callable[[], tuple[np.ndarray, ...]]:
+    """A function that gives means of q, means of p(z|x) and KL(q ‖ p(z|x)) on the first test examples: ``[N]`` each."""
+    import torch
+
+    from bench.config import derive_seed
+    from bench.estimators.inference import elbo, true_posterior
+    from bench.evaluate import EvaluationContext, chunk_size
+
+    ctx = EvaluationContext(model, data.info, settings, derive_seed(seed, "lag"))
+    _, (x,) = data.blocks("test", points, points)
+    chunk = chunk_size(ctx.device)
+
+    @torch.no_grad()
+    def look() -> tuple[np.ndarray, ...]:
+        model.eval()
+        q = method.posterior(ctx, x, train=False)
+        truth = true_posterior(model, x, q.mean, chunk)
+        kl = truth.log_px - elbo(model, x, q, ctx.generator("lag"), chunk)
+        model.train()
+        return tuple(values.float().cpu().numpy() for values in (q.mean.squeeze(1), truth.mean.squeeze(1), kl))
+
+    return look
+
+
+def table(traces: dict[str, Trace]) -> None:
+    """Print lag and KL(q ‖ p(z|x)) at the stages of the picture."""
+    from bench.reporting.lag import shown_stages
+
+    width = max(map(len, traces))
+    print(f"{'':{width}}  {'updates':>8}  {'lag':>6}  {'KL(q‖p(z|x))':>12}  {'|mean of p|':>11}  {'|mean of q|':>11}")
+    for name, trace in traces.items():
+        for stage in shown_stages(len(trace.updates)):
+            sizes = [abs(means[stage]).mean() for means in (trace.true_means, trace.means)]
+            numbers = f"{trace.lag[stage]:6.3f}  {trace.kl[stage].mean():12.3f}  {sizes[0]:11.3f}  {sizes[1]:11.3f}"
+            print(f"{name:{width}}  {trace.updates[stage]:8,d}  {numbers}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
