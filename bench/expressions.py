@@ -177,8 +177,11 @@ def _values(given: Mapping[str, str]) -> dict[str, Any]:
 def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
     """The data set that an expression names, ``name`` or ``name(setting=value, …)``, or that lies at a path."""
     match = _PART.fullmatch(expression)
-    if Path(expression).exists() and expression not in registry.dataset_names() or not match:
-        return _folder.prepare(Path(expression), cache)
+    if not match or (expression not in registry.dataset_names() and Path(expression).exists()):
+        data = _folder.prepare(Path(expression), cache)
+        if data.info.name in registry.dataset_names():
+            raise UserError(f"{expression} has the name of a data set that is built in: give it another")
+        return data
     name, given = _part(expression, expression)
     module = registry.dataset(name)
     known = getattr(module, "SETTINGS", {})

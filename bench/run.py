@@ -102,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
     settings, overrides = split_settings(args.set)
     expressions = split_expressions(args.methods)
     rows, sweeps = variants(expressions, args.preset, settings)
-    data = prepare(args.dataset, data_folder(args), cache_dir())
+    with console.status(f"preparing {args.dataset}: up to a few minutes the first time"):
+        data = prepare(args.dataset, data_folder(args), cache_dir())
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
     check_fit(preset, data.info)
     device = resolve_device(args)

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.datasets import END, PAD, SPECIALS, START, UNKNOWN, Prepared, cached, keep
-from bench.datasets.omniglot import git_blob_sha1
+from bench.datasets import END, PAD, SPECIALS, START, UNKNOWN, Prepared, cached, git_blob_sha1, keep
 from bench.errors import UserError
 
 SPLITS = ("train", "val", "test")

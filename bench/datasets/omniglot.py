@@ -24,7 +24,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from bench.datasets import Prepared, cached, keep, overlaps, shuffled
+from bench.datasets import Prepared, cached, git_blob_sha1, keep, overlaps, shuffled
 from bench.errors import UserError
 
 SUMMARY = "OMNIGLOT drawings, 28×28: Burda's set (downloaded), or Lake's drawings from DATA_DIR/omniglot"
@@ -56,11 +56,6 @@ def prepare(data_dir: Path | None, cache: Path) -> Prepared:
     if len(missing) == 1:
         raise UserError(f"{missing[0]} is missing: Lake's OMNIGLOT is both {' and '.join(p.name for p in zips)}")
     return _burda(_download(cache / "omniglot-chardata.mat", folder), cache)
-
-
-def git_blob_sha1(content: bytes) -> str:
-    """The name that git gives a file with this content."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _download(path: Path, folder: Path | None) -> Path:
