@@ -180,7 +180,8 @@ def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
     if not match or (expression not in registry.dataset_names() and Path(expression).exists()):
         data = _folder.prepare(Path(expression), cache)
         if data.info.name in registry.dataset_names():
-            raise UserError(f"{expression} has the name of a data set that is built in: give it another")
+            use = f"--dataset {data.info.name} --data-dir {Path(expression).resolve().parent}"
+            raise UserError(f"{expression} has the name of a built-in data set: rename it, or read it by {use}")
         return data
     name, given = _part(expression, expression)
     module = registry.dataset(name)

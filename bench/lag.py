@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bench.config import Preset
-    from bench.datasets import DataInfo, Prepared
+    from bench.datasets import Prepared
     from bench.plan import Cell
     from bench.reporting.lag import Trace
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     settings, overrides = split_settings(args.set)
     rows, _ = variants(split_expressions(args.methods), args.preset, settings)
     data = prepare(args.dataset, data_folder(args), cache_dir())
-    preset = scalar(args, data.info, overrides)
+    preset = scalar(args, data, overrides)
     cells = plan(rows, data.info, preset, 1, args.seed, resolve_device(args), args.out)
     cells.sort(key=lambda cell: not cell.config["method"]["baseline"])
     stem = f"{data.info.name}-{preset.name}"
@@ -99,19 +99,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def scalar(args: argparse.Namespace, data: DataInfo, overrides: dict[str, dict[str, Any]]) -> Preset:
+def scalar(args: argparse.Namespace, data: Prepared, overrides: dict[str, dict[str, Any]]) -> Preset:
     """The preset with a latent of one dimension and the updates asked for."""
     if overrides.get("model", {}).get("latent_dim", 1) != 1:
         raise UserError("--set model.latent_dim: the picture of lag is of a scalar latent, so it is 1 here")
     overrides = overrides | {"model": overrides.get("model", {}) | {"latent_dim": 1}}
-    preset = load_preset(args.preset, data.modality, overrides, data.protocol)
-    check_fit(preset, data)
+    preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
+    check_fit(preset, data.info)
     if args.updates is None:
         return preset
-    epochs = math.ceil(args.updates / preset.train.updates_per_epoch(data.sizes["train"]))
+    batches = data.batches(preset.train.batch_size, preset.train.equal_lengths)
+    epochs = math.ceil(args.updates / preset.train.updates_per_epoch(batches))
     lengths = {"epochs": epochs, "epoch_updates": math.ceil(args.updates / epochs)}
     overrides |= {"train": overrides.get("train", {}) | lengths}
-    return load_preset(args.preset, data.modality, overrides, data.protocol)
+    return load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
 
 
 def stored_or_made(args: argparse.Namespace, cell: Cell, data: Prepared, folder: Path) -> Trace:

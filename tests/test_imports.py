@@ -55,16 +55,20 @@ def test_there_are_no_cycles():
 
 
 LAYERS = [
+    {"bench.lag"},
     {"bench.run"},
     {"bench.execute", "bench.report", "bench.progress", "bench.calibrate"},
     {"bench.cell"},
     {"bench.train"},
     {"bench.context", "bench.evaluate", "bench.checkpoint"},
+    {"bench.exhibits"},
     {"bench.plan"},
     {"bench.expressions"},
     {"bench.registry"},
     {"bench.method"},
-    {"bench.models.image", "bench.models.vae", "bench.models.distributions", "bench.estimators"},
+    {"bench.data", "bench.data.image", "bench.data.text", "bench.estimators.inference", "bench.models.build"},
+    {"bench.models.decoding", "bench.models.image", "bench.models.text"},
+    {"bench.models.vae", "bench.models.distributions"},
     {"bench.config", "bench.store", "bench.errors"},
 ]
 
