@@ -12,7 +12,7 @@ from bench.errors import UserError
 from bench.reporting import cells
 from bench.store import CellFolder, read_json, write_json, write_text
 
-VERSION = "1"  # of what a report looks like: a stored one from another version is built again
+VERSION = "2"  # of what a report looks like: a stored one from another version is built again
 
 
 @dataclass(frozen=True)
@@ -84,21 +84,24 @@ def _told(group: cells.Group, log: Callable) -> bool:
 
 
 def _write(out: Path, group: cells.Group, log: Callable) -> Report:
-    from bench.reporting import figures, render, tables
+    from bench.reporting import claims, figures, render, tables, texts
     from bench.reporting.frame import cells_frame, rows_frame
 
     frame = cells_frame(group.cells)
     rows = rows_frame(frame, cells.sweeps(out).get(group.cells[0].config["preset"], {}))
     document = tables.document(group, frame, rows)
+    document.claims = claims.judge(group.cells, frame)
     contents = {
-        "csv": tables.to_csv(rows),
-        "md": render.markdown(document),
-        "tex": render.latex(document),
+        Path("tables") / f"{group.stem}.csv": tables.to_csv(rows),
+        Path("tables") / f"{group.stem}.md": render.markdown(document),
+        Path("tables") / f"{group.stem}.tex": render.latex(document),
+        Path("texts") / f"{group.stem}.md": texts.page(document.title, frame, log),
     }
     files = []
-    for suffix, content in contents.items():
-        files.append(Path("tables") / f"{group.stem}.{suffix}")
-        write_text(out / files[-1], content)
+    for file, content in contents.items():
+        if content is not None:
+            files.append(file)
+            write_text(out / file, content)
     files += [file.relative_to(out) for file in figures.draw(out / "figures" / group.stem, frame, log)]
     return Report(group.stem, render.text(document), tuple(files))
 
@@ -115,7 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"no folder '{out}': give the one that 'python -m bench.run --out' wrote")
         for report in build(out, force=True):
             print(report.text)
-            print(f"{len(report.files)} files: {out / 'tables' / report.stem}.*, {out / 'figures' / report.stem}/")
+            kinds = ", ".join(dict.fromkeys(str(out / file.parts[0]) + "/" for file in report.files))
+            print(f"{len(report.files)} files of {report.stem} in {kinds}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

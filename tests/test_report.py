@@ -33,6 +33,13 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def text_out(tmp_path: Path) -> Path:
+    """The committed cells of text, in a folder of their own."""
+    shutil.copytree(FIXTURES / "text-cells", tmp_path / "text-out")
+    return tmp_path / "text-out"
+
+
+@pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.reporting.figures.draw", lambda *_: [])
 
@@ -87,6 +94,35 @@ def test_golden_tables(out: Path, suffix: str):
     report.build(out)
     written, golden = out / "tables" / f"glyphs-quick.{suffix}", FIXTURES / f"golden.{suffix}"
     assert written.read_bytes() == golden.read_bytes(), "if meant: python tests/fixtures/make_cells.py"
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("suffix", ["csv", "md", "tex"])
+def test_golden_tables_of_text(text_out: Path, suffix: str):
+    report.build(text_out)
+    written, golden = text_out / "tables" / f"reviews-quick.{suffix}", FIXTURES / f"golden-text.{suffix}"
+    assert written.read_bytes() == golden.read_bytes(), "if meant: python tests/fixtures/make_cells.py"
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_text_has_a_perplexity_and_images_none(out: Path, text_out: Path):
+    [images], [text] = report.build(out), report.build(text_out)
+    assert "PPL" in text.text
+    assert "exp(NLL / 24.25 words)" in text.text
+    assert "PPL" not in images.text
+    row = rows(text_out, "reviews-quick")["vae"]
+    assert float(row["ppl"]) == pytest.approx(math.exp(float(row["nll"]) / float(row["words"])), rel=1e-3)
+    assert row["bpd"] == rows(out)["vae"]["ppl"] == rows(out)["vae"]["words"] == ""
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_references_have_their_standard_error_where_it_is_stored(text_out: Path):
+    [made] = report.build(text_out)
+    assert "NLL of words drawn independently: 171.30.\n" in made.text
+    assert "NLL of the true generator: 101.23 ± 0.31 (standard error): no model can be below it" in made.text
+    for file in text_out.glob("runs/*/*/*/*/evaluation.json"):
+        change(file, references={"true_generator": 101.234})
+    assert "the true generator: 101.23: no model" in report.build(text_out)[0].text
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -157,7 +193,8 @@ def test_a_sweep_has_a_row_selected_on_validation_at_the_cost_of_all(tmp_path: P
 def test_published_numbers_stand_only_beside_the_same_protocol(tmp_path: Path):
     for title, preset in itertools.product(("omniglot (Burda 28×28)", "omniglot (Lake 28×28)"), ("paper", "small")):
         out = tmp_path / preset / title[10:14]
-        fake["write"](out, dataset=fake["DATA"] | {"name": "omniglot", "title": title}, preset=preset)
+        data = fake["DATA"] | {"name": "omniglot", "title": title}
+        fake["write"](out, dataset=data, preset=preset, preset_notes=[])
         report.build(out)
         markdown = (out / "tables" / f"omniglot-{preset}.md").read_text("utf-8")
         same = preset == "paper" and "Burda" in title
@@ -165,6 +202,14 @@ def test_published_numbers_stand_only_beside_the_same_protocol(tmp_path: Path):
         assert ("96.09 (0.36)" in markdown) == same
         if same:
             assert "no: quoted from memory" in markdown
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_changed_protocol_is_not_the_published_one(tmp_path: Path):
+    data = fake["DATA"] | {"name": "omniglot", "title": "omniglot (Burda 28×28)"}
+    fake["write"](tmp_path, dataset=data, preset="paper", preset_notes=["train.epochs = 5 (preset: 1000)"])
+    report.build(tmp_path)
+    assert "Published numbers" not in (tmp_path / "tables" / "omniglot-paper.md").read_text("utf-8")
 
 
 def test_published_numbers_say_whether_they_were_checked():
@@ -186,6 +231,53 @@ def test_footnotes_are_lettered_past_z_and_shared():
     letters = [document.footnote(f"note {i}") for i in range(28)]
     assert [letters[i] for i in (0, 25, 26, 27)] == ["a", "z", "aa", "ab"]
     assert document.footnote("note 3") == "d"
+
+
+def test_markdown_shows_what_it_would_otherwise_eat():
+    eaten = "a_b _c_ *d* `e` |f| [g] <unk> ~~h~~ $i$ # \\ &lt; R&D"
+    shown = r"a_b \_c\_ \*d\* \`e\` \|f\| \[g\] \<unk> \~\~h\~\~ \$i\$ \# \\ \&lt; R&D"
+    assert render.escape_markdown(eaten) == shown
+
+
+# -- texts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_golden_texts(text_out: Path):
+    [made] = report.build(text_out)
+    assert Path("texts/reviews-quick.md") in made.files
+    written = text_out / "texts" / "reviews-quick.md"
+    assert written.read_bytes() == (FIXTURES / "golden-texts.md").read_bytes(), "python tests/fixtures/make_cells.py"
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_texts_follow_their_cells(text_out: Path):
+    page = text_out / "texts" / "reviews-quick.md"
+    [first] = report.build(text_out)
+    [file] = text_out.glob("runs/*/*/autoregressive/seed-0-*/texts.json")
+    change(file, samples=["another sentence"])
+    report.build(text_out)
+    assert "another sentence" in page.read_text("utf-8")
+    for file in text_out.glob("runs/*/*/*/*/texts.json"):
+        file.unlink()
+    [second] = report.build(text_out)
+    assert {*first.files} - {*second.files} == {Path("texts/reviews-quick.md")}
+    assert not page.exists()
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(
+    "content", ["{torn", "[]", '{"samples": [], "reconstructions": [{}]}', '{"reconstructions": []}']
+)
+def test_damaged_texts_are_left_out_and_told(text_out: Path, content: str):
+    [file] = text_out.glob("runs/*/*/vae/seed-0-*/texts.json")
+    file.write_text(content)
+    lines: list[str] = []
+    report.build(text_out, log=lines.append)
+    page = (text_out / "texts" / "reviews-quick.md").read_text("utf-8")
+    assert "## `vae`" not in page
+    assert "## `sa_vae`" in page
+    assert any("no texts of vae" in line for line in lines)
 
 
 # -- what is not pooled, what is left out --------------------------------------------------------------------------
@@ -214,6 +306,15 @@ def test_cells_of_another_protocol_are_not_pooled(out: Path, name: str):
     assert any("Not comparable" in line for line in lines)
     assert "Not comparable with the cells of glyphs-quick" in second.text
     assert second.stem in first.text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_settings_that_came_later_or_only_watch_do_not_part_cells(out: Path):
+    [folder] = out.glob("runs/*/*/vae/seed-2-*")
+    train = json.loads((folder / "config.json").read_text("utf-8"))["train"]
+    change(folder / "config.json", train=train | {"equal_lengths": False, "lag_examples": 8})
+    [made] = report.build(out)
+    assert rows(out)["vae"]["n"] == "3"
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -273,12 +374,18 @@ def test_damaged_pictures_are_left_out_and_told(out: Path):
 def test_every_file_is_the_same_byte_for_byte_when_built_again(out: Path):
     [made] = report.build(out, force=True)
     names = {file.stem for file in made.files if file.suffix == ".pdf"}
-    assert names == {"dynamics", "rate_distortion", "nll_time", "reconstructions", "samples"}
+    assert names == {"dynamics", "information", "rate_distortion", "nll_time", "reconstructions", "samples"}
     before = {file: (out / file).read_bytes() for file in made.files}
     shutil.rmtree(out / "figures")
     [again] = report.build(out, force=True)
     assert again == made
     assert {file: (out / file).read_bytes() for file in again.files} == before
+
+
+def test_text_has_figures_of_lag_and_no_pictures(text_out: Path):
+    [made] = report.build(text_out)
+    names = {file.stem for file in made.files if file.suffix == ".png"}
+    assert names == {"dynamics", "information", "lag", "lag_scatter", "rate_distortion", "nll_time"}
 
 
 def test_only_what_changed_is_built_again(out: Path, monkeypatch: pytest.MonkeyPatch):

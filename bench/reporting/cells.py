@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.config import identity
 from bench.errors import UserError
 from bench.store import SCHEMA_VERSION, CellFolder, cell_folders, dumps, read_json
 
 SWEEPS = "sweeps.json"
-FILES = ("config.json", "result.json", "evaluation.json", "history.jsonl")
+FILES = ("config.json", "result.json", "evaluation.json", "history.jsonl", "texts.json")
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,14 @@ class Cell:
         """What the cells of one table have in common, but for how they were evaluated."""
         return {
             "data": self.config["dataset"]["fingerprint"],
-            **{key: self.config[key] for key in ("model", "train", "precision", "device", "protocol_version")},
+            "train": identity(self.config["train"]),
+            **{key: self.config[key] for key in ("model", "precision", "device", "protocol_version")},
         }
+
+    @property
+    def as_published(self) -> bool:
+        """Whether it was trained by the published protocol: the preset ``paper``, nothing of it changed."""
+        return self.config["preset"] == "paper" and not self.config.get("preset_notes")
 
 
 @dataclass

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from bench.reporting import lag
 from bench.reporting.frame import history_frame
 from bench.reporting.style import RC, WIDTH, Look, looks, save
 
@@ -29,20 +30,41 @@ def draw(folder: Path, frame: DataFrame, log: Callable[[str], object]) -> list[P
     """Every figure that ``cells_frame``'s cells have the numbers for, as png and pdf in ``folder``."""
     done = frame[frame["status"] == "ok"]
     style = looks(dict.fromkeys(frame.sort_values("baseline", ascending=False, kind="stable")["method"]))
-    pictures = _pictures(done, log)
+    history, arrays = history_frame(done), _arrays(done, log)
     made: dict[str, Figure | None] = {}
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **RC, "backend": "agg"}):
-        made["dynamics"] = dynamics(history_frame(done), style)
+        made["dynamics"] = dynamics(history, style)
+        made["information"] = information(history, style)
+        made["lag"] = lag.curves(history, style)
+        made["lag_scatter"] = lag.scatter(arrays, style)
         made["rate_distortion"] = rate_distortion(done, style)
         made["nll_time"] = nll_time(done, style)
-        made["reconstructions"] = grid(pictures, "reconstructions", "originals")
-        made["samples"] = grid(pictures, "samples")
+        made["reconstructions"] = grid(arrays, "reconstructions", "originals")
+        made["samples"] = grid(arrays, "samples")
         return [file for name, figure in made.items() if figure for file in save(figure, folder / name)]
 
 
 def dynamics(history: DataFrame, style: Looks) -> Figure | None:
-    """KL, MI and AU on validation over decoder updates: the mean over seeds, within one sd where there are several."""
+    """KL, MI and AU on validation over decoder updates."""
     panels = {"kl": "KL (nats)", "mi": "MI (nats)", "au": "active units", "au_kl": "active units by KL"}
+    return _over_updates(history, style, panels)
+
+
+def information(history: DataFrame, style: Looks) -> Figure | None:
+    """KL(q(z|x) ‖ p) and its two parts, MI and KL(q(z) ‖ p), on validation over decoder updates.
+
+    The curves of He et al. (2019), Figure 5.
+    """
+    panels = {
+        "kl": r"KL$(q(z|x)\,\|\,p)$ (nats)",
+        "mi": "MI (nats)",
+        "kl_aggregate": r"KL$(q(z)\,\|\,p)$ (nats)",
+    }
+    return _over_updates(history, style, panels)
+
+
+def _over_updates(history: DataFrame, style: Looks, panels: Mapping[str, str]) -> Figure | None:
+    """One panel per column of ``history``: the mean over seeds, within one sd where there are several."""
     if history.empty or history[list(panels)].isna().all(axis=None):
         return None
     methods = [name for name in style if history.loc[history["method"] == name, list(panels)].notna().any(axis=None)]
@@ -57,12 +79,12 @@ def dynamics(history: DataFrame, style: Looks) -> Figure | None:
             seaborn.lineplot(seeds, x="update", y=column, ax=ax, errorbar="sd", err_kws=band, **marks)
         ax.set(title=title, xlabel="updates", ylabel="", ylim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    if history["kl"].max() > 20:  # one method far above must not flatten the rest
-        axes[0].set_yscale("symlog", linthresh=1, linscale=0.5)
-        axes[0].set(title="KL (nats, logarithmic from 1)", ylim=(0, None))
-        axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    for ax in axes[2:]:
-        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+        if column.startswith("au"):
+            ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+        elif history[column].max() > 20:  # one method far above must not flatten the rest
+            ax.set_yscale("symlog", linthresh=1, linscale=0.5)
+            ax.set(title=title.replace("(nats)", "(nats, log from 1)"), ylim=(0, None))
+            ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     _legend(figure, methods, style, lines=True)
     return figure
 
@@ -204,15 +226,19 @@ def _spread(heights: np.ndarray, least: float) -> np.ndarray:
     return np.clip(starts, 0, max(0, 1 - steps[-1])) + steps
 
 
-def _pictures(done: DataFrame, log: Callable[[str], object]) -> dict[str, dict[str, np.ndarray]]:
-    """The arrays of each method's first seed: ``originals``, ``reconstructions``, ``samples``, where it has them."""
+#: What is drawn of a cell's arrays, and how many dimensions it has.
+DRAWN = {"originals": 3, "reconstructions": 3, "samples": 3, "means": 2, "true_means": 2}
+
+
+def _arrays(done: DataFrame, log: Callable[[str], object]) -> dict[str, dict[str, np.ndarray]]:
+    """Those of ``DRAWN`` that each method's first seed has."""
     found = {}
     for name, cells in done.groupby("method", sort=False):
         file = cells["cell"].iloc[0].folder / "arrays.npz"
         try:
             with np.load(file) as arrays:
-                kinds = {"originals", "reconstructions", "samples"} & {*arrays.files}
-                found[name] = {kind: arrays[kind] for kind in kinds if arrays[kind].ndim == 3}
+                kinds = [kind for kind in DRAWN if kind in arrays]
+                found[name] = {kind: arrays[kind] for kind in kinds if arrays[kind].ndim == DRAWN[kind]}
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:

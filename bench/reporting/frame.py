@@ -12,7 +12,7 @@ from bench.store import dumps
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-METRICS = ("nll", "elbo", "rec", "kl", "mi", "mi_batch", "kl_aggregate", "au", "au_kl", "bpd")
+METRICS = ("nll", "elbo", "rec", "kl", "mi", "mi_batch", "kl_aggregate", "au", "au_kl", "bpd", "ppl", "words")
 COSTS = ("train_seconds", "flops", "updates", "extra_updates")
 # Of the csv; the first sixteen are a contract.
 COLUMNS = tuple(
@@ -20,7 +20,7 @@ COLUMNS = tuple(
         "method n nll nll_sd elbo rec kl kl_sd mi mi_sd mi_batch au au_sd train_seconds relative_cost "
         "collapsed label nll_ci_low nll_ci_high nll_minus_baseline nll_minus_baseline_low "
         "nll_minus_baseline_high pairs au_kl au_kl_sd kl_aggregate bpd updates extra_updates flops failed "
-        "skipped unfinished"
+        "skipped unfinished ppl ppl_sd words"
     ).split()
 )
 
@@ -70,7 +70,7 @@ def history_frame(frame: DataFrame) -> DataFrame:
     """One row per validation of every cell of ``cells_frame``: method, update, and the metrics there."""
     import pandas as pd
 
-    columns = ("update", "elbo", "rec", "kl", "mi", "au", "au_kl")
+    columns = ("update", "elbo", "rec", "kl", "mi", "kl_aggregate", "au", "au_kl", "lag", "lag_kl")
     records = [
         {"method": row.method, **{name: _number(record.get(name)) for name in columns}}
         for row in frame.itertuples()
@@ -118,7 +118,7 @@ def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> di
     done = cells[cells["status"] == "ok"]
     of = {name: summary(done[name]) for name in (*METRICS, *COSTS, "collapsed")}
     record = {name: value.mean for name, value in of.items()}
-    record |= {f"{name}_sd": of[name].sd for name in ("nll", "kl", "mi", "au", "au_kl")}
+    record |= {f"{name}_sd": of[name].sd for name in ("nll", "kl", "mi", "au", "au_kl", "ppl")}
     difference = summary([]) if is_reference else paired(_by_replicate(done), _by_replicate(reference))
     return record | {
         "n": len(done),

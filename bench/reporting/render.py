@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from bench.reporting.statistics import Summary
 
 DASH = "–"
 
@@ -29,16 +32,38 @@ class Panel:
     rows: list[list[Entry]]
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one claim: the evidence in one line, and numbers that only Markdown has room for."""
+
+    id: str
+    claim: str
+    verdict: str
+    evidence: str
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The verdicts on the claims of one paper, and what is to be said of all of them."""
+
+    title: str
+    verdicts: list[Verdict]
+    notes: list[str]
+
+
 @dataclass
 class Document:
     """Panels that share their footnotes. ``footnote`` letters them in the order they are asked for.
 
+    ``claims`` stand below all notes, in Markdown and plain text.
     ``reference`` is a panel of numbers from elsewhere; it stands apart, below all notes, in Markdown alone.
     """
 
     title: str
     label: str
     panels: list[Panel] = field(default_factory=list)
+    claims: Claims | None = None
     reference: Panel | None = None
     notes: list[str] = field(default_factory=list)
     footnotes: dict[str, str] = field(default_factory=dict)
@@ -48,28 +73,59 @@ class Document:
         return self.footnotes.setdefault(text, _letters(len(self.footnotes)))
 
 
+def number(value: float, digits: int) -> str:
+    """Fixed digits, thousands separated, no negative zero; a dash for NaN."""
+    if math.isnan(value):
+        return DASH
+    text = f"{value:,.{digits}f}"
+    return text.removeprefix("-") if not text.strip("-0.,") else text
+
+
+def difference(value: Summary, digits: int = 2) -> str:
+    """A mean difference with its sign and, where there is one, its interval."""
+    mean, low, high = (number(each, digits) for each in (value.mean, value.low, value.high))
+    return (mean if mean.startswith("-") else f"+{mean}") + (f" [{low}, {high}]" if value.n > 1 else "")
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown, as GitHub renders it, shows as it is."""
+    text = re.sub(r"([\\`*|#\[\]<~$])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"&(?=#?\w+;)", r"\&", text)  # else it would begin an entity
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # inside a word an underscore is harmless
+
+
 def markdown(document: Document) -> str:
     """Markdown as GitHub renders it: pipe tables, bold for the best, footnotes as a list."""
 
     def entry(item: Entry, name: bool) -> str:
-        text = f"`{item.text}`".replace("|", r"\|") if name else _escape_markdown(item.text)
+        text = f"`{item.text}`".replace("|", r"\|") if name else escape_markdown(item.text)
         text = f"**{text}**" if item.best else text
         return _join(text, item, "<sup>{}</sup>")
 
     def table(panel: Panel) -> list[str]:
         grid, widths = _grid(panel, entry)
         rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
-        caption = [_escape_markdown(panel.caption), ""] if panel.caption else []
+        caption = [escape_markdown(panel.caption), ""] if panel.caption else []
         return [*caption, *("| " + " | ".join(cells) + " |" for cells in (grid[0], rule, *grid[1:])), ""]
 
-    lines = [f"### {_escape_markdown(document.title)}", ""]
+    lines = [f"### {escape_markdown(document.title)}", ""]
     for panel in document.panels:
         lines += table(panel)
     lines += ["The lowest NLL is in bold.", ""]
-    lines += [f"- <sup>{letter}</sup> {_escape_markdown(text)}" for text, letter in document.footnotes.items()]
-    lines += [f"- {_escape_markdown(text)}" for text in document.notes]
+    lines += [f"- <sup>{letter}</sup> {escape_markdown(text)}" for text, letter in document.footnotes.items()]
+    lines += [f"- {escape_markdown(text)}" for text in document.notes]
+    lines += _markdown_claims(document.claims) if document.claims else []
     lines += ["", *table(document.reference)[:-1]] if document.reference else []
     return "\n".join(lines) + "\n"
+
+
+def _markdown_claims(claims: Claims) -> list[str]:
+    lines = ["", f"#### {escape_markdown(claims.title)}", "", "| | claim | verdict | evidence |", "| - | - | - | - |"]
+    for each in claims.verdicts:
+        evidence = "; ".join((each.evidence, *each.details))
+        cells = map(escape_markdown, (each.id, each.claim, each.verdict, evidence))
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", *(f"- {escape_markdown(note)}" for note in claims.notes)]
 
 
 def text(document: Document) -> str:
@@ -86,7 +142,15 @@ def text(document: Document) -> str:
         lines += [rows[0], "-" * (sum(widths) + 2 * len(widths) - 2), *rows[1:], ""]
     lines += ["* lowest NLL"]
     lines += [f"[{letter}] {text}" for text, letter in document.footnotes.items()]
-    return "\n".join(lines + document.notes) + "\n"
+    lines += document.notes
+    if document.claims:
+        width = max(len(each.verdict) for each in document.claims.verdicts)
+        lines += ["", document.claims.title]
+        lines += [
+            f"{each.id}  {each.verdict:{width}}  {each.claim}: {each.evidence}" for each in document.claims.verdicts
+        ]
+        lines += document.claims.notes
+    return "\n".join(lines) + "\n"
 
 
 def latex(document: Document) -> str:
@@ -133,12 +197,6 @@ def _letters(index: int) -> str:
         letters = chr(ord("a") + index % 26) + letters
         index = index // 26 - 1
     return letters
-
-
-def _escape_markdown(text: str) -> str:
-    text = re.sub(r"([\\`*|#\[\]])", r"\\\1", " ".join(text.split()))
-    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # inside a word an underscore is harmless
-    return text.replace("<", "&lt;")
 
 
 _LATEX = {

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.reporting.cells import Cell, Group
 from bench.reporting.frame import COLUMNS
-from bench.reporting.render import DASH, Document, Entry, Panel
+from bench.reporting.render import DASH, Document, Entry, Panel, difference, number
+from bench.reporting.statistics import Summary
 from bench.store import dumps
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ PUBLISHED_METRICS = {
 LACKING = {
     **dict.fromkeys(("kl", "mi", "mi_batch", "kl_aggregate", "au", "au_kl"), "not defined for this method"),
     "nll_minus_baseline": "fewer than two common seeds",
+}
+#: What a record's reference is called, and what follows from it.
+REFERENCES = {
+    "unigram": ("words drawn independently", ""),
+    "true_generator": ("the true generator", ": no model can be below it but by chance"),
 }
 Write = Callable[[Any], tuple[str, str]]  # a row's (text, spread) in one column
 
@@ -62,7 +68,7 @@ def document(group: Group, frame: DataFrame, rows: DataFrame) -> Document:
     made.panels = [_panel(made, "", main, head, rows, notes)]
     without_names = {method: {**those, "method": []} for method, those in notes.items()}
     made.panels.append(_panel(made, "Details", detail, head, rows, without_names))
-    if preset == "paper":
+    if group.cells[0].as_published:
         made.reference = _published(data["title"], list(rows["method"]))
     made.notes = _notes(group, config, judged, several)
     return made
@@ -75,7 +81,8 @@ def _columns(rows: DataFrame, reference: str | None, several: bool) -> tuple[dic
         spread = getattr(row, f"{name}_sd", math.nan)
         return number(getattr(row, name), digits), "" if math.isnan(spread) else number(spread, digits)
 
-    main: dict[str, Write] = {name: partial(mean, name, 2) for name in ("nll", "kl", "mi")}
+    first = ("nll", "ppl", "kl", "mi") if rows["ppl"].notna().any() else ("nll", "kl", "mi")
+    main: dict[str, Write] = {name: partial(mean, name, 2) for name in first}
     main |= {name: partial(mean, name, 1 if several else 0) for name in ("au", "au_kl")}
     main["train_seconds"] = lambda row: (number(row.train_seconds, 0 if row.train_seconds >= 100 else 1), "")
     main["relative_cost"] = partial(mean, "relative_cost", 2)
@@ -119,19 +126,11 @@ def _panel(
     return Panel(caption, headings, grid)
 
 
-def number(value: float, digits: int) -> str:
-    """Fixed digits, thousands separated, no negative zero; a dash for NaN."""
-    if math.isnan(value):
-        return DASH
-    text = f"{value:,.{digits}f}"
-    return text.removeprefix("-") if not text.strip("-0.,") else text
-
-
 def _difference(row: Any) -> tuple[str, str]:
     if math.isnan(row.nll_minus_baseline_low):
         return DASH, ""
-    low, mean, high = (number(getattr(row, f"nll_minus_baseline{end}"), 2) for end in ("_low", "", "_high"))
-    return f"{mean if mean.startswith('-') else '+' + mean} [{low}, {high}]", ""
+    mean, low, high = (getattr(row, f"nll_minus_baseline{end}") for end in ("", "_low", "_high"))
+    return difference(Summary(mean, math.nan, row.pairs, low, high)), ""
 
 
 def _headings(data: dict, config: dict, judged: Cell | None, reference: str | None) -> dict[str, tuple[str, str]]:
@@ -140,6 +139,8 @@ def _headings(data: dict, config: dict, judged: Cell | None, reference: str | No
     samples = evaluation["config"].get("iw_samples", "?")
     n = evaluation["metrics"].get("n") or evaluation["config"].get("test_examples")
     batch = evaluation["config"].get("batch_size")
+    words = number(evaluation["metrics"].get("words", math.nan), 2)
+    ppl = f"perplexity exp(NLL / {words} words), the mean of a sentence: </s> counts as one, <s> does not"
     judged_on = f"{n:,} of {data['sizes']['test']:,}" if n else "the"
     nll = f"importance-weighted estimate, {samples} samples, {data['unit']}, on {judged_on} test examples"
     mi = "mutual information of x and z under q, over all test examples judged"
@@ -149,6 +150,7 @@ def _headings(data: dict, config: dict, judged: Cell | None, reference: str | No
     less = f"NLL − {reference}"
     return {
         "nll": ("NLL", nll),
+        "ppl": ("PPL", ppl),
         "kl": ("KL", ""),
         "mi": ("MI", f"{mi}; collapsed means below 0.1 nats"),
         "au": ("AU", "active units: latent dimensions whose posterior mean varies by more than 0.01 over the test set"),
@@ -201,14 +203,24 @@ def _notes(group: Group, config: dict, judged: Cell | None, several: bool) -> li
     notes += data.get("notes", [])
     said = dict.fromkeys(note for cell in group.cells for note in cell.config.get("preset_notes", []))
     notes.append(f"Preset {config['preset']}" + (f": {'; '.join(said)}." if said else "."))
-    for name, value in (((judged and judged.evaluation) or {}).get("references") or {}).items():
-        notes.append(f"For reference, NLL of {name.replace('_', ' ')}: {number(value, 2)}.")
+    notes += _references(((judged and judged.evaluation) or {}).get("references") or {})
     where = [(cell.result or {}).get("provenance") or {} for cell in group.cells if cell.status == "ok"]
     if len({dumps([each.get("machine"), each.get("threads")], sort_keys=True) for each in where}) > 1:
         notes.append("Seconds come from different machines or thread counts and do not compare; costs (×) do.")
     if several:
         notes.append("Mean (sd) over n seeds, ddof 1.")
     return notes + group.notes
+
+
+def _references(references: dict[str, float]) -> list[str]:
+    """The NLL of what stands beside every method, as ``name`` or as ``name`` with its standard error ``name_se``."""
+    said = []
+    for name, value in references.items():
+        if not name.endswith("_se"):
+            what, remark = REFERENCES.get(name, (name.replace("_", " "), ""))
+            error = f" ± {number(references[f'{name}_se'], 2)} (standard error)" if f"{name}_se" in references else ""
+            said.append(f"For reference, NLL of {what}: {number(value, 2)}{error}{remark}.")
+    return said
 
 
 def _published(title: str, methods: list[str]) -> Panel | None:
