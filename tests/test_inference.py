@@ -62,6 +62,17 @@ class Pieces(nn.Module):
         return torch.logsumexp(each, dim=2) - math.log(len(self.centres)) - self.prior.log_prob(z)
 
 
+class Widths(nn.Module):
+    """p(z|x) is a Gaussian around 0.3 whose scale is x, and p(x) is 1."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.prior = StandardNormal(dim)
+
+    def log_prob(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return Normal(0.3, x.unsqueeze(2)).log_prob(z).sum(-1) - self.prior.log_prob(z)
+
+
 class Sigmoid(nn.Module):
     """A small nonlinear decoder of 20 binary pixels with random weights and an informative latent."""
 
@@ -109,6 +120,15 @@ def test_a_posterior_in_pieces_or_far_out_is_seen_whole(centres, scale):
     found = true_posterior(model, torch.zeros(1, 3), torch.tensor(centres[-1:]), chunk=1000)
     torch.testing.assert_close(found.mean, model.centres.mean(0, keepdim=True), atol=2e-3, rtol=0)
     torch.testing.assert_close(found.log_px, torch.zeros(1, dtype=torch.float64), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_posteriors_of_all_widths_are_integrated_together(dim):
+    """Each spends its nodes as its own width asks."""
+    x = torch.linspace(0.1, 1.0, 32, dtype=torch.float64).unsqueeze(1)
+    found = true_posterior(Widths(dim), x, torch.zeros(32, dim, dtype=torch.float64), 1000)
+    torch.testing.assert_close(found.mean, torch.full_like(found.mean, 0.3), rtol=0, atol=2e-3)
+    torch.testing.assert_close(found.log_px, torch.zeros_like(found.log_px), rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("dim", [1, 2])

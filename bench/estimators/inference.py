@@ -141,7 +141,7 @@ def _split(nodes: Tensor, kept: Tensor, step: Tensor, splits: Tensor) -> tuple[T
     number = torch.arange(int((kept.sum(1, keepdim=True) * per_cell).max()), device=nodes.device)
     cell, within = number // per_cell, number % per_cell
     used = cell < kept.sum(1, keepdim=True)
-    cell = first.gather(1, cell.clamp(max=nodes.shape[1] - 1))
+    cell = first.gather(1, cell.clamp(max=kept.shape[1] - 1))
     centre = nodes.gather(1, cell.unsqueeze(2).expand(-1, -1, dim))
     digits = within.unsqueeze(2) // (splits.cumprod(1) // splits).unsqueeze(1) % splits.unsqueeze(1)
     finer = step / splits
