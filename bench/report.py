@@ -23,6 +23,11 @@ class Report:
     text: str
     files: tuple[Path, ...]
 
+    def places(self, out: Path) -> str:
+        """Where the files are, by kind, for people."""
+        kinds = dict.fromkeys(file.parts[0] for file in self.files)
+        return ", ".join(f"{kind}: {out / kind / self.stem}{'/' if kind == 'figures' else '.*'}" for kind in kinds)
+
 
 def build(
     out: Path,
@@ -118,8 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"no folder '{out}': give the one that 'python -m bench.run --out' wrote")
         for report in build(out, force=True):
             print(report.text)
-            kinds = ", ".join(dict.fromkeys(str(out / file.parts[0]) + "/" for file in report.files))
-            print(f"{len(report.files)} files of {report.stem} in {kinds}")
+            print(report.places(out))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

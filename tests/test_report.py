@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import itertools
 import json
 import math
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from scipy import stats
 
 from bench import report
-from bench.reporting import render, tables
+from bench.reporting import render, tables, texts
 from bench.reporting.statistics import paired, summary
 from bench.store import dumps
 
@@ -239,6 +243,15 @@ def test_markdown_shows_what_it_would_otherwise_eat():
     assert render.escape_markdown(eaten) == shown
 
 
+@given(st.text("ab_ *`[]()<>#|~$&;!\\-+.01'\":=/lt@", min_size=1))
+@settings(max_examples=300, deadline=None)
+def test_a_sentence_in_a_list_is_rendered_as_it_is(text: str):
+    text = " ".join(text.split())
+    rendered = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(f"1. {texts.shown(text)}\n")
+    said = rendered.removeprefix("<ol>\n<li>").removesuffix("</li>\n</ol>\n")
+    assert html.unescape(said) == (text or "<em>(nothing)</em>")
+
+
 # -- texts ---------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +259,7 @@ def test_markdown_shows_what_it_would_otherwise_eat():
 def test_golden_texts(text_out: Path):
     [made] = report.build(text_out)
     assert Path("texts/reviews-quick.md") in made.files
+    assert made.places(Path("out")) == "tables: out/tables/reviews-quick.*, texts: out/texts/reviews-quick.*"
     written = text_out / "texts" / "reviews-quick.md"
     assert written.read_bytes() == (FIXTURES / "golden-texts.md").read_bytes(), "python tests/fixtures/make_cells.py"
 

@@ -143,12 +143,13 @@ def capped(cell: Cell) -> bool:
     if train.get("extra_updates") is None or not cell.history or cell.result is None:
         return False
     planned = train["epochs"] * cell.history[0]["update"]  # validation is once an epoch
-    return cell.result["extra_updates"] > train["extra_updates"] * planned - 1  # a part of an update is none
+    # What is left of the cap may be a part of an update, which cannot be made.
+    return cell.result["extra_updates"] > train["extra_updates"] * planned - 1
 
 
 def last_extra_epoch(history: Sequence[Mapping[str, Any]]) -> int:
     """The last epoch, from 1, in which there were extra updates; 0 without any."""
-    counts = [0, *(record["extra_updates"] for record in history)]
+    counts = [0, *(record.get("extra_updates", 0) for record in history)]
     return max((epoch for epoch, (before, now) in enumerate(pairwise(counts), 1) if now > before), default=0)
 
 

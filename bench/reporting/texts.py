@@ -38,17 +38,17 @@ def page(title: str, frame: DataFrame, log: Callable[[str], object]) -> str | No
 
 def _section(texts: dict) -> Iterator[str]:
     yield from ("", "### Samples from the prior", "")
-    yield from (f"1. {_shown(text)}" for text in texts["samples"])
+    yield from (f"1. {shown(text)}" for text in texts["samples"])
     if texts.get("reconstructions"):
         yield from ("", "### Reconstructions from the posterior mean", "")
         for each in texts["reconstructions"]:
-            yield f"1. {_shown(each['original'])}"
-            yield from (f"   - *{way}*: {_shown(each[way])}" for way in WAYS)
+            yield f"1. {shown(each['original'])}"
+            yield from (f"   - *{way}*: {shown(each[way])}" for way in WAYS)
     if texts.get("interpolations"):
         yield from ("", "### Interpolations between posterior means", "")
         for each in texts["interpolations"]:
-            yield f"1. from: {_shown(each['from'])}\\"
-            yield f"   to: {_shown(each['to'])}"
+            yield f"1. from: {shown(each['from'])}\\"
+            yield f"   to: {shown(each['to'])}"
             yield from _steps(each["steps"])
 
 
@@ -56,10 +56,10 @@ def _steps(steps: Sequence[dict]) -> Iterator[str]:
     """Way by way, for what changes from step to step is what the reader looks for."""
     for way in WAYS:
         yield f"   - *{way}*"
-        yield from (f"     - {step['share']:.0%}: {_shown(step[way])}" for step in steps)
+        yield from (f"     - {step['share']:.0%}: {shown(step[way])}" for step in steps)
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """A sentence as it is: no list, heading or quotation where it begins like one; an empty one said to be so."""
     text = re.sub(r"^(\d+)([.)])", r"\1\\\2", escape_markdown(text))
     return re.sub(r"^([-+>])", r"\\\1", text) or "*(nothing)*"
