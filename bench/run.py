@@ -293,8 +293,7 @@ def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: 
     try:
         for report in build(out, [(data.info.name, preset.name)], log=lambda line: console.print(line, markup=False)):
             console.print(f"\n{report.text}", markup=False)
-            tables, figures = out / "tables" / report.stem, out / "figures" / report.stem
-            console.print(f"tables: {tables}.{{csv,md,tex}}, figures: {figures}/")
+            console.print(report.places(out), markup=False)
     except UserError as error:
         console.print(f"no report: {error}", markup=False)
     unfinished = [cell for cell in todo if not cell.folder.done(evaluation_id(preset.evaluation))]
