@@ -139,11 +139,6 @@ def keep(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         ) from error
 
 
-def git_blob_sha1(content: bytes) -> str:
-    """The name that git gives a file with this content."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
 def lot(key: str) -> float:
     """A number in [0, 1) drawn by hashing ``key``: the same on every machine and with every library version."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48

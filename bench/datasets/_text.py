@@ -6,7 +6,6 @@ A file holds one document a line, UTF-8, words separated by spaces; or, in every
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.datasets import END, PAD, SPECIALS, START, UNKNOWN, Prepared, cached, git_blob_sha1, keep
+from bench.datasets import END, PAD, SPECIALS, START, UNKNOWN, Prepared, cached
+from bench.datasets._download import download, git_blob_sha1
 from bench.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -62,29 +62,12 @@ class Published:
         return {split: path for split, path in files.items() if path}
 
     def _download(self, split: str, folder: Path | None, cache: Path) -> Path:
-        """The published file in the cache, downloaded unless it is there; nothing else is ever kept."""
-        path, url, blob = cache / f"{self.name}-{split}.txt", self.urls[split], self.blobs[split]
-        if path.exists() and git_blob_sha1(read(path)) == blob:
-            return path
-        import pooch
-
-        buffer = io.BytesIO()
-        try:
-            pooch.HTTPDownloader(timeout=30)(url, buffer, None)
-            problem = None
-            if (found := git_blob_sha1(buffer.getvalue())) != blob:
-                problem = f"what came is not the published file (git blob {found}, not {blob})"
-        except Exception as error:  # requests, urllib3, ssl and socket each have their own
-            problem = " ".join(str(error).split()) or type(error).__name__
-        if problem:
-            looked = f"nothing in {folder}" if folder else "no data directory given"
-            raise UserError(
-                f"no {self.name}: {looked}, and downloading {url} failed: {problem}. Put {self._file_names()} into "
-                f"DATA_DIR/{self.name}/ and name DATA_DIR with --data-dir or BENCH_DATA_DIR; "
-                "--dataset synthetic needs no download"
-            )
-        keep(path, lambda file: file.write(buffer.getbuffer()))
-        return path
+        remedy = (
+            f"Put {self._file_names()} into DATA_DIR/{self.name}/ and name DATA_DIR with --data-dir or "
+            "BENCH_DATA_DIR; --dataset synthetic needs no download"
+        )
+        path = cache / f"{self.name}-{split}.txt"
+        return download(path, self.urls[split], self.blobs[split], self.name, folder, remedy)
 
     def _published_name(self, split: str) -> str:
         return self.urls[split].rpartition("/")[2]

@@ -24,7 +24,8 @@ from typing import TypeGuard
 
 import numpy as np
 
-from bench.datasets import Prepared, cached, git_blob_sha1, keep, overlaps, shuffled
+from bench.datasets import Prepared, cached, overlaps, shuffled
+from bench.datasets._download import download, git_blob_sha1
 from bench.errors import UserError
 
 SUMMARY = "OMNIGLOT drawings, 28×28: Burda's set (downloaded), or Lake's drawings from DATA_DIR/omniglot"
@@ -41,6 +42,10 @@ RECIPE = 1  # raise it when the same sources come to give other arrays
 _PNG = re.compile(r"(images_background|images_evaluation)/[^/]+/character\d+/\d+_\d+\.png")
 _PNG_BYTES = 1 << 16  # real ones have a few hundred
 _AGAIN = "fetch the zip again from github.com/brendenlake/omniglot, folder python/"
+_REMEDY = (
+    "Put chardata.mat, or Lake's images_background.zip and images_evaluation.zip, into DATA_DIR/omniglot/ "
+    "and name DATA_DIR with --data-dir or BENCH_DATA_DIR; --dataset glyphs needs no download"
+)
 _BINARISED = "Validation and test images are binarised once with a fixed seed, training images afresh at every use."
 
 
@@ -55,32 +60,8 @@ def prepare(data_dir: Path | None, cache: Path) -> Prepared:
         return _lake(zips, cache)
     if len(missing) == 1:
         raise UserError(f"{missing[0]} is missing: Lake's OMNIGLOT is both {' and '.join(p.name for p in zips)}")
-    return _burda(_download(cache / "omniglot-chardata.mat", folder), cache)
-
-
-def _download(path: Path, folder: Path | None) -> Path:
-    """Burda's file at ``path``, downloaded unless it is there; nothing but the published file is ever kept."""
-    if path.exists() and git_blob_sha1(_read(path)) == CHARDATA_BLOB:
-        return path
-    import pooch
-
-    buffer = io.BytesIO()
-    try:
-        pooch.HTTPDownloader(timeout=30)(CHARDATA_URL, buffer, None)
-        problem = None
-        if (blob := git_blob_sha1(buffer.getvalue())) != CHARDATA_BLOB:
-            problem = f"what came is not the published file (git blob {blob}, not {CHARDATA_BLOB})"
-    except Exception as error:  # requests, urllib3, ssl and socket each have their own
-        problem = " ".join(str(error).split()) or type(error).__name__
-    if problem:
-        looked = f"nothing in {folder}, and " if folder else "no data directory given, and "
-        raise UserError(
-            f"no OMNIGLOT: {looked}downloading {CHARDATA_URL} failed: {problem}. "
-            "Put chardata.mat, or Lake's images_background.zip and images_evaluation.zip, into DATA_DIR/omniglot/ "
-            "and name DATA_DIR with --data-dir or BENCH_DATA_DIR; --dataset glyphs needs no download"
-        )
-    keep(path, lambda file: file.write(buffer.getbuffer()))
-    return path
+    path = download(cache / "omniglot-chardata.mat", CHARDATA_URL, CHARDATA_BLOB, "OMNIGLOT", folder, _REMEDY)
+    return _burda(path, cache)
 
 
 def _burda(path: Path, cache: Path) -> Prepared:
