@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bench.config import ImageModelConfig, Preset, short_hash
+from bench.data import batches_per_pass, modelled
 from bench.datasets import END, START, DataInfo, Prepared, cache_dir
 from bench.method import Method
 from bench.models.build import build_model
@@ -36,7 +37,7 @@ def estimate(cells: Sequence[Cell], preset: Preset, data: Prepared, device: str,
 def planned_updates(preset: Preset, data: Prepared) -> int:
     """Updates of the decoder that the preset plans on this data."""
     train = preset.train
-    return train.updates(train.epoch_updates or data.batches(train.batch_size, train.equal_lengths))
+    return train.updates(train.epoch_updates or batches_per_pass(data, preset.model, train))
 
 
 def wall(seconds: Collection[float], side_by_side: int) -> float:
@@ -78,6 +79,7 @@ def _measure(preset: Preset, data: DataInfo, device: str) -> float:
     if device == "cpu" and isinstance(preset.model, ImageModelConfig):
         # Time goes with the pixels, and a part of the paper's batch takes one second, not five.
         batch = max(2, min(batch, PIXELS // preset.model.image_size**2))
+    data = modelled(data, preset.model)
     model = build_model(preset.model, data).to(device)
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
     x = _made_up(preset.model, data, batch).to(device)
@@ -97,8 +99,8 @@ def _made_up(model: Any, data: DataInfo, batch: int) -> torch.Tensor:
     """Examples of the shape that the model takes."""
     if isinstance(model, ImageModelConfig):
         return (torch.rand(batch, 1, model.image_size, model.image_size) < 0.2).float()
-    length = min(model.words or TYPICAL_WORDS, TYPICAL_WORDS, data.shape[0] - 2)
-    x = torch.randint(END + 1, min(model.vocabulary or data.vocabulary, data.vocabulary), (batch, length + 2))
+    length = min(TYPICAL_WORDS, data.shape[0] - 2)
+    x = torch.randint(END + 1, data.vocabulary, (batch, length + 2))
     x[:, 0], x[:, -1] = START, END
     return x
 

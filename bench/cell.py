@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import traceback
 from dataclasses import asdict
 from functools import lru_cache
@@ -19,7 +20,7 @@ import torch
 
 from bench import checkpoint, provenance, registry, schedules
 from bench.config import MODELS, EvaluationConfig, TrainConfig, build, derive_seed
-from bench.data import Data, load
+from bench.data import Data, load, modelled
 from bench.datasets import DataInfo, Prepared
 from bench.evaluate import Evaluation, evaluate
 from bench.method import Method
@@ -100,13 +101,14 @@ def fresh(config: dict) -> tuple[Method, VAE, int]:
     with the same weights and see the same batches and noise.
     """
     about, data = config["method"], DataInfo.from_json(config["dataset"])
+    sizes = build(MODELS[data.modality], config["model"], "model")
+    data = modelled(data, sizes)
     cls = registry.method(about["name"])
     schedule = dict(about["schedule"])
     schedule = getattr(schedules, schedule.pop("name"))(**schedule)
     method = cls(build(cls.Config, about["config"], f"method '{cls.name}'"), schedule)
     seed = derive_seed(config["base_seed"], data.name, config["seed"])
     torch.manual_seed(derive_seed(seed, "initialisation"))
-    sizes = build(MODELS[data.modality], config["model"], "model")
     model = method.build(build_model(sizes, data, method.latent), data)
     return method, model.to(config["device"]), seed
 
@@ -115,6 +117,7 @@ def configure_torch(threads: int, device: str, gpu_share: float) -> None:
     """The same arithmetic in every process: thread count, full float32, deterministic convolutions; memory let go."""
     torch.set_num_threads(threads)
     bound_heap()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuDNN's LSTMs are not deterministic
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
@@ -167,6 +170,8 @@ def store_evaluation(folder: CellFolder, made: Evaluation) -> None:
     replace(folder.path / "arrays.npz", lambda file: np.savez_compressed(file, **made.arrays))  # type: ignore[arg-type]
     if made.texts:
         folder.write_json("texts.json", made.texts)
+    else:
+        (folder.path / "texts.json").unlink(missing_ok=True)
     about = {"schema_version": SCHEMA_VERSION, "cell_id": folder.config["cell_id"]}
     folder.write_json("evaluation.json", about | made.record)
     result = folder.result() or {}

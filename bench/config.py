@@ -91,7 +91,7 @@ class TrainConfig:
     lr: float = 1e-3
     clip: float = 5.0  # of the joint gradient norm
     patience: int = 20  # epochs without a better validation ELBO before the learning rate decays
-    decay_from: int = 0  # the first epoch at which the learning rate may decay
+    decay_from: int = 0  # so many epochs pass before the learning rate may decay
     decay: float = 0.5
     max_decays: int = 5  # training stops when this many are used up
     ramp: float = 0.01  # the length of a KL ramp as a share of all updates

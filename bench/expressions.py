@@ -117,9 +117,7 @@ def _part(text: str, expression: str) -> tuple[str, dict[str, list[str]]]:
     """``name(key=a|b, …)`` -> name, key -> alternatives."""
     match = _PART.fullmatch(text)
     if not match:
-        raise UserError(
-            f"cannot read the method expression '{expression}': write name, name(setting=value) or name+anneal"
-        )
+        raise UserError(f"cannot read the expression '{expression}': write name, name(setting=value) or name+anneal")
     given: dict[str, list[str]] = {}
     for item in (match[2] or "").split(","):
         if not item.strip():
@@ -176,11 +174,11 @@ def _values(given: Mapping[str, str]) -> dict[str, Any]:
 
 def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
     """The data set that an expression names, ``name`` or ``name(setting=value, …)``, or that lies at a path."""
-    match = _PART.fullmatch(expression)
-    if not match or (expression not in registry.dataset_names() and Path(expression).exists()):
-        data = _folder.prepare(Path(expression), cache)
+    path = Path(expression)
+    if expression not in registry.dataset_names() and (path.exists() or len(path.parts) > 1 or path.suffix == ".npz"):
+        data = _folder.prepare(path, cache)
         if data.info.name in registry.dataset_names():
-            use = f"--dataset {data.info.name} --data-dir {Path(expression).resolve().parent}"
+            use = f"--dataset {data.info.name} --data-dir {path.resolve().parent}"
             raise UserError(f"{expression} has the name of a built-in data set: rename it, or read it by {use}")
         return data
     name, given = _part(expression, expression)

@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--methods", default="lag", help="method expressions and suites (default: the suite lag)")
     p.add_argument("--dataset", default="synthetic", help="data set by name (default: synthetic, without download)")
     p.add_argument("--preset", default="quick", help="quick, small or paper (default: quick)")
-    p.add_argument("--updates", type=int, metavar="N", help="updates of the decoder (default: the preset's)")
+    p.add_argument(
+        "--updates", type=int, metavar="N", help="at least so many updates of the decoder (default: the preset's)"
+    )
     p.add_argument("--points", type=int, default=500, metavar="N", help="test examples in the picture (default: 500)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="base seed (default: 0)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as for bench.run")
@@ -106,9 +108,11 @@ def scalar(args: argparse.Namespace, data: Prepared, overrides: dict[str, dict[s
     overrides = overrides | {"model": overrides.get("model", {}) | {"latent_dim": 1}}
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
     check_fit(preset, data.info)
+    from bench.data import batches_per_pass
+
     if args.updates is None:
         return preset
-    batches = data.batches(preset.train.batch_size, preset.train.equal_lengths)
+    batches = batches_per_pass(data, preset.model, preset.train)
     epochs = math.ceil(args.updates / preset.train.updates_per_epoch(batches))
     lengths = {"epochs": epochs, "epoch_updates": math.ceil(args.updates / epochs)}
     overrides |= {"train": overrides.get("train", {}) | lengths}
@@ -179,7 +183,10 @@ def train(cell: Cell, data: Prepared, points: int) -> tuple[Trace, float]:
             looks.append((ctx.step, *look()))
 
     with tempfile.TemporaryDirectory() as folder:
-        Trainer(method, model, tensors, settings, seed, Path(folder), lambda history: None, watch).run()
+        trainer = Trainer(method, model, tensors, settings, seed, Path(folder), lambda history: None, watch)
+        trainer.run()
+    if looks[-1][0] != trainer.ctx.step:  # stopped before the budget
+        looks.append((trainer.ctx.step, *look()))  # type: ignore[arg-type]
     return Trace(*map(np.stack, zip(*looks, strict=True))), time.perf_counter() - started
 
 

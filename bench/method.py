@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.config import TrainConfig, check_ranges
-from bench.datasets import DataInfo
+from bench.datasets import PAD, DataInfo
 from bench.models.distributions import Posterior
 from bench.models.vae import VAE
 from bench.schedules import Constant, Schedule
@@ -72,6 +72,10 @@ class Context:
     @property
     def progress(self) -> float:
         return self.step / self.total
+
+    def units(self, x: Tensor) -> Tensor | int:
+        """How many of what the likelihood is per are in a batch where sizes differ: words (``</s>`` too), or images."""
+        return (x[:, 1:] != PAD).sum() if self.data.modality == "text" else len(x)
 
     def generator(self, purpose: str = "noise") -> torch.Generator:
         """The stream of random numbers for a purpose, begun anew with every update.

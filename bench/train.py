@@ -186,7 +186,7 @@ class Trainer:
             self.save_best()
             return True
         state["bad_epochs"] += 1
-        if state["bad_epochs"] >= self.config.patience and self.ctx.step >= self.config.decay_from * self.epoch_updates:
+        if state["bad_epochs"] >= self.config.patience and self.ctx.step > self.config.decay_from * self.epoch_updates:
             self.decay()
         return False
 

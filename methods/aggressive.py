@@ -1,8 +1,9 @@
 """Aggressive training of the inference network (lagging inference networks).
 
 While it is on, every step first updates the encoder alone, on the current batch and then on random ones, until the
-mean loss over a window of updates is worse than over the window before (at most ``max_inner`` updates); then the
-decoder alone, on the current batch. It ends for good when validation MI stops rising, and training is the basic one.
+mean loss per word or image over a window of updates is worse than over the window before (at most ``max_inner``
+updates); then the decoder alone, on the current batch. It ends for good when validation MI stops rising, and training
+is the basic one.
 
 The windowed rule and the MI rule define the method and are the paper's. Its counter of bad epochs never goes back
 to zero on images; ``reset`` makes it count consecutive ones. Unlike in the released code the inner updates neither
@@ -55,12 +56,15 @@ class Aggressive(Method):
 
     def fit_encoder(self, ctx, x):
         window = self.config.window or WINDOW[ctx.data.modality]
-        before, losses = float("inf"), []
+        before, losses, units = float("inf"), [], []
         for inner in range(int(min(self.config.max_inner, ctx.extra_updates_left()))):
             batch = x if inner == 0 else ctx.draw()
-            losses.append(ctx.update(lambda batch=batch: self.objective(ctx, batch), groups=["encoder"]))
+            loss = ctx.update(lambda batch=batch: self.objective(ctx, batch), groups=["encoder"])
+            losses.append(loss * len(batch))
+            units.append(torch.as_tensor(ctx.units(batch)))
             if len(losses) == window:
-                now, losses = torch.stack(losses).mean().item(), []
+                now = (torch.stack(losses).sum() / torch.stack(units).sum()).item()
+                losses, units = [], []
                 if now > before:
                     return
                 before = now

@@ -168,7 +168,8 @@ model = build_text_model(TextModelConfig(), vocabulary=20_001, longest=202)
 data = DataInfo("documents", "documents", "text", "nats", (202,), {}, "", "tests", vocabulary=20_001)
 x = torch.randint(4, 20_001, (1, 202))
 x[0, 0], x[0, -1] = START, END
-judged = measure(Method(), EvaluationContext(model, data, TrainConfig(), 0), [x], 500, chunk_size(torch.device("cpu")))
+chunk = max(chunk_size(torch.device(name)) for name in ("cpu", "cuda"))
+judged = measure(Method(), EvaluationContext(model, data, TrainConfig(), 0), [x], 500, chunk)
 assert judged.metrics["nll"] > 1000
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """

@@ -2,16 +2,18 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from bench.cell import fresh, run_cell
 from bench.config import TextModelConfig, load_preset
-from bench.data import load
-from bench.datasets import END, PAD, START, UNKNOWN
+from bench.data import batches_per_pass, load, modelled
+from bench.datasets import END, PAD, START, UNKNOWN, Prepared
 from bench.evaluate import EvaluationContext, measure
 from bench.exhibits import texts
 from bench.flops import flop_counter
@@ -24,6 +26,7 @@ from bench.train import Trainer
 from .conftest import TEXT_MODEL, TEXT_TRAIN, assert_equal_weights
 
 VOCABULARY = 12
+EQUAL = replace(TEXT_TRAIN, batch_size=8, equal_lengths=True)
 
 
 def sentences(lengths, seed=0):
@@ -237,14 +240,29 @@ def test_equal_lengths_fill_batches_with_one_length_each(text_prepared):
     order = data.order(8, True, torch.Generator().manual_seed(0))
     assert torch.equal(torch.cat(order).sort().values, torch.arange(len(data.train))), "every sentence once"
     assert all(len(data.lengths["train"][index].unique()) == 1 for index in order)
-    assert len(order) == text_prepared.batches(8, equal_lengths=True)
+    assert len(order) == batches_per_pass(text_prepared, TEXT_MODEL, EQUAL)
     assert all((data.batch(index, torch.Generator()) != PAD).all() for index in order)
+
+
+def test_cut_documents_need_fewer_batches_of_equal_length(text_prepared):
+    sizes = replace(TEXT_MODEL, words=3)
+    order = load(text_prepared, sizes).order(8, True, torch.Generator())
+    assert (
+        len(order) == batches_per_pass(text_prepared, sizes, EQUAL) < batches_per_pass(text_prepared, TEXT_MODEL, EQUAL)
+    )
+
+
+def test_too_few_sentences_are_refused(text_trainer, tmp_path):
+    with pytest.raises(ValueError, match="do not fill one batch"):
+        text_trainer("vae", tmp_path, replace(TEXT_TRAIN, batch_size=131))
 
 
 def test_padded_batches_are_whole_and_of_similar_length(text_prepared):
     data = load(text_prepared, TEXT_MODEL)
     one, other = (data.order(8, False, torch.Generator().manual_seed(s)) for s in (0, 1))
-    assert {len(index) for index in one} == {8} and len(one) == text_prepared.batches(8, equal_lengths=False)
+    assert {len(index) for index in one} == {8} and len(one) == batches_per_pass(
+        text_prepared, TEXT_MODEL, replace(EQUAL, equal_lengths=False)
+    )
     assert len(torch.cat(one).unique()) == 8 * len(one) and not torch.equal(one[0], other[0])
     padding = torch.cat([(data.batch(index, torch.Generator()) == PAD).flatten() for index in one]).float().mean()
     assert padding < 0.1
@@ -253,6 +271,8 @@ def test_padded_batches_are_whole_and_of_similar_length(text_prepared):
 
 def test_blocks_hold_the_first_sentences_by_length(text_prepared):
     data = load(text_prepared, TEXT_MODEL)
+    index, blocks = data.blocks("test", 10, 4, equal_lengths=True)
+    assert sorted(index) == list(range(10)) and all((block != PAD).all() and len(block) <= 4 for block in blocks)
     index, blocks = data.blocks("test", 10, 4)
     assert sorted(index) == list(range(10)) and [len(block) for block in blocks] == [4, 4, 2]
     for i, row in zip(index, [row for block in blocks for row in block], strict=True):
@@ -266,7 +286,8 @@ def test_rare_words_become_unknown_and_documents_are_cut(text_prepared):
     for row, short in zip(whole.train[:50].tolist(), less.train[:50].tolist(), strict=True):
         words = [word if word < 8 else UNKNOWN for word in row[1 : row.index(END)]][:3]
         assert short == [START, *words, END, *[PAD] * (3 - len(words))]
-    model = build_model(replace(TEXT_MODEL, vocabulary=8, words=3), text_prepared.info)
+    sizes = replace(TEXT_MODEL, vocabulary=8, words=3)
+    model = build_model(sizes, modelled(text_prepared.info, sizes))
     assert model.decoder.longest == 5 and model.decoder.output.out_features == 8
 
 
@@ -280,7 +301,11 @@ def test_the_unigram_reference_is_the_entropy_of_frequencies(text_prepared):
     expected = -np.mean([log[words].sum() for words in test])
     assert data.references(15) == {"unigram": pytest.approx(expected)}
     mean = np.mean([len(words) for words in test])
-    assert data.scaled(10.0, 15) == {"ppl": pytest.approx(math.exp(10 / mean)), "words": pytest.approx(mean)}
+    expected = {"ppl": pytest.approx(math.exp(10 / mean)), "words": pytest.approx(mean), "unknown": 0.0}
+    assert data.scaled(10.0, 15) == expected
+    half = load(text_prepared, replace(TEXT_MODEL, vocabulary=12))
+    rare = np.mean([word >= 12 for words in test for word in words])
+    assert half.scaled(10.0, 15)["unknown"] == pytest.approx(rare)
 
 
 # -- cells ---------------------------------------------------------------------------------------------------
@@ -362,6 +387,46 @@ def test_refinement_sees_the_same_dropout_going_back(text_trainer, tmp_path):
         head -= 2 * eps * direction
         down = loss().item()
     assert (up - down) / (2 * eps) == pytest.approx((gradient * direction).sum().item(), rel=1e-4)
+
+
+def test_the_windows_of_aggressive_training_go_by_words(text_trainer, tmp_path):
+    """A window of long sentences is not worse than one of short ones."""
+    run = text_trainer("aggressive(max_inner=12,window=2)", tmp_path)
+    short, long = sentences([2] * 5), sentences([6] * 10)
+    batches, taken = iter([short, short, long, long, short, short, *[long] * 8]), []
+
+    class Told:
+        extra_updates_left = staticmethod(lambda: math.inf)
+        units = run.ctx.units
+
+        def draw(self):
+            return next(batches)
+
+        def update(self, objective, groups):
+            taken.append(groups)
+            return self.losses.pop(0)
+
+    told = Told()
+    # Per word 1.0, then 0.9, then 0.8, then 0.85: the fourth window is the first that is worse.
+    per_word = [1.0] * 2 + [0.9] * 2 + [0.8] * 2 + [0.85] * 6
+    words = [3, 3, 7, 7, 3, 3] + [7] * 6
+    told.losses = [torch.tensor(a * b) for a, b in zip(per_word, words, strict=True)]
+    run.method.fit_encoder(told, next(batches))
+    assert taken == [["encoder"]] * 8
+
+
+def test_examples_are_stored_in_the_order_of_the_set(text_planned, text_task):
+    cell = text_planned("vae")
+    run_cell(text_task(cell))
+    assert pd.read_parquet(cell.folder.path / "examples.parquet")["index"].tolist() == list(range(20))
+    with np.load(cell.folder.path / "arrays.npz") as arrays:
+        assert arrays["true_means"].shape == arrays["means"].shape == (20, 2)
+    method, model, _ = fresh(cell.config)
+    model.load_state_dict(torch.load(cell.folder.path / "best.pt", weights_only=True)["model"])
+    data = load(Prepared.read(Path(text_task(cell)["data"])), TEXT_MODEL)
+    x = data.test[:20].long()
+    with np.load(cell.folder.path / "arrays.npz") as arrays, torch.no_grad():
+        torch.testing.assert_close(model.eval().encode(x).mean, torch.from_numpy(arrays["means"]))
 
 
 def test_measures_are_those_of_unpadded_sentences(text_trainer, tmp_path):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
-from typing import Any, Protocol
+from typing import Protocol
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.datasets import DataInfo, Prepared
+from bench.config import ImageModelConfig, TextModelConfig, TrainConfig
+from bench.data.image import POOLINGS, ImageData
+from bench.data.text import TextData
+from bench.datasets import PAD, DataInfo, Prepared
 from bench.errors import UserError
+
+ModelConfig = ImageModelConfig | TextModelConfig
 
 
 class Data(Protocol):
@@ -31,8 +37,13 @@ class Data(Protocol):
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Training examples ``index`` as the model takes them: ``[B, …]``."""
 
-    def blocks(self, split: str, count: int | None, size: int) -> tuple[np.ndarray, list[Tensor]]:
-        """The first ``count`` examples of a split (None: all), ``size`` to a block; and their places in the split."""
+    def blocks(
+        self, split: str, count: int | None, size: int, equal_lengths: bool = False
+    ) -> tuple[np.ndarray, list[Tensor]]:
+        """The first ``count`` examples of a split (None: all), ``size`` to a block, and their places in the split.
+
+        ``equal_lengths``: text of one length to a block, and so some small blocks.
+        """
 
     def references(self, count: int | None) -> dict[str, float]:
         """What knows nothing, or everything: NLLs of the first ``count`` test examples, in nats per example."""
@@ -50,13 +61,30 @@ def arrays(prepared: Prepared) -> dict[str, np.ndarray]:
         raise UserError(f"{prepared.path} is damaged; remove it and run again") from error
 
 
-def load(prepared: Prepared, model: Any) -> Data:
-    """The prepared set as a model of this configuration (``ImageModelConfig``, ``TextModelConfig``) takes it, on the
-    CPU."""
-    if prepared.info.modality == "image":
-        from bench.data.image import ImageData
+def load(prepared: Prepared, model: ModelConfig) -> Data:
+    """The prepared set as a model of this configuration takes it, on the CPU."""
+    info = modelled(prepared.info, model)
+    if isinstance(model, ImageModelConfig):
+        return ImageData.of(info, arrays(prepared), model.image_size, model.pooling)
+    return TextData.of(info, arrays(prepared), model.vocabulary, model.words)
 
-        return ImageData.of(prepared.info, arrays(prepared), model.image_size, model.pooling)
-    from bench.data.text import TextData
 
-    return TextData.of(prepared.info, arrays(prepared), model.vocabulary, model.words)
+def modelled(info: DataInfo, model: ModelConfig) -> DataInfo:
+    """What a data set is as a model of this configuration takes it: pooled images, fewer words, shorter documents."""
+    if isinstance(model, ImageModelConfig):
+        notes, size = info.notes, model.image_size
+        if size != (full := info.shape[-1]):
+            notes = (*notes, f"Images pooled from {full}×{full} to {size}×{size} ({POOLINGS[model.pooling]}).")
+        return dataclasses.replace(info, shape=(size, size), notes=notes)
+    longest = info.shape[0] if model.words is None else min(model.words + 2, info.shape[0])
+    vocabulary = min(model.vocabulary or info.vocabulary, info.vocabulary)
+    return dataclasses.replace(info, shape=(longest,), vocabulary=vocabulary)
+
+
+def batches_per_pass(prepared: Prepared, model: ModelConfig, train: TrainConfig) -> int:
+    """Training batches in a pass: whole ones; or, of sentences of one length each, as many as that takes."""
+    if isinstance(model, ImageModelConfig) or not train.equal_lengths:
+        return prepared.info.sizes["train"] // train.batch_size
+    lengths = (arrays(prepared)["train"] != PAD).sum(axis=1)
+    _, counts = np.unique(np.minimum(lengths, modelled(prepared.info, model).shape[0]), return_counts=True)
+    return int((-(-counts // train.batch_size)).sum())

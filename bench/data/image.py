@@ -38,14 +38,14 @@ class ImageData:
 
     @classmethod
     def of(cls, info: DataInfo, arrays: Mapping[str, np.ndarray], size: int = 28, pooling: str = "mean") -> ImageData:
-        """The images of a prepared set, pooled to ``size``, a divisor of the prepared one, by ``pool``."""
+        """The images of a prepared set, pooled to ``size``, a divisor of the prepared one, by ``pool``.
+
+        ``info`` describes them as they come to be.
+        """
         train, val, test = (pool(arrays[split], size, pooling) for split in ("train", "val", "test"))
-        notes = info.notes
-        if train.shape[-1] != (full := info.shape[-1]):
-            notes = (*notes, f"Images pooled from {full}×{full} to {size}×{size} ({POOLINGS[pooling]}).")
         labels = {split: arrays[f"{split}_labels"] for split in ("train", "val", "test") if f"{split}_labels" in arrays}
         return cls(
-            info=dataclasses.replace(info, shape=(size, size), notes=notes),
+            info=info,
             train=torch.from_numpy(train),
             val=torch.from_numpy(binarise(val, stream=1)).unsqueeze(1),
             test=torch.from_numpy(binarise(test, stream=2)).unsqueeze(1),
@@ -66,7 +66,8 @@ class ImageData:
     def order(self, batch_size: int, equal_lengths: bool, generator: torch.Generator) -> list[Tensor]:
         """The batches of one pass: a permutation in whole batches, for BatchNorm cannot take a batch of one."""
         permutation = torch.randperm(len(self.train), generator=generator).to(self.train.device)
-        return list(permutation[: len(permutation) // batch_size * batch_size].split(batch_size))
+        whole = permutation[: len(permutation) // batch_size * batch_size]
+        return [part for part in whole.split(batch_size) if len(part)]
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Training images ``index`` (int64 ``[B]``), binarised afresh: float32 ``[B, 1, size, size]``.
@@ -77,7 +78,9 @@ class ImageData:
         uniform = torch.rand(means.shape, generator=generator, device=generator.device)
         return (uniform.to(means.device) < means).float()
 
-    def blocks(self, split: str, count: int | None, size: int) -> tuple[np.ndarray, list[Tensor]]:
+    def blocks(
+        self, split: str, count: int | None, size: int, equal_lengths: bool = False
+    ) -> tuple[np.ndarray, list[Tensor]]:
         """The first ``count`` images of a split (None: all) in their order, ``size`` to a block; and their places."""
         images = getattr(self, split)[:count]
         return np.arange(len(images)), list(images.split(size))

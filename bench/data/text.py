@@ -36,12 +36,15 @@ class TextData:
     def of(
         cls, info: DataInfo, arrays: Mapping[str, np.ndarray], vocabulary: int | None = None, words: int | None = None
     ) -> TextData:
-        """The sentences of a prepared set: at most ``vocabulary`` words, others unknown, and cut after ``words``."""
+        """The sentences of a prepared set: at most ``vocabulary`` words, others unknown, and cut after ``words``.
+
+        ``info`` describes them as they come to be.
+        """
         splits = {split: shortened(arrays[split], vocabulary, words) for split in ("train", "val", "test")}
         kept = tuple(arrays["vocabulary"][:vocabulary].tolist())
         whole = all(np.array_equal(splits[split], arrays[split]) for split in splits)
         return cls(
-            info=dataclasses.replace(info, vocabulary=len(kept), shape=(splits["train"].shape[1],)),
+            info=info,
             **{split: torch.from_numpy(rows) for split, rows in splits.items()},
             vocabulary=kept,
             lengths={split: torch.from_numpy((rows != PAD).sum(axis=1)) for split, rows in splits.items()},
@@ -62,25 +65,26 @@ class TextData:
         lengths = self.lengths["train"]
         shuffled = torch.randperm(len(lengths), generator=generator)
         if equal_lengths:
-            by_length = shuffled[lengths[shuffled].argsort(stable=True)]
-            _, counts = lengths.unique(return_counts=True)
-            batches = [part for group in by_length.split(counts.tolist()) for part in group.split(batch_size)]
+            batches = _by_length(shuffled[lengths[shuffled].argsort(stable=True)], lengths, batch_size)
         else:
             whole = shuffled[: len(shuffled) // batch_size * batch_size]
             pools = [pool[lengths[pool].argsort(stable=True)] for pool in whole.split(POOL * batch_size)]
-            batches = [part for pool in pools for part in pool.split(batch_size)]
+            batches = [part for pool in pools for part in pool.split(batch_size) if len(part)]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Training sentences ``index``: int64 ``[B, T]``, T the longest of them."""
         return self.train[index.to(self.train.device), : int(self.lengths["train"][index].max())].long()
 
-    def blocks(self, split: str, count: int | None, size: int) -> tuple[np.ndarray, list[Tensor]]:
-        """The first ``count`` sentences of a split by length, ``size`` to a block; and their places in the split."""
+    def blocks(
+        self, split: str, count: int | None, size: int, equal_lengths: bool = False
+    ) -> tuple[np.ndarray, list[Tensor]]:
+        """The first ``count`` sentences of a split by length, at most ``size`` to a block; and their places in it."""
         lengths = self.lengths[split][:count]
         index = lengths.argsort(stable=True)
         rows = getattr(self, split)
-        return index.numpy(), [rows[i.to(rows.device), : int(lengths[i].max())].long() for i in index.split(size)]
+        parts = _by_length(index, lengths, size) if equal_lengths else index.split(size)
+        return index.numpy(), [rows[i.to(rows.device), : int(lengths[i].max())].long() for i in parts]
 
     def references(self, count: int | None) -> dict[str, float]:
         """The NLL of words drawn independently with their training frequencies (half a word added to each), and
@@ -98,9 +102,10 @@ class TextData:
         return found
 
     def scaled(self, nll: float, count: int | None) -> dict[str, float]:
-        """Perplexity, and the words per sentence that it counts: ``</s>`` is one, ``<s>`` is not."""
+        """Perplexity; words per sentence, ``</s>`` counted and ``<s>`` not; the share of unknown ones among them."""
         words = (self.lengths["test"][:count] - 1).double().mean().item()
-        return {"ppl": math.exp(nll / words), "words": words}
+        unknown = (self.test[:count] == UNKNOWN).sum(1).double().mean().item()
+        return {"ppl": math.exp(nll / words), "words": words, "unknown": unknown / words}
 
     def sentences(self, rows: Tensor) -> list[str]:
         """Word ids ``[B, T]`` as texts, without marks; each ends with its first ``</s>``."""
@@ -109,6 +114,12 @@ class TextData:
             row = row[: row.index(END)] if END in row else row
             texts.append(" ".join(self.vocabulary[word] for word in row if word >= len(SPECIALS) or word == UNKNOWN))
         return texts
+
+
+def _by_length(index: Tensor, lengths: Tensor, size: int) -> list[Tensor]:
+    """Sentences ``index``, sorted by length, in parts of one length and at most ``size`` each."""
+    _, counts = lengths[index].unique(return_counts=True)
+    return [part for group in index.split(counts.tolist()) for part in group.split(size)]
 
 
 def shortened(rows: np.ndarray, vocabulary: int | None, words: int | None) -> np.ndarray:

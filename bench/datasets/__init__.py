@@ -82,14 +82,6 @@ class Prepared:
         """The prepared set at ``path``, described by the record beside it."""
         return cls(DataInfo.from_json(json.loads(path.with_suffix(".json").read_text("utf-8"))), path)
 
-    def batches(self, batch_size: int, equal_lengths: bool) -> int:
-        """Training batches in a pass: whole ones; or, of sentences of one length each, as many as that takes."""
-        if not equal_lengths:
-            return self.info.sizes["train"] // batch_size
-        with np.load(self.path, allow_pickle=False) as arrays:
-            _, counts = np.unique((arrays["train"] != PAD).sum(axis=1), return_counts=True)
-        return int((-(-counts // batch_size)).sum())
-
 
 def cache_dir() -> Path:
     """The folder for prepared and downloaded data: ``BENCH_CACHE``, or the user's cache folder."""

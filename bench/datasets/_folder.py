@@ -119,6 +119,8 @@ def _means(array: np.ndarray, where: str) -> np.ndarray:
     if flat.ndim != 3 or flat.shape[1] != flat.shape[2] or flat.size == 0:
         raise UserError(f"{where}: shape {array.shape}, not square images [N, S, S] or [N, 1, S, S]")
     if flat.dtype == np.uint8:
+        if flat.max() == 1:
+            raise UserError(f"{where}: uint8 of 0 and 1, but uint8 is read as 0 to 255; give bool or float")
         return flat.astype(np.float32) / np.float32(255)
     if flat.dtype.kind not in "fb":
         raise UserError(f"{where}: {array.dtype}, neither floats in [0, 1] nor uint8")

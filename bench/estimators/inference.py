@@ -32,6 +32,7 @@ TAIL = {1: 1e-6, 2: 1e-3}
 DEPTH = 40.0  # nats below the highest node at which a local maximum may yet be the foot of a peak
 BLOCK = 64  # examples whose lattices are in memory at a time
 SAMPLES = 64  # of q where there is no quadrature
+WITH_GRADIENT = 32  # (example, sample) pairs decoded at a time where a gradient is wanted: a training batch
 
 
 class TruePosterior(NamedTuple):
@@ -190,7 +191,7 @@ def refined(
     logvar = q.logvar if isinstance(q, Gaussian) else q.rsample(SAMPLES, generator).var(dim=1).log()
     start = torch.stack([mean, logvar.detach()])  # [2, N, D]: optimised together
     noise = torch.randn(steps, samples, mean.shape[1], generator=generator, device=mean.device, dtype=mean.dtype)
-    examples = max(1, chunk // samples)
+    examples = max(1, min(chunk, WITH_GRADIENT) // samples)
     parts = zip(x.split(examples), start.split(examples, dim=1), strict=True)
     return Gaussian(*torch.cat([_ascend(model, some, state, noise, lr) for some, state in parts], dim=1))
 

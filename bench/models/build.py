@@ -12,13 +12,11 @@ from bench.models.vae import VAE
 
 
 def build_model(config: ImageModelConfig | TextModelConfig, data: DataInfo, latent: bool = True) -> VAE:
-    """A freshly initialised model of these sizes for ``data`` as it was prepared; without a latent, the decoder's
-    autoregressive model alone."""
+    """A freshly initialised model of these sizes for ``data`` as ``bench.data.modelled`` describes it; without a
+    latent, the decoder's autoregressive model alone."""
     if isinstance(config, ImageModelConfig):
         return build_image_model(config, latent)
-    vocabulary = min(config.vocabulary or data.vocabulary, data.vocabulary)
-    longest = data.shape[0] if config.words is None else min(config.words + 2, data.shape[0])
-    return build_text_model(config, vocabulary, longest, latent)
+    return build_text_model(config, data.vocabulary, data.shape[0], latent)
 
 
 def reference_parameters(module: nn.Module) -> int:

@@ -1,5 +1,5 @@
-"""The most probable sentences of a decoder that goes word by word: ``start(code)``, ``next(word, code, state)``,
-``longest``, as ``bench.models.text.LSTMDecoder`` has them. ``sample`` of a decoder draws instead."""
+"""The most probable sentences of a decoder that goes word by word (``start``, ``next``, ``unroll``, ``longest``), as
+``bench.models.text.LSTMDecoder`` does. A decoder's ``sample`` draws instead."""
 
 from __future__ import annotations
 
@@ -11,18 +11,9 @@ from torch import Tensor
 from bench.datasets import END, PAD, START
 
 
-@torch.no_grad()
 def greedy(decoder: Any, code: Tensor) -> Tensor:
-    """The most probable word at every step until ``</s>``, or the longest row: code ``[N, …]`` -> int64 ``[N, T]``."""
-    state = decoder.start(code)
-    rows = [torch.full((len(code),), START, device=code.device)]
-    ended = torch.zeros(len(code), dtype=torch.bool, device=code.device)
-    while len(rows) < decoder.longest and not ended.all():
-        scores, state = decoder.next(rows[-1], code, state)
-        word = scores.argmax(dim=1)
-        rows.append(word.masked_fill(ended, PAD))
-        ended |= word == END
-    return torch.stack(rows, dim=1)
+    """The most probable word at every step: code ``[N, …]`` -> int64 ``[N, T]``."""
+    return decoder.unroll(code, lambda scores: scores.argmax(dim=1))
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ it can model a sentence without z: that is what makes posterior collapse possibl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -43,7 +43,7 @@ class LSTM(nn.LSTM):
 @contextmanager
 def second_order(module: nn.Module) -> Iterator[None]:
     """Within: the LSTMs of a module give gradients that have gradients."""
-    layers = [m for m in module.modules() if isinstance(m, LSTM)]
+    layers = [m for m in module.modules() if isinstance(m, LSTM) and not m.second_order]
     for layer in layers:
         layer.second_order = True
     try:
@@ -136,20 +136,25 @@ class LSTMDecoder(nn.Module):
         scores[:, [PAD, START]] = -torch.inf
         return F.log_softmax(scores, dim=-1), state
 
-    @torch.no_grad()
     def sample(self, code: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x ~ p(x|z), word by word, for a decoder in evaluation mode: code ``[N, …]`` -> int64 ``[N, T]``.
 
         A sentence that has not ended at the longest of the data set is cut there.
         """
+        return self.unroll(code, lambda scores: torch.multinomial(scores.exp(), 1, generator=generator).squeeze(1))
+
+    @torch.no_grad()
+    def unroll(self, code: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
+        """Sentences whose every word is the choice ``[N]`` among the scores ``[N, V]``, until ``</s>`` or the longest
+        row."""
         state = self.start(code)
         rows = [torch.full((len(code),), START, device=code.device)]
         ended = torch.zeros(len(code), dtype=torch.bool, device=code.device)
         while len(rows) < self.longest and not ended.all():
             scores, state = self.next(rows[-1], code, state)
-            drawn = torch.multinomial(scores.exp(), 1, generator=generator).squeeze(1)
-            rows.append(drawn.masked_fill(ended, PAD))
-            ended |= drawn == END
+            word = choose(scores)
+            rows.append(word.masked_fill(ended, PAD))
+            ended |= word == END
         return torch.stack(rows, dim=1)
 
 

@@ -141,6 +141,8 @@ def _headings(data: dict, config: dict, judged: Cell | None, reference: str | No
     batch = evaluation["config"].get("batch_size")
     words = number(evaluation["metrics"].get("words", math.nan), 2)
     ppl = f"perplexity exp(NLL / {words} words), the mean of a sentence: </s> counts as one, <s> does not"
+    if unknown := evaluation["metrics"].get("unknown"):
+        ppl += f"; {unknown:.1%} of them are <unk>"
     judged_on = f"{n:,} of {data['sizes']['test']:,}" if n else "the"
     nll = f"importance-weighted estimate, {samples} samples, {data['unit']}, on {judged_on} test examples"
     mi = "mutual information of x and z under q, over all test examples judged"
