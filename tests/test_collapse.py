@@ -1,5 +1,5 @@
-"""The phenomenon itself, at the preset and on the data that anyone can run: the basic VAE collapses, aggressive training
-does not (He et al., 2019), and no model beats the law that made the data."""
+"""The phenomenon itself, where anyone can watch it: the basic VAE collapses, aggressive training does not (He et al.,
+2019), and no model beats the law that made the data."""
 
 import json
 
