@@ -1,13 +1,15 @@
 """Expressions, cells and their identities."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from bench import registry
 from bench.config import TrainConfig, derive_seed, load_preset, replaced
 from bench.errors import UserError
-from bench.expressions import split_expressions, split_settings, variants
-from bench.plan import plan
+from bench.expressions import prepare, split_expressions, split_settings, variants
+from bench.plan import identify, plan
 
 from .conftest import TOY
 
@@ -58,8 +60,8 @@ def test_set_changes_a_method_everywhere_and_an_expression_goes_before():
     [
         ("vea", "unknown method 'vea': did you mean 'vae'?"),
         ("agressive", "did you mean 'aggressive'?"),
-        ("vae(", "cannot read the method expression"),
-        ("vae)", "cannot read the method expression"),
+        ("vae(", "cannot read the expression"),
+        ("vae)", "cannot read the expression"),
         ("beta_vae(0.4)", "settings are written name=value"),
         ("beta_vae(beta=)", "settings are written name=value"),
         ("beta_vae(beta=1,beta=2)", "gives 'beta' twice"),
@@ -72,7 +74,7 @@ def test_set_changes_a_method_everywhere_and_an_expression_goes_before():
         ("vae+aneal", "unknown schedule 'aneal': did you mean 'anneal'?"),
         ("vae+anneal+cyclical", "one schedule at most"),
         ("kl_annealing+anneal", "has a schedule of its own"),
-        ("", "cannot read the method expression"),
+        ("", "cannot read the expression"),
     ],
 )
 def test_a_bad_expression_is_refused_in_one_line(expression, message):
@@ -169,3 +171,45 @@ def test_seeds_are_functions_of_their_parts():
     assert derive_seed(0, "omniglot", 1) == derive_seed(0, "omniglot", 1)
     assert len({derive_seed(0, "a", 1), derive_seed(1, "a", 0), derive_seed(0, "a1"), derive_seed("0", "a", 1)}) == 4
     assert 0 <= derive_seed("x") < 2**63
+
+
+def test_data_sets_by_name_setting_and_path(tmp_path, monkeypatch):
+    asked = []
+    known = SimpleNamespace(SETTINGS={"vocab": 1000}, prepare=lambda *where, **settings: asked.append(settings))
+    monkeypatch.setattr(registry, "dataset", lambda name: known)
+    prepare("synthetic", None, tmp_path)
+    prepare("synthetic(vocab=200)", None, tmp_path)
+    assert asked == [{}, {"vocab": 200}]
+    with pytest.raises(UserError, match="data set 'synthetic' has no setting 'vocabulary': did you mean 'vocab'"):
+        prepare("synthetic(vocabulary=200)", None, tmp_path)
+    with pytest.raises(UserError, match="cannot read the expression"):
+        prepare("synthetic(vocab=200", None, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mine", "yahoo"])
+def test_a_folder_by_its_path(name, tmp_path):
+    folder = tmp_path / name
+    folder.mkdir()
+    for split in ("train", "val", "test"):
+        (folder / f"{split}.txt").write_text("a b c\nb c\n")
+    if name == "mine":
+        info = prepare(str(folder), None, tmp_path / "cache").info
+        assert (info.name, info.modality, info.sizes["train"]) == ("mine", "text", 2)
+    else:
+        with pytest.raises(UserError, match=f"rename it, or read it by --dataset yahoo --data-dir {tmp_path}"):
+            prepare(str(folder), None, tmp_path / "cache")
+
+
+def test_what_looks_like_a_path_and_is_none(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        prepare(str(tmp_path / "nothing"), None, tmp_path)
+    with pytest.raises(UserError, match="unknown data set 'omni': did you mean 'omniglot'"):
+        prepare("omni", None, tmp_path)
+
+
+def test_what_only_watches_training_is_no_part_of_a_cells_identity(planned):
+    config = planned("vae").config
+    watched = {**config, "train": {**config["train"], "lag_examples": 7}}
+    older = {**config, "train": {key: config["train"][key] for key in config["train"] if key != "equal_lengths"}}
+    assert identify(watched) == identify(older) == identify(config)
+    assert identify({**config, "train": {**config["train"], "equal_lengths": True}}) != identify(config)
