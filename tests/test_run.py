@@ -83,7 +83,7 @@ def test_a_run_trains_what_is_missing_and_writes_tables_and_figures(toy, capsys)
     for suffix in ("md", "tex"):
         assert (toy / "tables" / f"toy-quick.{suffix}").stat().st_size > 500
     figures = {path.stem for path in (toy / "figures" / "toy-quick").iterdir()}
-    assert figures == {"dynamics", "rate_distortion", "nll_time", "reconstructions", "samples"}
+    assert figures == {"dynamics", "information", "rate_distortion", "nll_time", "reconstructions", "samples"}
     cell = next(cell_folders(toy))
     assert {path.name for path in cell.path.iterdir()} == {
         "config.json", "history.jsonl", "result.json", "evaluation.json", "examples.parquet", "arrays.npz",
