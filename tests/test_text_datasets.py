@@ -91,7 +91,8 @@ def test_the_arrays(tmp_path):
     assert (info.modality, info.unit, info.shape, info.vocabulary) == ("text", "nats per sentence", (8,), 10)
     assert (info.name, info.title) == ("mine", "mine (3/1/2 documents)")
     assert info.fingerprint == datasets.fingerprint(arrays)
-    assert info.notes == ("Of the words, with the whole vocabulary, <unk> are 9.1 % of train, 33.3 % of val, 20.0 % of test.",)
+    shares = "9.1 % of train, 33.3 % of val, 20.0 % of test"
+    assert info.notes == (f"Of the words, with the whole vocabulary, <unk> are {shares}.",)
     assert "train_labels" not in arrays and "label_names" not in arrays
 
 
