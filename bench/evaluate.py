@@ -31,7 +31,7 @@ from bench.models.vae import VAE
 COLLAPSED_BELOW = 0.1
 
 #: Test examples whose true posterior is drawn, where z has few enough dimensions for quadrature.
-TRUE_MEANS = 100
+TRUE_MEANS = 50
 
 
 class EvaluationContext(Context):

@@ -20,7 +20,7 @@ class SemiAmortisedVAE(Method):
     family = "posterior"
     order = 40
     suites = {"core": ["sa_vae"], "paper": ["sa_vae", "sa_vae+anneal"]}
-    reduced = {"quick": {"steps": 3}, "small": {"steps": 5}}
+    reduced = {"quick": {"steps": 2}, "small": {"steps": 5}}
     neutral = {"steps": 0}
 
     @dataclass(frozen=True)

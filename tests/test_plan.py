@@ -44,7 +44,7 @@ def test_sweeps_are_rows_of_their_own():
 
 def test_a_presets_settings_are_its_default_and_said():
     (row,), _ = variants(["sa_vae"], "quick")
-    assert row.expression == "sa_vae" and row.config.steps == 3 and "steps = 3" in row.notes[0]
+    assert row.expression == "sa_vae" and row.config.steps == 2 and "steps = 2" in row.notes[0]
     (row,), _ = variants(["sa_vae(steps=10)"], "quick")
     assert row.expression == "sa_vae(steps=10)" and row.config.steps == 10 and not row.notes
 
