@@ -50,9 +50,9 @@ def test_a_presets_settings_are_its_default_and_said():
 
 
 def test_set_changes_a_method_everywhere_and_an_expression_goes_before():
-    settings, protocol = split_settings(["sa_vae.steps=2", "train.epochs=3", "model.kernels=(3,3)"])
+    settings, protocol = split_settings(["sa_vae.steps=3", "train.epochs=3", "model.kernels=(3,3)"])
     assert protocol == {"train": {"epochs": 3}, "model": {"kernels": (3, 3)}}
-    assert names("sa_vae", "sa_vae(steps=4)", settings=settings) == ["sa_vae(steps=2)", "sa_vae(steps=4)"]
+    assert names("sa_vae", "sa_vae(steps=4)", settings=settings) == ["sa_vae(steps=3)", "sa_vae(steps=4)"]
 
 
 @pytest.mark.parametrize(
