@@ -138,16 +138,23 @@ def test_the_language_model_is_the_decoder_without_z():
         assert torch.equal(value, other[:, : value.shape[1]] if value.dim() > 1 else other), name
 
 
-def test_an_lstm_can_be_differentiated_twice():
+def drawn_lstm(inputs, hidden):
+    """An LSTM leaves its weights to who holds it."""
     torch.manual_seed(0)
-    lstm = LSTM(3, 4).double()
+    lstm = LSTM(inputs, hidden)
+    for parameter in lstm.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return lstm
+
+
+def test_an_lstm_can_be_differentiated_twice():
+    lstm = drawn_lstm(3, 4).double()
     x = torch.randn(2, 3, 3, dtype=torch.double, requires_grad=True)
     assert gradcheck(lambda x: lstm(x)[0], x) and gradgradcheck(lambda x: lstm(x)[0], x)
 
 
 def test_the_fused_lstm_has_the_second_gradient_of_the_plain_one():
-    torch.manual_seed(0)
-    lstm, x = LSTM(3, 4), torch.randn(2, 5, 3, requires_grad=True)
+    lstm, x = drawn_lstm(3, 4), torch.randn(2, 5, 3, requires_grad=True)
 
     def second():
         (first,) = torch.autograd.grad(lstm(x)[0].square().sum(), x, create_graph=True)
@@ -160,7 +167,7 @@ def test_the_fused_lstm_has_the_second_gradient_of_the_plain_one():
 
 
 def test_the_operations_of_an_lstm_are_counted():
-    lstm, x = LSTM(6, 8), torch.randn(4, 5, 6)
+    lstm, x = drawn_lstm(6, 8), torch.randn(4, 5, 6)
     products = 4 * 5 * 4 * 8 * (6 + 8)
     with flop_counter() as counter:
         out, _ = lstm(x)
