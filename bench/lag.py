@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.config import load_preset, short_hash
-from bench.errors import UserError
+from bench.errors import UserError, exit_status
 from bench.run import check, check_fit, data_folder, resolve_device
 
 if TYPE_CHECKING:
@@ -55,14 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        return run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: methods that were finished are stored", file=sys.stderr)
-        return 130
+    return exit_status(lambda: run(args), "methods that were finished are stored")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.errors import UserError, exit_status
 from bench.reporting import cells
 from bench.store import CellFolder, read_json, write_json, write_text
 
@@ -118,15 +118,15 @@ def main(arguments: list[str] | None = None) -> int:
         "out", nargs="?", default="out", type=Path, metavar="OUT", help="folder of a run (default: out)"
     )
     out = parser.parse_args(arguments).out
-    try:
-        if not out.is_dir():
-            raise UserError(f"no folder '{out}': give the one that 'python -m bench.run --out' wrote")
-        for report in build(out, force=True):
-            print(report.text)
-            print(report.places(out))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: _rebuild(out), "the same command writes the rest")
+
+
+def _rebuild(out: Path) -> int:
+    if not out.is_dir():
+        raise UserError(f"no folder '{out}': give the one that 'python -m bench.run --out' wrote")
+    for report in build(out, force=True):
+        print(report.text)
+        print(report.places(out))
     return 0
 
 

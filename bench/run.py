@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.config import ImageModelConfig, load_preset, preset_names, suggest
-from bench.errors import UserError
+from bench.errors import UserError, exit_status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,14 +79,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        return listing() if args.list else run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from the last checkpoints", file=sys.stderr)
-        return 130
+    return exit_status(
+        lambda: listing() if args.list else run(args), "the same command goes on from the last checkpoints"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
