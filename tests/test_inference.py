@@ -5,48 +5,14 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import Normal
 from torch.nn.functional import softplus
 
 from bench.cell import fresh
 from bench.estimators import inference
 from bench.estimators.inference import elbo, lag, refined, true_posterior
 from bench.models.distributions import Gaussian, StandardNormal
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-class LinearGaussian(nn.Module):
-    """p(z) = N(0, I), p(x|z) = N(Wz, s² I): posterior and evidence in closed form. Float64 throughout."""
-
-    def __init__(self, dim: int, scale: float, diagonal: bool = False):
-        super().__init__()
-        self.prior, self.scale = StandardNormal(dim), scale
-        weight = torch.randn(6, dim, generator=generator(), dtype=torch.float64)
-        self.weight = torch.linalg.qr(weight)[0] if diagonal else weight
-        precision = torch.eye(dim) + self.weight.T @ self.weight / scale**2
-        self.covariance = precision.inverse()
-
-    def data(self, count: int) -> torch.Tensor:
-        noise = torch.randn(2, count, 6, generator=generator(), dtype=torch.float64)
-        return noise[0, :, : self.prior.dim] @ self.weight.T + self.scale * noise[1]
-
-    def log_prob(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        return Normal(z @ self.weight.T, self.scale).log_prob(x.unsqueeze(1)).sum(-1)
-
-    def mean(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.weight @ self.covariance / self.scale**2
-
-    def log_px(self, x: torch.Tensor) -> torch.Tensor:
-        covariance = self.weight @ self.weight.T + self.scale**2 * torch.eye(6)
-        return MultivariateNormal(x.new_zeros(6), covariance).log_prob(x)
-
-    def posterior(self, x: torch.Tensor) -> Gaussian:
-        """The true one where its covariance is diagonal."""
-        mean = self.mean(x)
-        return Gaussian(mean, self.covariance.diagonal().log().expand_as(mean))
+from tests.linear_gaussian import LinearGaussian, generator
 
 
 class Pieces(nn.Module):
