@@ -13,16 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from scipy import stats
 
 from bench import report
 from bench.reporting import render, tables, texts
-from bench.reporting.statistics import paired, summary
 from bench.store import dumps
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -55,38 +52,6 @@ def change(file: Path, **fields) -> None:
 def rows(out: Path, stem: str = "glyphs-quick") -> dict[str, dict[str, str]]:
     with (out / "tables" / f"{stem}.csv").open(encoding="utf-8", newline="") as file:
         return {row["method"]: row for row in csv.DictReader(file)}
-
-
-# -- statistics ----------------------------------------------------------------------------------------------------
-
-
-def test_summary_agrees_with_scipy():
-    values = [3.1, 2.9, 3.6, 3.3, 2.7]
-    got = summary(values)
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
-    assert (got.n, got.mean, got.sd) == (5, pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)))
-    assert (got.low, got.high) == (pytest.approx(low), pytest.approx(high))
-
-
-def test_summary_of_one_value_has_no_spread_and_of_none_no_mean():
-    one, none = summary([2.0, math.nan]), summary([])
-    assert (one.mean, one.n) == (2.0, 1)
-    assert none.n == 0
-    assert all(math.isnan(value) for value in (one.sd, one.low, one.high, none.mean, none.sd))
-
-
-def test_two_values_in_closed_form():
-    """For n = 2 the half width is t(0.975, 1) · |a − b| / 2, and t(p, 1) is Cauchy's quantile."""
-    got = summary([1.0, 2.0])
-    assert got.high - got.mean == pytest.approx(math.tan(math.pi * 0.475) / 2)
-
-
-def test_paired_differences_use_common_repetitions_only():
-    values, reference = {0: 1.0, 1: 2.5, 2: 9.0}, {0: 0.5, 1: 1.5, 3: 7.0}
-    got = paired(values, reference)
-    expected = stats.ttest_rel([1.0, 2.5], [0.5, 1.5]).confidence_interval(0.95)
-    assert (got.n, got.mean) == (2, 0.75)
-    assert (got.low, got.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
 
 
 # -- tables --------------------------------------------------------------------------------------------------------
