@@ -56,10 +56,10 @@ def crossed(values: ArrayLike) -> Summary:
     Both are samples, of the seeds and of the examples there could have been. With the model mean + seed + example +
     residual the mean has the variance V_seeds + V_examples: V_seeds = MS_seeds / SN is that of the t interval over
     seeds, V_examples = (MS_examples - MS_residual) / SN, not below 0. Howe's half width (1974, JASA 69, 789–794),
-    sqrt(t²_{S-1} V_seeds + t²_{N-1} V_examples), covers a little too much where both matter (96.6 % at five seeds), that of
-    Satterthwaite's degrees of freedom too little (94.2 %, and 87 % at two seeds, for a chance-small MS_seeds is given many
-    degrees). Half-way between them 95 % are 94.9–95.8 % at five seeds; where seeds or examples alone matter both are the
-    t interval. Differences of two methods are summarised by the same function.
+    sqrt(t²_{S-1} V_seeds + t²_{N-1} V_examples), covers a little too much where both matter (96.6 % at five seeds),
+    that of Satterthwaite's degrees of freedom too little (94.2 %, and 87 % at two seeds, for an MS_seeds that is small
+    by chance is given many degrees). Half-way between them it is 94.9–95.8 % at five seeds. Where seeds or examples
+    alone matter, both are the t interval. Differences of two methods are summarised by the same function.
     """
     import numpy as np
 
