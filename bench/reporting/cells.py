@@ -1,22 +1,37 @@
 """Stored cells as a report reads them, and which of them may stand in one table.
 
-Only JSON is read here, so that asking whether a table is up to date costs neither pandas nor matplotlib.
+Only JSON is read at first, so that asking whether a table is up to date costs neither pandas nor matplotlib.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from bench.config import identity
 from bench.errors import UserError
+from bench.reporting import examples
 from bench.store import SCHEMA_VERSION, CellFolder, cell_folders, dumps, read_json
 
 SWEEPS = "sweeps.json"
 FILES = ("config.json", "result.json", "evaluation.json", "history.jsonl", "texts.json")
+#: The optional groups of an evaluation, and their metrics: what one table says of a group has the same settings.
+GROUPS = {
+    "common": (
+        *("nll_common", "nll_common_se", "ess_common", "pareto_k_common"),
+        *("elbo_refined", "gap_amortisation", "gap_approximation", "gap_inference"),
+    ),
+    "convergence": ("nll_50", "nll_50_se", "nll_500", "nll_500_se", "nll_5000", "nll_5000_se", "ess_5000"),
+    "use": ("shuffle_gap", "prior_gap"),
+    "probe": ("probe", "probe_100", "probe_500", "probe_1000", "probe_chance"),
+    "annealed": ("nll_annealed", "nll_annealed_se"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,23 @@ class Cell:
             "train": identity(self.config["train"]),
             **{key: self.config[key] for key in ("model", "precision", "device", "protocol_version")},
         }
+
+    @property
+    def settings(self) -> dict[str, dict]:
+        """Of every optional group that the evaluation has, its settings."""
+        return {name: group["settings"] for name, group in ((self.evaluation or {}).get("groups") or {}).items()}
+
+    def metrics(self, settings: Mapping[str, dict]) -> dict[str, Any]:
+        """The metrics of a finished cell, without those of groups judged with other settings than these."""
+        if self.evaluation is None or self.status != "ok":
+            return {}
+        others = {name for group in _differing(self, settings) for name in GROUPS.get(group, ())}
+        return {name: value for name, value in self.evaluation["metrics"].items() if name not in others}
+
+    @cached_property
+    def examples(self) -> examples.Examples:
+        """Its values per test example, read when first asked for."""
+        return examples.read(self.folder, self.evaluation["metrics"] if self.evaluation else {})
 
     @property
     def as_published(self) -> bool:
@@ -88,12 +120,48 @@ def sweeps(out: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def stamp(out: Path, folders: Iterable[CellFolder], version: str) -> str:
-    """A hash of everything that the tables and figures of these cells are made from, and of what makes them."""
+    """A hash of everything that the tables and figures of these cells are made from, and of what makes them.
+
+    Arrays count by their size: whenever they are written, so is ``evaluation.json``.
+    """
     digest = hashlib.sha256(version.encode())
     for file in (out / SWEEPS, *(folder.path / name for folder in folders for name in FILES)):
         content = file.read_bytes() if file.exists() else b""
         digest.update(f"{file.relative_to(out)} {len(content)}\n".encode() + content)
+    for file in (folder.path / name for folder in folders for name in (examples.FILE, "arrays.npz")):
+        digest.update(f"{file.relative_to(out)} {file.stat().st_size if file.exists() else None}\n".encode())
     return digest.hexdigest()
+
+
+def common_settings(cells: Iterable[Cell]) -> dict[str, dict]:
+    """For every optional group the settings that most of the cells were judged with."""
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for cell in cells:
+        for name, settings in cell.settings.items():
+            found[name][dumps(settings, sort_keys=True)] += 1
+    return {name: json.loads(max(sorted(counts), key=counts.__getitem__)) for name, counts in sorted(found.items())}
+
+
+def judged_otherwise(cells: Iterable[Cell], settings: Mapping[str, dict]) -> list[str]:
+    """A note on every group of metrics that is left out of a table for some cells, and on why it is."""
+    found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for cell in cells:
+        for group in _differing(cell, settings):
+            found[group, _said(cell.settings[group])].append(
+                f"{cell.config['method']['expression']} seed {cell.config['seed']}"
+            )
+    return [
+        f"Metrics of the group {group} are for {_said(settings[group])}; left out, for {theirs}: {', '.join(names)}."
+        for (group, theirs), names in found.items()
+    ]
+
+
+def _differing(cell: Cell, settings: Mapping[str, dict]) -> list[str]:
+    return [name for name, mine in cell.settings.items() if mine != settings.get(name, mine)]
+
+
+def _said(settings: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "no settings"
 
 
 def read(folder: CellFolder) -> Cell:
@@ -115,7 +183,7 @@ def read(folder: CellFolder) -> Cell:
         name = "result.json"
         _ = cell.status
         name = "evaluation.json"
-        _ = evaluation and (evaluation["metrics"]["nll"], evaluation["config"])
+        _ = evaluation and (evaluation["metrics"]["nll"], evaluation["config"], cell.settings)
     except KeyError as error:
         raise ValueError(f"{name} lacks {error}") from error
     except (TypeError, AttributeError) as error:

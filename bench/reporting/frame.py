@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from bench.reporting.cells import Cell
-from bench.reporting.statistics import paired, summary
-from bench.store import dumps
+from bench.reporting.cells import GROUPS, Cell, common_settings, read
+from bench.reporting.statistics import Summary, crossed, paired, summary, wilson
+from bench.store import cell_folders, dumps
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-METRICS = ("nll", "elbo", "rec", "kl", "mi", "mi_batch", "kl_aggregate", "au", "au_kl", "bpd", "ppl", "words")
+METRICS = (
+    *("nll", "nll_se", "nll_mc_se", "ess", "pareto_k", "elbo", "rec", "kl", "mi", "mi_loo", "mi_high", "mi_batch"),
+    *("kl_aggregate", "kl_aggregate_reverse", "au", "au_kl", "au_ratio", "collapsed_dims", "bpd", "ppl", "words"),
+    *(name for names in GROUPS.values() for name in names),
+)
 COSTS = ("train_seconds", "flops", "updates", "extra_updates")
-# Of the csv; the first sixteen are a contract.
-COLUMNS = tuple(
-    (
-        "method n nll nll_sd elbo rec kl kl_sd mi mi_sd mi_batch au au_sd train_seconds relative_cost "
-        "collapsed label nll_ci_low nll_ci_high nll_minus_baseline nll_minus_baseline_low "
-        "nll_minus_baseline_high pairs au_kl au_kl_sd kl_aggregate bpd updates extra_updates flops failed "
-        "skipped unfinished ppl ppl_sd words"
-    ).split()
+#: Means with an interval over seeds and examples, and with one of the paired difference to the baseline.
+LIKELIHOODS = ("nll", "nll_common")
+# Of the csv; the first sixteen are a contract, what is new is added at the end.
+COLUMNS = (
+    *"method n nll nll_sd elbo rec kl kl_sd mi mi_sd mi_batch au au_sd train_seconds relative_cost collapsed".split(),
+    *"label nll_ci_low nll_ci_high nll_minus_baseline nll_minus_baseline_low nll_minus_baseline_high pairs".split(),
+    *"au_kl au_kl_sd kl_aggregate bpd updates extra_updates flops failed skipped unfinished ppl ppl_sd words".split(),
+    *"nll_common nll_common_n nll_common_sd nll_common_ci_low nll_common_ci_high nll_common_minus_baseline".split(),
+    *"nll_common_minus_baseline_low nll_common_minus_baseline_high nll_common_pairs".split(),
+    *"nll_ci_examples nll_minus_baseline_examples nll_common_ci_examples".split(),
+    *"nll_common_minus_baseline_examples collapsed_low collapsed_high".split(),
+    *"nll_se nll_mc_se ess pareto_k mi_loo mi_high kl_aggregate_reverse au_ratio collapsed_dims".split(),
+    *(name for names in GROUPS.values() for name in names if name != "nll_common"),
 )
 
 
@@ -30,35 +41,14 @@ def cells_frame(cells: Iterable[Cell]) -> DataFrame:
 
     ``method`` is the expression, made unique where two configurations share it. Metrics (``METRICS``, nats
     per example unless the data set says otherwise), ``collapsed`` and ``COSTS`` are floats, NaN where a
-    quantity has no meaning or the cell no numbers. ``validation_elbo`` is that of the weights evaluated.
+    quantity has no meaning, the cell no numbers, or those of an optional group were judged with other settings than
+    in most cells. ``validation_elbo`` is that of the weights evaluated.
     """
     import pandas as pd
 
-    records = []
-    for cell in cells:
-        method, result = cell.config["method"], cell.result or {}
-        metrics = cell.evaluation["metrics"] if cell.evaluation and cell.status == "ok" else {}
-        costs = result if cell.status == "ok" else {}
-        records.append(
-            {
-                "method": method["expression"],
-                "label": method.get("label", method["expression"]),
-                "variant": dumps([method.get("config"), method.get("schedule")], sort_keys=True),
-                "order": method["order"],
-                "baseline": bool(method.get("baseline")),
-                "base_seed": cell.config["base_seed"],
-                "seed": cell.config["seed"],
-                "replicate": cell.replicate,
-                "status": cell.status,
-                "reason": result.get("reason") or result.get("evaluation_failure", {}).get("reason"),
-                "shared": result.get("shared", 1),
-                "validation_elbo": _validation_elbo(cell),
-                "cell": cell,
-                **{name: _number(metrics.get(name)) for name in (*METRICS, "collapsed")},
-                **{name: _number(costs.get(name)) for name in COSTS},
-            }
-        )
-    frame = pd.DataFrame.from_records(records)
+    cells = list(cells)
+    settings = common_settings(cells)
+    frame = pd.DataFrame.from_records([_record(cell, cell.metrics(settings)) for cell in cells])
     variants = frame.groupby("method")["variant"].transform(lambda column: pd.factorize(column, sort=True)[0])
     twice = frame["method"].map(frame.groupby("method")["variant"].nunique()) > 1
     for name in ("method", "label"):
@@ -66,17 +56,64 @@ def cells_frame(cells: Iterable[Cell]) -> DataFrame:
     return frame.sort_values(["order", "method", "base_seed", "seed"], kind="stable", ignore_index=True)
 
 
+def _record(cell: Cell, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    method, result = cell.config["method"], cell.result or {}
+    costs = result if cell.status == "ok" else {}
+    return {
+        "method": method["expression"],
+        "label": method.get("label", method["expression"]),
+        "variant": dumps([method.get("config"), method.get("schedule")], sort_keys=True),
+        "order": method["order"],
+        "baseline": bool(method.get("baseline")),
+        "base_seed": cell.config["base_seed"],
+        "seed": cell.config["seed"],
+        "replicate": cell.replicate,
+        "status": cell.status,
+        "reason": result.get("reason") or result.get("evaluation_failure", {}).get("reason"),
+        "shared": result.get("shared", 1),
+        "validation_elbo": _validation_elbo(cell),
+        "cell": cell,
+        **{name: _number(metrics.get(name)) for name in (*METRICS, "collapsed")},
+        **{name: _number(costs.get(name)) for name in COSTS},
+    }
+
+
 def history_frame(frame: DataFrame) -> DataFrame:
-    """One row per validation of every cell of ``cells_frame``: method, update, and the metrics there."""
+    """One row per validation of every cell of ``cells_frame``: method, replicate, update, seconds, metrics there."""
     import pandas as pd
 
-    columns = ("update", "elbo", "rec", "kl", "mi", "kl_aggregate", "au", "au_kl", "lag", "lag_kl")
+    columns = ("update", "seconds", "elbo", "rec", "kl", "mi", "kl_aggregate", "au", "au_kl", "lag", "lag_kl")
     records = [
-        {"method": row.method, **{name: _number(record.get(name)) for name in columns}}
+        {"method": row.method, "replicate": row.replicate, **{name: _number(record.get(name)) for name in columns}}
         for row in frame.itertuples()
         for record in row.cell.history
     ]
-    return pd.DataFrame.from_records(records, columns=["method", *columns])
+    return pd.DataFrame.from_records(records, columns=["method", "replicate", *columns])
+
+
+def stored_frame(out: Path) -> DataFrame:
+    """One row per cell stored under ``out``, whatever its state, for those who want to look for themselves.
+
+    As ``cells_frame``, of every data set and preset: with ``dataset``, ``preset``, ``folder`` and the method's
+    settings (``config``, ``schedule``), and every metric as it was judged. A cell that cannot be read is a row of
+    status ``damaged`` with its reason.
+    """
+    import pandas as pd
+
+    records = []
+    for folder in cell_folders(out):
+        dataset, preset = folder.path.parts[-4:-2]
+        record = {"dataset": dataset, "preset": preset}
+        try:
+            cell = read(folder)
+        except ValueError as error:
+            records.append(record | {"status": "damaged", "reason": str(error), "folder": str(folder.path)})
+            continue
+        method = cell.config["method"]
+        about = {"config": method.get("config") or {}, "schedule": method.get("schedule") or {}}
+        records.append(record | _record(cell, cell.metrics({})) | about | {"folder": str(folder.path)})
+    frame = pd.DataFrame.from_records(records)
+    return frame.drop(columns=["variant", "cell"], errors="ignore")
 
 
 def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}) -> DataFrame:
@@ -114,20 +151,72 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}) -> 
     return pd.DataFrame.from_records(records, columns=[*COLUMNS, "baseline", "selection"])
 
 
+def headline(frame: DataFrame) -> str:
+    """The column of the NLL that a table is about: the common-proposal NLL where cells have it, else the plain one."""
+    return "nll_common" if frame["nll_common"].notna().any() else "nll"
+
+
+def interval(cells: DataFrame, name: str) -> tuple[Summary, int]:
+    """Summary of a metric over the seeds of one method, and how many test examples its interval takes as a sample.
+
+    Of crossed noise (``statistics.crossed``) where the values per example are stored and every seed has the same
+    examples; else, with 0, the t interval over seeds.
+    """
+    values = dict(zip(cells["replicate"], cells[name], strict=True))
+    by_example = _by_example(cells, name)
+    known = {key for key, value in values.items() if value == value}
+    if len(known) < 2 or {*by_example} != known or not _alike(by_example[key][0] for key in known):
+        return summary(values.values()), 0
+    rows = [by_example[key][1] for key in values if key in known]
+    return crossed(rows), len(rows[0])
+
+
+def difference(cells: DataFrame, reference: DataFrame, name: str) -> tuple[Summary, int]:
+    """The same of the differences ``cells - reference`` over the repetitions that both have."""
+    values, others = (dict(zip(each["replicate"], each[name], strict=True)) for each in (cells, reference))
+    mine, theirs = _by_example(cells, name), _by_example(reference, name)
+    known = [key for key, value in values.items() if value == value and others.get(key, math.nan) == others.get(key)]
+    examples = [index for key in known for index, _ in (mine.get(key, (None, None)), theirs.get(key, (None, None)))]
+    if len(known) < 2 or not _alike(examples):
+        return paired(values, others), 0
+    rows = [mine[key][1] - theirs[key][1] for key in known]
+    return crossed(rows), len(rows[0])
+
+
+def _by_example(cells: DataFrame, name: str) -> dict[str, tuple[Any, Any]]:
+    """Of every repetition that has them the index and the values per example, each [N]."""
+    stored = {
+        row.replicate: row.cell.examples for row in cells.itertuples() if getattr(row, name) == getattr(row, name)
+    }
+    return {key: (each.index, each.values[name]) for key, each in stored.items() if name in each.values}
+
+
+def _alike(indices: Iterable[Any]) -> bool:
+    """Whether there are examples in all of these and they are the same."""
+    import numpy as np
+
+    first, *others = indices
+    return first is not None and all(other is not None and np.array_equal(first, other) for other in others)
+
+
 def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> dict:
     done = cells[cells["status"] == "ok"]
     of = {name: summary(done[name]) for name in (*METRICS, *COSTS, "collapsed")}
-    record = {name: value.mean for name, value in of.items()}
-    record |= {f"{name}_sd": of[name].sd for name in ("nll", "kl", "mi", "au", "au_kl", "ppl")}
-    difference = summary([]) if is_reference else paired(_by_replicate(done), _by_replicate(reference))
+    record: dict[str, Any] = {name: value.mean for name, value in of.items()}
+    record |= {f"{name}_sd": of[name].sd for name in ("nll", "nll_common", "kl", "mi", "au", "au_kl", "ppl")}
+    for name in LIKELIHOODS:
+        mean, examples = interval(done, name)
+        record |= {f"{name}_ci_low": mean.low, f"{name}_ci_high": mean.high, f"{name}_ci_examples": examples}
+        less, examples = (summary([]), 0) if is_reference else difference(done, reference, name)
+        ends = {f"{name}_minus_baseline{end}": getattr(less, end[1:] or "mean") for end in ("", "_low", "_high")}
+        record |= {**ends, f"{name}_minus_baseline_examples": examples}
+        record["pairs" if name == "nll" else f"{name}_pairs"] = less.n
+    low, high = wilson(done["collapsed"].sum(), of["collapsed"].n)
     return record | {
         "n": len(done),
-        "nll_ci_low": of["nll"].low,
-        "nll_ci_high": of["nll"].high,
-        "nll_minus_baseline": difference.mean,
-        "nll_minus_baseline_low": difference.low,
-        "nll_minus_baseline_high": difference.high,
-        "pairs": difference.n,
+        "nll_common_n": of["nll_common"].n,
+        "collapsed_low": low,
+        "collapsed_high": high,
         "relative_cost": of["flops"].mean / (summary(reference["flops"]).mean or float("nan")),
         "failed": int((cells["status"] == "failed").sum()),
         "skipped": int((cells["status"] == "skipped").sum()),
@@ -147,10 +236,6 @@ def _selected(members: DataFrame) -> tuple[DataFrame, str]:
     counts = best["method"].value_counts(sort=False)
     chosen = ", ".join(f"{method} ({n}×)" if len(best) > 1 else method for method, n in counts.items())
     return best, f"best validation ELBO of each seed: {chosen}; cost of training all members"
-
-
-def _by_replicate(cells: DataFrame) -> dict[str, float]:
-    return dict(zip(cells["replicate"], cells["nll"], strict=True))
 
 
 def _validation_elbo(cell: Cell) -> float:

@@ -1,0 +1,60 @@
+"""What a cell has stored per test example, as intervals over seeds and examples need it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE = "examples.parquet"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Per judged test example, by rising ``index`` [N]: float64 values [N] by metric; empty without a file.
+
+    ``problem`` says why a file is not used.
+    """
+
+    index: Any = None
+    values: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+def read(folder: Path, metrics: Mapping[str, Any]) -> Examples:
+    """The values per example in a cell's folder, whose means are its metrics ``nll`` and ``nll_common``.
+
+    The common-proposal NLL is measured on a sample of n of the N examples, and its metric is a regression estimate:
+    the mean of ``nll`` over all plus that of c = nll_common - nll over the sample. Written as a mean over all N, an
+    example of the sample has the value nll + mean(c) + N/n (c - mean(c)), another one nll + mean(c): so the spread
+    over examples holds that of c as the sample of n knows it.
+    """
+    import numpy as np
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with (folder / FILE).open("rb") as opened, ParquetFile(opened) as file:
+            names = [name for name in ("index", "nll", "nll_common") if name in file.schema_arrow.names]
+            table = file.read(columns=names, use_threads=False)
+        columns = {name: table.column(name).to_numpy() for name in names}
+        index = np.asarray(columns["index"], np.int64)
+        order = np.argsort(index, kind="stable")
+        values = {name: np.asarray(columns[name], np.float64)[order] for name in names[1:]}
+    except FileNotFoundError:
+        return Examples()
+    except (OSError, ValueError, KeyError, TypeError, ArrowException) as error:
+        return Examples(problem=f"{FILE} is damaged ({type(error).__name__})")
+    nll, common = values.get("nll"), values.pop("nll_common", None)
+    if nll is not None and common is not None and (sample := np.isfinite(common)).any():
+        more = (common - nll)[sample]
+        values["nll_common"] = nll + more.mean()
+        values["nll_common"][sample] += len(nll) / len(more) * (more - more.mean())
+    elif nll is not None and metrics.get("nll_common") == metrics.get("nll"):  # exact, so no proposal is needed
+        values["nll_common"] = nll
+    for name, each in values.items():
+        stored = metrics.get(name)
+        if stored is None or not abs(each.mean() - stored) <= 1e-5 * max(1.0, abs(stored)):
+            return Examples(problem=f"{FILE} does not belong to evaluation.json")
+    return Examples(index[order], values)
