@@ -21,7 +21,7 @@ class LinearGaussian(nn.Module):
         super().__init__()
         self.prior, self.scale, self.latent_dim = StandardNormal(dim), scale, dim
         weight = torch.randn(pixels, dim, generator=generator(), dtype=torch.float64)
-        self.weight = torch.linalg.qr(weight)[0] if diagonal else weight
+        self.weight = nn.Parameter(torch.linalg.qr(weight)[0] if diagonal else weight, requires_grad=False)
         precision = torch.eye(dim) + self.weight.T @ self.weight / scale**2
         self.covariance = precision.inverse()  # of the true posterior, whatever x
 

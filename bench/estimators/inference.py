@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.estimators.proposal import SAMPLES, joint_log_prob, refined
 from bench.models.distributions import Gaussian, Posterior
-from bench.models.text import second_order
 from bench.models.vae import VAE
 
 #: Dimensions of the latent -> nodes decoded per example at each level of the lattice, the coarsest first.
@@ -31,8 +31,6 @@ MARGIN = 2.0  # around q's mean, where that is far out
 TAIL = {1: 1e-6, 2: 1e-3}
 DEPTH = 40.0  # nats below the highest node at which a local maximum may yet be the foot of a peak
 BLOCK = 64  # examples whose lattices are in memory at a time
-SAMPLES = 64  # of q where there is no quadrature
-WITH_GRADIENT = 32  # (example, sample) pairs decoded at a time where a gradient is wanted: a training batch
 
 
 class TruePosterior(NamedTuple):
@@ -84,7 +82,7 @@ def _integrate(model: VAE, x: Tensor, near: Tensor, chunk: int) -> TruePosterior
     nodes = start.new_zeros(len(x), max(counts), start.shape[2])
     log_joint = torch.full(nodes.shape[:2], -math.inf, dtype=torch.float64, device=nodes.device)
     nodes[:, : counts[0]] = start
-    log_joint[:, : counts[0]] = _log_joint(model, x, start, chunk)
+    log_joint[:, : counts[0]] = joint_log_prob(model, x, start, chunk)
     for level, count in enumerate(counts[1:], start=1):
         so_far = max(counts[:level])
         kept = _cells_with_mass(nodes[:, :so_far], log_joint[:, :so_far], step)
@@ -96,7 +94,7 @@ def _integrate(model: VAE, x: Tensor, near: Tensor, chunk: int) -> TruePosterior
         width = finer.shape[1]
         nodes[rows, :width] = finer
         log_joint[rows] = -math.inf
-        log_joint[rows, :width] = _log_joint(model, x[rows], finer, chunk).masked_fill(~used, -math.inf)
+        log_joint[rows, :width] = joint_log_prob(model, x[rows], finer, chunk).masked_fill(~used, -math.inf)
     log_px = torch.logsumexp(log_joint, dim=1) + step.double().log().sum(1)
     return TruePosterior((log_joint.softmax(1).unsqueeze(2) * nodes.double()).sum(1), log_px)
 
@@ -157,7 +155,7 @@ def elbo(model: VAE, x: Tensor, q: Posterior, generator: torch.Generator, chunk:
     """
     z, weights = _points(q, generator)
     log_q = q.log_prob(z).double() if q.has_density else torch.full(z.shape[:2], math.nan, device=z.device)
-    return ((_log_joint(model, x, z, chunk) - log_q) * weights).sum(1)
+    return ((joint_log_prob(model, x, z, chunk) - log_q) * weights).sum(1)
 
 
 def _points(q: Posterior, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -170,55 +168,3 @@ def _points(q: Posterior, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     products = torch.tensor([math.prod(pair) for pair in itertools.product(weights, repeat=dim)], dtype=torch.float64)
     z = q.mean.unsqueeze(1) + (0.5 * q.logvar).exp().unsqueeze(1) * grid
     return z, (products / products.sum()).to(q.mean.device)
-
-
-def refined(
-    model: VAE,
-    x: Tensor,
-    q: Posterior,
-    generator: torch.Generator,
-    chunk: int,
-    steps: int = 100,
-    samples: int = 4,
-    lr: float = 0.1,
-) -> Gaussian:
-    """The diagonal Gaussian of each example after ``steps`` of Adam on its ELBO, from q's mean and scale.
-
-    ``samples`` per step, their noise common to all examples; the learning rate falls linearly to 0. The gradient is
-    that of the path alone, whose noise vanishes where the true posterior is such a Gaussian (Roeder et al., 2017).
-    """
-    mean = q.mean.detach()
-    logvar = q.logvar if isinstance(q, Gaussian) else q.rsample(SAMPLES, generator).var(dim=1).log()
-    start = torch.stack([mean, logvar.detach()])  # [2, N, D]: optimised together
-    noise = torch.randn(steps, samples, mean.shape[1], generator=generator, device=mean.device, dtype=mean.dtype)
-    examples = max(1, min(chunk, WITH_GRADIENT) // samples)
-    parts = zip(x.split(examples), start.split(examples, dim=1), strict=True)
-    return Gaussian(*torch.cat([_ascend(model, some, state, noise, lr) for some, state in parts], dim=1))
-
-
-@torch.enable_grad()
-def _ascend(model: VAE, x: Tensor, start: Tensor, noise: Tensor, lr: float) -> Tensor:
-    """Mean and log-variance ``[2, N, D]`` after one step on the ELBO for each entry of ``noise`` ``[K, S, D]``."""
-    state = start.clone().requires_grad_()
-    optimiser = torch.optim.Adam([state], lr, betas=(0.8, 0.9))  # a short memory, for few steps
-    decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=len(noise))
-    for some in noise:
-        mean, logvar = state
-        z = mean.unsqueeze(1) + (0.5 * logvar).exp().unsqueeze(1) * some
-        log_q = Gaussian(*state.detach()).log_prob(z)
-        with second_order(model):  # gradients in evaluation mode
-            loss = (log_q - model.log_prob(x, z) - model.prior.log_prob(z)).sum() / len(some)
-            (state.grad,) = torch.autograd.grad(loss, [state])
-        optimiser.step()
-        decay.step()
-    return state.detach()
-
-
-def _log_joint(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
-    """log p(x, z) of x ``[N, …]`` at z ``[N, S, D]`` -> ``[N, S]``, in float64 after the decoder."""
-    examples = max(1, chunk // z.shape[1])
-    log_px = [
-        torch.cat([model.log_prob(some, points) for points in group.split(chunk, dim=1)], dim=1)
-        for some, group in zip(x.split(examples), z.split(examples), strict=True)
-    ]
-    return torch.cat(log_px).double() + model.prior.log_prob(z).double()
