@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.reporting.cells import Cell
+from bench.reporting.frame import paired_interval
 from bench.reporting.render import Claims, Verdict, difference, number
-from bench.reporting.statistics import Summary, paired, summary
+from bench.reporting.statistics import Summary, summary
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -78,10 +79,12 @@ def lowest_nll(claim: Mapping[str, Any], rows: Mapping[str, DataFrame]) -> Findi
     """Whether the NLL of ``row`` is below that of each row ``against``, by paired differences over common seeds.
 
     It holds only where every 95 % interval lies below 0 (and so needs no correction for their number), and does not
-    where one lies above.
+    where one lies above. The NLL is the table's: the common-proposal NLL if every one of these cells has it.
     """
-    nll = _by_seed(rows[claim["row"]], "nll")
-    found = {other: paired(nll, _by_seed(rows[other], "nll")) for other in claim["against"]}
+    cells, others = rows[claim["row"]], {other: rows[other] for other in claim["against"]}
+    common = all(each["nll_common"].notna().all() for each in (cells, *others.values()))
+    name = "nll_common" if common else "nll"
+    found = {other: paired_interval(cells, each, name)[0] for other, each in others.items()}
     if strangers := [other for other, value in found.items() if not value.n]:
         return Finding(NOT_TESTED, f"no common seeds with {', '.join(strangers)}")
     details = tuple(f"{difference(value)} against {other}" for other, value in found.items())

@@ -156,7 +156,7 @@ def headline(frame: DataFrame) -> str:
     return "nll_common" if frame["nll_common"].notna().any() else "nll"
 
 
-def interval(cells: DataFrame, name: str) -> tuple[Summary, int]:
+def mean_interval(cells: DataFrame, name: str) -> tuple[Summary, int]:
     """Summary of a metric over the seeds of one method, and how many test examples its interval takes as a sample.
 
     Of crossed noise (``statistics.crossed``) where the values per example are stored and every seed has the same
@@ -171,7 +171,7 @@ def interval(cells: DataFrame, name: str) -> tuple[Summary, int]:
     return crossed(rows), len(rows[0])
 
 
-def difference(cells: DataFrame, reference: DataFrame, name: str) -> tuple[Summary, int]:
+def paired_interval(cells: DataFrame, reference: DataFrame, name: str) -> tuple[Summary, int]:
     """The same of the differences ``cells - reference`` over the repetitions that both have."""
     values, others = (dict(zip(each["replicate"], each[name], strict=True)) for each in (cells, reference))
     mine, theirs = _by_example(cells, name), _by_example(reference, name)
@@ -205,9 +205,9 @@ def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> di
     record: dict[str, Any] = {name: value.mean for name, value in of.items()}
     record |= {f"{name}_sd": of[name].sd for name in ("nll", "nll_common", "kl", "mi", "au", "au_kl", "ppl")}
     for name in LIKELIHOODS:
-        mean, examples = interval(done, name)
+        mean, examples = mean_interval(done, name)
         record |= {f"{name}_ci_low": mean.low, f"{name}_ci_high": mean.high, f"{name}_ci_examples": examples}
-        less, examples = (summary([]), 0) if is_reference else difference(done, reference, name)
+        less, examples = (summary([]), 0) if is_reference else paired_interval(done, reference, name)
         ends = {f"{name}_minus_baseline{end}": getattr(less, end[1:] or "mean") for end in ("", "_low", "_high")}
         record |= {**ends, f"{name}_minus_baseline_examples": examples}
         record["pairs" if name == "nll" else f"{name}_pairs"] = less.n

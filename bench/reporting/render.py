@@ -11,16 +11,21 @@ from dataclasses import dataclass, field
 from bench.reporting.statistics import Summary
 
 DASH = "–"
+NAME = 32  # characters of a row's name in plain text
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What stands in one place of a table: ``text (spread)`` and the letters of its footnotes."""
+    """What stands in one place of a table: ``text (spread)`` and the letters of its footnotes.
+
+    ``value`` is the number behind it, by which a column can be sorted.
+    """
 
     text: str
     spread: str = ""
     letters: tuple[str, ...] = ()
     best: bool = False
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,10 @@ def _markdown_claims(claims: Claims) -> list[str]:
 
 
 def text(document: Document) -> str:
-    """Plain text for a terminal: aligned columns, ``*`` at the best, letters in brackets."""
+    """Plain text for a terminal: aligned columns, ``*`` at the best, letters in brackets.
+
+    Names longer than ``NAME`` stand in a line of their own, so that columns stay within a terminal.
+    """
 
     def entry(item: Entry, name: bool) -> str:
         return _join(f"*{item.text}" if item.best else item.text, item, "[{}]")
@@ -137,9 +145,14 @@ def text(document: Document) -> str:
     lines = [document.title, ""]
     for panel in document.panels:
         lines += [panel.caption] if panel.caption else []
+        names = [entry(row[0], True) for row in (panel.columns, *panel.rows)]
+        first = max(len(name) for name in names if len(name) <= NAME)
         grid, widths = _grid(panel, entry)
-        rows = ["  ".join(cells).rstrip() for cells in grid]
-        lines += [rows[0], "-" * (sum(widths) + 2 * len(widths) - 2), *rows[1:], ""]
+        rows = []
+        for name, (_, *cells) in zip(names, grid, strict=True):
+            rows += [name] if len(name) > first else []
+            rows.append("  ".join([("" if len(name) > first else name).ljust(first), *cells]).rstrip())
+        lines += [rows[0], "-" * (first + sum(widths[1:]) + 2 * len(widths) - 2), *rows[1:], ""]
     lines += ["* lowest NLL"]
     lines += [f"[{letter}] {text}" for text, letter in document.footnotes.items()]
     lines += document.notes
@@ -221,6 +234,9 @@ _LATEX = {
     "→": r"$\to$",
     "·": r"$\cdot$",
     "²": "$^2$",
+    "√": r"$\surd$",
+    "Δ": r"$\Delta$",
+    "∼": r"$\sim$",
 }
 
 

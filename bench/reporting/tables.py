@@ -1,4 +1,4 @@
-"""What stands in the tables of one data set and preset: columns, footnotes, published numbers."""
+"""What stands in the tables of one data set and preset: panels, the rows' footnotes, published numbers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import csv
 import io
 import math
 from collections import defaultdict
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.reporting.cells import Cell, Group
-from bench.reporting.frame import COLUMNS
-from bench.reporting.render import DASH, Document, Entry, Panel, difference, number
-from bench.reporting.statistics import Summary
+from bench.reporting.cells import Cell, Group, common_settings, judged_otherwise
+from bench.reporting.columns import FURTHER, UNRELIABLE_K, Write, columns, headings
+from bench.reporting.frame import COLUMNS, LIKELIHOODS, headline
+from bench.reporting.matched import matched
+from bench.reporting.render import DASH, Document, Entry, Panel, number
 from bench.store import dumps
 
 if TYPE_CHECKING:
@@ -29,17 +30,11 @@ PUBLISHED_METRICS = {
     "hours": "train (h)",
     "relative_hours": "hours (×)",
 }
-#: Why a method that ran has a dash in a column, where the method itself says nothing.
-LACKING = {
-    **dict.fromkeys(("kl", "mi", "mi_batch", "kl_aggregate", "au", "au_kl"), "not defined for this method"),
-    "nll_minus_baseline": "fewer than two common seeds",
-}
 #: What a record's reference is called, and what follows from it.
 REFERENCES = {
     "unigram": ("words drawn independently", ""),
     "true_generator": ("the true generator", ": no model can be below it but by chance"),
 }
-Write = Callable[[Any], tuple[str, str]]  # a row's (text, spread) in one column
 
 
 def to_csv(rows: DataFrame) -> str:
@@ -51,133 +46,74 @@ def to_csv(rows: DataFrame) -> str:
     return file.getvalue()
 
 
-def document(group: Group, frame: DataFrame, rows: DataFrame) -> Document:
-    """The table of one group in the paper's layout, a second panel of details, and all footnotes.
+def document(group: Group, frame: DataFrame, rows: DataFrame, sweeps: Mapping[str, Collection[str]] = {}) -> Document:
+    """The table of one group in the paper's layout, further panels of details and comparisons, and all footnotes.
 
-    ``frame`` and ``rows`` are ``cells_frame`` and ``rows_frame`` of the group's cells.
+    ``frame`` and ``rows`` are ``cells_frame`` and ``rows_frame`` of the group's cells, and ``sweeps`` as there.
     """
     config = group.cells[0].config
     data, preset = config["dataset"], config["preset"]
     judged = next((cell for cell in group.cells if cell.evaluation), None)
+    settings = common_settings(group.cells)
     made = Document(title=f"{data['title']}, preset {preset}", label=group.stem)
     reference = next((row.method for row in rows.itertuples() if row.baseline), None)
-    several = rows["n"].max() > 1
-    head = _headings(data, config, judged, reference)
-    notes = {row.method: _row_notes(row, frame) for row in rows.itertuples()}
-    main, detail = _columns(rows, reference, several)
-    made.panels = [_panel(made, "", main, head, rows, notes)]
-    without_names = {method: {**those, "method": []} for method, those in notes.items()}
-    made.panels.append(_panel(made, "Details", detail, head, rows, without_names))
+    head = headings(rows, data, config["device"], judged, settings, reference)
+    crossed = rows[[f"{name}_ci_examples" for name in LIKELIHOODS]].max(axis=None) > 0
+    notes = {row.method: _row_notes(row, frame, crossed) for row in rows.itertuples()}
+    for caption, those in columns(rows, reference).items():
+        made.panels.append(_panel(made, caption, those, head, rows, frame, notes))
+    made.panels += matched(made, frame, sweeps)
     if group.cells[0].as_published:
         made.reference = _published(data["title"], list(rows["method"]))
-    made.notes = _notes(group, config, judged, several)
+    made.notes = _notes(group, judged, settings, rows)
     return made
-
-
-def _columns(rows: DataFrame, reference: str | None, several: bool) -> tuple[dict[str, Write], dict[str, Write]]:
-    """The columns of the table and of its details: name -> how a row's entry reads."""
-
-    def mean(name: str, digits: int, row: Any) -> tuple[str, str]:
-        spread = getattr(row, f"{name}_sd", math.nan)
-        return number(getattr(row, name), digits), "" if math.isnan(spread) else number(spread, digits)
-
-    first = ("nll", "ppl", "kl", "mi") if rows["ppl"].notna().any() else ("nll", "kl", "mi")
-    main: dict[str, Write] = {name: partial(mean, name, 2) for name in first}
-    main |= {name: partial(mean, name, 1 if several else 0) for name in ("au", "au_kl")}
-    main["train_seconds"] = lambda row: (number(row.train_seconds, 0 if row.train_seconds >= 100 else 1), "")
-    main["relative_cost"] = partial(mean, "relative_cost", 2)
-    main["n"] = lambda row: (str(row.n), "")
-    detail: dict[str, Write] = {}
-    if reference and rows["nll_minus_baseline_low"].notna().any():
-        detail["nll_minus_baseline"] = _difference
-    detail |= {name: partial(mean, name, 2) for name in ("elbo", "rec", "mi_batch", "kl_aggregate")}
-    detail["updates"] = partial(mean, "updates", 0)
-    if rows["extra_updates"].max() > 0:
-        detail["extra_updates"] = partial(mean, "extra_updates", 0)
-    return main, detail
 
 
 def _panel(
     made: Document,
     caption: str,
-    columns: dict[str, Write],
-    head: dict[str, tuple[str, str]],
+    columns: Mapping[str, Write],
+    head: Mapping[str, tuple[str, str]],
     rows: DataFrame,
-    notes: dict[str, dict[str, list[str]]],
+    frame: DataFrame,
+    notes: Mapping[str, Mapping[str, list[str]]],
 ) -> Panel:
-    headings = [Entry("method")]
+    titles = [Entry("method")]
     for name in columns:
         title, note = head[name]
-        headings.append(Entry(title, letters=_letter(made, [note] if note else [])))
-    lowest, reference = rows["nll"].min(), rows["baseline"].any()
+        titles.append(Entry(title, letters=_letter(made, [note] if note else [])))
+    main, reference = headline(rows), rows["baseline"].any()
+    lowest = rows[main].min()
     grid = []
     for row in rows.itertuples():
-        entries = [Entry(row.label, letters=_letter(made, notes[row.method]["method"]))]
+        entries = [Entry(row.label, letters=_letter(made, notes[row.method]["method"] if not caption else []))]
         for name, write in columns.items():
-            text, spread = write(row)
-            those = notes[row.method].get(name, [])
-            evident = not row.n or (name == "nll_minus_baseline" and row.baseline)
+            entry, those = write(row), notes[row.method].get(name, [])
+            evident = not row.n or (name == f"{main}_minus_baseline" and row.baseline)
             evident |= name == "relative_cost" and not reference
-            if text == DASH and not those and not evident:
-                those = [LACKING.get(name, "not recorded")]
-            best = name == "nll" and row.nll == lowest
-            entries.append(Entry(text, spread, _letter(made, those), best))
+            if entry.text == DASH and not those and not evident:
+                those = [_lacking(name, row, frame)]
+            best = name == main and getattr(row, main) == lowest
+            entries.append(replace(entry, letters=_letter(made, those), best=best))
+        if caption in FURTHER and all(entry.text == DASH for entry in entries[1:]):
+            continue  # the first panels show every row, whatever became of it
         grid.append(entries)
-    return Panel(caption, headings, grid)
+    return Panel(caption, titles, grid)
 
 
-def _difference(row: Any) -> tuple[str, str]:
-    if math.isnan(row.nll_minus_baseline_low):
-        return DASH, ""
-    mean, low, high = (getattr(row, f"nll_minus_baseline{end}") for end in ("", "_low", "_high"))
-    return difference(Summary(mean, math.nan, row.pairs, low, high)), ""
+def _lacking(name: str, row: Any, frame: DataFrame) -> str:
+    """Why a method that ran has a dash in a column, where the method itself says nothing."""
+    if name.endswith(("_minus_baseline", "_ci")):
+        return "fewer than two common seeds" if name.endswith("_minus_baseline") else "fewer than two seeds"
+    cells = [cell for cell in frame.loc[frame["method"] == row.method, "cell"] if cell.evaluation]
+    values = [cell.evaluation["metrics"][name] for cell in cells if name in cell.evaluation["metrics"]]
+    if any(value is not None for value in values):
+        return "judged with other settings (see the notes)"
+    return "not defined for this method" if values else "not recorded" if name in COLUMNS[:16] else "not measured"
 
 
-def _headings(data: dict, config: dict, judged: Cell | None, reference: str | None) -> dict[str, tuple[str, str]]:
-    """Of every column its title and its footnote."""
-    evaluation = judged.evaluation if judged and judged.evaluation else {"config": {}, "metrics": {}}
-    samples = evaluation["config"].get("iw_samples", "?")
-    n = evaluation["metrics"].get("n") or evaluation["config"].get("test_examples")
-    batch = evaluation["config"].get("batch_size")
-    words = number(evaluation["metrics"].get("words", math.nan), 2)
-    ppl = f"perplexity exp(NLL / {words} words), the mean of a sentence: </s> counts as one, <s> does not"
-    if unknown := evaluation["metrics"].get("unknown"):
-        ppl += f"; {unknown:.1%} of them are <unk>"
-    judged_on = f"{n:,} of {data['sizes']['test']:,}" if n else "the"
-    nll = f"importance-weighted estimate, {samples} samples, {data['unit']}, on {judged_on} test examples"
-    mi = "mutual information of x and z under q, over all test examples judged"
-    mi += f": at most ln {n:,} = {math.log(n):.2f} nats" if n else ""
-    within = f"the same within batches of {batch or '?'}, as He et al. (2019) estimate it"
-    within += f": in expectation at most ln {batch} = {math.log(batch):.2f} nats" if batch else ""
-    less = f"NLL − {reference}"
-    return {
-        "nll": ("NLL", nll),
-        "ppl": ("PPL", ppl),
-        "kl": ("KL", ""),
-        "mi": ("MI", f"{mi}; collapsed means below 0.1 nats"),
-        "au": ("AU", "active units: latent dimensions whose posterior mean varies by more than 0.01 over the test set"),
-        "au_kl": ("AU(KL)", "latent dimensions whose mean KL exceeds 0.01 nats, whatever the scale of their means"),
-        "train_seconds": (
-            "train (s)",
-            f"training alone, without validation, evaluation or data, on {config['device']}",
-        ),
-        "relative_cost": (
-            "cost (×)",
-            f"FLOPs counted in training over those of {reference or 'a baseline (none here)'}",
-        ),
-        "n": ("n", ""),
-        "nll_minus_baseline": (less, "mean and 95 % t interval of the differences over common seeds"),
-        "elbo": ("ELBO", ""),
-        "rec": ("rec", "expected negative log-likelihood under q (distortion)"),
-        "mi_batch": ("batch MI", within),
-        "kl_aggregate": ("KL(agg.)", "KL of the aggregate posterior to the prior"),
-        "updates": ("updates", "of the decoder"),
-        "extra_updates": ("extra", "further updates of the encoder alone or of auxiliary networks"),
-    }
-
-
-def _row_notes(row: Any, frame: DataFrame) -> dict[str, list[str]]:
-    """The footnotes of one row by column, ``method`` for the row's name."""
+def _row_notes(row: Any, frame: DataFrame, crossed: bool) -> dict[str, list[str]]:
+    """The footnotes of one row by column, ``method`` for the row's name; ``crossed``: most intervals are."""
     notes = defaultdict(list, method=[row.selection] if row.selection else [])
     cells = frame[frame["method"] == row.method]
     if len(cells):
@@ -189,6 +125,15 @@ def _row_notes(row: Any, frame: DataFrame) -> dict[str, list[str]]:
         if status != "ok":
             seeds = ", ".join(map(str, those["seed"]))
             notes["method"].append(f"seed{'s' * (len(those) > 1)} {seeds} {status}" + (f": {reason}" if reason else ""))
+    for name in LIKELIHOODS:
+        for column, low in ((f"{name}_ci", f"{name}_ci_low"), (f"{name}_minus_baseline", f"{name}_minus_baseline_low")):
+            alone = not getattr(row, f"{column}_examples") and not math.isnan(getattr(row, low))
+            notes[column] += ["over seeds alone, for values per test example are missing"] if alone and crossed else []
+    if 0 < row.nll_common_n < row.n:
+        notes["nll_common"].append(f"of {row.nll_common_n} of {row.n} seeds")
+    for name in ("pareto_k", "pareto_k_common"):
+        if getattr(row, name) > UNRELIABLE_K:
+            notes[name].append("above 0.7: not to be trusted")
     shared = cells.loc[cells["status"] == "ok", "shared"].max()
     if shared > 1:
         notes["train_seconds"].append(f"measured while up to {shared:.0f} cells shared the device")
@@ -198,7 +143,8 @@ def _row_notes(row: Any, frame: DataFrame) -> dict[str, list[str]]:
     return notes
 
 
-def _notes(group: Group, config: dict, judged: Cell | None, several: bool) -> list[str]:
+def _notes(group: Group, judged: Cell | None, settings: Mapping[str, dict], rows: DataFrame) -> list[str]:
+    config = group.cells[0].config
     data = config["dataset"]
     sizes = ", ".join(f"{data['sizes'][split]:,} {split}" for split in ("train", "val", "test"))
     notes = [f"Data: {data['title']}, {sizes}; fingerprint {data['fingerprint'][:12]}; {data['source']}."]
@@ -209,8 +155,16 @@ def _notes(group: Group, config: dict, judged: Cell | None, several: bool) -> li
     where = [(cell.result or {}).get("provenance") or {} for cell in group.cells if cell.status == "ok"]
     if len({dumps([each.get("machine"), each.get("threads")], sort_keys=True) for each in where}) > 1:
         notes.append("Seconds come from different machines or thread counts and do not compare; costs (×) do.")
-    if several:
-        notes.append("Mean (sd) over n seeds, ddof 1.")
+    if rows["n"].max() > 1:
+        spread = "Mean (sd) over n seeds, ddof 1."
+        if rows[[f"{name}_ci_examples" for name in LIKELIHOODS]].max(axis=None) > 0:
+            spread += " Intervals are 95 % and take seeds and test examples as samples of those there could have been:"
+            spread += " every seed is judged on the same examples, so the two are crossed."
+        notes.append(spread)
+    notes += judged_otherwise([cell for cell in group.cells if cell.status == "ok"], settings)
+    for cell in group.cells:
+        if cell.evaluation and cell.examples.problem:
+            notes.append(f"Not used: {cell.folder.parent.name}/{cell.folder.name}, {cell.examples.problem}.")
     return notes + group.notes
 
 
