@@ -1,6 +1,35 @@
 """A benchmark harness that compares methods against posterior collapse in VAEs.
 
-Importing this package costs nothing: torch and ray are imported by the modules that use them.
+``bench.load(cell)`` gives back a trained cell, ``bench.frame(OUT)`` a table of all that are stored. Importing this
+package costs nothing: torch, pandas and ray are imported by what uses them.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from bench.trained import TrainedCell
+
 __version__ = "0.1.0"
+__all__ = ["frame", "load"]
+
+
+def load(cell: str | Path, data_dir: str | Path | None = None, device: str = "cpu") -> TrainedCell:
+    """The trained cell in a folder, with its selected weights: encode, decode, sample, metrics.
+
+    ``UserError`` where there is no finished cell or its weights are not there.
+    """
+    from bench.trained import TrainedCell
+
+    return TrainedCell.read(Path(cell), Path(data_dir) if data_dir else None, device)
+
+
+def frame(out: str | Path = "out") -> DataFrame:
+    """Every stored cell under ``out``, whatever its state: one row each, with settings, metrics, costs and folder."""
+    from bench.reporting.frame import stored_frame
+
+    return stored_frame(Path(out))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bench.config import ImageModelConfig, Preset, short_hash
+from bench.config import EvaluationConfig, ImageModelConfig, Preset, short_hash
 from bench.data import batches_per_pass, modelled
 from bench.datasets import END, START, DataInfo, Prepared, cache_dir
 from bench.method import Method
@@ -22,6 +22,15 @@ from bench.store import write_json
 PIXELS = 10_000  # in a batch to measure with, on a CPU
 TYPICAL_WORDS = 80  # of a document: the mean of the published sets
 DECODING = 0.3  # of an update: what decoding a batch once takes
+
+#: How often each group of metrics decodes an example: a step of refinement its four samples, with their gradient.
+GROUPS: dict[str, Callable[[EvaluationConfig], float]] = {
+    "common": lambda e: e.common_examples * (e.common_samples + 12 * e.common_steps),
+    "convergence": lambda e: e.convergence_examples * 5000,
+    "use": lambda e: e.use_examples * 12,
+    "probe": lambda e: 0,
+    "annealed": lambda e: e.annealed_examples * e.annealed_chains * e.annealed_steps * 40,
+}
 
 
 def estimate(cells: Sequence[Cell], preset: Preset, data: Prepared, device: str, threads: int) -> dict[Path, float]:
@@ -53,8 +62,8 @@ def cell_updates(
     cost = method.expected_cost(train)
     validated = train.epochs * min(train.val_examples or sizes["val"], sizes["val"])
     tested = min(evaluation.test_examples or sizes["test"], sizes["test"])
-    samples = evaluation.iw_samples if method.latent else 1
-    looks = DECODING * (cost * (validated + tested) + tested * samples) / train.batch_size
+    decoded = tested * evaluation.iw_samples + sum(GROUPS[name](evaluation) for name in evaluation.metrics)
+    looks = DECODING * (cost * (validated + tested) + (decoded if method.latent else tested)) / train.batch_size
     return looks if trained else cost * updates + looks
 
 

@@ -9,10 +9,11 @@ import ctypes
 import gc
 import os
 import traceback
-from dataclasses import asdict
+import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -22,12 +23,12 @@ from bench import checkpoint, provenance, registry, schedules
 from bench.config import MODELS, EvaluationConfig, TrainConfig, build, derive_seed
 from bench.data import Data, load, modelled
 from bench.datasets import DataInfo, Prepared
-from bench.evaluate import Evaluation, evaluate
+from bench.errors import UserError
+from bench.evaluation import Evaluation, evaluate
 from bench.method import Method
 from bench.models.build import build_model, reference_parameters
 from bench.models.vae import VAE
-from bench.plan import evaluation_id
-from bench.store import SCHEMA_VERSION, CellFolder, replace
+from bench.store import SCHEMA_VERSION, CellFolder, read_json, replace
 from bench.train import Trainer
 
 ATTEMPTS = 2  # a failure may be the machine's: it is tried once more
@@ -80,18 +81,23 @@ def train(task: dict) -> dict:
 def test(task: dict) -> Evaluation:
     """The evaluation of a trained cell."""
     config = task["config"]
+    folder = CellFolder(Path(task["folder"]))
     evaluation = build(EvaluationConfig, task["evaluation"], "evaluation")
-    method, model, seed = fresh(config)
-    path = Path(task["folder"]) / "best.pt"
+    method, model, seed = trained(folder, config)
+    train_config = build(TrainConfig, config["train"], "train")
+    return evaluate(method, model, load_data(task), train_config, evaluation, seed, stored_evaluation(folder))
+
+
+def trained(folder: CellFolder, config: dict) -> tuple[Method, VAE, int]:
+    """``fresh`` with the weights that training selected."""
+    path = folder.path / "best.pt"
     if not path.exists():
-        raise FileNotFoundError("the weights of this cell are not there: --force trains it again")
+        raise UserError(f"the weights of {folder.path.name} are not there (git keeps none): train it again")
+    method, model, seed = fresh(config)
     weights = checkpoint.load(path, config["device"])
     model.load_state_dict(weights["model"])
     method.load_state_dict(weights["method"])
-    train_config = build(TrainConfig, config["train"], "train")
-    made = evaluate(method, model, load_data(task), train_config, evaluation, seed)
-    made.record = {"evaluation_id": evaluation_id(evaluation), "config": asdict(evaluation)} | made.record
-    return made
+    return method, model, seed
 
 
 def fresh(config: dict) -> tuple[Method, VAE, int]:
@@ -164,6 +170,21 @@ def store_failure(folder: CellFolder, error: Exception, about: dict) -> None:
         store_result(folder, {"status": "failed"} | failure | about)
 
 
+def stored_evaluation(folder: CellFolder) -> Evaluation | None:
+    """What is stored of an evaluation, whole; None where a part is missing or damaged."""
+    try:
+        record = folder.evaluation()
+        if record is None:
+            return None
+        columns = pd.read_parquet(folder.path / "examples.parquet")
+        with np.load(folder.path / "arrays.npz") as arrays:
+            kept = dict(arrays)
+        texts = read_json(folder.path / "texts.json", missing_ok=True)
+        return Evaluation(record, {name: columns[name].to_numpy() for name in columns}, kept, texts)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+        return None
+
+
 def store_evaluation(folder: CellFolder, made: Evaluation) -> None:
     """Record last: it is what says that the evaluation is there."""
     replace(folder.path / "examples.parquet", lambda file: pd.DataFrame(made.columns).to_parquet(file, index=False))
@@ -173,7 +194,7 @@ def store_evaluation(folder: CellFolder, made: Evaluation) -> None:
     else:
         (folder.path / "texts.json").unlink(missing_ok=True)
     about = {"schema_version": SCHEMA_VERSION, "cell_id": folder.config["cell_id"]}
-    folder.write_json("evaluation.json", about | made.record)
+    folder.write_json("evaluation.json", made.record | about)
     result = folder.result() or {}
     if result.pop("evaluation_failure", None):
         folder.write_json("result.json", result)

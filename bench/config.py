@@ -120,6 +120,10 @@ class TrainConfig:
         return self.epochs * self.updates_per_epoch(batches)
 
 
+#: What can be measured of a finished cell beside the basic metrics: each with settings of its own, ``<group>_…``.
+GROUPS = ("common", "convergence", "use", "probe", "annealed")
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
     """How a trained cell is judged. Not part of its identity: another evaluation needs no other training."""
@@ -128,9 +132,41 @@ class EvaluationConfig:
     iw_samples: int = 500
     batch_size: int = 50  # examples encoded and sampled together; the batch of the paper's in-batch MI
     pictures: int = 16  # reconstructions and prior samples kept for the report
+    metrics: tuple[str, ...] = ("common", "convergence", "use", "probe")  # the groups measured
+    common_examples: int = 100  # evenly spaced among those judged
+    common_steps: int = 100  # of refinement
+    common_samples: int = 500  # of the refined proposal
+    convergence_examples: int = 100
+    use_examples: int = 500
+    probe_examples: int = 2000  # of the training set
+    annealed_examples: int = 20
+    annealed_chains: int = 10
+    annealed_steps: int = 500
 
     def __post_init__(self) -> None:
-        check_ranges(self, "test_examples iw_samples batch_size", "pictures")
+        counts = [f.name for f in fields(self) if f.name.startswith(tuple(f"{group}_" for group in GROUPS))]
+        check_ranges(self, f"test_examples iw_samples batch_size {' '.join(counts)}", "pictures")
+        for name in self.metrics:
+            if name not in GROUPS:
+                raise ValueError(f"'metrics' are some of {', '.join(GROUPS)}, not '{name}'")
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """The settings of the basic metrics: cells that differ in them are not compared."""
+        return {name: getattr(self, name) for name in ("test_examples", "iw_samples", "batch_size", "pictures")}
+
+    def group(self, name: str) -> dict[str, Any]:
+        """The settings of a group of metrics."""
+        prefix = f"{name}_"
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+
+    def missing(self, record: Mapping[str, Any] | None) -> tuple[str, ...]:
+        """What of this an ``evaluation.json`` lacks: ``"basic"`` and all groups, or some groups."""
+        if record is None or record["config"] != self.base:
+            return ("basic", *self.metrics)
+        there = {name: about["settings"] for name, about in record.get("groups", {}).items()}
+        return tuple(name for name in self.metrics if there.get(name) != self.group(name))
 
 
 #: What each modality's sections are read into.

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import registry
 from bench.config import replaced, suggest
-from bench.datasets import Prepared, _folder
+from bench.datasets import DataInfo, Prepared, _folder, cached_as
 from bench.errors import UserError
 from bench.method import Method
 from bench.schedules import SCHEDULES, Schedule
@@ -218,3 +218,17 @@ def parse_value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def prepare_again(info: DataInfo, data_dir: Path | None, cache: Path) -> Prepared:
+    """The very data that a stored cell was trained on: from the cache, or prepared as its name says."""
+    if prepared := cached_as(info.fingerprint, cache):
+        return prepared
+    if info.name in registry.dataset_names():
+        prepared = prepare(info.name, data_dir, cache)
+        if prepared.info.fingerprint == info.fingerprint:
+            return prepared
+    raise UserError(
+        f"the data of this cell, {info.title} ({info.fingerprint[:12]}), are not in the cache {cache}: "
+        "prepare them by 'python -m bench.run --dataset … --dry-run', as they were given when it was trained"
+    )

@@ -194,7 +194,7 @@ def observer(method, model, data, settings, seed: int, points: int) -> Callable[
 
     from bench.config import derive_seed
     from bench.estimators.inference import elbo, true_posterior
-    from bench.evaluate import EvaluationContext, chunk_size
+    from bench.evaluation.measure import EvaluationContext, chunk_size
 
     ctx = EvaluationContext(model, data.info, settings, derive_seed(seed, "lag"))
     _, (x,) = data.blocks("test", points, points)

@@ -92,13 +92,9 @@ def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tu
     if status != "ok":
         return ("failed" if status == "failed" else "missing"), False
     try:
-        if folder.done(evaluation_id(evaluation)):
+        if folder.done(evaluation):
             return "done", False
     except (ValueError, KeyError, TypeError):  # a damaged evaluation is made anew
         pass
     # Without its weights, which git does not keep, a cell can be judged anew only by training it anew.
     return ("trained", False) if (folder.path / "best.pt").exists() else ("missing", True)
-
-
-def evaluation_id(config: EvaluationConfig) -> str:
-    return short_hash(asdict(config), 8)

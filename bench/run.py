@@ -214,7 +214,7 @@ def announce(
 def keep(out: Path, preset: str, cells: Sequence[Cell], sweeps: Mapping[str, list[str]]) -> None:
     """Store what needs no training: sweeps, the plan of each cell; put aside what is to be trained anew."""
     from bench.reporting import cells as stored
-    from bench.store import write_json
+    from bench.store import put_aside, write_json
 
     if sweeps:
         known = stored.sweeps(out)
@@ -226,14 +226,6 @@ def keep(out: Path, preset: str, cells: Sequence[Cell], sweeps: Mapping[str, lis
         if cell.status == "skipped":
             about = {"schema_version": cell.config["schema_version"], "cell_id": cell.config["cell_id"]}
             cell.folder.write_json("result.json", about | {"status": "skipped", "reason": cell.reason})
-
-
-def put_aside(folder: Path) -> None:
-    """Rename a cell's folder, so that training it anew loses nothing."""
-    number = 1
-    while (aside := folder.with_name(f"superseded-{folder.name}-{number}")).exists():
-        number += 1
-    folder.rename(aside)
 
 
 def run_missing(
@@ -281,7 +273,6 @@ def task(cell: Cell, data: Prepared, preset: Preset, resources: Resources, cells
 
 def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: Sequence[Cell]) -> int:
     """Print the table and where the rest is; the exit status says whether every cell is done."""
-    from bench.plan import evaluation_id
     from bench.progress import reason
     from bench.report import build
 
@@ -291,7 +282,7 @@ def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: 
             console.print(report.places(out), markup=False)
     except UserError as error:
         console.print(f"no report: {error}", markup=False)
-    unfinished = [cell for cell in todo if not cell.folder.done(evaluation_id(preset.evaluation))]
+    unfinished = [cell for cell in todo if not cell.folder.done(preset.evaluation)]
     for cell in unfinished:
         why = reason(cell.folder.result() or {})
         console.print(f"failed: {cell.variant.expression} seed {cell.config['seed']}: {why}", markup=False)

@@ -24,7 +24,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.config import EvaluationConfig
 
 SCHEMA_VERSION = 1
 
@@ -80,16 +83,23 @@ class CellFolder:
         result = self.result()
         return result is not None and result["status"] == "ok"
 
-    def done(self, evaluation_id: str) -> bool:
-        """Whether training ended well and the evaluation asked for is there."""
-        evaluation = self.evaluation()
-        return self.trained() and evaluation is not None and evaluation["evaluation_id"] == evaluation_id
+    def done(self, wanted: EvaluationConfig) -> bool:
+        """Whether training ended well and the evaluation ``wanted`` is there."""
+        return self.trained() and not wanted.missing(self.evaluation())
 
 
 def cell_folders(out: Path) -> Iterator[CellFolder]:
     """Every cell stored under ``out``, in the order of their paths."""
     for config in sorted((Path(out) / "runs").glob("*/*/*/seed-*/config.json")):
         yield CellFolder(config.parent)
+
+
+def put_aside(folder: Path) -> None:
+    """Rename a cell's folder, so that nothing of it is lost to what takes its place."""
+    number = 1
+    while (aside := folder.with_name(f"superseded-{folder.name}-{number}")).exists():
+        number += 1
+    folder.rename(aside)
 
 
 def dumps(record: Any, **options: Any) -> str:

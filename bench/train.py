@@ -16,7 +16,7 @@ from bench.config import TrainConfig
 from bench.context import TrainingContext
 from bench.data import Data
 from bench.estimators.inference import LATTICE
-from bench.evaluate import validate
+from bench.evaluation.measure import validate
 from bench.method import Method
 from bench.models.vae import VAE
 

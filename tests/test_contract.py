@@ -10,7 +10,7 @@ from bench import registry
 from bench.cell import fresh, run_cell
 from bench.context import TrainingContext
 from bench.data import load
-from bench.evaluate import EvaluationContext, measure
+from bench.evaluation.measure import EvaluationContext, measure
 from bench.expressions import variants
 from bench.store import dumps
 

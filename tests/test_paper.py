@@ -159,7 +159,7 @@ import resource, torch
 from bench.cell import configure_torch
 from bench.config import TextModelConfig, TrainConfig
 from bench.datasets import END, START, DataInfo
-from bench.evaluate import EvaluationContext, chunk_size, measure
+from bench.evaluation.measure import EvaluationContext, chunk_size, measure
 from bench.method import Method
 from bench.models.text import build_text_model
 

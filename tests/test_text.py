@@ -14,8 +14,8 @@ from bench.cell import fresh, run_cell
 from bench.config import TextModelConfig, load_preset
 from bench.data import batches_per_pass, load, modelled
 from bench.datasets import END, PAD, START, UNKNOWN, Prepared
-from bench.evaluate import EvaluationContext, measure
-from bench.exhibits import texts
+from bench.evaluation.exhibits import texts
+from bench.evaluation.measure import EvaluationContext, measure
 from bench.flops import flop_counter
 from bench.models.build import build_model
 from bench.models.decoding import beam, greedy

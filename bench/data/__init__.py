@@ -27,6 +27,7 @@ class Data(Protocol):
     train: Tensor
     val: Tensor
     test: Tensor
+    labels: dict[str, np.ndarray]  # int64 ``[N]`` by split, where there are some
 
     def to(self, device: torch.device | str) -> Data:
         """The same set on ``device``."""
@@ -38,9 +39,10 @@ class Data(Protocol):
         """Training examples ``index`` as the model takes them: ``[B, …]``."""
 
     def blocks(
-        self, split: str, count: int | None, size: int, equal_lengths: bool = False
+        self, split: str, which: int | np.ndarray | None, size: int, equal_lengths: bool = False
     ) -> tuple[np.ndarray, list[Tensor]]:
-        """The first ``count`` examples of a split (None: all), ``size`` to a block, and their places in the split.
+        """Examples of a split, ``size`` to a block, and their places in the split: the first so many, those at some
+        places, or all.
 
         ``equal_lengths``: text of one length to a block, and so some small blocks.
         """

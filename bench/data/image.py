@@ -79,11 +79,13 @@ class ImageData:
         return (uniform.to(means.device) < means).float()
 
     def blocks(
-        self, split: str, count: int | None, size: int, equal_lengths: bool = False
+        self, split: str, which: int | np.ndarray | None, size: int, equal_lengths: bool = False
     ) -> tuple[np.ndarray, list[Tensor]]:
-        """The first ``count`` images of a split (None: all) in their order, ``size`` to a block; and their places."""
-        images = getattr(self, split)[:count]
-        return np.arange(len(images)), list(images.split(size))
+        """Images of a split (the first so many, those at some places, all), ``size`` to a block; and their places."""
+        images = getattr(self, split)
+        if isinstance(which, np.ndarray):
+            return which, list(images[torch.from_numpy(which).to(images.device)].split(size))
+        return np.arange(len(images[:which])), list(images[:which].split(size))
 
     def references(self, count: int | None) -> dict[str, float]:
         return {"independent_pixels": self.independent_pixels_nll(count)}

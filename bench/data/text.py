@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class TextData:
     vocabulary: tuple[str, ...]
     lengths: dict[str, Tensor]
     true_nll: np.ndarray | None = None
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -77,12 +78,13 @@ class TextData:
         return self.train[index.to(self.train.device), : int(self.lengths["train"][index].max())].long()
 
     def blocks(
-        self, split: str, count: int | None, size: int, equal_lengths: bool = False
+        self, split: str, which: int | np.ndarray | None, size: int, equal_lengths: bool = False
     ) -> tuple[np.ndarray, list[Tensor]]:
-        """The first ``count`` sentences of a split by length, at most ``size`` to a block; and their places in it."""
-        lengths = self.lengths[split][:count]
-        index = lengths.argsort(stable=True)
-        rows = getattr(self, split)
+        """Sentences of a split (the first so many, those at some places, or all) by length, at most ``size`` to a
+        block; and their places in it."""
+        lengths, rows = self.lengths[split], getattr(self, split)
+        places = torch.from_numpy(which) if isinstance(which, np.ndarray) else torch.arange(len(lengths[:which]))
+        index = places[lengths[places].argsort(stable=True)]
         parts = _by_length(index, lengths, size) if equal_lengths else index.split(size)
         return index.numpy(), [rows[i.to(rows.device), : int(lengths[i].max())].long() for i in parts]
 

@@ -120,6 +120,16 @@ def cached(cache: Path, stem: str, build: Callable[[], tuple[dict, Mapping[str, 
     return Prepared(info, arrays_path)
 
 
+def cached_as(fingerprint: str, cache: Path) -> Prepared | None:
+    """The prepared data set of this fingerprint, if the cache holds it."""
+    for record in sorted(cache.glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            prepared = Prepared.read(record.with_suffix(".npz"))
+            if prepared.info.fingerprint == fingerprint and prepared.path.exists():
+                return prepared
+    return None
+
+
 def keep(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file of the cache whole; a ``UserError`` where the cache cannot be written."""
     try:

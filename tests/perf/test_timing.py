@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import data as tensors
 from bench import registry
 from bench.config import load_preset
-from bench.evaluate import EvaluationContext, measure
+from bench.evaluation.measure import EvaluationContext, measure
 from bench.models.image import build_image_model
 from bench.store import write_json
 from bench.train import Trainer

@@ -1,0 +1,124 @@
+"""Every metric of a trained cell, from the model and the method's posterior alone.
+
+``measure`` has the basic metrics, which validation takes too; ``groups`` those that can be measured of a finished cell
+at any time. Everything is deterministic: noise belongs to blocks of fixed size, and memory decides only how many
+samples of a block are decoded at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.config import EvaluationConfig, TrainConfig, derive_seed, short_hash
+from bench.data import Data
+from bench.estimators.inference import LATTICE, true_posterior
+from bench.estimators.information import kl_aggregate_reverse
+from bench.estimators.usage import collapse_curve, variance_ratio_units
+from bench.evaluation.exhibits import exhibits
+from bench.evaluation.groups import GROUPS, Evaluation, Subject
+from bench.evaluation.measure import EvaluationContext, Measurement, chunk_size, measure
+from bench.method import Method
+from bench.models.distributions import Gaussian
+from bench.models.vae import VAE
+
+__all__ = ["Evaluation", "evaluate"]
+
+#: Test examples whose true posterior is drawn, where z has few enough dimensions for quadrature.
+TRUE_MEANS = 50
+
+#: A dimension counts as collapsed where its KL is below this, in nats, for all but a hundredth of the examples.
+COLLAPSED_DIMENSION = 0.01
+EPSILONS = np.logspace(-3, 1, 41)  # of the whole curve
+
+
+def evaluate(
+    method: Method,
+    model: VAE,
+    data: Data,
+    train: TrainConfig,
+    config: EvaluationConfig,
+    seed: int,
+    stored: Evaluation | None = None,
+) -> Evaluation:
+    """What ``config`` asks for of a trained model; of a ``stored`` evaluation only what it lacks is measured."""
+    ctx = EvaluationContext(model.eval(), data.info, train, derive_seed(seed, "evaluation"))
+    missing = config.missing(stored.record if stored else None)
+    if stored is None or "basic" in missing:
+        stored = basic(method, ctx, data, config)
+    record, columns = dict(stored.record), dict(stored.columns)
+    subject = Subject(method, ctx, data, config.batch_size, stored)
+    for name in config.metrics:
+        if name in missing:
+            started = time.perf_counter()
+            found = GROUPS[name](subject, **config.group(name))
+            about = {"settings": config.group(name), "seconds": time.perf_counter() - started}
+            record["metrics"] = record["metrics"] | found.metrics
+            record["groups"] = record.get("groups", {}) | {name: about}
+            columns |= found.columns
+    return Evaluation(record, columns, stored.arrays, stored.texts)
+
+
+def basic(method: Method, ctx: EvaluationContext, data: Data, config: EvaluationConfig) -> Evaluation:
+    """The basic metrics on the test set, with all that is kept beside them."""
+    started = time.perf_counter()
+    index, blocks = data.blocks("test", config.test_examples, config.batch_size, ctx.train.equal_lengths)
+    result = measure(method, ctx, blocks, config.iw_samples, chunk_size(ctx.device))
+    order = np.argsort(index)  # back from blocks to the order of the set
+    columns = {"index": index[order]} | {name: values.numpy()[order] for name, values in result.examples.items()}
+    ctx.block = 0
+    metrics, arrays = summarised(ctx, result)
+    metrics |= data.scaled(metrics["nll"], config.test_examples) | {"n": len(index)}
+    arrays["means"] = result.means.cpu().numpy()[order]
+    if ctx.model.latent_dim in LATTICE:
+        arrays["true_means"] = true_means(ctx.model, data, arrays["means"][:TRUE_MEANS])
+    drawn, texts = exhibits(method, ctx, data, config.pictures) if config.pictures else ({}, None)
+    record = {
+        "evaluation_id": short_hash(config.base, 8),
+        "config": config.base,
+        "metrics": metrics,
+        "references": data.references(config.test_examples),
+        "seconds": time.perf_counter() - started,
+    }
+    return Evaluation(record, columns, arrays | drawn, texts)
+
+
+@torch.no_grad()
+def summarised(ctx: EvaluationContext, result: Measurement) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The metrics of a test set, those of ``measure`` and what validation has no use for; and what is drawn of them."""
+    examples, model = result.examples, ctx.model
+    n = len(examples["nll"])
+    latent = model.latent_dim > 0
+    metrics: dict[str, Any] = result.metrics | {
+        "nll_se": (examples["nll"].std() / math.sqrt(n)).item(),
+        "nll_mc_se": (examples["nll_mc_se"].square().sum().sqrt() / n).item() if latent else None,
+        "ess": examples["ess"].mean().item() if latent else None,
+        "pareto_k": examples["pareto_k"].nanmedian().item() if latent else None,
+        **dict.fromkeys(("kl_aggregate_reverse", "au_ratio", "collapsed_dims")),
+    }
+    arrays: dict[str, np.ndarray] = {}
+    if latent and all(q.has_pairwise for q in result.posteriors):
+        metrics["kl_aggregate_reverse"] = kl_aggregate_reverse(result.posteriors, model.prior, ctx.generator("prior"))
+    gaussians = [q for q in result.posteriors if isinstance(q, Gaussian)]
+    if latent and len(gaussians) == len(result.posteriors):
+        variances = torch.cat([q.logvar.exp() for q in gaussians])
+        metrics["au_ratio"] = variance_ratio_units(result.means, variances)
+    if latent and result.kl_dim is not None:
+        curve = collapse_curve(result.kl_dim, torch.from_numpy(EPSILONS))
+        metrics["collapsed_dims"] = collapse_curve(result.kl_dim, torch.tensor([COLLAPSED_DIMENSION])).item()
+        arrays["kl_dim"] = result.kl_dim.double().mean(0).cpu().numpy()
+        arrays["collapse"] = np.stack([EPSILONS, curve.cpu().numpy()])
+    return metrics, arrays
+
+
+def true_means(model: VAE, data: Data, near: np.ndarray) -> np.ndarray:
+    """The true posterior's means of the first test examples by quadrature: ``[M, D]``, as q's means ``near`` are."""
+    index, (x,) = data.blocks("test", len(near), len(near))
+    guess = torch.from_numpy(near[index]).to(x.device)
+    found = np.empty(near.shape)
+    found[index] = true_posterior(model, x, guess, chunk_size(x.device)).mean.cpu().numpy()
+    return found
