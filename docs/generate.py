@@ -1,0 +1,142 @@
+"""``python docs/generate.py``: write anew what the documentation takes from the code.
+
+That is methods.md as a whole, and in protocol.md what stands between ``BEGIN`` and ``END``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+COMMAND = "python docs/generate.py"
+BEGIN, END = f"<!-- begin: written by {COMMAND} -->", "<!-- end -->"
+#: Title -> modality and the section of the presets that goes before it.
+PROTOCOLS = {"Images": ("image", ""), "Text": ("text", ""), "Data set `synthetic`": ("text", "synthetic")}
+INTRODUCTION = f"""\
+# Methods
+
+Written by `{COMMAND}` from the files in `methods/`; a test holds it to them. The text under a heading is
+the file's own; below it are the settings with their defaults. q is the encoder, p the decoder and prior, z the code,
+rec = E_q[-log p(x|z)]. An expression names settings in parentheses: `beta_vae(beta=0.4)`. All methods have the
+model, data, budget and evaluation of the preset: see [protocol.md](protocol.md).
+"""
+
+
+def pages() -> dict[Path, str]:
+    """Every page that is generated, or in part, as it should read."""
+    protocol = DOCS / "protocol.md"
+    before, rest = protocol.read_text("utf-8").split(f"{BEGIN}\n")
+    _, after = rest.split(END)
+    return {DOCS / "methods.md": methods(), protocol: f"{before}{BEGIN}\n{presets()}\n{END}{after}"}
+
+
+def methods() -> str:
+    """methods.md: every method in ``methods/``, in the order of the tables."""
+    from bench import registry
+    from bench.schedules import SCHEDULES
+
+    suites = registry.suites()
+    classes = [registry.method(name) for name in suites["all"]]
+    classes = [cls for cls in classes if cls.__module__.startswith("methods.")]  # not those of other packages
+    lines = [
+        INTRODUCTION,
+        "| method | in a line | family | source |",
+        "|---|---|---|---|",
+        *(f"| [`{cls.name}`](#{cls.name}) | {cls.summary} | {cls.family} | {cls.citation} |" for cls in classes),
+        "",
+        "**Suites** (`--methods NAME`):",
+        "",
+        *(_item(f"`{suite}`: {_codes(rows)}") for suite, rows in suites.items() if suite != "all"),
+        "- `all`: every method at its defaults",
+        "",
+        "**Schedules** of the KL weight, for any method without one of its own: `vae+anneal`, `beta_vae+cyclical`.",
+        "",
+        *(_item(f"`+{name}({_settings(cls)})`: {inspect.getdoc(cls)}") for name, cls in SCHEDULES.items()),
+    ]
+    for cls in classes:
+        lines += ["", *_method(cls, suites)]
+    return "\n".join(lines) + "\n"
+
+
+def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
+    """The section of one method."""
+    yield from (f"## {cls.name}", "", "```text", inspect.getdoc(sys.modules[cls.__module__]) or "", "```", "")
+    if fields(cls.Config):
+        names = "|".join(f.name for f in fields(cls.Config))
+        source = textwrap.dedent(inspect.getsource(cls.Config)).splitlines()
+        yield from ("```python", *(line.strip() for line in source if re.match(rf"    ({names}):", line)), "```", "")
+    at = f"never: {cls.neutral}" if isinstance(cls.neutral, str) else _codes(f"{k}={v}" for k, v in cls.neutral.items())
+    joins = {suite: [row for row in rows if row in cls.suites.get(suite, ())] for suite, rows in suites.items()}
+    footnotes = dict.fromkeys(cls.footnotes.values())
+    facts = {
+        "source": cls.citation,
+        "family": cls.family,
+        "for": " and ".join(cls.modalities),
+        **{
+            f"in preset `{preset}`": _codes(f"{key}={value}" for key, value in changed.items())
+            for preset, changed in cls.reduced.items()
+        },
+        "the basic VAE at": at,
+        "suites": "; ".join(f"{suite}: {_codes(rows)}" for suite, rows in joins.items() if rows),
+        "schedule": "its own: none can be attached" if cls.own_schedule else "",
+        "columns that mean something else, or nothing": "; ".join(
+            f"{_codes(name for name, text in cls.footnotes.items() if text == said)}: {said}" for said in footnotes
+        ),
+    }
+    yield from (_item(f"{name}: {text}") for name, text in facts.items() if text)
+
+
+def presets() -> str:
+    """For each protocol a table of what the presets differ in, and of all of the evaluation."""
+    from bench.config import load_preset, preset_names
+
+    lines = []
+    for title, (modality, protocol) in PROTOCOLS.items():
+        chosen = [load_preset(name, modality, protocol=protocol) for name in preset_names()]
+        lines += ["", f"### {title}", "", f"| setting | {' | '.join(f'`{preset.name}`' for preset in chosen)} |"]
+        lines += ["|---" * (1 + len(chosen)) + "|", _row("seeds", [preset.seeds for preset in chosen])]
+        for section in ("model", "train", "evaluation"):
+            for f in fields(getattr(chosen[0], section)):
+                values = [getattr(getattr(preset, section), f.name) for preset in chosen]
+                if (section == "evaluation" and f.name != "pictures") or len({*values}) > 1:
+                    lines.append(_row(f"{section}.{f.name}", values))
+    return "\n".join([*lines, ""])
+
+
+def _row(name: str, values: Iterable[Any]) -> str:
+    return f"| `{name}` | {' | '.join(map(_said, values))} |"
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "–" if value is None else f"{value:,}" if type(value) is int else str(value)
+
+
+def _settings(cls: type) -> str:
+    return ", ".join(f"{f.name}={f.default}" for f in fields(cls))
+
+
+def _codes(items: Iterable[str]) -> str:
+    return ", ".join(f"`{item}`" for item in items)
+
+
+def _item(text: str) -> str:
+    """An item of a list, in lines of at most 120 characters."""
+    return textwrap.fill(
+        " ".join(text.split()), 120, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False
+    )
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(DOCS.parent))
+    for path, text in pages().items():
+        path.write_text(text, "utf-8")
+        print(path)

@@ -1,0 +1,127 @@
+"""The documentation against the code: generated pages, names of metrics, numbers, links."""
+
+import dataclasses
+import math
+import re
+from importlib import util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from bench import data as tensors
+from bench.cell import fresh
+from bench.config import GROUPS
+from bench.estimators.likelihood import importance_weighted_nll, nll_standard_error
+from bench.estimators.proposal import common_log_weights
+from bench.evaluation import evaluate
+from bench.store import dumps
+from tests.conftest import EVALUATION, MODEL, TEXT_MODEL, TRAIN
+from tests.linear_gaussian import LinearGaussian, generator
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md"])
+
+
+def load_generate() -> ModuleType:
+    spec = util.spec_from_file_location("generate", DOCS / "generate.py")
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def outside_of_code(page: Path) -> str:
+    """The text of a page without its code."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    found: list[str] = []
+    for heading in re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE):
+        slug = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+        number = sum(re.fullmatch(rf"{re.escape(slug)}(-\d+)?", other) is not None for other in found)
+        found.append(f"{slug}-{number}" if number else slug)
+    return set(found)
+
+
+def test_generated_pages_are_current():
+    generate = load_generate()
+    for path, text in generate.pages().items():
+        assert path.read_text("utf-8") == text, f"{path.name} is not what the code says now: {generate.COMMAND}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(\s*([^)\s]+)\s*\)", outside_of_code(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        assert there.exists(), f"{target} does not exist"
+        if anchor:
+            assert anchor in anchors(there), f"{there.name} has no heading for #{anchor}"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_every_page_is_in_the_index(page):
+    assert page.name == "README.md" or f"({page.name})" in (DOCS / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("expression", ["vae", "autoregressive"])
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_every_metric_is_documented(expression, modality, request):
+    text = modality == "text"
+    cell = request.getfixturevalue("text_planned" if text else "planned")(expression)
+    prepared = request.getfixturevalue("text_prepared" if text else "prepared")
+    method, model, seed = fresh(cell.config)
+    data = tensors.load(prepared, TEXT_MODEL if text else MODEL)
+    labels = {split: np.arange(len(getattr(data, split))) % 3 for split in ("train", "val", "test")}
+    sizes = {f"{group}_examples": 3 for group in GROUPS} | {"probe_examples": 60, "pictures": 0}
+    sizes |= {"common_steps": 2, "common_samples": 25, "annealed_steps": 2, "annealed_chains": 2}
+    config = dataclasses.replace(EVALUATION, metrics=GROUPS, **sizes)
+    record = evaluate(method, model, dataclasses.replace(data, labels=labels), TRAIN, config, seed).record
+    documented = set(re.findall(r"`(\w+)`", (DOCS / "metrics.md").read_text("utf-8")))
+    history = {"lag", "lag_kl"}
+    assert {*record["metrics"], *record["references"], *history} - documented == set()
+    assert dumps(record)
+
+
+def test_every_column_that_reports_know_is_documented():
+    from bench.reporting.frame import METRICS
+
+    documented = set(re.findall(r"`(\w+)`", (DOCS / "metrics.md").read_text("utf-8")))
+    assert {*METRICS} - documented == set()
+
+
+def test_the_example_of_the_common_proposal_is_as_documented():
+    """The third row of the table in metrics.md: the plain estimate is a nat too high, the common proposal is not."""
+    (row,) = re.findall(r"^\| its means off by 0.3 \|(.*)\|$", (DOCS / "metrics.md").read_text("utf-8"), re.MULTILINE)
+    elbo, _, iw_500, *_, common = (float(number) for number in row.split("|"))
+    model = LinearGaussian(8, 1.0, pixels=20)
+    x = model.data(60)
+    truth, q = -model.log_px(x), model.mean_field(x, 0.3)
+    z = q.rsample(500, generator(1))
+    weights = model.log_prob(x, z) + model.prior.log_prob(z) - q.log_prob(z)
+    refined = common_log_weights(model, x, q, generator(2), chunk=100).log_weights
+    assert (-weights.mean(1) - truth).mean().item() == pytest.approx(elbo, abs=0.3)
+    assert (importance_weighted_nll(weights) - truth).mean().item() == pytest.approx(iw_500, abs=0.2)
+    assert (importance_weighted_nll(refined) - truth).mean().item() == pytest.approx(common, abs=0.04)
+    assert nll_standard_error(weights).square().sum().sqrt().item() / len(x) < 0.1, "the error does not see the bias"
+
+
+def test_the_table_of_few_seeds_is_right():
+    from bench.reporting.statistics import student_t
+
+    rows = re.findall(
+        r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", (DOCS / "statistics.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert len(rows) == 6
+    for seeds, half, p in rows:
+        n = int(seeds)
+        assert float(half) == pytest.approx(student_t(0.975, n - 1) / math.sqrt(n), abs=0.006)
+        assert float(p) == pytest.approx(2 / 2**n, rel=0.02)
