@@ -1,5 +1,5 @@
-"""A proposal refined for each example in the same way for every method, so that the NLL compares decoders and not
-encoders (Cremer et al., ICML 2018).
+"""Gaussians refined for each example; of them a proposal for importance sampling that is made in the same way for every
+method, so that the NLL compares decoders and not encoders (Cremer et al., ICML 2018).
 
 The model is in evaluation mode and gets no gradients; at most ``chunk`` (example, sample) pairs are decoded at a time.
 No number depends on ``chunk``, nor one example's on the others.
@@ -19,36 +19,35 @@ from bench.models.vae import VAE
 
 SAMPLES = 64  # of q, for what it does not tell otherwise
 WITH_GRADIENT = 32  # (example, sample) pairs decoded at a time where a gradient is wanted: a training batch
-WIDER = 1.3  # the scale of the proposal's second half, over that of the first
+#: The scale that a common proposal is refined from. From a narrow one the mean moves with little noise and the scale
+#: rises steadily; from one that is far too wide it falls too slowly, whatever the learning rate.
+NARROW = 0.05
+WIDER = 1.5  # the scale of a proposal's second half, over that of the first
 
 
 class Mixture:
-    """Half a Gaussian and half the same one ``WIDER``, for importance sampling.
+    """Half a Gaussian, half the same one ``WIDER``: a proposal for importance sampling.
 
-    The Gaussian of highest ELBO is too narrow where the true posterior is correlated or has heavier tails, and its
-    weights too uneven. With the wider half none is more than twice what it would be under either alone.
+    The Gaussian of highest ELBO is narrower than a true posterior that is correlated or has heavier tails, and its
+    weights are then uneven. With a wider half they are less so, and never more than twice what either alone would give.
     """
 
-    has_density, has_pairwise = True, False
-
     def __init__(self, narrow: Gaussian):
-        self.narrow, self.mean = narrow, narrow.mean
-        self.wide = Gaussian(narrow.mean, narrow.logvar + 2 * math.log(WIDER))
+        self.narrow, self.wide = narrow, Gaussian(narrow.mean, narrow.logvar + 2 * math.log(WIDER))
 
-    def rsample(self, samples: int, generator: torch.Generator | None = None) -> Tensor:
-        """``[B, S, D]``, from either half by turns: so their shares are the same in every stretch of samples."""
-        z = self.narrow.rsample(samples, generator)
-        mean = self.mean.unsqueeze(1)
-        z[:, 1::2] = mean + WIDER * (z[:, 1::2] - mean)
-        return z
+    def sample(self, samples: int, some: list[torch.Generator]) -> Tensor:
+        """``[B, S, D]`` from the halves by turns, so that any stretch of samples has its share of both."""
+        deviation = (0.5 * self.narrow.logvar).exp().unsqueeze(1) * noise(some, samples, self.narrow.mean)
+        deviation[:, 1::2] *= WIDER
+        return self.narrow.mean.unsqueeze(1) + deviation
 
     def log_prob(self, z: Tensor) -> Tensor:
         return torch.logaddexp(self.narrow.log_prob(z), self.wide.log_prob(z)) - math.log(2)
 
 
 class CommonWeights(NamedTuple):
-    """``log_weights`` ``[B, draws]`` of samples of the common proposal, for the estimators of the likelihood, and the
-    ELBO of its refined Gaussian ``[B]``, in nats, float64."""
+    """Of the common proposal: log weights ``[B, draws]``, for the estimators of the likelihood, and the ELBO of its
+    Gaussian ``[B]``, both in nats and float64."""
 
     log_weights: Tensor
     elbo: Tensor
@@ -64,7 +63,14 @@ def common_proposal(
     steps: int = 100,
     samples: int = 4,
 ) -> Mixture:
-    return Mixture(refined(model, x, q, generator, chunk, steps, samples))
+    """The diagonal Gaussian of highest ELBO for each example of x ``[B, …]``, widened for importance sampling.
+
+    Of q it takes the mean, as a place to start from, and nothing else. ``samples`` per step are pairs mirrored at the
+    mean, which leaves no noise in the mean's gradient where the true posterior is Gaussian, however correlated.
+    """
+    start = torch.stack([q.mean.detach(), torch.full_like(q.mean, 2 * math.log(NARROW))])
+    half = _common_noise(generator, steps, (samples + 1) // 2, q.mean)
+    return Mixture(_refine(model, x, start, torch.cat([half, -half], dim=1), chunk, lr=0.3, power=2))
 
 
 @torch.no_grad()
@@ -78,25 +84,16 @@ def common_log_weights(
     samples: int = 4,
     draws: int = 500,
 ) -> CommonWeights:
-    """Log weights of ``draws`` samples for each example of x ``[B, …]`` under its common proposal."""
+    """Importance weights of ``draws`` samples of its common proposal for each example of x ``[B, …]``.
+
+    ``importance_weighted_nll`` makes of them an upper bound of -log p(x) in expectation, which hardly depends on q;
+    ``effective_sample_size`` and ``pareto_k`` say where the refinement did not get there.
+    """
     proposal = common_proposal(model, x, q, generator, chunk, steps, samples)
-    z = proposal.rsample(draws, generator)
+    z = proposal.sample(draws, streams(generator, len(x)))
     log_joint = joint_log_prob(model, x, z, chunk)
-    log_weights = log_joint - proposal.log_prob(z).double()
-    elbo = (log_joint - proposal.narrow.log_prob(z).double())[:, ::2].mean(1)
-    return CommonWeights(log_weights, elbo, proposal)
-
-
-def streams(generator: torch.Generator, count: int) -> list[torch.Generator]:
-    """A stream of noise for each of ``count`` examples, so that none depends on how many follow it."""
-    seeds = [torch.randint(2**62, (), generator=generator, device=generator.device) for _ in range(count)]
-    return [torch.Generator(generator.device).manual_seed(int(seed)) for seed in seeds]
-
-
-def noise(some: list[torch.Generator], samples: int, like: Tensor) -> Tensor:
-    """Standard normal ``[B, samples, D]``, one stream for each example; device, type and D as those of ``like``."""
-    shape, about = (samples, like.shape[-1]), {"device": like.device, "dtype": like.dtype}
-    return torch.stack([torch.randn(shape, generator=stream, **about) for stream in some])
+    of_narrow = log_joint - proposal.narrow.log_prob(z).double()
+    return CommonWeights(log_joint - proposal.log_prob(z).double(), of_narrow[:, ::2].mean(1), proposal)
 
 
 def refined(
@@ -111,25 +108,32 @@ def refined(
 ) -> Gaussian:
     """The diagonal Gaussian of each example after ``steps`` of Adam on its ELBO, from q's mean and scale.
 
-    ``samples`` per step, their noise common to all examples; the learning rate falls linearly to 0. The gradient is
-    that of the path alone, whose noise vanishes where the true posterior is such a Gaussian (Roeder et al., 2017).
+    ``samples`` per step, their noise common to all examples; the learning rate falls linearly to 0.
     """
     mean = q.mean.detach()
     logvar = q.logvar if isinstance(q, Gaussian) else q.rsample(SAMPLES, generator).var(dim=1).log()
-    start = torch.stack([mean, logvar.detach()])  # [2, N, D]: optimised together
-    noise = torch.randn(steps, samples, mean.shape[1], generator=generator, device=mean.device, dtype=mean.dtype)
-    examples = max(1, min(chunk, WITH_GRADIENT) // samples)
+    noises = _common_noise(generator, steps, samples, mean)
+    return _refine(model, x, torch.stack([mean, logvar.detach()]), noises, chunk, lr, power=1)
+
+
+def _refine(model: VAE, x: Tensor, start: Tensor, noises: Tensor, chunk: int, lr: float, power: float) -> Gaussian:
+    """From mean and log-variance ``start`` ``[2, N, D]``, with noise ``[K, S, D]``; a few examples at a time."""
+    examples = max(1, min(chunk, WITH_GRADIENT) // noises.shape[1])
     parts = zip(x.split(examples), start.split(examples, dim=1), strict=True)
-    return Gaussian(*torch.cat([_ascend(model, some, state, noise, lr) for some, state in parts], dim=1))
+    return Gaussian(*torch.cat([_ascend(model, some, state, noises, lr, power) for some, state in parts], dim=1))
 
 
 @torch.enable_grad()
-def _ascend(model: VAE, x: Tensor, start: Tensor, noise: Tensor, lr: float) -> Tensor:
-    """Mean and log-variance ``[2, N, D]`` after one step on the ELBO for each entry of ``noise`` ``[K, S, D]``."""
+def _ascend(model: VAE, x: Tensor, start: Tensor, noises: Tensor, lr: float, power: float) -> Tensor:
+    """Mean and log-variance ``[2, N, D]`` after one step on the ELBO for each entry of ``noises`` ``[K, S, D]``.
+
+    The gradient is that of the path alone, whose noise vanishes where the true posterior is such a Gaussian
+    (Roeder et al., 2017). The learning rate falls as the given power of what is left.
+    """
     state = start.clone().requires_grad_()
     optimiser = torch.optim.Adam([state], lr, betas=(0.8, 0.9))  # a short memory, for few steps
-    decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=len(noise))
-    for some in noise:
+    decay = torch.optim.lr_scheduler.PolynomialLR(optimiser, len(noises), power)
+    for some in noises:
         mean, logvar = state
         z = mean.unsqueeze(1) + (0.5 * logvar).exp().unsqueeze(1) * some
         log_q = Gaussian(*state.detach()).log_prob(z)
@@ -149,3 +153,20 @@ def joint_log_prob(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
         for some, group in zip(x.split(examples), z.split(examples), strict=True)
     ]
     return torch.cat(log_px).double() + model.prior.log_prob(z).double()
+
+
+def _common_noise(generator: torch.Generator, steps: int, samples: int, like: Tensor) -> Tensor:
+    """Standard normal ``[steps, samples, D]``, for all examples alike."""
+    return torch.randn(steps, samples, like.shape[1], generator=generator, device=like.device, dtype=like.dtype)
+
+
+def streams(generator: torch.Generator, count: int) -> list[torch.Generator]:
+    """A stream of noise for each of ``count`` examples, which does not depend on how many follow it."""
+    seeds = [torch.randint(2**62, (), generator=generator, device=generator.device) for _ in range(count)]
+    return [torch.Generator(generator.device).manual_seed(int(seed)) for seed in seeds]
+
+
+def noise(some: list[torch.Generator], samples: int, like: Tensor) -> Tensor:
+    """Standard normal ``[B, samples, D]``, one stream for each example; device, type and D as those of ``like``."""
+    draw = (torch.randn(samples, like.shape[-1], generator=s, device=like.device, dtype=like.dtype) for s in some)
+    return torch.stack(list(draw))
