@@ -102,11 +102,15 @@ def presets() -> str:
         chosen = [load_preset(name, modality, protocol=protocol) for name in preset_names()]
         lines += ["", f"### {title}", "", f"| setting | {' | '.join(f'`{preset.name}`' for preset in chosen)} |"]
         lines += ["|---" * (1 + len(chosen)) + "|", _row("seeds", [preset.seeds for preset in chosen])]
+        same = []
         for section in ("model", "train", "evaluation"):
             for f in fields(getattr(chosen[0], section)):
                 values = [getattr(getattr(preset, section), f.name) for preset in chosen]
                 if (section == "evaluation" and f.name != "pictures") or len({*values}) > 1:
                     lines.append(_row(f"{section}.{f.name}", values))
+                elif section == "train" and values[0] not in (None, False):
+                    same.append(f"{f.name}={values[0]}")
+        lines += ["", textwrap.fill(f"The same in all of them: {_codes(same)}.", 120, break_on_hyphens=False)]
     return "\n".join([*lines, ""])
 
 

@@ -1,6 +1,7 @@
 """The documentation against the code: generated pages, names of metrics, numbers, links."""
 
 import dataclasses
+import inspect
 import math
 import re
 from importlib import util
@@ -12,16 +13,22 @@ import pytest
 
 from bench import data as tensors
 from bench.cell import fresh
-from bench.config import GROUPS
+from bench.config import GROUPS, EvaluationConfig
+from bench.estimators import annealed, proposal, representation, usage
+from bench.estimators.information import kl_aggregate_reverse
 from bench.estimators.likelihood import importance_weighted_nll, nll_standard_error
-from bench.estimators.proposal import common_log_weights
-from bench.evaluation import evaluate
+from bench.evaluation import COLLAPSED_DIMENSION, EPSILONS, evaluate, groups
+from bench.evaluation.measure import COLLAPSED_BELOW
+from bench.reporting.columns import UNRELIABLE_K
+from bench.reporting.frame import METRICS
+from bench.reporting.statistics import student_t
 from bench.store import dumps
 from tests.conftest import EVALUATION, MODEL, TEXT_MODEL, TRAIN
 from tests.linear_gaussian import LinearGaussian, generator
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+WORDS = {4: "Four", 5: "Five"}
 PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md"])
 
 
@@ -92,10 +99,39 @@ def test_every_metric_is_documented(expression, modality, request):
 
 
 def test_every_column_that_reports_know_is_documented():
-    from bench.reporting.frame import METRICS
-
     documented = set(re.findall(r"`(\w+)`", (DOCS / "metrics.md").read_text("utf-8")))
     assert {*METRICS} - documented == set()
+
+
+def test_constants_are_as_documented():
+    text = " ".join((DOCS / "metrics.md").read_text("utf-8").split())
+    threshold = {
+        name: inspect.signature(function).parameters["threshold"].default
+        for name, function in vars(usage).items()
+        if name in ("active_units", "informative_units", "variance_ratio_units")
+    }
+    reverse = inspect.signature(kl_aggregate_reverse).parameters["samples"].default
+    refinement = inspect.signature(proposal.common_proposal).parameters
+    for sentence in (
+        f"`mi` < {COLLAPSED_BELOW} nats",
+        f"Var_n(E_q z_d) > {threshold['active_units']} ",
+        f"E_n KL_d > {threshold['informative_units']} nats",
+        f"E_n σ²_d) > {threshold['variance_ratio_units']} ",
+        f"at ε = δ = {COLLAPSED_DIMENSION} ",
+        f"over {len(EPSILONS)} values of ε from {EPSILONS[0]:g} to {EPSILONS[-1]:g}",
+        f"with scales {proposal.WIDER} times as wide",
+        f"{refinement['samples'].default} samples a step",
+        f"the scale starts at {proposal.NARROW} for all",
+        f"move of {annealed.LEAPFROGS} leapfrog steps",
+        f"(aim: {annealed.ACCEPTED:.0%} accepted)".replace("%", " %"),
+        f"from {reverse:,} samples of the prior",
+        f"`common_steps` = {EvaluationConfig().common_steps} steps",
+        f"`common_samples` = {EvaluationConfig().common_samples} samples",
+        f"{WORDS[groups.USE_SAMPLES]} samples of z for each of `use_examples`",
+        f"stratified {WORDS[representation.FOLDS].lower()}-fold cross-validation",
+        f"Above {UNRELIABLE_K} the estimate is not to be trusted",
+    ):
+        assert sentence in text, f"metrics.md does not say: {sentence}"
 
 
 def test_the_example_of_the_common_proposal_is_as_documented():
@@ -107,7 +143,7 @@ def test_the_example_of_the_common_proposal_is_as_documented():
     truth, q = -model.log_px(x), model.mean_field(x, 0.3)
     z = q.rsample(500, generator(1))
     weights = model.log_prob(x, z) + model.prior.log_prob(z) - q.log_prob(z)
-    refined = common_log_weights(model, x, q, generator(2), chunk=100).log_weights
+    refined = proposal.common_log_weights(model, x, q, generator(2), chunk=100).log_weights
     assert (-weights.mean(1) - truth).mean().item() == pytest.approx(elbo, abs=0.3)
     assert (importance_weighted_nll(weights) - truth).mean().item() == pytest.approx(iw_500, abs=0.2)
     assert (importance_weighted_nll(refined) - truth).mean().item() == pytest.approx(common, abs=0.04)
@@ -115,8 +151,6 @@ def test_the_example_of_the_common_proposal_is_as_documented():
 
 
 def test_the_table_of_few_seeds_is_right():
-    from bench.reporting.statistics import student_t
-
     rows = re.findall(
         r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", (DOCS / "statistics.md").read_text("utf-8"), re.MULTILINE
     )
