@@ -13,14 +13,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from scipy import stats
 
 from bench import report
-from bench.reporting import render, tables, texts
-from bench.store import dumps
+from bench.reporting import cells, examples, render, tables, texts
+from bench.reporting.frame import cells_frame, rows_frame, stored_frame
+from bench.reporting.statistics import crossed
+from bench.store import cell_folders, dumps
 
 FIXTURES = Path(__file__).parent / "fixtures"
 fake = runpy.run_path(str(FIXTURES / "make_cells.py"))
@@ -77,7 +82,7 @@ def test_golden_tables_of_text(text_out: Path, suffix: str):
 def test_text_has_a_perplexity_and_images_none(out: Path, text_out: Path):
     [images], [text] = report.build(out), report.build(text_out)
     assert "PPL" in text.text
-    assert "exp(NLL / 24.25 words)" in text.text
+    assert "exp(IW-NLL / 24.25 words)" in text.text
     assert "PPL" not in images.text
     row = rows(text_out, "reviews-quick")["vae"]
     assert float(row["ppl"]) == pytest.approx(math.exp(float(row["nll"]) / float(row["words"])), rel=1e-3)
@@ -113,10 +118,10 @@ def test_bold_is_on_the_lowest_nll_and_reasons_are_told(out: Path):
     [made] = report.build(out)
     markdown = (out / "tables" / "glyphs-quick.md").read_text("utf-8")
     latex = (out / "tables" / "glyphs-quick.tex").read_text("utf-8")
-    best = min(rows(out).values(), key=lambda row: float(row["nll"]))
+    best = min(rows(out).values(), key=lambda row: float(row["nll_common"]))
     assert markdown.count("**") == 2
     assert latex.count(r"\textbf") == 1
-    assert f"**{float(best['nll']):.2f}**" in next(line for line in markdown.splitlines() if "**" in line)
+    assert f"**{float(best['nll_common']):.2f}**" in next(line for line in markdown.splitlines() if "**" in line)
     assert best["method"] in next(line for line in markdown.splitlines() if "**" in line)
     assert "seed 2 failed: loss is nan at update 120" in made.text
     assert r"lr\_0 = 0.1 \textbar{} 5 \% \& more" in latex
@@ -215,6 +220,220 @@ def test_a_sentence_in_a_list_is_rendered_as_it_is(text: str):
     rendered = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(f"1. {texts.shown(text)}\n")
     said = rendered.removeprefix("<ol>\n<li>").removesuffix("</li>\n</ol>\n")
     assert html.unescape(said) == (text or "<em>(nothing)</em>")
+
+
+# -- the common-proposal NLL, intervals, groups of metrics -----------------------------------------------------------
+
+
+def as_of_old(out: Path) -> None:
+    """Every record without what came later."""
+    later = {name for names in cells.GROUPS.values() for name in names} | {*fake["LATER_NULL"]}
+    for file in out.glob("runs/*/*/*/*/evaluation.json"):
+        record = json.loads(file.read_text("utf-8"))
+        metrics = {name: value for name, value in record["metrics"].items() if name not in later}
+        change(file, metrics=metrics, groups={})
+        (file.parent / "examples.parquet").unlink(missing_ok=True)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_where_no_cell_has_a_common_proposal_nll_the_plain_one_is_the_headline(out: Path):
+    as_of_old(out)
+    [made] = report.build(out)
+    table = rows(out)
+    best = min(table.values(), key=lambda row: float(row["nll"]))
+    assert "IW-NLL" not in made.text
+    assert f"*{float(best['nll']):.2f}" in made.text
+    assert "Use of z" not in made.text and "Inference" not in made.text
+    assert "mean and 95 % t interval of the differences over common seeds" in made.text
+    for row in table.values():
+        values = [cell.evaluation["metrics"]["nll"] for cell in stored(out, row["method"]) if cell.evaluation]
+        low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+        assert (float(row["nll_ci_low"]), float(row["nll_ci_high"])) == (pytest.approx(low), pytest.approx(high))
+        assert (row["nll_common"], row["nll_ci_examples"]) == ("", "0")
+
+
+def stored(out: Path, method: str) -> list[cells.Cell]:
+    return [cells.read(folder) for folder in cell_folders(out) if folder.config["method"]["expression"] == method]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_values_per_example_have_the_stored_metrics_as_their_means(out: Path):
+    seen = 0
+    for folder in cell_folders(out):
+        cell = cells.read(folder)
+        for name, values in cell.examples.values.items():
+            assert values.mean() == pytest.approx(cell.evaluation["metrics"][name], rel=1e-6)
+            seen += 1
+        assert not cell.examples.problem
+    assert seen == 2 * 7  # eight finished cells, one of them without a file
+
+
+def test_the_values_of_a_sample_have_the_regression_estimates_mean_and_variance():
+    """Over samples of examples: the standard error from the values is the spread of the estimate."""
+    random = np.random.default_rng(0)
+    estimates, errors = [], []
+    for _ in range(4000):
+        nll, less = random.normal(60, 3, 200), random.gamma(2.0, 2.0, 200)
+        common = np.where(np.arange(200) < 40, nll - less, np.nan)
+        values = examples.of_all(nll, common)
+        assert values.mean() == pytest.approx(nll.mean() - less[:40].mean())
+        estimates.append(values.mean())
+        errors.append(values.var(ddof=1) / 200)
+    assert np.mean(errors) == pytest.approx(np.var(estimates), rel=0.08)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_intervals_are_those_of_an_analysis_of_variance_of_the_stored_files(out: Path):
+    report.build(out)
+    table = rows(out)
+    values = {}
+    for method in ("vae", "beta_vae(beta=0.4)"):
+        files = [cell.folder / "examples.parquet" for cell in stored(out, method) if cell.status == "ok"]
+        columns = [pd.read_parquet(file).sort_values("index") for file in files]
+        for nll in ("nll", "nll_common"):
+            matrix = []
+            for column in columns:
+                c = column[nll].astype(float) - column["nll"].astype(float)
+                weight = c.notna().to_numpy() * len(c) / c.notna().sum()
+                matrix.append((column["nll"] + c.mean() + weight * (c.fillna(0) - c.mean())).to_numpy(float))
+            values[method, nll] = np.array(matrix)
+    row = table["beta_vae(beta=0.4)"]
+    got = crossed(values["beta_vae(beta=0.4)", "nll_common"])
+    assert float(row["nll_common_ci_low"]) == pytest.approx(got.low, abs=1e-4)
+    assert float(row["nll_common_ci_high"]) == pytest.approx(got.high, abs=1e-4)
+    assert row["nll_common_ci_examples"] == str(fake["EXAMPLES"])
+    less = crossed(values["beta_vae(beta=0.4)", "nll"] - values["vae", "nll"][:2])
+    assert float(row["nll_minus_baseline_low"]) == pytest.approx(less.low, abs=1e-4)
+    assert float(row["nll_minus_baseline_high"]) == pytest.approx(less.high, abs=1e-4)
+    assert (row["pairs"], row["nll_minus_baseline_examples"]) == ("2", str(fake["EXAMPLES"]))
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:100]), "examples.parquet is damaged (ArrowInvalid)"),
+        (lambda file: file.write_bytes(b""), "examples.parquet is damaged"),
+        (
+            lambda file: pd.DataFrame({"index": [0, 1], "nll": [1.0, 2.0]}).to_parquet(file),
+            "examples.parquet does not belong to evaluation.json",
+        ),
+        (lambda file: pd.DataFrame({"nll": [1.0, 2.0]}).to_parquet(file), "examples.parquet is damaged (KeyError)"),
+        (lambda file: pd.DataFrame({"index": ["a"], "nll": ["b"]}).to_parquet(file), "is damaged (ValueError)"),
+        (lambda file: file.unlink(), ""),
+    ],
+    ids=["torn", "empty", "foreign", "without index", "words", "missing"],
+)
+def test_without_values_per_example_an_interval_is_over_seeds_alone(out: Path, harm, reason: str):
+    [folder] = out.glob("runs/*/*/beta-vae-beta-0-4/seed-1-*")
+    report.build(out)
+    harm(folder / "examples.parquet")
+    [made] = report.build(out)  # the change is seen
+    row = rows(out)["beta_vae(beta=0.4)"]
+    values = [cell.evaluation["metrics"]["nll_common"] for cell in stored(out, row["method"]) if cell.status == "ok"]
+    low, high = stats.t.interval(0.95, 1, np.mean(values), stats.sem(values))
+    assert float(row["nll_common_ci_low"]) == pytest.approx(low)
+    assert float(row["nll_common_ci_high"]) == pytest.approx(high)
+    assert row["nll_common_ci_examples"] == row["nll_common_minus_baseline_examples"] == "0"
+    assert "over seeds alone, for values per test example are missing" in made.text
+    assert reason in made.text
+    assert not reason or f"Not used: beta-vae-beta-0-4/{folder.name}" in made.text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_metrics_of_a_group_have_the_settings_of_most_cells(out: Path):
+    [made] = report.build(out)
+    assert rows(out)["vae"]["n"] == "3"
+    assert rows(out)["vae"]["nll_common_n"] == rows(out)["autoregressive"]["nll_common_n"] == "2"
+    note = "Metrics of the group common are for examples 25, samples 200, steps 100; left out, for examples 10, steps"
+    assert f"{note} 20, samples 200: vae seed 2." in made.text
+    assert "of 2 of 3 seeds" in made.text
+    frame = cells_frame(cells.read(folder) for folder in cell_folders(out)).set_index(["method", "seed"])
+    assert frame.loc[("vae", 2), [*cells.GROUPS["common"]]].isna().all()
+    assert frame.loc[("vae", 2), ["nll", "shuffle_gap", "nll_5000"]].notna().all()
+    assert frame.loc[("vae", 1), [*cells.GROUPS["common"]]].notna().all()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_share_collapsed_has_wilsons_interval_and_unreliable_weights_are_marked(out: Path):
+    [made] = report.build(out)
+    row = rows(out)["vae"]
+    expected = stats.binomtest(3, 3).proportion_ci(0.95, "wilson")
+    assert float(row["collapsed_low"]) == pytest.approx(expected.low)
+    assert "100 % [44, 100]" in made.text
+    assert float(rows(out)["beta_vae(beta=0.4)"]["pareto_k"]) > 0.7
+    assert "above 0.7: not to be trusted" in made.text
+
+
+def test_mi_is_a_bracket_but_where_both_ends_read_alike(out: Path):
+    group, frame, table = tables_of(out)
+    panel = tables.document(group, frame, table).panels[0]
+    column = [entry.text for entry in panel.columns].index("MI")
+    texts_of = {row[0].text: row[column] for row in panel.rows}
+    vae = table.set_index("method").loc["beta_vae(beta=0.4)"]
+    assert texts_of["beta_vae(beta=0.4)"].text == f"{vae['mi']:.2f}–{vae['mi_high']:.2f}"
+    assert texts_of["beta_vae(beta=0.4)"].spread == f"{vae['mi_sd']:.2f}"
+    assert "–" not in texts_of["vae"].text
+
+
+def tables_of(out: Path):
+    [group] = cells.groups("glyphs-quick", cell_folders(out))
+    frame = cells_frame(group.cells)
+    return group, frame, rows_frame(frame)
+
+
+def test_every_number_of_a_table_can_be_sorted_by(out: Path):
+    for panel in tables.document(*tables_of(out)).panels:
+        for row in panel.rows:
+            assert row[0].value is None
+            for entry in row[1:]:
+                assert (entry.value is None or math.isnan(entry.value)) == (entry.text == render.DASH)
+                digits = entry.text.strip("[").split(" ")[0].split("–")[0].split(",")[0]
+                if entry.value is not None and not entry.text.startswith("[") and entry.text != render.DASH:
+                    scale = 100 if "%" in entry.text else 1
+                    assert float(digits.replace(",", "")) == pytest.approx(scale * entry.value, abs=0.51)
+
+
+def test_a_terminal_holds_the_table_whatever_its_names(out: Path, text_out: Path):
+    name = "a_method_with_settings(" + ",".join(f"setting_{i}=0.{i}" for i in range(6)) + ")"
+    for folder in text_out.glob("runs/*/*/sa-vae/seed-*"):
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        change(folder / "config.json", method=config["method"] | {"expression": name, "label": name})
+    for root, stem in ((out, "glyphs-quick"), (text_out, "reviews-quick")):
+        [group] = cells.groups(stem, cell_folders(root))
+        frame = cells_frame(group.cells)
+        lines = render.text(tables.document(group, frame, rows_frame(frame))).split("\n\n")[1].splitlines()
+        assert max(len(line) for line in lines if line != name) <= 130
+    assert name in lines
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+@pytest.mark.parametrize("name", ["golden.tex", "golden-text.tex"])
+def test_latex_compiles_within_the_margins(tmp_path: Path, name: str):
+    packages = r"\usepackage[utf8]{inputenc}\usepackage[T1]{fontenc}\usepackage{booktabs}"
+    table = (FIXTURES / name).read_text("utf-8")
+    page = rf"\documentclass{{article}}{packages}\begin{{document}}{table}\end{{document}}"
+    (tmp_path / "page.tex").write_text(page, "utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+    assert "too large" not in done.stdout
+
+
+def test_all_cells_are_one_frame_with_their_folders(out: Path, text_out: Path):
+    shutil.copytree(text_out / "runs", out / "runs", dirs_exist_ok=True)
+    [damaged] = out.glob("runs/glyphs/*/vae/seed-1-*")
+    (damaged / "result.json").write_text("{torn")
+    frame = stored_frame(out)
+    assert len(frame) == 9 + 8
+    assert {*frame["dataset"]} == {"glyphs", "reviews"}
+    assert frame["status"].value_counts().to_dict() == {"ok": 15, "failed": 1, "damaged": 1}
+    row = frame[(frame["method"] == "beta_vae(beta=0.4)") & (frame["seed"] == 0)].iloc[0]
+    assert row["config"] == {"beta": 0.4}
+    assert Path(row["folder"]).is_dir()
+    # Every metric as it was judged, with settings of whatever kind.
+    assert frame.loc[(frame["method"] == "vae") & (frame["seed"] == 2), "nll_common"].notna().all()
 
 
 # -- texts ---------------------------------------------------------------------------------------------------------

@@ -37,10 +37,10 @@ def columns(rows: DataFrame, reference: str | None) -> dict[str, dict[str, Write
     """Panel -> column -> how a row's entry reads. The first panel, "", is the table; the others are its details."""
     several, main_nll = rows["n"].max() > 1, headline(rows)
     main: dict[str, Write] = {main_nll: partial(_mean, main_nll, 2)}
-    if main_nll != "nll":  # beside the headline the plain estimate goes without its spread
+    if main_nll != "nll":  # beside the headline the plain estimate and its PPL go without their spread
         main["nll"] = partial(_mean, "nll", 2, spread=False)
     if rows["ppl"].notna().any():
-        main["ppl"] = partial(_mean, "ppl", 2)
+        main["ppl"] = partial(_mean, "ppl", 2, spread=main_nll == "nll")
     main |= {"kl": partial(_mean, "kl", 2), "mi": _bracket}
     main |= {name: partial(_mean, name, 1 if several else 0) for name in ("au", "au_kl")}
     main["train_seconds"] = _seconds

@@ -56,7 +56,8 @@ def matched_rate(
     chosen = [rate for rate, count in reached.items() if count == reached.max()]
     if reached.max() < 2:
         return None
-    places = sorted({round(i * (len(chosen) - 1) / max(1, most - 1)) for i in range(min(most, len(chosen)))})
+    count = min(most, len(chosen))
+    places = [round(i * (len(chosen) - 1) / max(1, count - 1)) for i in range(count)]
     return found[found["rate"].isin([chosen[place] for place in places])].reset_index(drop=True)
 
 

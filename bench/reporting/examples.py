@@ -23,13 +23,7 @@ class Examples:
 
 
 def read(folder: Path, metrics: Mapping[str, Any]) -> Examples:
-    """The values per example in a cell's folder, whose means are its metrics ``nll`` and ``nll_common``.
-
-    The common-proposal NLL is measured on a sample of n of the N examples, and its metric is a regression estimate:
-    the mean of ``nll`` over all plus that of c = nll_common - nll over the sample. Written as a mean over all N, an
-    example of the sample has the value nll + mean(c) + N/n (c - mean(c)), another one nll + mean(c): so the spread
-    over examples holds that of c as the sample of n knows it.
-    """
+    """The values per example in a cell's folder, whose means are its metrics ``nll`` and ``nll_common``."""
     import numpy as np
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
@@ -47,10 +41,8 @@ def read(folder: Path, metrics: Mapping[str, Any]) -> Examples:
     except (OSError, ValueError, KeyError, TypeError, ArrowException) as error:
         return Examples(problem=f"{FILE} is damaged ({type(error).__name__})")
     nll, common = values.get("nll"), values.pop("nll_common", None)
-    if nll is not None and common is not None and (sample := np.isfinite(common)).any():
-        more = (common - nll)[sample]
-        values["nll_common"] = nll + more.mean()
-        values["nll_common"][sample] += len(nll) / len(more) * (more - more.mean())
+    if nll is not None and common is not None and np.isfinite(common).any():
+        values["nll_common"] = of_all(nll, common)
     elif nll is not None and metrics.get("nll_common") == metrics.get("nll"):  # exact, so no proposal is needed
         values["nll_common"] = nll
     for name, each in values.items():
@@ -58,3 +50,19 @@ def read(folder: Path, metrics: Mapping[str, Any]) -> Examples:
         if stored is None or not abs(each.mean() - stored) <= 1e-5 * max(1.0, abs(stored)):
             return Examples(problem=f"{FILE} does not belong to evaluation.json")
     return Examples(index[order], values)
+
+
+def of_all(nll: Any, common: Any) -> Any:
+    """Values [N] whose mean and spread are those of the common-proposal NLL, measured on a sample of n (else NaN).
+
+    Its metric is a regression estimate, the mean of ``nll`` over all plus that of c = common - nll over the sample.
+    Written as a mean over all N, an example of the sample counts nll + mean(c) + N/n (c - mean(c)) and another one
+    nll + mean(c). The weight N/n gives the mean of N values the variance that c's mean over n has.
+    """
+    import numpy as np
+
+    sample = np.isfinite(common)
+    more = (common - nll)[sample]
+    values = nll + more.mean()
+    values[sample] += len(nll) / len(more) * (more - more.mean())
+    return values

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.reporting.statistics import Summary
 
 DASH = "–"
-NAME = 32  # characters of a row's name in plain text
+NAME = 24  # characters of a row's name in plain text
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,10 @@ def markdown(document: Document) -> str:
         return _join(text, item, "<sup>{}</sup>")
 
     def table(panel: Panel) -> list[str]:
-        grid, widths = _grid(panel, entry)
+        lined, widths = grid(panel, entry)
         rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
         caption = [escape_markdown(panel.caption), ""] if panel.caption else []
-        return [*caption, *("| " + " | ".join(cells) + " |" for cells in (grid[0], rule, *grid[1:])), ""]
+        return [*caption, *("| " + " | ".join(cells) + " |" for cells in (lined[0], rule, *lined[1:])), ""]
 
     lines = [f"### {escape_markdown(document.title)}", ""]
     for panel in document.panels:
@@ -136,25 +135,31 @@ def _markdown_claims(claims: Claims) -> list[str]:
 def text(document: Document) -> str:
     """Plain text for a terminal: aligned columns, ``*`` at the best, letters in brackets.
 
-    Names longer than ``NAME`` stand in a line of their own, so that columns stay within a terminal.
+    To keep columns narrow their footnotes go by title, and names longer than ``NAME`` have a line of their own.
     """
 
     def entry(item: Entry, name: bool) -> str:
         return _join(f"*{item.text}" if item.best else item.text, item, "[{}]")
 
     lines = [document.title, ""]
+    titles: dict[str, list[str]] = {}  # of a column's footnote
     for panel in document.panels:
-        lines += [panel.caption] if panel.caption else []
-        names = [entry(row[0], True) for row in (panel.columns, *panel.rows)]
+        for item in panel.columns:
+            for letter in item.letters:
+                titles.setdefault(letter, []).append(item.text)
+        lined, widths = grid(replace(panel, columns=[Entry(item.text) for item in panel.columns]), entry)
+        names = [row[0].rstrip() for row in lined]
         first = max(len(name) for name in names if len(name) <= NAME)
-        grid, widths = _grid(panel, entry)
         rows = []
-        for name, (_, *cells) in zip(names, grid, strict=True):
-            rows += [name] if len(name) > first else []
-            rows.append("  ".join([("" if len(name) > first else name).ljust(first), *cells]).rstrip())
+        for name, (_, *cells) in zip(names, lined, strict=True):
+            alone = len(name) > first
+            rows += [name] if alone else []
+            rows.append("  ".join([("" if alone else name).ljust(first), *cells]).rstrip())
+        lines += [panel.caption] if panel.caption else []
         lines += [rows[0], "-" * (first + sum(widths[1:]) + 2 * len(widths) - 2), *rows[1:], ""]
     lines += ["* lowest NLL"]
-    lines += [f"[{letter}] {text}" for text, letter in document.footnotes.items()]
+    for note, letter in document.footnotes.items():
+        lines.append(f"{', '.join(titles[letter])}: {note}" if letter in titles else f"[{letter}] {note}")
     lines += document.notes
     if document.claims:
         width = max(len(each.verdict) for each in document.claims.verdicts)
@@ -167,30 +172,13 @@ def text(document: Document) -> str:
 
 
 def latex(document: Document) -> str:
-    """A LaTeX table that needs ``booktabs`` alone, one tabular per panel, the notes as text under it."""
+    """LaTeX that needs ``booktabs`` alone."""
+    from bench.reporting.latex import tables
 
-    def entry(item: Entry, name: bool) -> str:
-        text = re.sub(r"(?<![\w)])([-+])(?=\d)", r"$\1$", _escape_latex(item.text))
-        text = rf"\textbf{{{text}}}" if item.best else text
-        return _join(text, item, r"\textsuperscript{{{}}}")
-
-    lines = [r"\begin{table}[tbp]", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}\hyphenpenalty10000"]
-    lines += [rf"\caption{{{_escape_latex(document.title)}. Lowest NLL in bold.}}", rf"\label{{tab:{document.label}}}"]
-    for panel in document.panels:
-        lines += [r"\par\medskip"] + ([_escape_latex(panel.caption) + r"\par\smallskip"] if panel.caption else [])
-        grid, _ = _grid(panel, entry)
-        rows = [" & ".join(cells).rstrip() + r" \\" for cells in grid]
-        # Names beyond a third of the page are wrapped.
-        names = "l" if max(len(row[0].text) for row in panel.rows) < 32 else r"p{0.3\linewidth}"
-        lines += [rf"\begin{{tabular}}{{{names}{'r' * (len(panel.columns) - 1)}}}", r"\toprule", rows[0], r"\midrule"]
-        lines += [*rows[1:], r"\bottomrule", r"\end{tabular}"]
-    lines += [r"\par\medskip\raggedright\tiny"]
-    notes = [rf"\textsuperscript{{{letter}}}{_escape_latex(text)}" for text, letter in document.footnotes.items()]
-    lines += [note + r"\par" for note in (*notes, *map(_escape_latex, document.notes))]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+    return tables(document)
 
 
-def _grid(panel: Panel, entry: Callable[[Entry, bool], str]) -> tuple[list[list[str]], list[int]]:
+def grid(panel: Panel, entry: Callable[[Entry, bool], str]) -> tuple[list[list[str]], list[int]]:
     """The panel's cells as strings padded to their columns, the header first, and the columns' widths."""
     rows = [[entry(item, False) for item in panel.columns]]
     rows += [[entry(item, column == 0) for column, item in enumerate(row)] for row in panel.rows]
@@ -210,48 +198,3 @@ def _letters(index: int) -> str:
         letters = chr(ord("a") + index % 26) + letters
         index = index // 26 - 1
     return letters
-
-
-_LATEX = {
-    **{character: "\\" + character for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "|": r"\textbar{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "×": r"$\times$",
-    "−": "$-$",
-    "±": r"$\pm$",
-    "≤": r"$\le$",
-    "≥": r"$\ge$",
-    "≈": r"$\approx$",
-    "∞": r"$\infty$",
-    "‖": r"$\Vert$",
-    "–": "--",
-    "—": "---",
-    "…": r"\dots{}",
-    "→": r"$\to$",
-    "·": r"$\cdot$",
-    "²": "$^2$",
-    "√": r"$\surd$",
-    "Δ": r"$\Delta$",
-    "∼": r"$\sim$",
-}
-
-
-def _escape_latex(text: str) -> str:
-    return "".join(map(_latex_character, " ".join(text.split())))
-
-
-def _latex_character(character: str) -> str:
-    if character in _LATEX:
-        return _LATEX[character]
-    if character.isascii():
-        return character
-    name = unicodedata.name(character, "?")
-    if greek := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", name):
-        letter = greek[2].lower().replace("lamda", "lambda")
-        return rf"$\{letter if greek[1] == 'SMALL' else letter.title()}$"
-    # What pdflatex cannot set would stop the document.
-    return character if "LATIN" in name else "?"

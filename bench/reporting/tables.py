@@ -92,7 +92,7 @@ def _panel(
             evident = not row.n or (name == f"{main}_minus_baseline" and row.baseline)
             evident |= name == "relative_cost" and not reference
             if entry.text == DASH and not those and not evident:
-                those = [_lacking(name, row, frame)]
+                those = _lacking(name, row, frame, notes[row.method])
             best = name == main and getattr(row, main) == lowest
             entries.append(replace(entry, letters=_letter(made, those), best=best))
         if caption in FURTHER and all(entry.text == DASH for entry in entries[1:]):
@@ -101,15 +101,17 @@ def _panel(
     return Panel(caption, titles, grid)
 
 
-def _lacking(name: str, row: Any, frame: DataFrame) -> str:
+def _lacking(name: str, row: Any, frame: DataFrame, notes: Mapping[str, list[str]]) -> list[str]:
     """Why a method that ran has a dash in a column, where the method itself says nothing."""
     if name.endswith(("_minus_baseline", "_ci")):
-        return "fewer than two common seeds" if name.endswith("_minus_baseline") else "fewer than two seeds"
+        return ["fewer than two common seeds" if name.endswith("_minus_baseline") else "fewer than two seeds"]
     cells = [cell for cell in frame.loc[frame["method"] == row.method, "cell"] if cell.evaluation]
     values = [cell.evaluation["metrics"][name] for cell in cells if name in cell.evaluation["metrics"]]
     if any(value is not None for value in values):
-        return "judged with other settings (see the notes)"
-    return "not defined for this method" if values else "not recorded" if name in COLUMNS[:16] else "not measured"
+        return ["judged with other settings (see the notes)"]
+    if values:  # what leaves a method without KL leaves it without all that is made of z
+        return (math.isnan(row.kl) and notes.get("kl")) or ["not defined for this method"]
+    return ["not recorded" if name in COLUMNS[:16] else "not measured"]
 
 
 def _row_notes(row: Any, frame: DataFrame, crossed: bool) -> dict[str, list[str]]:

@@ -1,0 +1,151 @@
+"""A table document as LaTeX: floats that need ``booktabs`` alone and fit a page of ``article``."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from itertools import pairwise
+
+from bench.reporting.render import Document, Entry, Panel, grid
+
+LINE, PAGE = 345, 44  # points of the text width, lines of panels in one float
+#: Size of type -> width of a character, in points, of Computer Modern.
+SIZES = {7: 4.0, 6: 3.7}
+TINY = 3.4
+SEPARATION = 6  # points between columns
+NAME = 32  # characters from which on a row's name is wrapped, at a third of the line
+
+
+def tables(document: Document) -> str:
+    """The first panel, then as many of the others in a float as a page has room for; notes below each."""
+    floats, room = [document.panels[:1]], 0
+    for panel in document.panels[1:]:
+        lines = sum(len(part.rows) + 5 for part, _ in _parts(panel))
+        if lines > room:
+            floats.append([])
+            room = PAGE
+        floats[-1].append(panel)
+        room -= lines
+    return "\n".join(_float(document, number, panels) for number, panels in enumerate(floats))
+
+
+def _float(document: Document, number: int, panels: list[Panel]) -> str:
+    title = f"{document.title}, continued." if number else f"{document.title}. Lowest NLL in bold."
+    label = document.label + (f"-{number + 1}" if number else "")
+    lines = [r"\begin{table}[tbp]", rf"\centering\scriptsize\setlength{{\tabcolsep}}{{{SEPARATION / 2:g}pt}}"]
+    lines += [r"\hyphenpenalty10000", rf"\caption{{{escape(title)}}}", rf"\label{{tab:{label}}}"]
+    for panel in panels:
+        lines += [r"\par\medskip"] + ([escape(panel.caption) + r"\par\smallskip"] if panel.caption else [])
+        lines += [line for part, size in _parts(panel) for line in _tabular(part, size)]
+    rows = [row for panel in panels for row in (panel.columns, *panel.rows)]
+    used = {letter for row in rows for item in row for letter in item.letters}
+    lines += [r"\par\medskip\raggedright\tiny"]
+    notes = [(letter, text) for text, letter in document.footnotes.items() if letter in used]
+    lines += [rf"\textsuperscript{{{letter}}}{escape(text)}." for letter, text in notes]
+    lines += [] if number else [r"\par", *map(escape, document.notes)]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _parts(panel: Panel) -> list[tuple[Panel, int]]:
+    """The panel in the largest type that fits a line; where none does, in parts that do, each with the rows' names."""
+    columns = list(zip(panel.columns, *panel.rows, strict=True))
+    widths = {
+        size: [min(LINE / 3, _width(columns[0], size)), *(_width(each, size) for each in columns[1:])] for size in SIZES
+    }
+    for size in SIZES:
+        if sum(widths[size]) <= LINE:
+            return [(panel, size)]
+    size = max(SIZES)
+    name, *others = widths[size]
+    limit = LINE - name
+    while limit > 10 and len(_split(others, limit - 10)) == len(_split(others, LINE - name)):  # parts alike in width
+        limit -= 10
+    parts = [[columns[0], *columns[first + 1 : last + 1]] for first, last in _split(others, limit)]
+    rows = ([list(row) for row in zip(*part, strict=True)] for part in parts)
+    return [(Panel("", head, body), size) for head, *body in rows]
+
+
+def _split(widths: list[float], limit: float) -> list[tuple[int, int]]:
+    """Ranges of neighbours whose widths add up to at most ``limit``, or that are one."""
+    starts, room = [0], limit
+    for place, width in enumerate(widths):
+        if width > room and place > starts[-1]:
+            starts.append(place)
+            room = limit
+        room -= width
+    return [*pairwise([*starts, len(widths)])]
+
+
+def _width(column: tuple[Entry, ...], size: int) -> float:
+    """Points that a column takes, separation and all."""
+
+    def width(item: Entry) -> float:
+        large, bracket, interval = item.text.partition(" [")
+        tiny = len(bracket + interval) + len(",".join(item.letters)) + (len(item.spread) + 3 if item.spread else 0)
+        return len(large) * SIZES[size] * (1.15 if item.best else 1) + tiny * TINY
+
+    return max(width(item) for item in column) + SEPARATION
+
+
+def _tabular(panel: Panel, size: int) -> list[str]:
+    cells, _ = grid(panel, _entry)
+    rows = [" & ".join(row).rstrip() + r" \\" for row in cells]
+    names = "l" if max(len(row[0].text) for row in panel.rows) < NAME else r"p{0.3\linewidth}"
+    shape = names + "r" * (len(panel.columns) - 1)
+    lines = [rf"{{\fontsize{{{size}}}{{{size + 1}}}\selectfont", rf"\begin{{tabular}}{{{shape}}}", r"\toprule"]
+    return [*lines, rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}\par\smallskip}"]
+
+
+def _entry(item: Entry, name: bool) -> str:
+    """Interval and spread in small type, for the mean is what is read first."""
+    large, bracket, interval = item.text.partition(" [") if not name else (item.text, "", "")
+    large, interval = (re.sub(r"(?<![\w)-])([-+])(?=\d)", r"$\1$", escape(each)) for each in (large, interval))
+    text = rf"\textbf{{{large}}}" if item.best else large
+    text += rf" {{\tiny [{interval}}}" if bracket else ""
+    text += rf" {{\tiny ({escape(item.spread)})}}" if item.spread else ""
+    return text + (rf"\textsuperscript{{{','.join(item.letters)}}}" if item.letters else "")
+
+
+CHARACTERS = {
+    **{character: "\\" + character for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "×": r"$\times$",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "≈": r"$\approx$",
+    "∞": r"$\infty$",
+    "‖": r"$\Vert$",
+    "–": "--",
+    "—": "---",
+    "…": r"\dots{}",
+    "→": r"$\to$",
+    "·": r"$\cdot$",
+    "²": "$^2$",
+    "√": r"$\surd$",
+    "Δ": r"$\Delta$",
+    "∼": r"$\sim$",
+}
+
+
+def escape(text: str) -> str:
+    return "".join(map(_character, " ".join(text.split())))
+
+
+def _character(character: str) -> str:
+    if character in CHARACTERS:
+        return CHARACTERS[character]
+    if character.isascii():
+        return character
+    name = unicodedata.name(character, "?")
+    if greek := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", name):
+        letter = greek[2].lower().replace("lamda", "lambda")
+        return rf"$\{letter if greek[1] == 'SMALL' else letter.title()}$"
+    # What pdflatex cannot set would stop the document.
+    return character if "LATIN" in name else "?"
