@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
-from scipy.optimize import minimize
+import torch
+from torch import Tensor
 
 #: Weights of ½‖W‖² against the mean cross-entropy, for cross-validation to choose from; on ties the strongest wins.
-STRENGTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
+STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 FOLDS = 5
 
 
@@ -17,9 +19,10 @@ def linear_probe(
 ) -> float:
     """Accuracy on the test set of multinomial logistic regression on standardised posterior means ``[N, D]``.
 
-    Labels are integers ``[N]``, whatever their order. The L2 strength is the one of least cross-entropy in stratified
-    cross-validation over fixed parts of the training set. Test examples of classes without training examples are left
-    out, for no classifier could name them.
+    Labels are integers ``[N]``, whatever their order. The L2 strength is the one of highest accuracy in stratified
+    cross-validation over fixed parts of the training set: from few labels it comes closer to the best than that of
+    least cross-entropy. Test examples of classes without training examples are left out, for no classifier could name
+    them.
     """
     labels, known, truth = _coded(train_labels, test_labels)
     return _accuracy(train_means, labels, test_means[known], truth)
@@ -60,7 +63,7 @@ def chance_accuracy(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
 
 
 def _coded(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Training labels numbered as they appear; which test examples (bool) are of their classes; and those's numbers."""
+    """Training labels numbered as they appear; which test examples (bool) are of their classes; the labels of these."""
     classes, first, inverse = np.unique(train, return_index=True, return_inverse=True)
     number = first.argsort().argsort()
     known = np.isin(test, classes)
@@ -84,60 +87,73 @@ def _rank(labels: np.ndarray) -> np.ndarray:
     return rank
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within: torch's products on one thread, for these are many and too small to share out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def _accuracy(means: np.ndarray, labels: np.ndarray, test: np.ndarray, truth: np.ndarray) -> float:
     """Of a probe trained on ``means`` with the strength that cross-validation finds best."""
     centre, scale = means.mean(axis=0, dtype=np.float64), means.std(axis=0, dtype=np.float64)
     scale[scale == 0] = 1
-    features = (means - centre) / scale
-    classes, target = np.unique(labels, return_inverse=True)
-    order = np.random.default_rng(0).permutation(len(target))
-    fold = np.empty_like(order)
-    fold[order[target[order].argsort(kind="stable")]] = np.arange(len(order)) % FOLDS  # each class over all folds
-    losses = sum(_validation_losses(features, target, fold == held_out) for held_out in range(FOLDS))
-    weights = _path(features, target, len(classes))[int(np.argmin(losses))]
-    logits = (test - centre) / scale @ weights[:-1] + weights[-1]
-    return float((classes[logits.argmax(axis=1)] == truth).mean())
+    features = torch.from_numpy((means - centre) / scale)
+    classes, target = (torch.from_numpy(array) for array in np.unique(labels, return_inverse=True))
+    order = np.random.default_rng(0).permutation(len(labels))
+    order = torch.from_numpy(order[labels[order].argsort(kind="stable")])
+    fold = torch.empty_like(order)
+    fold[order] = torch.arange(len(order)) % FOLDS  # each class over all folds
+    hits = torch.stack([_hits(features, target, fold == held_out) for held_out in range(FOLDS)]).sum(dim=0)
+    weights = _path(features, target, len(classes))[int(hits.argmax())]
+    found = classes[_predicted(torch.from_numpy((test - centre) / scale), weights)]
+    return float((found.numpy() == truth).mean())
 
 
-def _validation_losses(features: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Cross-entropy summed over the held-out examples of classes that the others have, for each strength."""
-    classes, target = np.unique(labels[~held_out], return_inverse=True)
-    held_out_known = held_out & np.isin(labels, classes)
-    truth = np.searchsorted(classes, labels[held_out_known])
-    losses = []
-    for weights in _path(features[~held_out], target, len(classes)):
-        log_probability = _log_softmax(features[held_out_known] @ weights[:-1] + weights[-1])
-        losses.append(-log_probability[np.arange(len(truth)), truth].sum())
-    return np.array(losses)
+def _hits(features: Tensor, labels: Tensor, held_out: Tensor) -> Tensor:
+    """How many of the held-out examples a probe trained on the others gets right, for each strength."""
+    classes, target = labels[~held_out].unique(return_inverse=True)
+    path = _path(features[~held_out], target, len(classes))
+    found = torch.stack([classes[_predicted(features[held_out], weights)] for weights in path])
+    return (found == labels[held_out]).sum(dim=1)
 
 
-def _path(features: np.ndarray, target: np.ndarray, classes: int) -> list[np.ndarray]:
+def _predicted(features: Tensor, weights: Tensor) -> Tensor:
+    return torch.addmm(weights[-1], features, weights[:-1]).argmax(dim=1)
+
+
+def _path(features: Tensor, target: Tensor, classes: int) -> list[Tensor]:
     """Weights and biases ``[D + 1, C]`` for each of ``STRENGTHS``, each fit beginning where the last ended."""
-    weights, path = np.zeros((features.shape[1] + 1, classes)), []
+    weights, path = features.new_zeros(features.shape[1] + 1, classes), []
     for strength in STRENGTHS:
         weights = _fit(features, target, strength, weights)
         path.append(weights)
     return path
 
 
-def _fit(features: np.ndarray, target: np.ndarray, strength: float, start: np.ndarray) -> np.ndarray:
+def _fit(features: Tensor, target: Tensor, strength: float, start: Tensor) -> Tensor:
     """Multinomial logistic regression by L-BFGS: the minimum of mean cross-entropy + ½ strength ‖W‖², biases free."""
-    rows = np.arange(len(target))
+    weights = start.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS(
+        [weights],
+        max_iter=500,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-10,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
 
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weights = flat.reshape(start.shape)
-        log_probability = _log_softmax(features @ weights[:-1] + weights[-1])
-        loss = -log_probability[rows, target].mean() + 0.5 * strength * np.square(weights[:-1]).sum()
-        error = np.exp(log_probability)
-        error[rows, target] -= 1
-        error /= len(rows)
-        gradient = np.vstack([features.T @ error + strength * weights[:-1], error.sum(axis=0)])
-        return loss, gradient.ravel()
+    def objective() -> Tensor:
+        optimiser.zero_grad()
+        logits = torch.addmm(weights[-1], features, weights[:-1])
+        loss = torch.nn.functional.cross_entropy(logits, target) + 0.5 * strength * weights[:-1].square().sum()
+        loss.backward()
+        return loss
 
-    found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-5})
-    return found.x.reshape(start.shape)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    optimiser.step(objective)
+    return weights.detach()
