@@ -50,8 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from rich.console import Console
 
     from bench import stored
@@ -74,8 +72,7 @@ def evaluate(args: argparse.Namespace) -> int:
         console.print(f"left out: {len(without)} finished cells without weights, which git does not keep", markup=False)
     todo = {}
     for folder in folders:
-        wanted = stored.evaluation_of_preset(folder, overrides)
-        wanted = replace(wanted, metrics=tuple(groups)) if groups else wanted
+        wanted = stored.evaluation_of_preset(folder, overrides, groups)
         if wanted.missing(folder.evaluation()):
             todo[folder] = wanted
     console.print(f"{len(folders)} finished cells with weights, {len(todo)} of them to evaluate")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,26 @@ def evaluation_as_stored(folder: CellFolder) -> EvaluationConfig:
     return build(EvaluationConfig, {**record["config"], "metrics": [*groups], **settings}, f"{folder.path.name}")
 
 
-def evaluation_of_preset(folder: CellFolder, overrides: Mapping[str, Mapping[str, Any]]) -> EvaluationConfig:
-    """The settings that the cell's preset has now, with ``overrides``; the basic ones as the cell was judged."""
+def evaluation_of_preset(
+    folder: CellFolder, overrides: Mapping[str, Mapping[str, Any]], groups: Sequence[str] | None
+) -> EvaluationConfig:
+    """The settings that the cell's preset has now, with ``overrides``; the basic ones otherwise as the cell was judged.
+
+    ``groups``: those wanted, by default the preset's; with other basic settings also all that the cell has, for what
+    they say is said of those.
+    """
     config = folder.config
     preset = config["preset"] if config["preset"] in preset_names() else preset_names()[0]
     data = DataInfo.from_json(config["dataset"])
     wanted = load_preset(preset, data.modality, overrides, data.protocol).evaluation
+    wanted = replace(wanted, metrics=tuple(groups)) if groups else wanted
     record = folder.evaluation()
-    return wanted if record is None else replace(wanted, **record["config"])
+    if record is None:
+        return wanted
+    wanted = replace(wanted, **record["config"] | overrides.get("evaluation", {}))
+    if wanted.base == record["config"]:
+        return wanted
+    return replace(wanted, metrics=tuple(dict.fromkeys([*record.get("groups", {}), *wanted.metrics])))
 
 
 def task(folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None, threads: int = 1) -> dict[str, Any]:

@@ -1,0 +1,232 @@
+"""Around the table: trained cells loaded, evaluated further, verified and merged."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import bench
+from bench import evaluate, merge, verify
+from bench.cell import run_cell
+from bench.errors import UserError
+from bench.store import CellFolder, write_json
+
+from .conftest import TEXT_TOY, TOY, planner, tasks
+
+
+@pytest.fixture(scope="module")
+def out(prepared, tmp_path_factory):
+    """A folder with two finished cells of one table, and the data in the cache that the commands look into."""
+    folder = tmp_path_factory.mktemp("stored") / "out"
+    for expression in ("vae", "beta_vae(beta=0.5)"):
+        run_cell(tasks(prepared)(planner(prepared, TOY, folder)(expression)))
+    return folder
+
+
+@pytest.fixture
+def copy(out, prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(prepared.path.parent))
+    return shutil.copytree(out, tmp_path / "copy")
+
+
+def only(out, method: str) -> CellFolder:
+    (path,) = (out / "runs" / "toy" / "toy").glob(f"{method}*/seed-*")
+    return CellFolder(path)
+
+
+# -- load ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_loaded_cell_encodes_decodes_samples_and_knows_its_numbers(copy):
+    cell = bench.load(only(copy, "vae").path)
+    images = cell.data.test[:5]
+    q = cell.encode(images)
+    assert q.mean.shape == (5, 3) and q.rsample(2).shape == (5, 2, 3)
+    assert torch.equal(q.mean, cell.encode(images.squeeze(1).numpy()).mean)
+    np.testing.assert_allclose(q.mean[0], np.load(cell.folder.path / "arrays.npz")["means"][0], atol=1e-5)
+    pictures = cell.decode(q.mean)
+    assert pictures.shape == (5, 7, 7) and {*pictures.unique().tolist()} <= {0.0, 1.0}
+    assert torch.equal(cell.sample(4, seed=1), cell.sample(4, seed=1))
+    assert not torch.equal(cell.sample(4, seed=1), cell.sample(4, seed=2))
+    assert cell.metrics["nll"] == cell.folder.evaluation()["metrics"]["nll"]
+    assert cell.nll(images).shape == (5,) and len(cell.examples) == 20
+
+
+def test_a_loaded_cell_of_text_reads_and_writes_sentences(text_prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(text_prepared.path.parent))
+    planned = planner(text_prepared, TEXT_TOY, tmp_path)("vae")
+    run_cell(tasks(text_prepared)(planned))
+    cell = bench.load(planned.folder.path)
+    rows = cell.tensor(["word1 word2", "word3 nonsense word4"])
+    assert cell.data.sentences(rows) == ["word1 word2", "word3 <unk> word4"]
+    q = cell.encode(["word1 word2", "word3 nonsense word4"])
+    assert q.mean.shape == (2, 2)
+    assert all(isinstance(text, str) for text in [*cell.decode(q.mean), *cell.sample(3)])
+    assert (cell.nll(["word1 word2"], samples=10) > 0).all()
+
+
+def test_texts_are_refused_by_a_model_of_images(copy):
+    with pytest.raises(UserError, match="not texts"):
+        bench.load(only(copy, "vae").path).encode(["a sentence"])
+
+
+@pytest.mark.parametrize("harm", ["nothing there", "no weights", "not trained"])
+def test_a_cell_that_cannot_be_loaded_says_why(copy, harm):
+    folder = only(copy, "vae")
+    if harm == "no weights":
+        (folder.path / "best.pt").unlink()
+    elif harm == "not trained":
+        write_json(folder.path / "result.json", folder.result() | {"status": "running"})
+    path = folder.path / "elsewhere" if harm == "nothing there" else folder.path
+    message = {"nothing there": "no cell in|not trained", "no weights": "weights", "not trained": "not trained"}[harm]
+    with pytest.raises(UserError, match=message):
+        bench.load(path)
+
+
+# -- frame ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_has_a_row_for_every_cell(copy):
+    frame = bench.frame(copy)
+    assert sorted(frame["method"]) == ["beta_vae(beta=0.5)", "vae"]
+    row = frame[frame["method"] == "vae"].iloc[0]
+    assert (row["dataset"], row["preset"], row["status"]) == ("toy", "toy", "ok")
+    assert row["nll_common"] == CellFolder(copy / row["folder"]).evaluation()["metrics"]["nll_common"]
+
+
+# -- evaluate ------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_fills_a_group_into_finished_cells(copy, capsys):
+    settings = ["--set", "evaluation.convergence_examples=2", "--executor", "local"]
+    assert evaluate.main([str(copy), "--metrics", "convergence", *settings]) == 0
+    assert "2 finished cells with weights, 2 of them to evaluate" in capsys.readouterr().out
+    for method in ("vae", "beta_vae"):
+        record = only(copy, method).evaluation()
+        assert record["groups"]["convergence"]["settings"] == {"examples": 2}
+        assert {"common", "use"} <= record["groups"].keys(), "what was there is gone"
+    assert "nll_5000" in (copy / "tables" / "toy-toy.csv").read_text().splitlines()[0]
+    assert evaluate.main([str(copy), "--metrics", "convergence", *settings]) == 0
+    assert "0 of them to evaluate" in capsys.readouterr().out
+
+
+def test_evaluate_with_other_basic_settings_measures_the_groups_anew(copy):
+    arguments = ["--metrics", "use", "--set", "evaluation.iw_samples=30", "--set", "evaluation.common_examples=3"]
+    before = only(copy, "vae").evaluation()
+    assert evaluate.main([str(copy), *arguments, "--executor", "local"]) == 0
+    after = only(copy, "vae").evaluation()
+    assert after["config"]["iw_samples"] == 30 and after["metrics"]["nll"] != before["metrics"]["nll"]
+    assert after["groups"].keys() == before["groups"].keys()
+
+
+def test_evaluate_one_cell_and_leave_out_those_without_weights(copy, capsys):
+    (only(copy, "beta_vae").path / "best.pt").unlink()
+    arguments = ["--metrics", "convergence", "--set", "evaluation.convergence_examples=2", "--executor", "local"]
+    assert evaluate.main([str(copy), *arguments]) == 0
+    assert "left out: 1 finished cells without weights" in capsys.readouterr().out
+    assert evaluate.main([str(only(copy, "vae").path), *arguments]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metrics", "comon"], "no group of metrics 'comon'"),
+        (["--set", "train.epochs=3"], "settings of the evaluation"),
+        (["--set", "evaluation.common_exmples=3"], "did you mean 'common_examples'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(copy, capsys, arguments, message):
+    assert evaluate.main([str(copy), *arguments, "--executor", "local"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+# -- verify --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("retrain", [[], ["--retrain"]], ids=["evaluated", "trained"])
+def test_numbers_that_hold_are_equal_bit_for_bit(copy, capsys, retrain):
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    assert verify.main([str(copy), *retrain]) == 0
+    said = capsys.readouterr().out
+    assert said.count("equal, bit for bit") == 2 and "2 of 2 cells hold" in said
+    assert before == {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+
+
+def test_a_number_that_was_changed_is_found(copy, capsys):
+    folder = only(copy, "vae")
+    record = folder.evaluation()
+    record["metrics"]["nll"] -= 1
+    write_json(folder.path / "evaluation.json", record)
+    assert verify.main([str(folder.path)]) == 1
+    said = capsys.readouterr().out
+    assert "DIFFERS" in said and "nll: stored" in said
+
+
+def test_rounding_is_told_from_a_difference():
+    assert verify.Comparison("nll", 10.0, 10.0).verdict == "equal"
+    assert verify.Comparison("nll", 10.0, 10.0005).verdict == "close"
+    assert verify.Comparison("nll", 10.0, 10.1).verdict == "differs"
+    assert verify.Comparison("collapsed", True, False).verdict == "differs"
+    assert verify.Comparison("au", 3, None).verdict == "differs"
+
+
+def test_without_weights_only_training_again_can_verify(copy, capsys):
+    folder = only(copy, "vae")
+    (folder.path / "best.pt").unlink()
+    assert verify.main([str(folder.path)]) == 2
+    assert "--retrain" in capsys.readouterr().err
+    assert verify.main([str(folder.path), "--retrain"]) == 0
+
+
+# -- merge ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def halves(copy, tmp_path):
+    """The two cells in a folder each."""
+    halves = []
+    for method, other in (("vae", "beta_vae"), ("beta_vae", "vae")):
+        half = shutil.copytree(copy, tmp_path / method)
+        shutil.rmtree(only(half, other).path.parent)
+        halves.append(half)
+    return halves
+
+
+def test_folders_merge_into_one_table(halves, tmp_path, capsys):
+    out = tmp_path / "merged"
+    assert merge.main([*map(str, halves), "--out", str(out)]) == 0
+    assert "2 cells in" in capsys.readouterr().out
+    assert len((out / "tables" / "toy-toy.csv").read_text().splitlines()) == 3
+    assert merge.main([*map(str, halves), "--out", str(out)]) == 0, "the same again"
+    assert "0 of them copied" in capsys.readouterr().out
+
+
+def test_the_cell_that_is_further_wins_and_nothing_is_lost(halves, copy, tmp_path):
+    first, _ = halves
+    folder = only(first, "vae")
+    (folder.path / "evaluation.json").unlink()
+    assert merge.main([str(copy), "--out", str(first)]) == 0
+    assert only(first, "vae").evaluation() is not None
+    assert [path.name for path in folder.path.parent.glob("superseded-*")]
+
+
+def test_two_results_of_one_cell_that_differ_are_refused(halves, copy, tmp_path, capsys):
+    folder = only(halves[0], "vae")
+    record = folder.evaluation()
+    record["metrics"]["nll"] -= 1
+    write_json(folder.path / "evaluation.json", record)
+    assert merge.main([str(copy), str(halves[0]), "--out", str(tmp_path / "merged")]) == 2
+    assert "two results of one cell differ: nll" in capsys.readouterr().err
+    assert not (tmp_path / "merged").exists()
+
+
+def test_what_could_not_share_a_table_is_refused(halves, tmp_path, capsys):
+    folder = only(halves[1], "beta_vae")
+    config = json.loads((folder.path / "config.json").read_text())
+    config["train"]["lr"] *= 2
+    write_json(folder.path / "config.json", config)
+    assert merge.main([*map(str, halves), "--out", str(tmp_path / "merged")]) == 2
+    assert "differ in train.lr" in capsys.readouterr().err
