@@ -89,14 +89,12 @@ class Found:
 def common(subject: Subject, examples: int, steps: int, samples: int) -> Found:
     """The NLL under a proposal refined in the same way for every method, so that it compares decoders, not encoders.
 
-    Refined on a sample alone, for it costs. The sample says how far the plain estimate is off on average, and that
-    carries over to all examples judged: the two estimates go together from example to example, so their mean
-    difference has far less noise than the mean of a sample.
+    Refined on a sample alone, for it costs, and carried over to all by ``of_all``.
     """
     plain, elbo = subject.basic.columns["nll"], subject.basic.columns["elbo"]
     if not subject.latent:  # the plain NLL is exact
         names = ("ess_common", "pareto_k_common", "elbo_refined", "gap_amortisation", "gap_approximation")
-        exact = {"nll_common": float(plain.mean()), "nll_common_se": _error(plain)}
+        exact = named("nll_common", of_all(plain, np.arange(len(plain)), plain))
         return Found(exact | dict.fromkeys((*names, "gap_inference")), {"nll_common": plain})
     places, parts = [], []
     model, chunk = subject.ctx.model, subject.chunk
@@ -107,13 +105,9 @@ def common(subject: Subject, examples: int, steps: int, samples: int) -> Found:
         places.append(block.places)
     sampled = np.concatenate(places)
     values = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
-    correction = values["nll"] - plain[sampled]
-    if not np.isfinite(plain).all():  # a posterior without density has no plain estimate: the sample stands for all
-        plain, correction = np.full_like(plain, values["nll"].mean()), values["nll"] - values["nll"].mean()
     amortisation, approximation = values["refined"] - elbo[sampled], -values["nll"] - values["refined"]
     metrics = {
-        "nll_common": float(plain.mean() + correction.mean()),
-        "nll_common_se": math.hypot(_error(plain), _error(correction)),
+        **named("nll_common", of_all(plain, sampled, values["nll"])),
         "ess_common": float(values["ess"].mean()),
         "pareto_k_common": float(np.nanmedian(values["pareto_k"])),
         "elbo_refined": float(values["refined"].mean()),
@@ -121,8 +115,12 @@ def common(subject: Subject, examples: int, steps: int, samples: int) -> Found:
         "gap_approximation": float(approximation.mean()),
         "gap_inference": float((amortisation + approximation).mean()),
     }
-    columns = {"nll_common": values["nll"], "elbo_refined": values["refined"]}
-    return Found(metrics, {name: _spread(column, sampled, len(plain)) for name, column in columns.items()})
+    columns = {
+        "nll_common": values["nll"],
+        "pareto_k_common": values["pareto_k"],
+        "elbo_refined": values["refined"],
+    }
+    return Found(metrics, {name: spread(column, sampled, len(plain)) for name, column in columns.items()})
 
 
 @torch.no_grad()
@@ -134,7 +132,7 @@ def convergence(subject: Subject, examples: int) -> Found:
         return lacking
     estimates: dict[int, list[Tensor]] = {count: [] for count in CONVERGENCE}
     errors: dict[int, list[Tensor]] = {count: [] for count in CONVERGENCE}
-    share = []
+    places, share = [], []
     for block in subject.blocks(examples):
         if not block.q.has_density:
             return lacking
@@ -145,10 +143,12 @@ def convergence(subject: Subject, examples: int) -> Found:
             estimates[count].append(found.nll)
             errors[count].append(found.standard_error)
         share.append(effective_sample_size(weights) / weights.shape[1])
+        places.append(block.places)
+    plain, sampled = subject.basic.columns["nll"], np.concatenate(places)
     metrics: dict[str, float | int | None] = {"ess_5000": torch.cat(share).mean().item()}
     for count in CONVERGENCE:
         error = torch.cat(errors[count])
-        metrics[f"nll_{count}"] = torch.cat(estimates[count]).mean().item()
+        metrics[f"nll_{count}"] = of_all(plain, sampled, torch.cat(estimates[count]).cpu().numpy()).mean
         metrics[f"nll_{count}_se"] = (error.square().sum().sqrt() / len(error)).item()
     return Found(metrics)
 
@@ -198,21 +198,48 @@ def annealed(subject: Subject, examples: int, chains: int, steps: int) -> Found:
     """The NLL by annealed importance sampling from the prior, which asks nothing of the encoder."""
     if not subject.latent:
         return Found(dict.fromkeys(("nll_annealed", "nll_annealed_se")))
-    nll, model = [], subject.ctx.model
+    places, nll, model = [], [], subject.ctx.model
     for block in subject.blocks(examples):
         generator = subject.ctx.generator("annealed")
         weights = annealed_log_weights(model, block.x, generator, subject.chunk, chains, steps)
         nll.append(importance_weighted_nll(weights))
-    values = torch.cat(nll).cpu().numpy()
-    return Found({"nll_annealed": float(values.mean()), "nll_annealed_se": _error(values)})
+        places.append(block.places)
+    plain, sampled, values = subject.basic.columns["nll"], np.concatenate(places), torch.cat(nll).cpu().numpy()
+    return Found(
+        named("nll_annealed", of_all(plain, sampled, values)),
+        {"nll_annealed": spread(values, sampled, len(plain))},
+    )
 
 
-def _error(values: np.ndarray) -> float:
-    """Standard error of the mean over examples; NaN for one."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+class Mean(NamedTuple):
+    mean: float
+    standard_error: float  # over examples; NaN for one
 
 
-def _spread(values: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
+def of_all(plain: np.ndarray, sampled: np.ndarray, values: np.ndarray) -> Mean:
+    """The mean of another NLL over all examples, of which only those at places ``sampled`` were measured: ``values``.
+
+    The sample says how far the ``plain`` NLL of every example ``[N]`` is off on average. The two go together from
+    example to example, so that this mean difference has far less noise than the mean of the sample. Without a plain
+    NLL, of a posterior without density, the sample's mean stands for all.
+    """
+    if not np.isfinite(plain).all():
+        plain = np.full_like(plain, values.mean())
+    off = values - plain[sampled]
+    mean = float(plain.mean() + off.mean())
+    if len(off) < 2:
+        return Mean(mean, math.nan)
+    (variance, covariance), (_, of_off) = np.cov(plain[sampled], off)
+    variance = plain.var(ddof=1) if len(plain) > 1 else variance
+    squared = (variance + 2 * covariance) / len(plain) + of_off / len(off)
+    return Mean(mean, math.sqrt(max(0.0, float(squared))))
+
+
+def named(name: str, value: Mean) -> dict[str, float]:
+    return {name: value.mean, f"{name}_se": value.standard_error}
+
+
+def spread(values: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
     """Values of a sample in a column of ``count`` examples, NaN elsewhere."""
     column = np.full(count, math.nan)
     column[places] = values
