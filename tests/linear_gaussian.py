@@ -47,6 +47,11 @@ class LinearGaussian(nn.Module):
         mean = self.mean(x)
         return Gaussian(mean, self.covariance.diagonal().log().expand_as(mean))
 
+    def exact_samples(self, x: torch.Tensor, seed: int = 1) -> torch.Tensor:
+        """One z ~ p(z|x) for each x: ``[N, D]``."""
+        noise = torch.randn(len(x), self.latent_dim, generator=generator(seed), dtype=torch.float64)
+        return self.mean(x) + noise @ torch.linalg.cholesky(self.covariance).T
+
     def mean_field(self, x: torch.Tensor, offset: float = 0.0) -> Gaussian:
         """The diagonal Gaussian of highest ELBO, its means off by ``offset``."""
         mean = self.mean(x)

@@ -32,6 +32,7 @@ LEAPFROGS = 10
 PILOTS = 4  # chains
 ACCEPTED = 0.65  # share of moves that step sizes aim at
 STEP_SIZES = (1e-4, 0.5)
+FIRST_SIZE = 0.1
 GAIN = 0.02  # by which the log of a step size changes with each move of the pilots
 RANGE = 4.0  # by which it can change over all of them: where these are few, the gain is more
 STEEPNESS = 4.0  # of the sigmoidal schedule
@@ -138,7 +139,7 @@ def _reverse(at: At, point: Point, sizes: Tensor, some: list[torch.Generator]) -
 def _step_sizes(at: At, some: list[torch.Generator], like: Tensor, steps: int) -> Tensor:
     """For each density and example ``[T, B]``: up after moves that were accepted too often, else down."""
     point = at(noise(some, PILOTS, like))
-    size = torch.full_like(point.log_ratio[:, 0], STEP_SIZES[1])
+    size = torch.full_like(point.log_ratio[:, 0], FIRST_SIZE)
     gain = math.exp(max(GAIN, RANGE / steps))
     sizes = []
     for beta in _schedule(steps)[1:]:
