@@ -96,6 +96,17 @@ def test_the_lowest_nll_goes_by_paired_intervals(b: tuple[float, ...], verdict: 
     assert len(found.details) == 2
 
 
+def test_the_lowest_nll_is_the_common_proposal_nll_where_every_cell_has_it():
+    cells = with_nll(a=(50.0, 51.0), b=(49.0, 50.1), c=(60.0, 61.0))
+    for each, common in zip(cells, (45.0, 46.0, 48.0, 49.1, 59.0, 60.3), strict=True):
+        each.evaluation["metrics"]["nll_common"] = common
+    found = examine(LOWEST, *cells)
+    assert (found.verdict, found.details[0][:5]) == ("holds", "-3.05")
+    cells[-1].evaluation["metrics"]["nll_common"] = None
+    found = examine(LOWEST, *cells)
+    assert (found.verdict, found.details[0][:5]) == ("does not hold", "+0.95")
+
+
 def test_one_seed_decides_no_nll_but_is_shown():
     found = examine(LOWEST, *with_nll(a=(50.0,), b=(51.0, 52.0), c=(49.5,)))
     assert found.verdict == "undecided"

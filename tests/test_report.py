@@ -382,12 +382,22 @@ def tables_of(out: Path):
     return group, frame, rows_frame(frame)
 
 
+def test_differences_and_costs_can_refer_to_another_method(out: Path):
+    _, frame, default = tables_of(out)
+    rows = rows_frame(frame, baseline="autoregressive").set_index("method")
+    assert rows["baseline"].to_dict() == {"autoregressive": True, "vae": False, "beta_vae(beta=0.4)": False}
+    opposite = default.set_index("method").loc["autoregressive"]
+    assert rows.loc["vae", "nll_minus_baseline"] == pytest.approx(-opposite["nll_minus_baseline"])
+    assert rows.loc["vae", "nll_common_minus_baseline_low"] == -opposite["nll_common_minus_baseline_high"]
+    assert rows.loc["vae", "relative_cost"] == pytest.approx(1 / 0.6)
+
+
 def test_every_number_of_a_table_can_be_sorted_by(out: Path):
     for panel in tables.document(*tables_of(out)).panels:
         for row in panel.rows:
             assert row[0].value is None
             for entry in row[1:]:
-                assert (entry.value is None or math.isnan(entry.value)) == (entry.text == render.DASH)
+                assert (entry.value is None) == (entry.text == render.DASH)
                 digits = entry.text.strip("[").split(" ")[0].split("–")[0].split(",")[0]
                 if entry.value is not None and not entry.text.startswith("[") and entry.text != render.DASH:
                     scale = 100 if "%" in entry.text else 1
@@ -407,11 +417,18 @@ def test_a_terminal_holds_the_table_whatever_its_names(out: Path, text_out: Path
     assert name in lines
 
 
+def many_rows(out: Path) -> str:
+    names = [f"vae(a_long_setting={i / 10})+anneal" if i % 3 else f"vae_{i}" for i in range(60)]
+    methods = [(fake["method"](name, i), 60 + i, 1.0 + i, 3, 1.0) for i, name in enumerate(names)]
+    fake["write"](out, methods, seeds=2, endings={}, judged={})
+    return render.latex(tables.document(*tables_of(out)))
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
-@pytest.mark.parametrize("name", ["golden.tex", "golden-text.tex"])
+@pytest.mark.parametrize("name", ["golden.tex", "golden-text.tex", "sixty rows"])
 def test_latex_compiles_within_the_margins(tmp_path: Path, name: str):
     packages = r"\usepackage[utf8]{inputenc}\usepackage[T1]{fontenc}\usepackage{booktabs}"
-    table = (FIXTURES / name).read_text("utf-8")
+    table = many_rows(tmp_path / "out") if name == "sixty rows" else (FIXTURES / name).read_text("utf-8")
     page = rf"\documentclass{{article}}{packages}\begin{{document}}{table}\end{{document}}"
     (tmp_path / "page.tex").write_text(page, "utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]

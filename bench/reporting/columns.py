@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -70,14 +71,15 @@ def columns(rows: DataFrame, reference: str | None) -> dict[str, dict[str, Write
 
 def _mean(name: str, digits: int, row: Any, spread: bool = True) -> Entry:
     value, sd = getattr(row, name), getattr(row, f"{name}_sd", math.nan)
-    return Entry(number(value, digits), "" if math.isnan(sd) or not spread else number(sd, digits), value=value)
+    text, sortable = number(value, digits), None if math.isnan(value) else float(value)
+    return Entry(text, "" if math.isnan(sd) or not spread else number(sd, digits), value=sortable)
 
 
 def _bracket(row: Any) -> Entry:
     """MI from the inclusive to the upper estimate, with the sd of the lower end; one number where both read alike."""
     entry, high = _mean("mi", 2, row), number(row.mi_high, 2)
     text = entry.text if high in (DASH, entry.text) else f"{entry.text}–{high}"
-    return Entry(text, entry.spread, value=row.mi)
+    return replace(entry, text=text)
 
 
 def _seconds(row: Any) -> Entry:

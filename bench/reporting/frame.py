@@ -116,13 +116,13 @@ def stored_frame(out: Path) -> DataFrame:
     return frame.drop(columns=["variant", "cell"], errors="ignore")
 
 
-def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}) -> DataFrame:
+def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, baseline: str | None = None) -> DataFrame:
     """One row per method, in the order of the tables, with ``COLUMNS`` and ``baseline``, ``selection``.
 
     After the last member of a sweep (expression -> methods) stands the row *selected on validation*: for each
     repetition the member with the best validation ELBO, at the cost of training all of them. ``selection`` says
     which, else is empty. ``collapsed`` is the share of the seeds that collapsed. ``baseline`` marks the row that
-    costs and differences refer to: the first whose method calls itself the baseline.
+    costs and differences refer to: the method asked for, by default the first that calls itself the baseline.
     """
     import pandas as pd
 
@@ -136,7 +136,7 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}) -> 
                 name = f"{sweep}, selected on validation"
                 entries.append((name, name, *_selected(frame[frame["method"].isin(sweeps[sweep])])))
     marked = frame.loc[frame["baseline"], "method"]
-    baseline = marked.iloc[0] if len(marked) else None
+    baseline = baseline or (marked.iloc[0] if len(marked) else None)
     reference = frame[(frame["method"] == baseline) & (frame["status"] == "ok")]
     records = [
         {

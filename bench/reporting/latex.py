@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from bench.reporting.render import Document, Entry, Panel, grid
 
-LINE, PAGE = 345, 44  # points of the text width, lines of panels in one float
+LINE, PAGE, ROWS = 345, 44, 36  # points of the text width; lines of tabulars in one float, rows of one tabular
 #: Size of type -> width of a character, in points, of Computer Modern.
 SIZES = {7: 4.0, 6: 3.7}
 TINY = 3.4
@@ -17,52 +17,58 @@ NAME = 32  # characters from which on a row's name is wrapped, at a third of the
 
 
 def tables(document: Document) -> str:
-    """The first panel, then as many of the others in a float as a page has room for; notes below each."""
-    floats, room = [document.panels[:1]], 0
-    for panel in document.panels[1:]:
-        lines = sum(len(part.rows) + 5 for part, _ in _parts(panel))
-        if lines > room:
-            floats.append([])
-            room = PAGE
-        floats[-1].append(panel)
-        room -= lines
-    return "\n".join(_float(document, number, panels) for number, panels in enumerate(floats))
+    """The first panel, then as many tabulars of the others in a float as a page has room for; notes below each."""
+    floats: list[list[tuple[Panel, int]]] = []
+    room = 0
+    for place, panel in enumerate(document.panels):
+        for part, size in _parts(panel):
+            lines = 5 + sum(1 + len(row[0].text) // NAME for row in part.rows)
+            if lines > room or (place == 1 and len(floats) == 1):
+                floats.append([])
+                room = PAGE
+            floats[-1].append((part, size))
+            room -= lines
+    return "\n".join(_float(document, number, parts) for number, parts in enumerate(floats))
 
 
-def _float(document: Document, number: int, panels: list[Panel]) -> str:
+def _float(document: Document, number: int, parts: list[tuple[Panel, int]]) -> str:
     title = f"{document.title}, continued." if number else f"{document.title}. Lowest NLL in bold."
     label = document.label + (f"-{number + 1}" if number else "")
     lines = [r"\begin{table}[tbp]", rf"\centering\scriptsize\setlength{{\tabcolsep}}{{{SEPARATION / 2:g}pt}}"]
     lines += [r"\hyphenpenalty10000", rf"\caption{{{escape(title)}}}", rf"\label{{tab:{label}}}"]
-    for panel in panels:
-        lines += [r"\par\medskip"] + ([escape(panel.caption) + r"\par\smallskip"] if panel.caption else [])
-        lines += [line for part, size in _parts(panel) for line in _tabular(part, size)]
-    rows = [row for panel in panels for row in (panel.columns, *panel.rows)]
+    for part, size in parts:
+        lines += [r"\par\medskip"] + ([escape(part.caption) + r"\par\smallskip"] if part.caption else [])
+        lines += _tabular(part, size)
+    rows = [row for part, _ in parts for row in (part.columns, *part.rows)]
     used = {letter for row in rows for item in row for letter in item.letters}
-    lines += [r"\par\medskip\raggedright\tiny"]
     notes = [(letter, text) for text, letter in document.footnotes.items() if letter in used]
+    lines += [r"\par\medskip\raggedright\tiny"]
     lines += [rf"\textsuperscript{{{letter}}}{escape(text)}." for letter, text in notes]
     lines += [] if number else [r"\par", *map(escape, document.notes)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
 def _parts(panel: Panel) -> list[tuple[Panel, int]]:
-    """The panel in the largest type that fits a line; where none does, in parts that do, each with the rows' names."""
+    """The panel in the largest type that fits a line; where none does, in parts that do, each with the rows' names.
+
+    No part has more rows than a page.
+    """
     columns = list(zip(panel.columns, *panel.rows, strict=True))
     widths = {
         size: [min(LINE / 3, _width(columns[0], size)), *(_width(each, size) for each in columns[1:])] for size in SIZES
     }
-    for size in SIZES:
-        if sum(widths[size]) <= LINE:
-            return [(panel, size)]
-    size = max(SIZES)
+    size = next((size for size in SIZES if sum(widths[size]) <= LINE), max(SIZES))
     name, *others = widths[size]
     limit = LINE - name
     while limit > 10 and len(_split(others, limit - 10)) == len(_split(others, LINE - name)):  # parts alike in width
         limit -= 10
-    parts = [[columns[0], *columns[first + 1 : last + 1]] for first, last in _split(others, limit)]
-    rows = ([list(row) for row in zip(*part, strict=True)] for part in parts)
-    return [(Panel("", head, body), size) for head, *body in rows]
+    parts: list[tuple[Panel, int]] = []
+    for first, last in _split(others, limit):
+        head, *body = zip(columns[0], *columns[first + 1 : last + 1], strict=True)
+        for start in range(0, max(1, len(body)), ROWS):
+            caption = "" if parts else panel.caption
+            parts.append((Panel(caption, list(head), [list(row) for row in body[start : start + ROWS]]), size))
+    return parts
 
 
 def _split(widths: list[float], limit: float) -> list[tuple[int, int]]:
