@@ -25,7 +25,7 @@ def blobs(count: int, classes: int, apart: float, seed: int = 0, dim: int = 8):
 def test_what_lies_apart_is_told_apart():
     data = blobs(500, 5, apart=30)
     assert linear_probe(*data) == 1.0
-    assert few_label_accuracy(*data, counts=(100,)) == {100: 1.0}
+    assert few_label_accuracy(*data, counts=(100,), draws=2) == {100: 1.0}
 
 
 def test_noise_gives_chance():
@@ -55,13 +55,13 @@ def test_two_blobs_are_told_apart_as_well_as_can_be():
 def test_the_probe_depends_neither_on_the_units_of_a_dimension_nor_on_what_the_classes_are_called():
     means, labels, test, truth = blobs(400, 6, apart=2)
     found = linear_probe(means, labels, test, truth)
-    few = few_label_accuracy(means, labels, test, truth, counts=(100,))
+    few = few_label_accuracy(means, labels, test, truth, counts=(100,), draws=2)
     assert 0.3 < found < 0.9
     scale, shift = 2.0 ** np.arange(-4, 4), np.arange(8) - 4.0
     assert linear_probe(scale * means + shift, labels, scale * test + shift, truth) == pytest.approx(found, abs=0.011)
     name = np.array([40, 3, -5, 17, 0, 8])
     assert linear_probe(means, name[labels], test, name[truth]) == found
-    assert few_label_accuracy(means, name[labels], test, name[truth], counts=(100,)) == few
+    assert few_label_accuracy(means, name[labels], test, name[truth], counts=(100,), draws=2) == few
 
 
 def test_the_probe_is_the_same_every_time():
@@ -100,12 +100,12 @@ def test_counts_beyond_the_training_set_are_missing():
 
 
 def test_cross_validation_finds_a_good_strength(monkeypatch):
-    """Of 100 examples in 20 dimensions, ten times: not far from the best strength, and better than the weakest."""
+    """Of 100 examples in 20 dimensions, five times: not far from the best strength, and better than the weakest."""
     accuracies = {}
     for strengths in (representation.STRENGTHS, *((strength,) for strength in representation.STRENGTHS)):
         monkeypatch.setattr(representation, "STRENGTHS", strengths)
         runs = []
-        for seed in range(10):
+        for seed in range(5):
             means, labels, test, truth = blobs(2000, 3, apart=2.5, seed=seed, dim=20)
             runs.append(linear_probe(means[:100], labels[:100], test, truth))
         accuracies[strengths] = np.mean(runs)

@@ -13,8 +13,6 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from bench.estimators.usage import active_units as active_units
-from bench.estimators.usage import informative_units as informative_units
 from bench.models.distributions import Gaussian, Posterior
 
 #: Pairs (z, posterior) are taken in squares of this side: large for the matrix products, small for the caches.
