@@ -1,8 +1,8 @@
 """Gaussians refined for each example; of them a proposal for importance sampling that is made in the same way for every
 method, so that the NLL compares decoders and not encoders (Cremer et al., ICML 2018).
 
-The model is in evaluation mode and gets no gradients; at most ``chunk`` (example, sample) pairs are decoded at a time.
-No number depends on ``chunk``, nor one example's on the others.
+The model is in evaluation mode and gets no gradients; at most ``chunk`` (example, sample) pairs are decoded at a time,
+though all samples of one step of one example. No number depends on ``chunk``, nor one example's on the others.
 """
 
 from __future__ import annotations
