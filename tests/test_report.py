@@ -282,6 +282,15 @@ def test_the_values_of_a_sample_have_the_regression_estimates_mean_and_variance(
     assert np.mean(errors) == pytest.approx(np.var(estimates), rel=0.08)
 
 
+def test_without_a_plain_nll_the_sample_stands_for_all(tmp_path: Path):
+    """As the evaluator says of a posterior without density."""
+    common = np.array([50.0, math.nan, 54.0, math.nan])
+    pd.DataFrame({"index": [4, 1, 2, 3], "nll": math.nan, "nll_common": common}).to_parquet(tmp_path / examples.FILE)
+    got = examples.read(tmp_path, {"nll": None, "nll_common": 52.0})
+    assert [*got.index] == [1, 2, 3, 4]
+    assert {name: [*values] for name, values in got.values.items()} == {"nll_common": [52.0, 56.0, 52.0, 48.0]}
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_intervals_are_those_of_an_analysis_of_variance_of_the_stored_files(out: Path):
     report.build(out)

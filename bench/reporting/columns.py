@@ -144,13 +144,14 @@ def headings(
     common += (
         f"{of('common', 'steps')} steps fit to every example alike for all methods, so it compares decoders and not "
     )
-    common += f"encoders; {data['unit']}, {judged_on}, its difference to IW-NLL {sample}"
-    probed = f"accuracy of a linear probe on the posterior means of {of('probe', 'examples')} examples"
+    common += f"encoders; {data['unit']}, {judged_on}, its difference to IW-NLL from {sample[3:]}"
+    probed = f"accuracy of a linear probe on posterior means, fit to {of('probe', 'examples')} training examples"
     chance = rows["probe_chance"].max()
     probed += f"; always the commonest label: {chance:.3f}" if not math.isnan(chance) else ""
-    estimates = f"importance-weighted estimate on {of('convergence', 'examples')} test examples with"
+    carried = "of them, carried over to all as NLL is"
+    estimates = f"IW-NLL on {of('convergence', 'examples')} {carried}, with"
     k = f"Pareto shape of the weights' tail, median over examples; above {UNRELIABLE_K} the estimate cannot be trusted"
-    annealed = f"annealed importance sampling on {of('annealed', 'examples')} test examples, "
+    annealed = f"annealed importance sampling on {of('annealed', 'examples')} {carried}, "
     annealed += f"{of('annealed', 'chains')} chains of {of('annealed', 'steps')} steps"
     found = {
         "nll_common": ("NLL", common),

@@ -41,6 +41,9 @@ def read(folder: Path, metrics: Mapping[str, Any]) -> Examples:
     except (OSError, ValueError, KeyError, TypeError, ArrowException) as error:
         return Examples(problem=f"{FILE} is damaged ({type(error).__name__})")
     nll, common = values.get("nll"), values.pop("nll_common", None)
+    if nll is not None and np.isnan(nll).all() and common is not None:  # of a posterior without density
+        del values["nll"]
+        nll = np.full_like(common, np.nanmean(common)) if np.isfinite(common).any() else common
     if nll is not None and common is not None and np.isfinite(common).any():
         values["nll_common"] = of_all(nll, common)
     elif nll is not None and metrics.get("nll_common") == metrics.get("nll"):  # exact, so no proposal is needed

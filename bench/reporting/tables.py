@@ -109,8 +109,10 @@ def _lacking(name: str, row: Any, frame: DataFrame, notes: Mapping[str, list[str
     values = [cell.evaluation["metrics"][name] for cell in cells if name in cell.evaluation["metrics"]]
     if any(value is not None for value in values):
         return ["judged with other settings (see the notes)"]
-    if values:  # what leaves a method without KL leaves it without all that is made of z
-        return (math.isnan(row.kl) and notes.get("kl")) or ["not defined for this method"]
+    if math.isnan(row.kl) and notes.get("kl"):  # what leaves a method without KL leaves it without all made of z
+        return notes["kl"]
+    if values:
+        return ["not defined for this method"]
     return ["not recorded" if name in COLUMNS[:16] else "not measured"]
 
 
