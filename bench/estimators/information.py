@@ -87,15 +87,6 @@ def mutual_information_bracket(log_probs: SampleLogProbs, rate: float) -> Bracke
     return Bracket(low, loo, min(loo, rate))
 
 
-def mutual_information(log_q: Tensor, log_aggregate: Tensor) -> float:
-    """I_q(x; z) = E[log q(z|x) - log q(z)] from one sample per example: two ``[N]``.
-
-    With the aggregate over the same N examples a lower bound in expectation, at most log N
-    (Hoffman & Johnson, 2016). Near collapse it may come out slightly negative.
-    """
-    return (log_q.double() - log_aggregate).mean().item()
-
-
 def in_batch_mutual_information(q: Posterior, z: Tensor) -> Tensor:
     """MI within one batch as He et al. (2019) computed it: z ``[B, D]``, one sample per example.
 

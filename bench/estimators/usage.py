@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bench.estimators.information import Prior
 from bench.models.distributions import Gaussian, Posterior, StandardNormal
 from bench.models.vae import VAE
 
@@ -74,7 +75,7 @@ def derangement(count: int, generator: torch.Generator) -> Tensor:
 
 
 def coupled_samples(
-    posteriors: Sequence[Posterior], prior: StandardNormal, samples: int, generator: torch.Generator
+    posteriors: Sequence[Posterior], prior: Prior, samples: int, generator: torch.Generator
 ) -> CoupledSamples:
     """z for ``distortion_gaps`` of all examples in ``posteriors``; no example gets its own posterior as another's.
 
@@ -84,8 +85,8 @@ def coupled_samples(
     count = sum(len(q.mean) for q in posteriors)
     device = posteriors[0].mean.device
     partner = torch.stack([derangement(count, generator) for _ in range(samples)], dim=1).to(device)  # [N, S]
-    gaussians = [q for q in posteriors if isinstance(q, Gaussian)]
-    if isinstance(prior, StandardNormal) and len(gaussians) == len(posteriors):
+    gaussians = [q for q in posteriors if type(q) is Gaussian]
+    if type(prior) is StandardNormal and len(gaussians) == len(posteriors):
         mean = torch.cat([q.mean for q in gaussians])
         scale = torch.cat([(0.5 * q.logvar).exp() for q in gaussians])
         noise = torch.randn(
@@ -102,9 +103,9 @@ def distortion_gaps(model: VAE, x: Tensor, z: Tensor, z_other: Tensor, z_prior: 
     """How much -log p(x|z) rises when z comes from another example, and when it comes from the prior.
 
     x ``[B, …]``, each z ``[B, S, D]``, decoded at most ``chunk`` (example, sample) pairs at a time. Needs no density
-    of q and knows no ceiling. 0 where the decoder ignores z, and in expectation where q does not depend on x. Under
-    exact inference both are the symmetrised KL between p(x, z) and p(x) p(z), at least I(x; z); negative where z does
-    better without the encoder than with it.
+    of q and knows no ceiling. 0 where the decoder ignores z; in expectation, the first also where q does not depend on
+    x and the second where q is the prior. Under exact inference both are the symmetrised KL between p(x, z) and
+    p(x) p(z), at least I(x; z). Negative where z does better without the encoder than with it.
     """
     own, other, prior = (_distortion(model, x, some, chunk) for some in (z, z_other, z_prior))
     return DistortionGaps(other - own, prior - own)
