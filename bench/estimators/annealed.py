@@ -33,6 +33,7 @@ PILOTS = 4  # chains
 ACCEPTED = 0.65  # share of moves that step sizes aim at
 STEP_SIZES = (1e-4, 0.5)
 FIRST_SIZE = 0.1
+JITTER = 0.2  # by which each move's step size varies: moves that fit a density's period would come back again and again
 GAIN = 0.02  # by which the log of a step size changes with each move of the pilots
 RANGE = 4.0  # by which it can change over all of them: where these are few, the gain is more
 STEEPNESS = 4.0  # of the sigmoidal schedule
@@ -168,18 +169,17 @@ def _move(at: At, point: Point, beta: float, size: Tensor, some: list[torch.Gene
         quadratic = point.u.double().square() + momentum.double().square()
         return beta * point.log_ratio.double() - 0.5 * quadratic.sum(-1)
 
-    step = size[:, None, None]
     momentum = noise(some, point.u.shape[1], point.u)
+    chances = [torch.rand(2, len(row), generator=s, device=row.device) for s, row in zip(some, point.u, strict=True)]
+    of_size, of_acceptance = torch.stack(chances, dim=1)
+    step = (size.unsqueeze(1) * (1 + JITTER * (2 * of_size - 1))).unsqueeze(2)
     here = log_density(point, momentum)
     new, momentum = point, momentum + 0.5 * step * force(point)
     for last in [False] * (LEAPFROGS - 1) + [True]:
         new = at(new.u + step * momentum)
         momentum = momentum + (0.5 if last else 1.0) * step * force(new)
     probability = (log_density(new, momentum) - here).clamp(max=0).exp().nan_to_num(0)  # never into what overflowed
-    chance = torch.stack(
-        [torch.rand(len(row), generator=s, device=row.device) for s, row in zip(some, here, strict=True)]
-    )
-    taken = chance < probability
+    taken = of_acceptance < probability
     chosen = (
         torch.where(taken.view(taken.shape + (1,) * (a.dim() - 2)), b, a) for a, b in zip(point, new, strict=True)
     )
