@@ -46,9 +46,9 @@ def standard_error(values: Tensor) -> float:
 
 def test_forward_and_reverse_hold_the_truth_between_them_and_close_in():
     model = pca()
-    x = model.data(24)
+    x = model.data(16)
     gaps = []
-    for steps in (25, 100, 400):
+    for steps in (20, 60, 240):
         low, high = errors(model, x, chains=8, steps=steps)
         assert low.mean() < 3 * standard_error(low)
         assert high.mean() > -3 * standard_error(high)
