@@ -120,6 +120,9 @@ class TrainConfig:
         return self.epochs * self.updates_per_epoch(batches)
 
 
+#: Bumped by every change that moves what is measured of a trained model, or adds to its basic metrics.
+EVALUATION_VERSION = 2
+
 #: What can be measured of a finished cell beside the basic metrics: each with settings of its own, ``<group>_…``.
 GROUPS = ("common", "convergence", "use", "probe", "annealed")
 
@@ -163,7 +166,7 @@ class EvaluationConfig:
 
     def missing(self, record: Mapping[str, Any] | None) -> tuple[str, ...]:
         """What of this an ``evaluation.json`` lacks: ``"basic"`` and all groups, or some groups."""
-        if record is None or record["config"] != self.base:
+        if record is None or record.get("version", 1) != EVALUATION_VERSION or record["config"] != self.base:
             return ("basic", *self.metrics)
         there = {name: about["settings"] for name, about in record.get("groups", {}).items()}
         return tuple(name for name in self.metrics if there.get(name) != self.group(name))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.cell import run_cell
-from bench.config import GROUPS, EvaluationConfig
+from bench.config import EVALUATION_VERSION, GROUPS, EvaluationConfig
 from bench.data import load
 from bench.errors import UserError
 
@@ -112,11 +112,13 @@ def test_groups_filled_in_later_are_those_of_one_evaluation(planned, task, expre
 
 def test_what_is_missing_of_an_evaluation():
     assert EVERY.missing(None) == ("basic", *GROUPS)
-    groups = {name: {"settings": EVERY.group(name)} for name in GROUPS}
-    assert EVERY.missing({"config": EVERY.base, "groups": groups}) == ()
-    assert replace(EVERY, common_steps=7).missing({"config": EVERY.base, "groups": groups}) == ("common",)
-    assert EVERY.missing({"config": EVERY.base}) == GROUPS
-    assert replace(EVERY, iw_samples=7).missing({"config": EVERY.base, "groups": groups})[0] == "basic"
+    about = {"config": EVERY.base, "version": EVALUATION_VERSION}
+    whole = about | {"groups": {name: {"settings": EVERY.group(name)} for name in GROUPS}}
+    assert EVERY.missing(whole) == ()
+    assert replace(EVERY, common_steps=7).missing(whole) == ("common",)
+    assert EVERY.missing(about) == GROUPS
+    assert replace(EVERY, iw_samples=7).missing(whole)[0] == "basic"
+    assert EVERY.missing(whole | {"version": 1})[0] == "basic", "what is measured has changed since"
 
 
 def test_a_group_that_is_not_there_is_refused():

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.config import EvaluationConfig, TrainConfig, derive_seed, short_hash
+from bench.config import EVALUATION_VERSION, EvaluationConfig, TrainConfig, derive_seed, short_hash
 from bench.data import Data
 from bench.estimators.inference import LATTICE, true_posterior
 from bench.estimators.information import kl_aggregate_reverse
@@ -79,6 +79,7 @@ def basic(method: Method, ctx: EvaluationContext, data: Data, config: Evaluation
     drawn, texts = exhibits(method, ctx, data, config.pictures) if config.pictures else ({}, None)
     record = {
         "evaluation_id": short_hash(config.base, 8),
+        "version": EVALUATION_VERSION,
         "config": config.base,
         "metrics": metrics,
         "references": data.references(config.test_examples),
