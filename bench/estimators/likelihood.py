@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 TAIL_AT_LEAST = 5  # weights, for a shape to be told
+ALIKE = 1e-3  # nats: log weights that differ by less may do so by rounding alone
 BLOCK = 256  # examples whose tails are fitted at a time
 
 
@@ -68,7 +69,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
     Weights have finite variance for k < 0.5; above 0.7 the estimate is not to be trusted, whatever its standard error
     (Vehtari et al., JMLR 2024). Of the min(S/5, 3√S) largest weights, by the estimator of Zhang & Stephens (2009) with
-    a prior worth ten observations of 0.5. -inf where the largest are all equal, NaN where fewer than five stand out.
+    a prior worth ten observations of 0.5. -inf where the largest are all alike, NaN where fewer than five stand out.
     """
     return torch.cat([_pareto_k(some.double()) for some in log_weights.split(BLOCK)])
 
@@ -94,7 +95,7 @@ def _pareto_k(log_weights: Tensor) -> Tensor:
     theta = (log_likelihood.softmax(1) * theta).sum(1, keepdim=True)
     k = (count * _shape(theta, excess, used) + 10 * 0.5) / (count + 10)
     k = k.masked_fill(count < TAIL_AT_LEAST, math.nan).squeeze(1)
-    return k.masked_fill(tail[:, 0] == threshold[:, 0], -math.inf)
+    return k.masked_fill(tail[:, 0] - threshold[:, 0] < ALIKE, -math.inf)
 
 
 def _shape(theta: Tensor, excess: Tensor, used: Tensor) -> Tensor:
