@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from bench.reporting.statistics import Summary
 
 DASH = "–"
-NAME = 24  # characters of a row's name in plain text
+LINE, NAME = 130, 24  # characters of a line of plain text, and of a row's name whatever the line
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _markdown_claims(claims: Claims) -> list[str]:
 def text(document: Document) -> str:
     """Plain text for a terminal: aligned columns, ``*`` at the best, letters in brackets.
 
-    To keep columns narrow their footnotes go by title, and names longer than ``NAME`` have a line of their own.
+    To keep within ``LINE`` the columns' footnotes go by title, and names that are too long have a line of their own.
     """
 
     def entry(item: Entry, name: bool) -> str:
@@ -149,7 +149,8 @@ def text(document: Document) -> str:
                 titles.setdefault(letter, []).append(item.text)
         lined, widths = grid(replace(panel, columns=[Entry(item.text) for item in panel.columns]), entry)
         names = [row[0].rstrip() for row in lined]
-        first = max(len(name) for name in names if len(name) <= NAME)
+        room = max(NAME, LINE - sum(widths[1:]) - 2 * len(widths) + 2)
+        first = max(len(name) for name in names if len(name) <= room)
         rows = []
         for name, (_, *cells) in zip(names, lined, strict=True):
             alone = len(name) > first
