@@ -59,7 +59,9 @@ def run_cell(task: dict[str, Any]) -> None:
             if not folder.trained():
                 store_result(folder, {"status": "running", "attempt": attempt} | about)
                 store_result(folder, {"status": "ok", "attempt": attempt} | train(task) | about)
-            store_evaluation(folder, test(task))
+            made = test(task)
+            made.record["provenance"] = about["provenance"]  # often another than that of the training
+            store_evaluation(folder, made)
             return
         except Exception as error:
             if attempt == ATTEMPTS:

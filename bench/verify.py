@@ -80,11 +80,10 @@ def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
     from bench.store import CellFolder
 
     print(f"{folder.path.parent.name} {folder.path.name}")
-    before = folder.result() or {}
     with tempfile.TemporaryDirectory() as scratch:
         again = CellFolder(Path(scratch))
         run_cell(_task(folder, again, retrain, data_dir))
-        result = again.result() or {}
+        result, evaluation = again.result() or {}, again.evaluation() or {}
         failure = result if result.get("status") == "failed" else result.get("evaluation_failure")
         if failure:
             print(f"  failed: {failure['reason']}")
@@ -97,7 +96,8 @@ def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
     what = "trained and evaluated" if retrain else "evaluated"
     print(f"  {what} again: {len(found)} numbers, {SAID[worst]}")
     if worst != "equal":
-        for line in _surroundings(before.get("provenance") or {}, result.get("provenance") or {}):
+        trained, judged = (record.get("provenance") for record in (folder.result() or {}, folder.evaluation() or {}))
+        for line in _surroundings((trained if retrain else judged) or trained or {}, evaluation["provenance"]):
             print(f"  {line}")
     return worst != "differs"
 
