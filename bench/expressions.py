@@ -7,8 +7,10 @@ An expression is ``name``, ``name(setting=value, …)``, either with a schedule 
 from __future__ import annotations
 
 import ast
+import inspect
 import itertools
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -52,6 +54,7 @@ class Variant:
             "schedule": {"name": type(schedule).__name__, **vars(schedule)},
             "summary": method.summary,
             "citation": method.citation,
+            "about": inspect.cleandoc(sys.modules[method.__module__].__doc__ or ""),
             "family": method.family,
             "order": method.order,
             "baseline": method.baseline and self.schedule is None,

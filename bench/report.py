@@ -1,4 +1,4 @@
-"""``python -m bench.report [OUT]``: every table and figure again from the stored cells, without training."""
+"""``python -m bench.report [OUT]``: every table and figure and the page again from stored cells, without training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from bench.errors import UserError, exit_status
 from bench.reporting import cells
 from bench.store import CellFolder, read_json, write_json, write_text
 
-VERSION = "2"  # of what a report looks like: a stored one from another version is built again
+VERSION = "3"  # of what a report looks like: a stored one from another version is built again
+PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,23 @@ class Report:
     """The report of one group of cells: the table as plain text, and the files written, under ``OUT``."""
 
     stem: str
+    title: str
     text: str
     files: tuple[Path, ...]
 
     def places(self, out: Path) -> str:
-        """Where the files are, by kind, for people."""
+        """Where the files are, by kind, for people; the page first."""
         kinds = dict.fromkeys(file.parts[0] for file in self.files)
-        return ", ".join(f"{kind}: {out / kind / self.stem}{'/' if kind == 'figures' else '.*'}" for kind in kinds)
+        places = [f"{kind}: {out / kind / self.stem}{'/' if kind == 'figures' else '.*'}" for kind in kinds]
+        return ", ".join([f"page: {out / PAGE}", *places])
+
+    @classmethod
+    def of(cls, record: dict) -> Report:
+        """A report as ``record`` has stored it."""
+        return cls(record["stem"], record["title"], record["text"], tuple(map(Path, record["files"])))
+
+    def record(self) -> dict:
+        return {**vars(self), "files": [*map(str, self.files)]}
 
 
 def build(
@@ -36,7 +47,7 @@ def build(
     log: Callable[[str], object] = print,
     force: bool = False,
 ) -> list[Report]:
-    """Write tables and figures of the given (data set, preset) groups, by default of all that are stored.
+    """Write the page, and tables and figures of the given (data set, preset) groups, by default of all that are stored.
 
     A group whose cells are as they were when its files were written is not built again, unless ``force``.
     What is left out, and why, goes to ``log``. Raises ``UserError`` where there are no cells at all, or where
@@ -47,10 +58,11 @@ def build(
     if not found:
         raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench.run --out' wrote")
     wanted = found if groups is None else {key: found[key] for key in sorted({*groups} & {*found})}
-    reports = []
+    reports: list[Report] = []
     try:
         for (dataset, preset), folders in wanted.items():
             reports += _report(out, f"{dataset}-{preset}", folders, log, force)
+        _page(out, found, {*wanted}, log)
     except OSError as error:
         raise UserError(f"cannot write the report: {error}") from error
     return reports
@@ -58,26 +70,31 @@ def build(
 
 def _report(out: Path, stem: str, folders: list[CellFolder], log: Callable, force: bool) -> list[Report]:
     """The reports of one (data set, preset): as stored, or made again where a cell changed or a file is gone."""
-    record = out / "tables" / f".{stem}.json"
+    record = _record(out, stem)
     stamp = cells.stamp(out, folders, VERSION)
     stored = _stored(record)
     if not force and stored["stamp"] == stamp:
-        reports = [Report(each["stem"], each["text"], tuple(map(Path, each["files"]))) for each in stored["reports"]]
+        reports = [Report.of(each) for each in stored["reports"]]
         if all((out / file).exists() for report in reports for file in report.files):
             return reports
     reports = [_write(out, group, log) for group in cells.groups(stem, folders) if _told(group, log)]
     made = {str(file) for report in reports for file in report.files}
     for file in {file for each in stored["reports"] for file in each["files"]} - made:
         (out / file).unlink(missing_ok=True)  # of a table or figure that these cells no longer make
-    written = [{"stem": each.stem, "text": each.text, "files": [*map(str, each.files)]} for each in reports]
-    write_json(record, {"stamp": stamp, "reports": written})
+    write_json(record, {"stamp": stamp, "reports": [each.record() for each in reports]})
     return reports
+
+
+def _record(out: Path, stem: str) -> Path:
+    """Where it is kept what the files of a (data set, preset) were made from."""
+    return out / "tables" / f".{stem}.json"
 
 
 def _stored(record: Path) -> dict:
     try:
         stored = read_json(record)
-        return {"stamp": stored["stamp"], "reports": [{**each} for each in stored["reports"]]}
+        reports = [{"title": each["stem"], **each} for each in stored["reports"]]  # older ones had no title
+        return {"stamp": stored["stamp"], "reports": reports}
     except (OSError, ValueError, KeyError, TypeError):
         return {"stamp": None, "reports": []}
 
@@ -89,30 +106,62 @@ def _told(group: cells.Group, log: Callable) -> bool:
 
 
 def _write(out: Path, group: cells.Group, log: Callable) -> Report:
-    from bench.reporting import claims, figures, render, tables, texts
+    from bench.reporting import claims, figures, html, render, tables, texts
     from bench.reporting.frame import cells_frame, rows_frame
 
     frame = cells_frame(group.cells)
-    rows = rows_frame(frame, cells.sweeps(out).get(group.cells[0].config["preset"], {}))
-    document = tables.document(group, frame, rows)
+    sweeps = cells.sweeps(out).get(group.cells[0].config["preset"], {})
+    rows = rows_frame(frame, sweeps)
+    document = tables.document(group, frame, rows, sweeps)
     document.claims = claims.judge(group.cells, frame)
+    said = texts.read(frame, log)
     contents = {
         Path("tables") / f"{group.stem}.csv": tables.to_csv(rows),
         Path("tables") / f"{group.stem}.md": render.markdown(document),
         Path("tables") / f"{group.stem}.tex": render.latex(document),
-        Path("texts") / f"{group.stem}.md": texts.page(document.title, frame, log),
+        Path("texts") / f"{group.stem}.md": texts.page(document.title, said),
     }
     files = []
     for file, content in contents.items():
         if content is not None:
             files.append(file)
             write_text(out / file, content)
-    files += [file.relative_to(out) for file in figures.draw(out / "figures" / group.stem, frame, log)]
-    return Report(group.stem, render.text(document), tuple(files))
+    drawn = figures.draw(out / "figures" / group.stem, frame, log)
+    section = html.section(group, document, frame, rows, [file for file in drawn if file.suffix == ".svg"], said)
+    files += [file.relative_to(out) for file in drawn]
+    files.append(_section(group.stem))
+    write_text(out / files[-1], section)
+    return Report(group.stem, document.title, render.text(document), tuple(files))
+
+
+def _section(stem: str) -> Path:
+    """Where a group's part of the page is kept, under ``OUT``."""
+    return Path("tables") / f".{stem}.html"
+
+
+def _page(
+    out: Path, found: dict[tuple[str, str], list[CellFolder]], built: set[tuple[str, str]], log: Callable
+) -> None:
+    """Write the page of every group found. One that was not asked for stands as it was made last, if it ever was."""
+    from bench.reporting import html
+
+    sections = []
+    for (dataset, preset), folders in found.items():
+        stem, changed = f"{dataset}-{preset}", False
+        stored = _stored(_record(out, stem))
+        reports = [Report.of(each) for each in stored["reports"]]
+        if (dataset, preset) not in built:
+            changed = stored["stamp"] != cells.stamp(out, folders, VERSION)
+            if not reports or not all((out / _section(report.stem)).exists() for report in reports):
+                reports, changed = _report(out, stem, folders, log, force=True), False
+        for report in reports:
+            content = (out / _section(report.stem)).read_text("utf-8")
+            sections.append((report.stem, report.title, content, changed))
+    write_text(out / PAGE, html.page(sections))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    description = "Write every table and figure again from the stored cells, without training."
+    description = "Write every table and figure, and the page, again from the stored cells, without training."
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=description)
     parser.add_argument(
         "out", nargs="?", default="out", type=Path, metavar="OUT", help="folder of a run (default: out)"

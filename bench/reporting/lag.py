@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from bench.reporting.curves import line
 from bench.reporting.style import RC, WIDTH, Look, looks, save
 from bench.store import replace
 
@@ -49,7 +50,7 @@ class Trace:
 
 
 def draw(folder: Path, traces: Mapping[str, Trace]) -> list[Path]:
-    """Every picture of these methods, in their order, as png and pdf in ``folder``, and the film."""
+    """Every picture of these methods, in their order, as png, pdf and svg in ``folder``, and the film."""
     style = looks(traces)
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **RC, "backend": "agg"}):
         made = {
@@ -155,8 +156,6 @@ def film(path: Path, traces: Mapping[str, Trace], style: Looks) -> Path:
 def curves(history: DataFrame, style: Looks) -> Figure | None:
     """``lag`` and ``lag_kl`` on validation over decoder updates: the mean over seeds, within one sd where there are
     several. None where no method has either."""
-    import seaborn
-
     columns = [name for name in TITLES if name in history and history[name].notna().any()]
     if not columns:
         return None
@@ -166,13 +165,8 @@ def curves(history: DataFrame, style: Looks) -> Figure | None:
     for ax, column in zip(axes, columns, strict=True):
         for name in methods:
             seeds = history[history["method"] == name].dropna(subset=[column])
-            if seeds.empty:
-                continue
-            marks = {**vars(style[name]), "markersize": 3.0, "markeredgecolor": style[name].color}
-            band = {"alpha": 0.15, "linewidth": 0}
-            seaborn.lineplot(
-                seeds, x="update", y=column, ax=ax, errorbar="sd", err_kws=band, label=name, legend=False, **marks
-            )
+            if len(seeds):
+                line(ax, seeds, column, {**vars(style[name]), "markersize": 3.0, "label": name})
         ax.set(title=TITLES[column], xlabel="updates", ylabel="", ylim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}

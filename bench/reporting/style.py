@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from bench.store import replace
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 WIDTH = 6.75  # inches: a page's text width
 RC = {
@@ -33,6 +37,13 @@ RC = {
     "lines.linewidth": 1.2,
     "lines.markersize": 4.5,
     "pdf.fonttype": 42,
+    "svg.fonttype": "none",  # text stays text: it scales, is found by a search and is small
+    "svg.hashsalt": "figure",
+}
+SUFFIXES: dict[str, dict[str, Any]] = {  # of the files of one figure, with what keeps dates out of them
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
 }
 
 # Okabe and Ito's colours without yellow, which white paper swallows; the first is the first method's.
@@ -58,14 +69,32 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
     }
 
 
+def looks_of(frame: DataFrame) -> dict[str, Look]:
+    """The look of every method in ``cells_frame``: baselines have the first ones."""
+    return looks(dict.fromkeys(frame.sort_values("baseline", ascending=False, kind="stable")["method"]))
+
+
+def side_by_side(height: float, columns: int = 1, width: float = 1.0) -> tuple[Figure, list[Axes]]:
+    """A figure of axes side by side, ``height`` inches high and ``width`` pages wide."""
+    figure = Figure(figsize=(width * WIDTH, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def legend(figure: Figure, methods: list[str], style: Mapping[str, Look], lines: bool = False) -> None:
+    """Below the axes, in as many columns as the longest name allows; the figure grows by its rows."""
+    columns = max(1, min(len(methods), int(figure.get_figwidth() / (0.075 * max(map(len, methods)) + 0.5))))
+    rows = -(-len(methods) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.16 * rows + 0.1)
+    handles = [Line2D([], [], **vars(style[name]) | ({} if lines else {"linestyle": "none"})) for name in methods]
+    figure.legend(handles, methods, loc="outside lower center", ncols=columns, handlelength=2.6 if lines else 1.0)
+
+
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write ``path`` as .png (150 dpi) and .pdf: the same bytes for the same figure, whenever it is drawn."""
-    without_dates = {
-        "png": {"Software": None},
-        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    }
+    """Write ``path`` as .png (150 dpi), .pdf and .svg: the same bytes for the same figure, whenever it is drawn."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once for all files
     files = []
-    for suffix, metadata in without_dates.items():
+    for suffix, metadata in SUFFIXES.items():
         files.append(path.with_suffix(f".{suffix}"))
         replace(files[-1], partial(figure.savefig, format=suffix, dpi=150, metadata=metadata))
     return files

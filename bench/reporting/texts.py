@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bench.reporting.render import escape_markdown
@@ -16,19 +16,28 @@ if TYPE_CHECKING:
 WAYS = {"greedy": "the most probable word at every step", "beam": "beam search", "ancestral": "one draw from p(x|z)"}
 
 
-def page(title: str, frame: DataFrame, log: Callable[[str], object]) -> str | None:
-    """Markdown of the texts that the first seed of each method in ``cells_frame`` has, None where none has any.
+def read(frame: DataFrame, log: Callable[[str], object]) -> dict[str, tuple[int, dict]]:
+    """Method -> (seed, texts) of its first seed, where there are some.
 
     A damaged file is left out, which goes to ``log``.
     """
-    sections: list[str] = []
+    found = {}
     for name, cells in frame[frame["status"] == "ok"].groupby("method", sort=False):
         file = cells["cell"].iloc[0].folder / "texts.json"
         try:
             if (texts := read_json(file, missing_ok=True)) is not None:
-                sections += ["", f"## `{name}`", "", f"Seed {cells['seed'].iloc[0]}.", *_section(texts)]
+                list(_section(texts))  # raises where something is not as it should be
+                found[name] = int(cells["seed"].iloc[0]), texts
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log(f"no texts of {name}: {file.parent.name}/{file.name} is damaged ({type(error).__name__})")
+    return found
+
+
+def page(title: str, found: Mapping[str, tuple[int, dict]]) -> str | None:
+    """Markdown of what ``read`` found, None where it found nothing."""
+    sections: list[str] = []
+    for name, (seed, texts) in found.items():
+        sections += ["", f"## `{name}`", "", f"Seed {seed}.", *_section(texts)]
     if not sections:
         return None
     ways = "; ".join(f"*{way}*: {what}" for way, what in WAYS.items())
