@@ -71,7 +71,7 @@ class Subject:
         block its noise."""
         n = len(self.basic.columns["index"])
         sample = np.unique(np.linspace(0, n - 1, min(count, n)).round().astype(np.int64))
-        places, blocks = self.data.blocks("test", sample, self.batch_size, self.ctx.train.equal_lengths)
+        places, blocks = self.data.blocks("test", sample, self.batch_size)
         start = 0
         for self.ctx.block, x in enumerate(blocks):
             yield Block(places[start : start + len(x)], x, self.method.posterior(self.ctx, x, train=False))
