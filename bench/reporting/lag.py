@@ -50,7 +50,7 @@ class Trace:
 
 
 def draw(folder: Path, traces: Mapping[str, Trace]) -> list[Path]:
-    """Every picture of these methods, in their order, as png, pdf and svg in ``folder``, and the film."""
+    """Every picture of these methods, in their order, as png and pdf in ``folder``, and the film."""
     style = looks(traces)
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **RC, "backend": "agg"}):
         made = {
@@ -58,7 +58,7 @@ def draw(folder: Path, traces: Mapping[str, Trace]) -> list[Path]:
             "trajectory": trajectory(traces, style),
             "lag_curves": over_updates(traces, style),
         }
-        files = [file for name, figure in made.items() for file in save(figure, folder / name)]
+        files = [file for name, figure in made.items() for file in save(figure, folder / name, ("png", "pdf"))]
         return [*files, film(folder / "lag.gif", traces, style)]
 
 

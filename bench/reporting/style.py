@@ -89,12 +89,12 @@ def legend(figure: Figure, methods: list[str], style: Mapping[str, Look], lines:
     figure.legend(handles, methods, loc="outside lower center", ncols=columns, handlelength=2.6 if lines else 1.0)
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Write ``path`` as .png (150 dpi), .pdf and .svg: the same bytes for the same figure, whenever it is drawn."""
+def save(figure: Figure, path: Path, suffixes: Iterable[str] = SUFFIXES) -> list[Path]:
+    """Write ``path`` as .png (150 dpi), .pdf and .svg, unless told otherwise: the same bytes for the same figure, whenever it is drawn."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once for all files
     files = []
-    for suffix, metadata in SUFFIXES.items():
+    for suffix in suffixes:
         files.append(path.with_suffix(f".{suffix}"))
-        replace(files[-1], partial(figure.savefig, format=suffix, dpi=150, metadata=metadata))
+        replace(files[-1], partial(figure.savefig, format=suffix, dpi=150, metadata=SUFFIXES[suffix]))
     return files
