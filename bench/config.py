@@ -144,7 +144,7 @@ class EvaluationConfig:
     probe_examples: int = 2000  # of the training set
     annealed_examples: int = 20
     annealed_chains: int = 10
-    annealed_steps: int = 500
+    annealed_steps: int = 100
 
     def __post_init__(self) -> None:
         counts = [f.name for f in fields(self) if f.name.startswith(tuple(f"{group}_" for group in GROUPS))]

@@ -16,7 +16,7 @@ groups of metrics:
   convergence  the plain importance-weighted NLL with 50, 500 and 5,000 samples
   use          what the decoder loses when z comes from another example, or from the prior
   probe        how well a linear probe, or a few labels, read the labels from posterior means
-  annealed     NLL by annealed importance sampling: the yardstick, and the dearest
+  annealed     NLL by annealed importance sampling from there: the yardstick, and the dearest
 
 examples:
   python -m bench.evaluate out --metrics annealed

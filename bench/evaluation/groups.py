@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.data import Data
 from bench.estimators.annealed import annealed_log_weights
 from bench.estimators.likelihood import effective_sample_size, importance_weighted_nll, nested_nll
-from bench.estimators.proposal import common_log_weights
+from bench.estimators.proposal import common_log_weights, common_proposal
 from bench.estimators.representation import chance_accuracy, few_label_accuracy, linear_probe
 from bench.estimators.usage import coupled_samples, distortion_gaps
 from bench.evaluation.measure import EvaluationContext, chunk_size, health, log_weights
@@ -195,13 +195,15 @@ def probe(subject: Subject, examples: int) -> Found:
 
 @torch.no_grad()
 def annealed(subject: Subject, examples: int, chains: int, steps: int) -> Found:
-    """The NLL by annealed importance sampling from the prior, which asks nothing of the encoder."""
+    """The NLL by annealed importance sampling, from the refined posterior on: what importance sampling missed of the
+    true one, the moves in between find."""
     if not subject.latent:
         return Found(dict.fromkeys(("nll_annealed", "nll_annealed_se")))
     places, nll, model = [], [], subject.ctx.model
     for block in subject.blocks(examples):
+        start = common_proposal(model, block.x, block.q, subject.ctx.generator("common"), subject.chunk).narrow
         generator = subject.ctx.generator("annealed")
-        weights = annealed_log_weights(model, block.x, generator, subject.chunk, chains, steps)
+        weights = annealed_log_weights(model, block.x, generator, subject.chunk, chains, steps, start)
         nll.append(importance_weighted_nll(weights))
         places.append(block.places)
     plain, sampled, values = subject.basic.columns["nll"], np.concatenate(places), torch.cat(nll).cpu().numpy()

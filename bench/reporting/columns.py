@@ -152,7 +152,7 @@ def headings(
     estimates = f"IW-NLL on {of('convergence', 'examples')} {carried}, with"
     k = f"Pareto shape of the weights' tail, median over examples; above {UNRELIABLE_K} the estimate cannot be trusted"
     annealed = f"annealed importance sampling on {of('annealed', 'examples')} {carried}, "
-    annealed += f"{of('annealed', 'chains')} chains of {of('annealed', 'steps')} steps"
+    annealed += f"{of('annealed', 'chains')} chains of {of('annealed', 'steps')} steps from the refined posterior"
     found = {
         "nll_common": ("NLL", common),
         "nll": (plain, f"importance-weighted estimate{_own(main)}, {samples} samples, {data['unit']}, {judged_on}"),
