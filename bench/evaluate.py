@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("out", type=Path, metavar="OUT", help="folder of a run, or of one cell")
+    p.add_argument("out", type=Path, metavar="OUT", help="folder of a run, or of some of its cells")
     p.add_argument("--metrics", metavar="GROUPS", help="joined by commas (default: those of each cell's preset)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="evaluation.common_examples=200, …")
     p.add_argument("--data-dir", type=Path, help="folder with data sets (default: BENCH_DATA_DIR)")
@@ -67,7 +68,8 @@ def evaluate(args: argparse.Namespace) -> int:
     if methods or {*overrides} - {"evaluation"}:
         raise UserError("--set takes settings of the evaluation here: the training of these cells is done")
     console = Console(highlight=False, soft_wrap=True)
-    folders, without = stored.with_weights(stored.cells_at(args.out))
+    found = stored.cells_at(args.out)
+    folders, without = stored.with_weights(found)
     if without:
         console.print(f"left out: {len(without)} finished cells without weights, which git does not keep", markup=False)
     todo = {}
@@ -91,7 +93,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if tasks:
         with Monitor(watched, console):
             execute(tasks, resources)
-    out = args.out if not (args.out / "config.json").exists() else args.out.parents[4]
+    out = Path(os.path.relpath(stored.out_of(found[0])))
     for report in build(out, log=lambda line: console.print(line, markup=False)):
         console.print(f"\n{report.text}", markup=False)
         console.print(report.places(out), markup=False)

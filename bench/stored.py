@@ -12,14 +12,15 @@ from bench.datasets import DataInfo, cache_dir
 from bench.errors import UserError
 from bench.expressions import prepare_again
 from bench.provenance import command
-from bench.store import CellFolder, cell_folders
+from bench.store import CellFolder
 
 
 def cells_at(path: Path) -> list[CellFolder]:
-    """The cell whose folder this is, or every cell stored under it. ``UserError`` where there is none."""
+    """The cell whose folder this is, or every cell stored below it. ``UserError`` where there is none."""
+    path = path.resolve()
     if (path / "config.json").exists():
         return [CellFolder(path)]
-    if found := list(cell_folders(path)):
+    if found := [CellFolder(config.parent) for config in sorted(path.glob("**/seed-*/config.json"))]:
         return found
     raise UserError(f"no stored cells at '{path}': give a cell's folder, or the folder that --out named")
 
@@ -69,6 +70,11 @@ def task(folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None
         "gpu_share": 0.0,
         "command": command(),
     }
+
+
+def out_of(folder: CellFolder) -> Path:
+    """The folder of results that a cell belongs to: it lies in ``OUT/runs/<data set>/<preset>/<method>``."""
+    return folder.path.parents[4]
 
 
 def with_weights(folders: Iterable[CellFolder]) -> tuple[list[CellFolder], list[CellFolder]]:

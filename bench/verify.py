@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         description="Evaluate stored cells again, from their weights, and compare every number with the stored one. "
         "Nothing stored is changed. The exit status is 0 where all hold.",
     )
-    p.add_argument("cells", nargs="+", type=Path, metavar="CELL", help="a cell's folder, or one that holds several")
+    p.add_argument("cells", nargs="+", type=Path, metavar="CELL", help="folder of a cell, or one that holds several")
     p.add_argument("--retrain", action="store_true", help="train again too, from nothing; needs no weights")
     p.add_argument("--data-dir", type=Path, help="folder with data sets (default: BENCH_DATA_DIR)")
     return p
