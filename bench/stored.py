@@ -40,8 +40,7 @@ def evaluation_of_preset(
 ) -> EvaluationConfig:
     """The settings that the cell's preset has now, with ``overrides``; the basic ones otherwise as the cell was judged.
 
-    ``groups``: those wanted, by default the preset's; with other basic settings also all that the cell has, for what
-    they say is said of those.
+    ``groups``: those wanted, by default the preset's.
     """
     config = folder.config
     preset = config["preset"] if config["preset"] in preset_names() else preset_names()[0]
@@ -49,12 +48,7 @@ def evaluation_of_preset(
     wanted = load_preset(preset, data.modality, overrides, data.protocol).evaluation
     wanted = replace(wanted, metrics=tuple(groups)) if groups else wanted
     record = folder.evaluation()
-    if record is None:
-        return wanted
-    wanted = replace(wanted, **record["config"] | overrides.get("evaluation", {}))
-    if wanted.base == record["config"]:
-        return wanted
-    return replace(wanted, metrics=tuple(dict.fromkeys([*record.get("groups", {}), *wanted.metrics])))
+    return wanted if record is None else replace(wanted, **record["config"] | overrides.get("evaluation", {}))
 
 
 def task(folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None, threads: int = 1) -> dict[str, Any]:

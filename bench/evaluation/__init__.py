@@ -45,21 +45,26 @@ def evaluate(
     seed: int,
     stored: Evaluation | None = None,
 ) -> Evaluation:
-    """What ``config`` asks for of a trained model; of a ``stored`` evaluation only what it lacks is measured."""
+    """What ``config`` asks for of a trained model; of a ``stored`` evaluation only what it lacks is measured.
+
+    Groups add to the basic metrics. Where these are measured anew so is every group that was stored, as it was.
+    """
     ctx = EvaluationContext(model.eval(), data.info, train, derive_seed(seed, "evaluation"))
     missing = config.missing(stored.record if stored else None)
+    groups = {name: config.group(name) for name in missing if name in GROUPS}
     if stored is None or "basic" in missing:
+        before = stored.record.get("groups", {}) if stored else {}
+        groups = {name: about["settings"] for name, about in before.items()} | groups
         stored = basic(method, ctx, data, config)
     record, columns = dict(stored.record), dict(stored.columns)
     subject = Subject(method, ctx, data, config.batch_size, stored)
-    for name in config.metrics:
-        if name in missing:
-            started = time.perf_counter()
-            found = GROUPS[name](subject, **config.group(name))
-            about = {"settings": config.group(name), "seconds": time.perf_counter() - started}
-            record["metrics"] = record["metrics"] | found.metrics
-            record["groups"] = record.get("groups", {}) | {name: about}
-            columns |= found.columns
+    for name, settings in groups.items():
+        started = time.perf_counter()
+        found = GROUPS[name](subject, **settings)
+        about = {"settings": settings, "seconds": time.perf_counter() - started}
+        record["metrics"] = record["metrics"] | found.metrics
+        record["groups"] = record.get("groups", {}) | {name: about}
+        columns |= found.columns
     return Evaluation(record, columns, stored.arrays, stored.texts)
 
 
