@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 CAPTIONS = {
     "rate_distortion": "Rate and distortion on the test set: what the latent tells, and what the decoder is left to "
     "explain. Small points are seeds, large ones their means; on a dotted line all have the same ELBO.",
-    "seeds": "Every seed as a small point above its row, the mean as a large one, and the mean's 95 % t interval over "
-    "seeds.",
+    "seeds": "Every seed as a small point above its row, the mean as a large one, and the mean's 95 % interval: of NLL "
+    "with seeds and test examples as crossed noise, of MI over seeds.",
     "nll_time": "NLL against training time: lower and further left is better.",
     "nll_flops": "NLL against the FLOPs counted in training, which do not depend on the machine.",
     "gaps": "What inference loses of the likelihood: filled, what the encoder loses against the best Gaussian of each "

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from bench.reporting.frame import mean_interval
 from bench.reporting.statistics import summary
 from bench.reporting.style import Look, legend, side_by_side
 
@@ -104,7 +105,7 @@ def headline(done: DataFrame) -> tuple[str, str]:
 
 
 def seeds(done: DataFrame, style: Looks) -> Figure | None:
-    """One row per method: the headline NLL and MI of every seed, their mean, and its 95 % t interval over seeds."""
+    """One row per method: the headline NLL and MI of every seed, their mean, and its 95 % interval as in the table."""
     nll, label = headline(done)
     methods = [name for name in style if done.loc[done["method"] == name, nll].notna().any()][::-1]
     if done["replicate"].nunique() < 2 or not methods:
@@ -113,10 +114,11 @@ def seeds(done: DataFrame, style: Looks) -> Figure | None:
     figure, axes = side_by_side(0.7 + 0.2 * len(methods), columns=len(columns))
     for ax, (column, title) in zip(axes, columns.items(), strict=True):
         for place, name in enumerate(methods):
-            values = done.loc[done["method"] == name, column].dropna()
+            cells = done[done["method"] == name]
+            values = cells[column].dropna()
             if values.empty:
                 continue
-            look, of = style[name], summary(values)
+            look, of = style[name], mean_interval(cells, column)[0] if column == nll else summary(values)
             marks: dict[str, Any] = {"color": look.color, "marker": look.marker, "linestyle": "none"}
             ax.plot([of.low, of.high], [place, place], color=look.color, linewidth=1.0)
             ax.plot(values, [place + 0.22] * len(values), **marks, markersize=2.5, alpha=0.6, markeredgewidth=0)

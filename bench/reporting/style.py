@@ -90,9 +90,10 @@ def legend(figure: Figure, methods: list[str], style: Mapping[str, Look], lines:
 
 
 def save(figure: Figure, path: Path, suffixes: Iterable[str] = SUFFIXES) -> list[Path]:
-    """Write ``path`` as .png (150 dpi), .pdf and .svg, unless told otherwise: the same bytes for the same figure, whenever it is drawn."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once for all files
+    """Write ``path`` as .png (150 dpi), .pdf and .svg, or what is asked for: the same bytes for the same figure."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine(None)  # laid out once for all files; most of the time would go into it
     files = []
     for suffix in suffixes:
         files.append(path.with_suffix(f".{suffix}"))
