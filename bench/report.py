@@ -157,7 +157,31 @@ def _page(
         for report in reports:
             content = (out / _section(report.stem)).read_text("utf-8")
             sections.append((report.stem, report.title, content, changed))
+    if ranking := _ranking(out, found):
+        sections.append(("ranks", *ranking, False))
     write_text(out / PAGE, html.page(sections))
+
+
+def _ranking(out: Path, found: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
+    """Write how methods rank over all groups, where these are enough; the title and the section for the page."""
+    import pandas as pd
+
+    from bench.reporting import compare, figures, html, matched, render
+    from bench.reporting.frame import SELECTED
+
+    tables = {}
+    for dataset, preset in found:
+        if (file := out / "tables" / f"{dataset}-{preset}.csv").exists():
+            rows = pd.read_csv(file)
+            chosen = rows["method"].str.endswith(SELECTED)
+            tables[f"{dataset}-{preset}"] = rows.assign(selection=rows["method"].where(chosen, ""))
+    if (ranks := compare.ranks(tables)) is None:
+        return None
+    document = matched.ranking(ranks)
+    write_text(out / "tables" / "ranks.md", render.markdown(document))
+    write_text(out / "tables" / "ranks.tex", render.latex(document))
+    drawn = figures.draw_ranks(out / "figures" / "ranks", ranks)
+    return document.title, html.ranking(document, next(file for file in drawn if file.suffix == ".svg"))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -470,7 +470,8 @@ def test_all_cells_are_one_frame_with_their_folders(out: Path, text_out: Path):
 def test_golden_texts(text_out: Path):
     [made] = report.build(text_out)
     assert Path("texts/reviews-quick.md") in made.files
-    assert made.places(Path("out")) == "page: out/report.html, tables: out/tables/reviews-quick.*, texts: out/texts/reviews-quick.*"
+    places = "page: out/report.html, tables: out/tables/reviews-quick.*, texts: out/texts/reviews-quick.*"
+    assert made.places(Path("out")) == places
     written = text_out / "texts" / "reviews-quick.md"
     assert written.read_bytes() == (FIXTURES / "golden-texts.md").read_bytes(), "python tests/fixtures/make_cells.py"
 

@@ -14,6 +14,8 @@ from bench.store import cell_folders, dumps
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+#: What the name of a sweep ends with in the row of the members that validation chose.
+SELECTED = ", selected on validation"
 METRICS = (
     *("nll", "nll_se", "nll_mc_se", "ess", "pareto_k", "elbo", "rec", "kl", "mi", "mi_loo", "mi_high", "mi_batch"),
     *("kl_aggregate", "kl_aggregate_reverse", "au", "au_kl", "au_ratio", "collapsed_dims", "bpd", "ppl", "words"),
@@ -133,7 +135,7 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
         for sweep in [sweep for sweep, members in left.items() if method in members]:
             left[sweep].discard(method)
             if not left[sweep]:
-                name = f"{sweep}, selected on validation"
+                name = f"{sweep}{SELECTED}"
                 entries.append((name, name, *_selected(frame[frame["method"].isin(sweeps[sweep])])))
     marked = frame.loc[frame["baseline"], "method"]
     baseline = baseline or (marked.iloc[0] if len(marked) else None)

@@ -57,6 +57,16 @@ def section(
     )
 
 
+def ranking(document: Document, figure: Path) -> str:
+    """The mean ranks over all groups as a section."""
+    from bench.reporting.figures import CAPTIONS
+    from bench.reporting.svg import inline
+
+    drawing = Markup(inline(figure.read_text("utf-8"), document.label, str(escape(document.title))))
+    told = {"drawing": drawing, "caption": CAPTIONS["ranks"], "chips": {}, "number": sort_value}
+    return _template("ranks.html").render(stem=document.label, document=document, **told)
+
+
 def page(sections: Sequence[tuple[str, str, str, bool]]) -> str:
     """The whole page of (stem, title, section, whether its cells have changed since it was made)."""
     style, script = ((TEMPLATES / name).read_text("utf-8") for name in ("page.css", "page.js"))

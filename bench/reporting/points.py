@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
+    from bench.reporting.compare import Ranks
+
 Looks = Mapping[str, Look]
 
 
@@ -127,6 +129,25 @@ def seeds(done: DataFrame, style: Looks) -> Figure | None:
         ax.set_yticks(range(len(methods)), methods if ax is axes[0] else [""] * len(methods))
         ax.tick_params(axis="y", length=0)
         ax.xaxis.set_major_locator(MaxNLocator(5))
+    return figure
+
+
+def ranks(found: Ranks) -> Figure:
+    """One row per method, the best on top: its mean rank, and grey bars over those too near to be told apart."""
+    names, means = [*found.ranks], [*found.ranks.values()]
+    figure, (ax,) = side_by_side(0.8 + 0.2 * len(names), width=0.8)
+    ends = [
+        sum(other - mean < found.critical_difference for other in means[place:]) for place, mean in enumerate(means)
+    ]
+    reach = 0
+    for place, count in enumerate(ends):
+        if found.p < 0.05 and count > 1 and place + count > reach:  # no bar within another
+            reach = place + count
+            ax.plot([means[reach - 1]] * 2, [place - 0.3, reach - 0.7], color="0.75", linewidth=3, zorder=1)
+    ax.plot(means, range(len(names)), color="black", marker="o", linestyle="none", zorder=2)
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel="mean rank", xlim=(0.8, len(names) + 0.2))
+    ax.invert_yaxis()
     return figure
 
 
