@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import traceback
 import zlib
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -59,9 +60,8 @@ def run_cell(task: dict[str, Any]) -> None:
             if not folder.trained():
                 store_result(folder, {"status": "running", "attempt": attempt} | about)
                 store_result(folder, {"status": "ok", "attempt": attempt} | train(task) | about)
-            made = test(task)
-            made.record["provenance"] = about["provenance"]  # often another than that of the training
-            store_evaluation(folder, made)
+            test(task, about["provenance"])
+            forget_failure(folder)
             return
         except Exception as error:
             if attempt == ATTEMPTS:
@@ -80,14 +80,15 @@ def train(task: dict) -> dict:
     return trainer.run() | {"parameters": sizes}
 
 
-def test(task: dict) -> Evaluation:
-    """The evaluation of a trained cell."""
+def test(task: dict, provenance: dict) -> None:
+    """The evaluation of a trained cell, stored as it goes on."""
     config = task["config"]
     folder = CellFolder(Path(task["folder"]))
     evaluation = build(EvaluationConfig, task["evaluation"], "evaluation")
     method, model, seed = trained(folder, config)
     train_config = build(TrainConfig, config["train"], "train")
-    return evaluate(method, model, load_data(task), train_config, evaluation, seed, stored_evaluation(folder))
+    stored, keep = stored_evaluation(folder), partial(store_evaluation, folder)
+    evaluate(method, model, load_data(task), train_config, evaluation, seed, stored, keep, provenance)
 
 
 def trained(folder: CellFolder, config: dict) -> tuple[Method, VAE, int]:
@@ -96,7 +97,10 @@ def trained(folder: CellFolder, config: dict) -> tuple[Method, VAE, int]:
     if not path.exists():
         raise UserError(f"the weights of {folder.path.name} are not there (git keeps none): train it again")
     method, model, seed = fresh(config)
-    weights = checkpoint.load(path, config["device"])
+    try:
+        weights = checkpoint.load(path, config["device"])
+    except Exception as error:  # torch raises many kinds for a torn or foreign file
+        raise UserError(f"{path} is damaged: train the cell again") from error
     model.load_state_dict(weights["model"])
     method.load_state_dict(weights["method"])
     return method, model, seed
@@ -173,18 +177,29 @@ def store_failure(folder: CellFolder, error: Exception, about: dict) -> None:
 
 
 def stored_evaluation(folder: CellFolder) -> Evaluation | None:
-    """What is stored of an evaluation, whole; None where a part is missing or damaged."""
+    """What is stored of an evaluation; None where there is no record.
+
+    Of a record whose files are damaged, or are not those that it was written with, only its groups are told: it has no
+    version, so that all of it is measured anew.
+    """
     try:
         record = folder.evaluation()
-        if record is None:
-            return None
+    except ValueError:
+        return None
+    if record is None:
+        return None
+    try:
         columns = pd.read_parquet(folder.path / "examples.parquet")
         with np.load(folder.path / "arrays.npz") as arrays:
             kept = dict(arrays)
         texts = read_json(folder.path / "texts.json", missing_ok=True)
-        return Evaluation(record, {name: columns[name].to_numpy() for name in columns}, kept, texts)
+        metrics = record["metrics"]
+        one = math.isclose(columns["nll"].mean(), metrics["nll"] or math.nan, rel_tol=1e-9) or metrics["nll"] is None
+        if one and len(columns) == len(kept["means"]) == metrics["n"]:
+            return Evaluation(record, {name: columns[name].to_numpy() for name in columns}, kept, texts)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
-        return None
+        pass
+    return Evaluation(record | {"version": None}, {}, {})
 
 
 def store_evaluation(folder: CellFolder, made: Evaluation) -> None:
@@ -197,6 +212,10 @@ def store_evaluation(folder: CellFolder, made: Evaluation) -> None:
         (folder.path / "texts.json").unlink(missing_ok=True)
     about = {"schema_version": SCHEMA_VERSION, "cell_id": folder.config["cell_id"]}
     folder.write_json("evaluation.json", made.record | about)
+
+
+def forget_failure(folder: CellFolder) -> None:
+    """Of an evaluation that has come out after all."""
     result = folder.result() or {}
     if result.pop("evaluation_failure", None):
         folder.write_json("result.json", result)

@@ -17,7 +17,7 @@ groups of metrics:
   convergence  the plain importance-weighted NLL with 50, 500 and 5,000 samples
   use          what the decoder loses when z comes from another example, or from the prior
   probe        how well a linear probe, or a few labels, read the labels from posterior means
-  annealed     NLL by annealed importance sampling from there: the yardstick, and the dearest
+  annealed     NLL by annealed importance sampling from the refined posterior: the yardstick, and the dearest
 
 examples:
   python -m bench.evaluate out --metrics annealed
@@ -60,44 +60,41 @@ def evaluate(args: argparse.Namespace) -> int:
     from bench.report import build
     from bench.run import data_folder
 
-    groups = args.metrics and [name.strip() for name in args.metrics.split(",") if name.strip()]
-    for name in groups or ():
-        if name not in GROUPS:
-            raise UserError(f"no group of metrics '{name}': there are {', '.join(GROUPS)}")
+    groups = None
+    if args.metrics is not None:
+        groups = [name.strip() for name in args.metrics.split(",") if name.strip()]
+        if not groups or {*groups} - {*GROUPS}:
+            raise UserError(f"--metrics {args.metrics!r}: give some of {', '.join(GROUPS)}, joined by commas")
     methods, overrides = split_settings(args.set)
     if methods or {*overrides} - {"evaluation"}:
         raise UserError("--set takes settings of the evaluation here: the training of these cells is done")
     console = Console(highlight=False, soft_wrap=True)
-    found = stored.cells_at(args.out)
-    folders, without = stored.with_weights(found)
-    if without:
-        console.print(f"left out: {len(without)} finished cells without weights, which git does not keep", markup=False)
-    todo = {}
-    for folder in folders:
-        wanted = stored.evaluation_of_preset(folder, overrides, groups)
-        if wanted.missing(folder.evaluation()):
-            todo[folder] = wanted
+    finished = stored.finished_cells([args.out])
+    folders = [folder for folder in finished if stored.has_weights(folder)]
+    if left := len(finished) - len(folders):
+        console.print(f"left out: {left} finished cells without weights, which git does not keep", markup=False)
+    wanted = {folder: stored.evaluation_of_preset(folder, overrides, groups) for folder in folders}
+    todo = [folder for folder in folders if wanted[folder].missing(folder.evaluation())]
     console.print(f"{len(folders)} finished cells with weights, {len(todo)} of them to evaluate")
-    devices = {folder.config["device"] for folder in todo}
-    if len(devices) > 1:
-        raise UserError("cells of CPU and GPU are mixed here: evaluate them in two runs, each with its folder")
-    gpus = args.gpus_per_cell if "cuda" in devices else 0.0
-    resources = Resources(args.executor, args.cpus_per_cell, gpus)
+    stored.check_device(todo)
     data_dir = data_folder(args)
-    tasks = [
-        stored.task(folder, wanted, data_dir, args.cpus_per_cell)
-        | {"gpu_share": gpus, "shared": resources.sharing(len(todo))}
-        for folder, wanted in todo.items()
-    ]
-    watched = [Watched(f"{folder.path.parent.name} {folder.path.name}", folder, 1, 1.0) for folder in todo]
-    if tasks:
+    for device in sorted({folder.config["device"] for folder in todo}):
+        those = [folder for folder in todo if folder.config["device"] == device]
+        gpus = args.gpus_per_cell if device == "cuda" else 0.0
+        resources = Resources(args.executor, args.cpus_per_cell, gpus)
+        how = {"gpu_share": gpus, "shared": resources.sharing(len(those))}
+        tasks = [stored.task(folder, wanted[folder], data_dir, args.cpus_per_cell) | how for folder in those]
+        watched = [
+            Watched(f"{folder.path.parent.name} {folder.path.name}", folder, 1, 1.0, wanted[folder]) for folder in those
+        ]
         with Monitor(watched, console):
             execute(tasks, resources)
-    out = Path(os.path.relpath(stored.out_of(found[0])))
-    for report in build(out, log=lambda line: console.print(line, markup=False)):
-        console.print(f"\n{report.text}", markup=False)
-        console.print(report.places(out), markup=False)
-    failed = [folder for folder, wanted in todo.items() if not folder.done(wanted)]
+    for out in sorted({out for folder in finished if (out := stored.out_of(folder))}):
+        place = Path(os.path.relpath(out))
+        for report in build(place, log=lambda line: console.print(line, markup=False)):
+            console.print(f"\n{report.text}", markup=False)
+            console.print(report.places(place), markup=False)
+    failed = [folder for folder in todo if not folder.done(wanted[folder])]
     for folder in failed:
         console.print(f"failed: {folder.path}: {reason(folder.result() or {})}", markup=False)
     return 1 if failed else 0

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.merge",
         description="Join result folders, of several machines say: all cells of each, and a report on all of them. "
-        "Refused are cells that would not share a table, and two results of one cell that differ.",
+        "Refused are folders whose cells could not share a table, and two results of one cell that differ.",
     )
     parser.add_argument("sources", nargs="+", type=Path, metavar="OUT", help="folders that --out of bench.run named")
     parser.add_argument("--out", type=Path, required=True, metavar="C", help="where to; what it holds already stays")
@@ -37,7 +37,10 @@ def merge(sources: Sequence[Path], out: Path) -> int:
     for source in sources:
         if not any(cell_folders(source)):
             raise UserError(f"no stored cells under '{source}': give a folder that 'python -m bench.run --out' wrote")
-    folders = [out, *sources]
+    folders = [out, *dict.fromkeys(source for source in sources if source.resolve() != out.resolve())]
+    for source in sources:
+        if out.resolve() != source.resolve() and out.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"--out {out} lies within {source}: give a folder beside it")
     found = {cell.folder: cell for source in folders for cell in _cells(source)}
     _belong_together(folders, found)
     chosen: dict[Path, Cell] = {}
@@ -71,25 +74,39 @@ def _cells(source: Path) -> Iterator[Cell]:
 
 
 def _better(cell: Cell, other: Cell) -> bool:
-    """Whether ``cell`` is further than ``other`` in the same place; ``UserError`` where their numbers differ."""
-    if cell.status == other.status == "ok" and cell.evaluation and other.evaluation:
-        mine, theirs = cell.evaluation, other.evaluation
-        if mine["config"] == theirs["config"]:
-            both = sorted({*mine["metrics"]} & {*theirs["metrics"]})
-            settings = [each.get("groups", {}) for each in (mine, theirs)]
-            same = all(
-                settings[0][g]["settings"] == settings[1][g]["settings"] for g in {*settings[0]} & {*settings[1]}
+    """Whether ``cell`` is to be kept instead of ``other`` in the same place; ``UserError`` where their numbers differ.
+
+    The one that is further, then the one judged by the newer evaluation, then by more groups of metrics.
+    """
+    if not (cell.evaluation and other.evaluation):
+        return RANK.index(cell.status) > RANK.index(other.status)
+    mine, theirs = cell.evaluation, other.evaluation
+    versions = [record.get("version", 1) for record in (mine, theirs)]
+    if versions[0] != versions[1]:
+        return versions[0] > versions[1]
+    if mine["config"] != theirs["config"]:
+        differing = ", ".join(cells.differences(mine["config"], theirs["config"]))
+        raise UserError(
+            f"{cell.folder} and {other.folder} are one cell, judged with other settings ({differing}): "
+            "judge them alike first, by python -m bench.evaluate"
+        )
+    groups = [record.get("groups", {}) for record in (mine, theirs)]
+    shared = {
+        name for name in {*groups[0]} & {*groups[1]} if groups[0][name]["settings"] == groups[1][name]["settings"]
+    }
+    of_groups = {metric: name for name, metrics in cells.GROUPS.items() for metric in metrics}
+    for name in sorted({*mine["metrics"]} & {*theirs["metrics"]}):
+        if of_groups.get(name, "basic") in {"basic", *shared} and mine["metrics"][name] != theirs["metrics"][name]:
+            raise UserError(
+                f"two results of one cell differ: {name} is {mine['metrics'][name]} in {cell.folder} and "
+                f"{theirs['metrics'][name]} in {other.folder}; 'python -m bench.verify' tells which of them holds"
             )
-            differing = [name for name in both if mine["metrics"][name] != theirs["metrics"][name]] if same else []
-            if differing:
-                name = differing[0]
-                raise UserError(
-                    f"two results of one cell differ: {name} is {mine['metrics'][name]} in {cell.folder} and "
-                    f"{theirs['metrics'][name]} in {other.folder}; 'python -m bench.verify' "
-                    "tells which of them holds"
-                )
-        return len(mine["metrics"]) > len(theirs["metrics"])
-    return RANK.index(cell.status) > RANK.index(other.status)
+    kept, dropped = (groups[1], groups[0]) if len(groups[0]) <= len(groups[1]) else groups
+    if lost := {*dropped} - {*kept}:
+        print(
+            f"not taken over: {', '.join(sorted(lost))} of one {cell.folder.name}; bench.evaluate measures them again"
+        )
+    return kept is groups[0]
 
 
 def _belong_together(sources: Sequence[Path], found: dict[Path, Cell]) -> None:
@@ -102,7 +119,7 @@ def _belong_together(sources: Sequence[Path], found: dict[Path, Cell]) -> None:
         for key, members in mine.items():
             other, theirs = first.setdefault(key, (source, members))
             if not any(one.protocol == another.protocol for one in members for another in theirs):
-                differing = ", ".join(cells._differences(theirs[0].protocol, members[0].protocol))
+                differing = ", ".join(cells.differences(theirs[0].protocol, members[0].protocol))
                 raise UserError(
                     f"{'/'.join(key)} of {source} does not belong together with that of {other}: they differ in "
                     f"{differing}, so no table could hold both"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.config import EvaluationConfig, Preset, short_hash
+from bench.config import EVALUATION_VERSION, EvaluationConfig, Preset, short_hash
 from bench.config import identity as training_identity
 from bench.datasets import DataInfo
 from bench.expressions import Variant
@@ -91,10 +91,16 @@ def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tu
         return "missing", True
     if status != "ok":
         return ("failed" if status == "failed" else "missing"), False
+    record = None
     try:
+        record = folder.evaluation()
         if folder.done(evaluation):
             return "done", False
     except (ValueError, KeyError, TypeError):  # a damaged evaluation is made anew
-        pass
-    # Without its weights, which git does not keep, a cell can be judged anew only by training it anew.
-    return ("trained", False) if (folder.path / "best.pt").exists() else ("missing", True)
+        record = None
+    if (folder.path / "best.pt").exists():
+        return "trained", False
+    # Without its weights, which git does not keep, a cell can be judged anew only by training it anew. That is worth
+    # it for other basic settings, by which a table is told from others, and not for a column more.
+    judged_alike = evaluation.missing(record | {"version": EVALUATION_VERSION, "groups": {}}) if record else ("basic",)
+    return ("missing", True) if "basic" in judged_alike else ("done", False)

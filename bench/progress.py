@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bench.config import EvaluationConfig
 from bench.store import CellFolder
 
 POLL_SECONDS = 0.5
@@ -26,6 +27,7 @@ class Watched:
     folder: CellFolder
     updates: int  # planned
     weight: float  # share of the run's work, in any unit
+    wanted: EvaluationConfig
     status: str = "waiting"
     last: dict = field(default_factory=dict)  # the last line of its history
     said: float = 0.0
@@ -47,8 +49,8 @@ class Watched:
         status = result.get("status")
         if status == "failed" or "evaluation_failure" in result:
             self.status = "failed"
-        elif self._fresh("evaluation.json"):
-            self.status, self.last = "ok", self.last | (self.folder.evaluation() or {})["metrics"]
+        elif self._fresh("evaluation.json") and not self.wanted.missing(evaluation := self.folder.evaluation()):
+            self.status, self.last = "ok", self.last | (evaluation or {})["metrics"]
         elif status == "ok":
             self.status = "evaluating"
         elif status == "running":

@@ -245,7 +245,11 @@ def run_missing(
     updates = planned_updates(preset, data)
     watched = [
         Watched(
-            f"{cell.variant.expression} seed {cell.config['seed']}", cell.folder, updates, seconds[cell.folder.path]
+            f"{cell.variant.expression} seed {cell.config['seed']}",
+            cell.folder,
+            updates,
+            seconds[cell.folder.path],
+            preset.evaluation,
         )
         for cell in order
     ]

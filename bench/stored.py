@@ -12,17 +12,46 @@ from bench.datasets import DataInfo, cache_dir
 from bench.errors import UserError
 from bench.expressions import prepare_again
 from bench.provenance import command
+from bench.reporting.cells import read
 from bench.store import CellFolder
 
 
-def cells_at(path: Path) -> list[CellFolder]:
-    """The cell whose folder this is, or every cell stored below it. ``UserError`` where there is none."""
-    path = path.resolve()
-    if (path / "config.json").exists():
-        return [CellFolder(path)]
-    if found := [CellFolder(config.parent) for config in sorted(path.glob("**/seed-*/config.json"))]:
-        return found
-    raise UserError(f"no stored cells at '{path}': give a cell's folder, or the folder that --out named")
+def finished_cells(paths: Iterable[Path]) -> list[CellFolder]:
+    """The trained cells whose folders these are, or that are stored below them, each once.
+
+    Those that cannot be read or are not trained are left out, with a line. ``UserError`` where there are none at all.
+    """
+    finished = []
+    for folder in dict.fromkeys(folder for path in paths for folder in _below(path)):
+        try:
+            cell = read(folder)
+        except ValueError as error:
+            print(f"left out: {folder.path} ({error})")
+            continue
+        if cell.status in ("ok", "not evaluated"):
+            finished.append(folder)
+        else:
+            print(f"left out: {folder.path} ({cell.status})")
+    return finished
+
+
+def _below(path: Path) -> list[CellFolder]:
+    full = path.resolve()
+    if (full / "config.json").exists():
+        return [CellFolder(full)]
+    configs = [config for config in full.glob("**/seed-*/config.json") if "/." not in str(config.relative_to(full))]
+    if not configs:
+        raise UserError(f"no stored cells at '{path}': give a cell's folder, or the folder that --out named")
+    return [CellFolder(config.parent) for config in sorted(configs)]
+
+
+def check_device(folders: Iterable[CellFolder]) -> None:
+    """Refuse what was trained on a GPU where there is none: its numbers are those of its device."""
+    import torch
+
+    for folder in folders:
+        if folder.config["device"] == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"{folder.path} was trained on a GPU, and none is available to torch here")
 
 
 def evaluation_as_stored(folder: CellFolder) -> EvaluationConfig:
@@ -66,13 +95,11 @@ def task(folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None
     }
 
 
-def out_of(folder: CellFolder) -> Path:
-    """The folder of results that a cell belongs to: it lies in ``OUT/runs/<data set>/<preset>/<method>``."""
-    return folder.path.parents[4]
+def out_of(folder: CellFolder) -> Path | None:
+    """The folder of results that a cell belongs to, if it lies in one: in ``OUT/runs/<data set>/<preset>/<method>``."""
+    parents = folder.path.parents
+    return parents[4] if len(parents) > 4 and parents[3].name == "runs" else None
 
 
-def with_weights(folders: Iterable[CellFolder]) -> tuple[list[CellFolder], list[CellFolder]]:
-    """Cells that can be judged again, and finished cells whose weights are not there."""
-    trained = [folder for folder in folders if folder.trained()]
-    there = [folder for folder in trained if (folder.path / "best.pt").exists()]
-    return there, [folder for folder in trained if folder not in there]
+def has_weights(folder: CellFolder) -> bool:
+    return (folder.path / "best.pt").exists()

@@ -51,12 +51,14 @@ class TrainedCell:
     @classmethod
     def read(cls, path: Path, data_dir: Path | None = None, device: str = "cpu") -> TrainedCell:
         folder = CellFolder(path)
+        if not (path / "config.json").exists():
+            raise UserError(f"no cell in {path}: give a folder 'OUT/runs/…/seed-<n>-<id>'")
         try:
-            if not folder.trained():
-                raise UserError(f"the cell in {path} is not trained to its end")
-            config = {**folder.config, "device": device}
+            done, config = folder.trained(), {**folder.config, "device": device}
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"no cell in {path} ({error}): give a folder 'OUT/runs/…/seed-<n>-<id>'") from error
+            raise UserError(f"the records of the cell in {path} are damaged ({error})") from error
+        if not done:
+            raise UserError(f"the cell in {path} is not trained to its end")
         configure_torch(torch.get_num_threads(), device, gpu_share=0.0)
         method, model, seed = trained(folder, config)
         info = DataInfo.from_json(config["dataset"])
@@ -108,13 +110,18 @@ class TrainedCell:
     @torch.no_grad()
     def nll(self, examples: Examples, samples: int = 500, seed: int = 0) -> Tensor:
         """Importance-weighted estimate of -log p(x) with q as proposal: ``[N]`` in nats."""
-        ctx, x = self._seeded(seed), self.tensor(examples)
-        q = self.method.posterior(ctx, x, train=False)
-        z = q.rsample(samples if self.model.latent_dim else 1, ctx.generator())
-        return importance_weighted_nll(log_weights(self.model, x, q, z, chunk_size(ctx.device)))
+        ctx, found = self._seeded(seed), []
+        blocks = self.tensor(examples).split(self.context.train.batch_size)
+        for ctx.block, x in enumerate(blocks):
+            q = self.method.posterior(ctx, x, train=False)
+            z = q.rsample(samples if self.model.latent_dim else 1, ctx.generator())
+            found.append(importance_weighted_nll(log_weights(self.model, x, q, z, chunk_size(ctx.device))))
+        return torch.cat(found)
 
     def tensor(self, examples: Examples) -> Tensor:
         """Examples as the model takes them: images ``[N, 1, H, W]``, sentences as rows of word ids ``[N, T]``."""
+        if isinstance(examples, str) or not len(examples):
+            raise UserError("give a list of examples, at least one")
         if isinstance(examples, (Tensor, np.ndarray)):
             x = torch.as_tensor(examples, device=self.context.device)
             if self.context.data.modality == "text":
@@ -131,7 +138,5 @@ class TrainedCell:
         return x.to(self.context.device)
 
     def _seeded(self, seed: int) -> EvaluationContext:
-        context = EvaluationContext(
-            self.model, self.context.data, self.context.train, derive_seed(self.context.seed, seed)
-        )
-        return context
+        context = self.context
+        return EvaluationContext(self.model, context.data, context.train, derive_seed(context.seed, seed))

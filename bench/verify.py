@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.config import EVALUATION_VERSION
 from bench.errors import UserError, exit_status
 
 if TYPE_CHECKING:
@@ -64,22 +65,26 @@ def verify(args: argparse.Namespace) -> int:
     from bench.run import data_folder
 
     data_dir = data_folder(args)
-    folders = [folder for path in args.cells for folder in stored.cells_at(path)]
-    finished = [folder for folder in folders if folder.trained() and folder.evaluation()]
-    if left := len(folders) - len(finished):
-        print(f"left out: {left} of {len(folders)} cells, which are not finished")
+    finished = [folder for folder in stored.finished_cells(args.cells) if folder.evaluation()]
+    if not finished:
+        raise UserError("none of these cells is trained and evaluated: there is nothing to verify")
+    stored.check_device(finished)
     hold = [_verify(folder, args.retrain, data_dir) for folder in finished]
     if len(hold) > 1:
         print(f"{sum(hold)} of {len(hold)} cells hold")
-    return 0 if hold and all(hold) else 1
+    return 0 if all(hold) else 1
 
 
 def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
     """Whether the numbers of one cell come out again, with a line for each that does not."""
     from bench.cell import run_cell
     from bench.store import CellFolder
+    from bench.stored import has_weights
 
     print(f"{folder.path.parent.name} {folder.path.name}")
+    if not retrain and not has_weights(folder):
+        print("  not verified: its weights are not here (git keeps none); --retrain trains it again")
+        return False
     with tempfile.TemporaryDirectory() as scratch:
         again = CellFolder(Path(scratch))
         run_cell(_task(folder, again, retrain, data_dir))
@@ -95,6 +100,9 @@ def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
             print(f"  {each.name}: stored {_number(each.stored)}, now {_number(each.now)}")
     what = "trained and evaluated" if retrain else "evaluated"
     print(f"  {what} again: {len(found)} numbers, {SAID[worst]}")
+    version = (folder.evaluation() or {}).get("version", 1)
+    if version != EVALUATION_VERSION:
+        print(f"  judged by version {version} of the evaluation; version {EVALUATION_VERSION}, now, measures otherwise")
     if worst != "equal":
         trained, judged = (record.get("provenance") for record in (folder.result() or {}, folder.evaluation() or {}))
         for line in _surroundings((trained if retrain else judged) or trained or {}, evaluation["provenance"]):
@@ -108,10 +116,9 @@ def _task(folder: CellFolder, again: CellFolder, retrain: bool, data_dir: Path |
 
     evaluation = stored.evaluation_as_stored(folder)
     before = folder.result() or {}
-    threads = (before.get("provenance") or {}).get("threads", 1)
+    trained, judged = (record.get("provenance") or {} for record in (before, folder.evaluation() or {}))
+    threads = (trained if retrain else judged or trained).get("threads", 1)
     if not retrain:
-        if not (folder.path / "best.pt").exists():
-            raise UserError(f"{folder.path} has no weights, which git does not keep: --retrain trains it again")
         (again.path / "best.pt").symlink_to((folder.path / "best.pt").resolve())
         again.write_json("result.json", before)
     return stored.task(folder, evaluation, data_dir, threads) | {"folder": str(again.path)}

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ import bench
 from bench import evaluate, merge, verify
 from bench.cell import run_cell
 from bench.errors import UserError
+from bench.evaluation import groups
 from bench.store import CellFolder, write_json
 
 from .conftest import TEXT_TOY, TOY, planner, tasks
@@ -80,7 +82,7 @@ def test_a_cell_that_cannot_be_loaded_says_why(copy, harm):
     elif harm == "not trained":
         write_json(folder.path / "result.json", folder.result() | {"status": "running"})
     path = folder.path / "elsewhere" if harm == "nothing there" else folder.path
-    message = {"nothing there": "no cell in|not trained", "no weights": "weights", "not trained": "not trained"}[harm]
+    message = {"nothing there": "no cell in", "no weights": "weights", "not trained": "not trained"}[harm]
     with pytest.raises(UserError, match=message):
         bench.load(path)
 
@@ -132,7 +134,8 @@ def test_evaluate_one_cell_and_leave_out_those_without_weights(copy, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metrics", "comon"], "no group of metrics 'comon'"),
+        (["--metrics", "comon"], "--metrics 'comon': give some of common"),
+        (["--metrics", " ,"], "give some of common"),
         (["--set", "train.epochs=3"], "settings of the evaluation"),
         (["--set", "evaluation.common_exmples=3"], "did you mean 'common_examples'"),
     ],
@@ -176,8 +179,9 @@ def test_rounding_is_told_from_a_difference():
 def test_without_weights_only_training_again_can_verify(copy, capsys):
     folder = only(copy, "vae")
     (folder.path / "best.pt").unlink()
-    assert verify.main([str(folder.path)]) == 2
-    assert "--retrain" in capsys.readouterr().err
+    assert verify.main([str(copy)]) == 1
+    said = capsys.readouterr().out
+    assert "--retrain trains it again" in said and "1 of 2 cells hold" in said
     assert verify.main([str(folder.path), "--retrain"]) == 0
 
 
@@ -230,3 +234,57 @@ def test_what_could_not_share_a_table_is_refused(halves, tmp_path, capsys):
     write_json(folder.path / "config.json", config)
     assert merge.main([*map(str, halves), "--out", str(tmp_path / "merged")]) == 2
     assert "differ in train.lr" in capsys.readouterr().err
+
+
+def test_groups_that_only_one_result_has_are_kept_or_named(halves, copy, tmp_path, capsys):
+    settings = ["--set", "evaluation.convergence_examples=2", "--executor", "local"]
+    evaluate.main([str(only(halves[0], "vae").path), "--metrics", "convergence", *settings])
+    assert merge.main([str(copy), str(halves[0]), "--out", str(tmp_path / "merged")]) == 0
+    assert "convergence" in only(tmp_path / "merged", "vae").evaluation()["groups"]
+
+
+def test_cells_judged_with_other_settings_are_not_merged(halves, copy, tmp_path, capsys):
+    arguments = ["--metrics", "use", "--set", "evaluation.iw_samples=30", "--executor", "local"]
+    evaluate.main([str(only(halves[0], "vae").path), *arguments])
+    assert merge.main([str(copy), str(halves[0]), "--out", str(tmp_path / "merged")]) == 2
+    assert "judged with other settings (iw_samples)" in capsys.readouterr().err
+
+
+# -- what is damaged -----------------------------------------------------------------------------------------------
+
+
+def test_halves_of_two_evaluations_are_not_taken_for_one(copy):
+    folder = only(copy, "vae")
+    whole = folder.evaluation()
+    file = folder.path / "examples.parquet"
+    pd.read_parquet(file).head(7).to_parquet(file, index=False)
+    settings = ["--set", "evaluation.convergence_examples=2", "--executor", "local"]
+    assert evaluate.main([str(folder.path), "--metrics", "convergence", *settings]) == 0
+    after = folder.evaluation()
+    assert len(pd.read_parquet(file)) == 20 and {*whole["groups"]} < {*after["groups"]}
+    assert {name: after["metrics"][name] for name in whole["metrics"]} == whole["metrics"]
+
+
+def test_a_damaged_record_is_left_out_with_its_name(copy, capsys):
+    for name in ("evaluation.json", "result.json"):
+        (only(copy, "vae").path / name).write_text("{")
+        for command in (verify.main, lambda arguments: evaluate.main([*arguments, "--executor", "local"])):
+            assert command([str(copy)]) == 0
+            assert f"({name} is damaged)" in capsys.readouterr().out
+    assert bench.frame(copy)["status"].tolist().count("damaged") == 1
+
+
+def test_a_group_that_fails_costs_no_other(copy, monkeypatch, capsys):
+    def broken(subject, **settings):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setitem(groups.GROUPS, "annealed", broken)
+    arguments = ["--metrics", "convergence,annealed", "--set", "evaluation.convergence_examples=2"]
+    assert evaluate.main([str(only(copy, "vae").path), *arguments, "--executor", "local"]) == 1
+    assert "RuntimeError: out of order" in capsys.readouterr().out
+    assert "convergence" in only(copy, "vae").evaluation()["groups"]
+
+
+def test_a_frame_of_nothing_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no stored cells"):
+        bench.frame(tmp_path)

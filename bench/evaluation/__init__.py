@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,28 +45,34 @@ def evaluate(
     config: EvaluationConfig,
     seed: int,
     stored: Evaluation | None = None,
+    keep: Callable[[Evaluation], object] = lambda made: None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """What ``config`` asks for of a trained model; of a ``stored`` evaluation only what it lacks is measured.
 
-    Groups add to the basic metrics. Where these are measured anew so is every group that was stored, as it was.
+    Groups add to the basic metrics. Where these are measured anew so is every group that was stored, as it was. After
+    the basic metrics and after each group ``keep`` gets all there is so far: a group that fails costs no other.
     """
     ctx = EvaluationContext(model.eval(), data.info, train, derive_seed(seed, "evaluation"))
     missing = config.missing(stored.record if stored else None)
     groups = {name: config.group(name) for name in missing if name in GROUPS}
     if stored is None or "basic" in missing:
         before = stored.record.get("groups", {}) if stored else {}
-        groups = {name: about["settings"] for name, about in before.items()} | groups
+        groups = {name: about["settings"] for name, about in before.items() if name in GROUPS} | groups
         stored = basic(method, ctx, data, config)
-    record, columns = dict(stored.record), dict(stored.columns)
+        stored.record["provenance"] = provenance
+        keep(stored)
+    made = Evaluation(dict(stored.record), dict(stored.columns), stored.arrays, stored.texts)
     subject = Subject(method, ctx, data, config.batch_size, stored)
     for name, settings in groups.items():
         started = time.perf_counter()
         found = GROUPS[name](subject, **settings)
-        about = {"settings": settings, "seconds": time.perf_counter() - started}
-        record["metrics"] = record["metrics"] | found.metrics
-        record["groups"] = record.get("groups", {}) | {name: about}
-        columns |= found.columns
-    return Evaluation(record, columns, stored.arrays, stored.texts)
+        about = {"settings": settings, "seconds": time.perf_counter() - started, "provenance": provenance}
+        made.record["metrics"] = made.record["metrics"] | found.metrics
+        made.record["groups"] = made.record.get("groups", {}) | {name: about}
+        made.columns |= found.columns
+        keep(made)
+    return made
 
 
 def basic(method: Method, ctx: EvaluationContext, data: Data, config: EvaluationConfig) -> Evaluation:

@@ -145,11 +145,16 @@ def convergence(subject: Subject, examples: int) -> Found:
         share.append(effective_sample_size(weights) / weights.shape[1])
         places.append(block.places)
     plain, sampled = subject.basic.columns["nll"], np.concatenate(places)
+    share_of = np.full(
+        len(plain), 1 / len(plain)
+    )  # what a plain estimate counts in the mean of all, less in the sample's
+    share_of[sampled] -= 1 / len(sampled)
+    from_plain = float(np.nansum(np.square(share_of * subject.basic.columns["nll_mc_se"])))
     metrics: dict[str, float | int | None] = {"ess_5000": torch.cat(share).mean().item()}
     for count in CONVERGENCE:
-        error = torch.cat(errors[count])
+        error = torch.cat(errors[count]).cpu().numpy()
         metrics[f"nll_{count}"] = of_all(plain, sampled, torch.cat(estimates[count]).cpu().numpy()).mean
-        metrics[f"nll_{count}_se"] = (error.square().sum().sqrt() / len(error)).item()
+        metrics[f"nll_{count}_se"] = math.sqrt(from_plain + float(np.square(error / len(error)).sum()))
     return Found(metrics)
 
 

@@ -102,8 +102,11 @@ def measure(method: Method, ctx: EvaluationContext, blocks: Sequence[Tensor], sa
 
 def decoded(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
     """log p(x|z): x ``[B, …]``, z ``[B, S, D]`` -> ``[B, S]``, at most ``chunk`` pairs at a time."""
-    step = max(1, chunk // len(x))
-    return torch.cat([model.log_prob(x, some) for some in z.split(step, dim=1)], dim=1)
+    parts = []
+    for some, points in zip(x.split(chunk), z.split(chunk), strict=True):
+        step = max(1, chunk // len(some))
+        parts.append(torch.cat([model.log_prob(some, few) for few in points.split(step, dim=1)], dim=1))
+    return torch.cat(parts)
 
 
 def log_weights(model: VAE, x: Tensor, q: Posterior, z: Tensor, chunk: int) -> Tensor:

@@ -221,9 +221,16 @@ def groups(stem: str, folders: Iterable[CellFolder]) -> list[Group]:
     for group in made[1:]:
         identity = _protocol(group.cells[0])
         group.stem = f"{stem}-{hashlib.sha256(dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
-        differing = ", ".join(_differences(_protocol(made[0].cells[0]), identity))
+        differing = ", ".join(differences(_protocol(made[0].cells[0]), identity))
         group.notes.append(f"Not comparable with the cells of {stem}: they differ in {differing}.")
         made[0].notes.append(f"Cells of another protocol (they differ in {differing}) are in {group.stem}.")
+    for group in made:
+        versions = sorted({cell.evaluation.get("version", 1) for cell in group.cells if cell.evaluation})
+        if len(versions) > 1:
+            those = " and ".join(map(str, versions))
+            group.notes.append(
+                f"Judged by versions {those} of the evaluation: python -m bench.evaluate judges them alike."
+            )
     if made:
         made[0].notes.extend(damaged)
     elif damaged:
@@ -235,12 +242,13 @@ def _protocol(cell: Cell) -> dict:
     return {**cell.protocol, "evaluation": cell.evaluation["config"] if cell.evaluation else {}}
 
 
-def _differences(one: dict, other: dict, prefix: str = "") -> list[str]:
+def differences(one: dict, other: dict, prefix: str = "") -> list[str]:
+    """Names of the entries in which two records differ, dotted where these are records themselves."""
     names = []
     for key in sorted({*one, *other}):
         mine, theirs = one.get(key), other.get(key)
         if isinstance(mine, dict) and isinstance(theirs, dict):
-            names += _differences(mine, theirs, f"{prefix}{key}.")
+            names += differences(mine, theirs, f"{prefix}{key}.")
         elif mine != theirs:
             names.append(prefix + key)
     return names

@@ -140,7 +140,9 @@ def headings(
         return f"{value:,}" if isinstance(value, int) else str(value)
 
     sample = f"on a fixed sample of {of('common', 'examples')} of them"
-    common = f"importance-weighted estimate, {of('common', 'samples')} samples, with a Gaussian proposal that "
+    common = (
+        f"importance-weighted estimate, {of('common', 'samples')} samples, with a Gaussian, half of it widened, that "
+    )
     common += (
         f"{of('common', 'steps')} steps fit to every example alike for all methods, so it compares decoders and not "
     )

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.errors import UserError
 from bench.reporting.cells import GROUPS, Cell, common_settings, read
 from bench.reporting.statistics import Summary, crossed, paired, summary, wilson
 from bench.store import cell_folders, dumps
@@ -113,7 +114,13 @@ def stored_frame(out: Path) -> DataFrame:
             continue
         method = cell.config["method"]
         about = {"config": method.get("config") or {}, "schedule": method.get("schedule") or {}}
+        about |= {"cell_id": cell.config.get("cell_id"), "fingerprint": cell.config["dataset"]["fingerprint"]}
+        evaluation = cell.evaluation or {}
+        about |= {"device": cell.config["device"], "n": evaluation.get("metrics", {}).get("n")}
+        about |= {"evaluation": evaluation.get("config"), "evaluation_version": evaluation.get("version", 1)}
         records.append(record | _record(cell, cell.metrics({})) | about | {"folder": str(folder.path)})
+    if not records:
+        raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench.run --out' wrote")
     frame = pd.DataFrame.from_records(records)
     return frame.drop(columns=["variant", "cell"], errors="ignore")
 
@@ -154,8 +161,8 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
 
 
 def headline(frame: DataFrame) -> str:
-    """The column of the NLL that a table is about: the common-proposal NLL where cells have it, else the plain one."""
-    return "nll_common" if frame["nll_common"].notna().any() else "nll"
+    """The column of the NLL that a table is about: the common-proposal NLL where most have it, else the plain one."""
+    return "nll_common" if 2 * frame["nll_common"].notna().sum() > frame["nll"].notna().sum() else "nll"
 
 
 def mean_interval(cells: DataFrame, name: str) -> tuple[Summary, int]:
@@ -235,9 +242,12 @@ def _selected(members: DataFrame) -> tuple[DataFrame, str]:
     )
     # Choosing among settings costs the training of each.
     best[list(COSTS)] = done.groupby("replicate")[list(COSTS)].sum().loc[best.index]
+    lacking = members["method"].nunique() * members["replicate"].nunique() - len(done)
     counts = best["method"].value_counts(sort=False)
     chosen = ", ".join(f"{method} ({n}×)" if len(best) > 1 else method for method, n in counts.items())
-    return best, f"best validation ELBO of each seed: {chosen}; cost of training all members"
+    return best, f"best validation ELBO of each seed: {chosen}; cost of training all members" + (
+        f", of which {lacking} did not finish" if lacking else ""
+    )
 
 
 def _validation_elbo(cell: Cell) -> float:

@@ -112,6 +112,8 @@ def _lacking(name: str, row: Any, frame: DataFrame, notes: Mapping[str, list[str
     if math.isnan(row.kl) and notes.get("kl"):  # what leaves a method without KL leaves it without all made of z
         return notes["kl"]
     if values:
+        if name.startswith("pareto_k"):
+            return ["the weights have no tail to fit: they are alike"]
         return ["not defined for this method"]
     return ["not recorded" if name in COLUMNS[:16] else "not measured"]
 
