@@ -169,7 +169,8 @@ class EvaluationConfig:
         if record is None or record.get("version", 1) != EVALUATION_VERSION or record["config"] != self.base:
             return ("basic", *self.metrics)
         there = {name: about["settings"] for name, about in record.get("groups", {}).items()}
-        return tuple(name for name in self.metrics if there.get(name) != self.group(name))
+        lacking = [name for name in self.metrics if there.get(name) != self.group(name)]
+        return tuple(dict.fromkeys([*lacking, *record.get("pending", ())]))  # pending: to be measured anew
 
 
 #: What each modality's sections are read into.

@@ -37,19 +37,18 @@ def merge(sources: Sequence[Path], out: Path) -> int:
     for source in sources:
         if not any(cell_folders(source)):
             raise UserError(f"no stored cells under '{source}': give a folder that 'python -m bench.run --out' wrote")
-    folders = [out, *dict.fromkeys(source for source in sources if source.resolve() != out.resolve())]
-    for source in sources:
         if out.resolve() != source.resolve() and out.resolve().is_relative_to(source.resolve()):
             raise UserError(f"--out {out} lies within {source}: give a folder beside it")
-    found = {cell.folder: cell for source in folders for cell in _cells(source)}
-    _belong_together(folders, found)
-    chosen: dict[Path, Cell] = {}
-    for source in folders:
-        for cell in (cell for folder, cell in found.items() if folder.is_relative_to(source)):
+    folders = dict.fromkeys(folder.resolve() for folder in (out, *sources))
+    found = {folder: list(_cells(folder)) for folder in folders}
+    _belong_together(found)
+    chosen: dict[Path, tuple[Path, Cell]] = {}  # place in a folder of results -> from which, and what
+    for source, those in found.items():
+        for cell in those:
             place = cell.folder.relative_to(source)
-            if place not in chosen or _better(cell, chosen[place]):
-                chosen[place] = cell
-    new = {place: cell for place, cell in chosen.items() if not cell.folder.is_relative_to(out)}
+            if place not in chosen or _better(cell, chosen[place][1]):
+                chosen[place] = source, cell
+    new = {place: cell for place, (source, cell) in chosen.items() if source != out.resolve()}
     known: dict[str, dict[str, list[str]]] = {}
     for source in folders:
         for preset, asked in cells.sweeps(source).items():
@@ -109,12 +108,12 @@ def _better(cell: Cell, other: Cell) -> bool:
     return kept is groups[0]
 
 
-def _belong_together(sources: Sequence[Path], found: dict[Path, Cell]) -> None:
+def _belong_together(found: dict[Path, list[Cell]]) -> None:
     """Refuse folders whose cells of one data set and preset could in no case share a table."""
     first: dict[tuple[str, ...], tuple[Path, list[Cell]]] = {}
-    for source in sources:
+    for source, those in found.items():
         mine: dict[tuple[str, ...], list[Cell]] = {}
-        for cell in (cell for folder, cell in found.items() if folder.is_relative_to(source)):
+        for cell in those:
             mine.setdefault(cell.folder.relative_to(source).parts[1:3], []).append(cell)
         for key, members in mine.items():
             other, theirs = first.setdefault(key, (source, members))

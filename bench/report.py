@@ -164,17 +164,22 @@ def _page(
 
 def _ranking(out: Path, found: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
     """Write how methods rank over all groups, where these are enough; the title and the section for the page."""
+    from bench.reporting import compare
+
+    files = {f"{dataset}-{preset}": out / "tables" / f"{dataset}-{preset}.csv" for dataset, preset in found}
+    if len(files) < compare.LEAST_BLOCKS:
+        return None
     import pandas as pd
 
-    from bench.reporting import compare, figures, html, matched, render
+    from bench.reporting import figures, html, matched, render
     from bench.reporting.frame import SELECTED
 
     tables = {}
-    for dataset, preset in found:
-        if (file := out / "tables" / f"{dataset}-{preset}.csv").exists():
+    for stem, file in files.items():
+        if file.exists():
             rows = pd.read_csv(file)
             chosen = rows["method"].str.endswith(SELECTED)
-            tables[f"{dataset}-{preset}"] = rows.assign(selection=rows["method"].where(chosen, ""))
+            tables[stem] = rows.assign(selection=rows["method"].where(chosen, ""))
     if (ranks := compare.ranks(tables)) is None:
         return None
     document = matched.ranking(ranks)

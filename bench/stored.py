@@ -67,7 +67,7 @@ def evaluation_as_stored(folder: CellFolder) -> EvaluationConfig:
 def evaluation_of_preset(
     folder: CellFolder, overrides: Mapping[str, Mapping[str, Any]], groups: Sequence[str] | None
 ) -> EvaluationConfig:
-    """The settings that the cell's preset has now, with ``overrides``; the basic ones otherwise as the cell was judged.
+    """The settings with which the cell was judged, of what it lacks those that its preset has, with ``overrides``.
 
     ``groups``: those wanted, by default the preset's.
     """
@@ -77,7 +77,12 @@ def evaluation_of_preset(
     wanted = load_preset(preset, data.modality, overrides, data.protocol).evaluation
     wanted = replace(wanted, metrics=tuple(groups)) if groups else wanted
     record = folder.evaluation()
-    return wanted if record is None else replace(wanted, **record["config"] | overrides.get("evaluation", {}))
+    if record is None:
+        return wanted
+    kept = dict(record["config"])
+    for name, about in record.get("groups", {}).items():
+        kept |= {f"{name}_{key}": value for key, value in about["settings"].items()}
+    return replace(wanted, **kept | dict(overrides.get("evaluation", {})))
 
 
 def task(folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None, threads: int = 1) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class TrainedCell:
             raise UserError(f"no cell in {path}: give a folder 'OUT/runs/…/seed-<n>-<id>'")
         try:
             done, config = folder.trained(), {**folder.config, "device": device}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"the records of the cell in {path} are damaged ({error})") from error
         if not done:
             raise UserError(f"the cell in {path} is not trained to its end")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from bench.reporting.examples import of_all
 from bench.reporting.statistics import crossed, paired, student_t, summary, wilson
 
 # -- over seeds ----------------------------------------------------------------------------------------------------
@@ -194,3 +195,24 @@ if __name__ == "__main__":
         for skewness in (0.0, 0.5, 1.0):
             shares = {name: 100 * coverage(count, variances, skewness) for name, variances in NOISE.items()}
             print(count, skewness, *(f"{share:.1f}" for share in shares.values()), flush=True)
+
+
+def test_examples_that_are_inferred_from_a_few_count_as_those_few():
+    values = np.random.default_rng(0).normal(size=(3, 200)) + np.random.default_rng(1).normal(size=200)
+    widths = [(found := crossed(values, known)).high - found.low for known in (None, 200, 20, 3)]
+    assert widths[0] == widths[1] < widths[2] < widths[3]
+
+
+def test_an_nll_of_a_small_sample_is_covered_too():
+    """500 examples of which 20, or 40, were measured, and their corrections three times as varied as the rest."""
+    random = np.random.default_rng(2)
+    for sampled in (20, 40):
+        covered = 0
+        for _ in range(1000):
+            plain, correction = random.normal(size=500), 3 * random.normal(size=500)
+            common = np.full((5, 500), np.nan)
+            common[:, :: 500 // sampled] = (plain + correction)[:: 500 // sampled]
+            seeds = [of_all(plain, row) for row in common]
+            found = crossed(np.array(seeds) + 1e-3 * random.normal(size=(5, 1)), sampled)
+            covered += found.low <= 0 <= found.high
+        assert 930 <= covered <= 970, (sampled, covered)

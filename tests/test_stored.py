@@ -208,6 +208,14 @@ def test_folders_merge_into_one_table(halves, tmp_path, capsys):
     assert "0 of them copied" in capsys.readouterr().out
 
 
+def test_folders_merge_into_the_one_at_hand(halves, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert merge.main([*map(str, halves), "--out", "."]) == 0
+    assert len(bench.frame(".")) == 2
+    assert merge.main([str(halves[0]), "--out", str(halves[0] / "within")]) == 2
+
+
 def test_the_cell_that_is_further_wins_and_nothing_is_lost(halves, copy, tmp_path):
     first, _ = halves
     folder = only(first, "vae")
@@ -274,15 +282,30 @@ def test_a_damaged_record_is_left_out_with_its_name(copy, capsys):
     assert bench.frame(copy)["status"].tolist().count("damaged") == 1
 
 
-def test_a_group_that_fails_costs_no_other(copy, monkeypatch, capsys):
-    def broken(subject, **settings):
-        raise RuntimeError("out of order")
+def broken(subject, **settings):
+    raise RuntimeError("out of order")
 
+
+def test_a_group_that_fails_costs_no_other(copy, monkeypatch, capsys):
     monkeypatch.setitem(groups.GROUPS, "annealed", broken)
-    arguments = ["--metrics", "convergence,annealed", "--set", "evaluation.convergence_examples=2"]
+    arguments = ["--metrics", "annealed,convergence", "--set", "evaluation.convergence_examples=2"]
     assert evaluate.main([str(only(copy, "vae").path), *arguments, "--executor", "local"]) == 1
     assert "RuntimeError: out of order" in capsys.readouterr().out
     assert "convergence" in only(copy, "vae").evaluation()["groups"]
+
+
+def test_groups_are_not_forgotten_where_new_basic_metrics_come_and_one_fails(copy, monkeypatch):
+    folder = only(copy, "vae")
+    before = folder.evaluation()
+    other = ["--set", "evaluation.iw_samples=30", "--executor", "local"]
+    with monkeypatch.context() as patch:
+        patch.setitem(groups.GROUPS, "common", broken)
+        assert evaluate.main([str(folder.path), "--metrics", "use", *other]) == 1
+    assert {*folder.evaluation()["groups"]} == {"use"} and {*folder.evaluation()["pending"]} == {"common"}
+    assert evaluate.main([str(folder.path), "--metrics", "use", "--executor", "local"]) == 0
+    after = folder.evaluation()
+    assert {*after["groups"]} == {*before["groups"]} and not after["pending"]
+    assert after["groups"]["common"]["settings"] == before["groups"]["common"]["settings"]
 
 
 def test_a_frame_of_nothing_is_refused(tmp_path):

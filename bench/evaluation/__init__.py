@@ -54,24 +54,34 @@ def evaluate(
     the basic metrics and after each group ``keep`` gets all there is so far: a group that fails costs no other.
     """
     ctx = EvaluationContext(model.eval(), data.info, train, derive_seed(seed, "evaluation"))
-    missing = config.missing(stored.record if stored else None)
-    groups = {name: config.group(name) for name in missing if name in GROUPS}
+    record = stored.record if stored else {}
+    missing = config.missing(record or None)
+    before = {name: about["settings"] for name, about in record.get("groups", {}).items()} | record.get("pending", {})
+    todo = {name: config.group(name) if name in config.metrics else before[name] for name in missing if name in GROUPS}
     if stored is None or "basic" in missing:
-        before = stored.record.get("groups", {}) if stored else {}
-        groups = {name: about["settings"] for name, about in before.items() if name in GROUPS} | groups
+        todo = {name: settings for name, settings in before.items() if name in GROUPS} | todo
         stored = basic(method, ctx, data, config)
-        stored.record["provenance"] = provenance
+        # Pending until they are measured: whatever happens meanwhile, no group is forgotten.
+        stored.record |= {"provenance": provenance, "pending": dict(todo)}
         keep(stored)
     made = Evaluation(dict(stored.record), dict(stored.columns), stored.arrays, stored.texts)
     subject = Subject(method, ctx, data, config.batch_size, stored)
-    for name, settings in groups.items():
+    failures = []
+    for name, settings in todo.items():
         started = time.perf_counter()
-        found = GROUPS[name](subject, **settings)
+        try:
+            found = GROUPS[name](subject, **settings)
+        except Exception as error:  # of one group; the others stand
+            failures.append(error)
+            continue
         about = {"settings": settings, "seconds": time.perf_counter() - started, "provenance": provenance}
         made.record["metrics"] = made.record["metrics"] | found.metrics
         made.record["groups"] = made.record.get("groups", {}) | {name: about}
+        made.record["pending"] = {key: each for key, each in made.record.get("pending", {}).items() if key != name}
         made.columns |= found.columns
         keep(made)
+    if failures:
+        raise failures[0]
     return made
 
 

@@ -230,7 +230,7 @@ def of_all(plain: np.ndarray, sampled: np.ndarray, values: np.ndarray) -> Mean:
     example to example, so that this mean difference has far less noise than the mean of the sample. Without a plain
     NLL, of a posterior without density, the sample's mean stands for all.
     """
-    if not np.isfinite(plain).all():
+    if np.isnan(plain).all():
         plain = np.full_like(plain, values.mean())
     off = values - plain[sampled]
     mean = float(plain.mean() + off.mean())

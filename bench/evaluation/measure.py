@@ -143,7 +143,7 @@ def information(model: VAE, made: Measurement, blocks: list[int]) -> dict[str, f
         ]
         found |= {"mi": bracket.low, "mi_loo": bracket.loo, "mi_high": bracket.high, "mi_batch": sum(within)}
         found["kl_aggregate"] = kl_aggregate(log_probs.inclusive, model.prior.log_prob(made.z))
-        found["collapsed"] = bracket.low < COLLAPSED_BELOW
+        found["collapsed"] = bracket.low < COLLAPSED_BELOW if math.isfinite(bracket.low) else None
     return found
 
 

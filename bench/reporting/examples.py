@@ -14,12 +14,13 @@ FILE = "examples.parquet"
 class Examples:
     """Per judged test example, by rising ``index`` [N]: float64 values [N] by metric; empty without a file.
 
-    ``problem`` says why a file is not used.
+    ``sampled``: on how many of them ``nll_common`` was measured. ``problem`` says why a file is not used.
     """
 
     index: Any = None
     values: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
+    sampled: int = 0
 
 
 def read(folder: Path, metrics: Mapping[str, Any]) -> Examples:
@@ -52,7 +53,8 @@ def read(folder: Path, metrics: Mapping[str, Any]) -> Examples:
         stored = metrics.get(name)
         if stored is None or not abs(each.mean() - stored) <= 1e-5 * max(1.0, abs(stored)):
             return Examples(problem=f"{FILE} does not belong to evaluation.json")
-    return Examples(index[order], values)
+    rests_on = nll if common is None else common
+    return Examples(index[order], values, sampled=0 if rests_on is None else int(np.isfinite(rests_on).sum()))
 
 
 def of_all(nll: Any, common: Any) -> Any:

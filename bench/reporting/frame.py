@@ -177,7 +177,7 @@ def mean_interval(cells: DataFrame, name: str) -> tuple[Summary, int]:
     if len(known) < 2 or {*by_example} != known or not _alike(by_example[key][0] for key in known):
         return summary(values.values()), 0
     rows = [by_example[key][1] for key in values if key in known]
-    return crossed(rows), len(rows[0])
+    return crossed(rows, min(by_example[key][2] for key in known)), len(rows[0])
 
 
 def paired_interval(cells: DataFrame, reference: DataFrame, name: str) -> tuple[Summary, int]:
@@ -185,19 +185,24 @@ def paired_interval(cells: DataFrame, reference: DataFrame, name: str) -> tuple[
     values, others = (dict(zip(each["replicate"], each[name], strict=True)) for each in (cells, reference))
     mine, theirs = _by_example(cells, name), _by_example(reference, name)
     known = [key for key, value in values.items() if value == value and others.get(key, math.nan) == others.get(key)]
-    examples = [index for key in known for index, _ in (mine.get(key, (None, None)), theirs.get(key, (None, None)))]
+    nothing = None, None, 0
+    examples = [index for key in known for index, *_ in (mine.get(key, nothing), theirs.get(key, nothing))]
     if len(known) < 2 or not _alike(examples):
         return paired(values, others), 0
     rows = [mine[key][1] - theirs[key][1] for key in known]
-    return crossed(rows), len(rows[0])
+    return crossed(rows, min(each[key][2] for each in (mine, theirs) for key in known)), len(rows[0])
 
 
-def _by_example(cells: DataFrame, name: str) -> dict[str, tuple[Any, Any]]:
-    """Of every repetition that has them the index and the values per example, each [N]."""
+def _by_example(cells: DataFrame, name: str) -> dict[str, tuple[Any, Any, int]]:
+    """Of every repetition that has them the index and the values per example, each [N], and on how many they rest."""
     stored = {
         row.replicate: row.cell.examples for row in cells.itertuples() if getattr(row, name) == getattr(row, name)
     }
-    return {key: (each.index, each.values[name]) for key, each in stored.items() if name in each.values}
+    return {
+        key: (each.index, each.values[name], each.sampled if name == "nll_common" else len(each.index))
+        for key, each in stored.items()
+        if name in each.values
+    }
 
 
 def _alike(indices: Iterable[Any]) -> bool:

@@ -50,7 +50,7 @@ def paired(values: Mapping[Any, float], reference: Mapping[Any, float]) -> Summa
     return summary(values[key] - reference[key] for key in values if key in reference)
 
 
-def crossed(values: ArrayLike) -> Summary:
+def crossed(values: ArrayLike, known: int | None = None) -> Summary:
     """Summarise values ``[S, N]`` of S seeds that were all judged on the same N examples.
 
     Both are samples, of the seeds and of the examples there could have been. With the model mean + seed + example +
@@ -60,6 +60,8 @@ def crossed(values: ArrayLike) -> Summary:
     that of Satterthwaite's degrees of freedom too little (94.2 %, and 87 % at two seeds, for an MS_seeds that is small
     by chance is given many degrees). Half-way between them it is 94.9–95.8 % at five seeds. Where seeds or examples
     alone matter, both are the t interval. Differences of two methods are summarised by the same function.
+
+    ``known``: on how many examples the values rest, where those of the others are inferred from them (None: all N).
     """
     import numpy as np
 
@@ -74,10 +76,11 @@ def crossed(values: ArrayLike) -> Summary:
     residual = values - rows[:, None] - columns + over_seeds.mean
     residual_ms = float((residual**2).sum()) / ((seeds - 1) * (examples - 1))
     from_seeds, from_examples = (each / values.size for each in (seeds_ms, max(0.0, examples_ms - residual_ms)))
+    known = max(2, examples if known is None else known)
     howe = math.hypot(
-        student_t(0.975, seeds - 1) * math.sqrt(from_seeds), student_t(0.975, examples - 1) * math.sqrt(from_examples)
+        student_t(0.975, seeds - 1) * math.sqrt(from_seeds), student_t(0.975, known - 1) * math.sqrt(from_examples)
     )
-    spread = seeds_ms**2 / (seeds - 1) + examples_ms**2 / (examples - 1)
+    spread = seeds_ms**2 / (seeds - 1) + examples_ms**2 / (known - 1)
     spread += residual_ms**2 / ((seeds - 1) * (examples - 1))
     variance = from_seeds + from_examples
     degrees = max(seeds - 1.0, (variance * values.size) ** 2 / spread) if spread else math.inf

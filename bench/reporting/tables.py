@@ -113,7 +113,7 @@ def _lacking(name: str, row: Any, frame: DataFrame, notes: Mapping[str, list[str
         return notes["kl"]
     if values:
         if name.startswith("pareto_k"):
-            return ["the weights have no tail to fit: they are alike"]
+            return ["the weights have no tail to fit"]
         return ["not defined for this method"]
     return ["not recorded" if name in COLUMNS[:16] else "not measured"]
 
