@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.provenance import cores
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,6 @@ class Resources:
         """How many of them share one device: its GPU where they use one, else the processor."""
         side_by_side = self.side_by_side(cells)
         return min(side_by_side, max(1, int(1 / self.gpus_per_cell))) if self.gpus_per_cell else side_by_side
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def execute(tasks: Sequence[dict[str, Any]], resources: Resources) -> None:

@@ -48,6 +48,11 @@ def machine(device: str) -> dict:
     return record
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def command() -> str:
     """The command line, as one would type it."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)

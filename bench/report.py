@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.errors import UserError, exit_status
+from bench.provenance import cores
 from bench.reporting import cells
 from bench.store import CellFolder, read_json, write_json, write_text
 
@@ -46,30 +50,60 @@ def build(
     *,
     log: Callable[[str], object] = print,
     force: bool = False,
+    processes: int = 1,
 ) -> list[Report]:
     """Write the page, and tables and figures of the given (data set, preset) groups, by default of all that are stored.
 
     A group whose cells are as they were when its files were written is not built again, unless ``force``.
-    What is left out, and why, goes to ``log``. Raises ``UserError`` where there are no cells at all, or where
-    ``out`` cannot be written.
+    What is left out, and why, goes to ``log``. ``processes``: how many groups are made side by side. Raises
+    ``UserError`` where there are no cells at all, or where ``out`` cannot be written.
     """
     out = Path(out)
     found = cells.by_preset(out)
     if not found:
         raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench.run --out' wrote")
     wanted = found if groups is None else {key: found[key] for key in sorted({*groups} & {*found})}
-    reports: list[Report] = []
+    jobs = [Job(out, f"{dataset}-{preset}", folders, force) for (dataset, preset), folders in wanted.items()]
     try:
-        for (dataset, preset), folders in wanted.items():
-            reports += _report(out, f"{dataset}-{preset}", folders, log, force)
+        reports = _reports(jobs, log, processes)
         _page(out, found, {*wanted}, log)
     except OSError as error:
         raise UserError(f"cannot write the report: {error}") from error
     return reports
 
 
-def _report(out: Path, stem: str, folders: list[CellFolder], log: Callable, force: bool) -> list[Report]:
+class Job(NamedTuple):
+    """The cells of one (data set, preset), to be reported on."""
+
+    out: Path
+    stem: str
+    folders: list[CellFolder]
+    force: bool
+
+
+def _reports(jobs: list[Job], log: Callable[[str], object], processes: int) -> list[Report]:
+    """Every job's reports in their order; of several jobs side by side in processes of their own."""
+    processes = min(processes, len(jobs))
+    if processes < 2:
+        return [report for job in jobs for report in _report(job, log)]
+    made: list[Report] = []
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for reports, lines in pool.map(_report_aside, jobs):
+            for line in lines:
+                log(line)
+            made += reports
+    return made
+
+
+def _report_aside(job: Job) -> tuple[list[Report], list[str]]:
+    """The reports of a job, and the lines that it has to say."""
+    lines: list[str] = []
+    return _report(job, lines.append), lines
+
+
+def _report(job: Job, log: Callable[[str], object]) -> list[Report]:
     """The reports of one (data set, preset): as stored, or made again where a cell changed or a file is gone."""
+    out, stem, folders, force = job
     record = _record(out, stem)
     stamp = cells.stamp(out, folders, VERSION)
     stored = _stored(record)
@@ -153,7 +187,7 @@ def _page(
         if (dataset, preset) not in built:
             changed = stored["stamp"] != cells.stamp(out, folders, VERSION)
             if not reports or not all((out / _section(report.stem)).exists() for report in reports):
-                reports, changed = _report(out, stem, folders, log, force=True), False
+                reports, changed = _report(Job(out, stem, folders, force=True), log), False
         for report in reports:
             content = (out / _section(report.stem)).read_text("utf-8")
             sections.append((report.stem, report.title, content, changed))
@@ -202,7 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _rebuild(out: Path) -> int:
     if not out.is_dir():
         raise UserError(f"no folder '{out}': give the one that 'python -m bench.run --out' wrote")
-    for report in build(out, force=True):
+    for report in build(out, force=True, processes=cores()):
         print(report.text)
         print(report.places(out))
     return 0
