@@ -34,6 +34,10 @@ FURTHER: dict[str, dict[str, int]] = {
 }
 
 
+#: Counts, that have digits only as means over seeds.
+WHOLE = {"au_ratio": 0}
+
+
 def columns(rows: DataFrame, reference: str | None) -> dict[str, dict[str, Write]]:
     """Panel -> column -> how a row's entry reads. The first panel, "", is the table; the others are its details."""
     several, main_nll = rows["n"].max() > 1, headline(rows)
@@ -61,7 +65,9 @@ def columns(rows: DataFrame, reference: str | None) -> dict[str, dict[str, Write
     found = {"": main, "Details": detail}
     for caption, metrics in FURTHER.items():
         those: dict[str, Write] = {
-            name: partial(_mean, name, digits) for name, digits in metrics.items() if rows[name].notna().any()
+            name: partial(_mean, name, digits if several else min(digits, WHOLE.get(name, digits)))
+            for name, digits in metrics.items()
+            if rows[name].notna().any()
         }
         # A panel of one column would be mostly names.
         found |= {caption: those} if len(those) > 1 else {}
