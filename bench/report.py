@@ -193,7 +193,9 @@ def _page(
             sections.append((report.stem, report.title, content, changed))
     if ranking := _ranking(out, found):
         sections.append(("ranks", *ranking, False))
-    write_text(out / PAGE, html.page(sections))
+    page = html.page(sections)
+    if not (out / PAGE).exists() or (out / PAGE).read_text("utf-8") != page:
+        write_text(out / PAGE, page)
 
 
 def _ranking(out: Path, found: Iterable[tuple[str, str]]) -> tuple[str, str] | None:

@@ -47,6 +47,11 @@ test_examples = 20
 iw_samples = 4
 batch_size = 10
 pictures = 2
+metrics = ["common", "use"]
+common_examples = 4
+common_steps = 3
+common_samples = 25
+use_examples = 6
 """
 
 
@@ -83,7 +88,8 @@ def test_a_run_trains_what_is_missing_and_writes_tables_and_figures(toy, capsys)
     for suffix in ("md", "tex"):
         assert (toy / "tables" / f"toy-quick.{suffix}").stat().st_size > 500
     figures = {path.stem for path in (toy / "figures" / "toy-quick").iterdir()}
-    assert figures == {"dynamics", "information", "rate_distortion", "nll_time", "reconstructions", "samples"}
+    of_training, of_test = {"dynamics", "information"}, {"rate_distortion", "nll_time", "nll_flops", "seeds", "gaps"}
+    assert figures == of_training | of_test | {"reconstructions", "samples"}
     cell = next(cell_folders(toy))
     assert {path.name for path in cell.path.iterdir()} == {
         "config.json", "history.jsonl", "result.json", "evaluation.json", "examples.parquet", "arrays.npz",
@@ -349,4 +355,4 @@ def test_ray_gives_the_numbers_of_this_process(toy, tmp_path, capfd):
     for one, other in zip(cell_folders(tmp_path / "ray"), cell_folders(toy), strict=True):
         with np.load(one.path / "arrays.npz") as a, np.load(other.path / "arrays.npz") as b:
             assert all(np.array_equal(a[name], b[name]) for name in a.files)
-    assert {path.name for path in (tmp_path / "ray").iterdir()} == {"runs", "tables", "figures"}
+    assert {path.name for path in (tmp_path / "ray").iterdir()} == {"runs", "tables", "figures", "report.html"}
