@@ -14,6 +14,10 @@ from bench.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
 
+#: What a model's networks may compute in, and where nothing is said: see ``bench.precision``.
+PRECISIONS = ("float32", "tf32", "bfloat16")
+FULL_PRECISION = "float32"
+
 
 def check_ranges(config: Any, positive: str = "", not_negative: str = "", **choices: Sequence[Any]) -> None:
     """For ``__post_init__``: ``ValueError`` for a setting (names joined by spaces) outside its range. None passes."""
@@ -99,6 +103,7 @@ class TrainConfig:
     extra_updates: float | None = None  # cap on updates without the decoder, per planned update; None: no cap
     mi_rule: str = "mi_batch"  # which estimate of MI rules may look at
     lag_examples: int = 0  # so many of the validation set tell the lag of inference at every validation
+    precision: str = FULL_PRECISION  # of the networks, in training and validation
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -107,6 +112,7 @@ class TrainConfig:
             "decay_from ramp extra_updates lag_examples",
             optimiser=("adam", "sgd"),
             mi_rule=("mi_batch", "mi"),
+            precision=PRECISIONS,
         )
         if self.decay >= 1:
             raise ValueError(f"'decay' must be below 1, not {self.decay}")
@@ -145,10 +151,11 @@ class EvaluationConfig:
     annealed_examples: int = 20
     annealed_chains: int = 10
     annealed_steps: int = 100
+    precision: str = FULL_PRECISION  # of the networks: every model is judged in full unless asked otherwise
 
     def __post_init__(self) -> None:
         counts = [f.name for f in fields(self) if f.name.startswith(tuple(f"{group}_" for group in GROUPS))]
-        check_ranges(self, f"test_examples iw_samples batch_size {' '.join(counts)}", "pictures")
+        check_ranges(self, f"test_examples iw_samples batch_size {' '.join(counts)}", "pictures", precision=PRECISIONS)
         for name in self.metrics:
             if name not in GROUPS:
                 raise ValueError(f"'metrics' are some of {', '.join(GROUPS)}, not '{name}'")
@@ -156,7 +163,8 @@ class EvaluationConfig:
     @property
     def base(self) -> dict[str, Any]:
         """The settings of the basic metrics: cells that differ in them are not compared."""
-        return {name: getattr(self, name) for name in ("test_examples", "iw_samples", "batch_size", "pictures")}
+        settings = {name: getattr(self, name) for name in ("test_examples", "iw_samples", "batch_size", "pictures")}
+        return settings if self.precision == FULL_PRECISION else settings | {"precision": self.precision}
 
     def group(self, name: str) -> dict[str, Any]:
         """The settings of a group of metrics."""
@@ -275,6 +283,8 @@ def suggest(word: str, known: Any) -> str:
 ADDED_LATER = {"equal_lengths": False}
 #: Training settings that watch training and do not change it.
 WATCHING = ("lag_examples",)
+#: Training settings that stand beside the others in ``config.json``.
+BESIDE = ("precision",)
 
 
 def identity(train: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,7 +292,7 @@ def identity(train: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in train.items()
-        if key not in WATCHING and not (key in ADDED_LATER and value == ADDED_LATER[key])
+        if key not in (*WATCHING, *BESIDE) and not (key in ADDED_LATER and value == ADDED_LATER[key])
     }
 
 

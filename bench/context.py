@@ -20,6 +20,7 @@ from bench.data import Data
 from bench.flops import flop_counter
 from bench.method import Context, Method, Phase
 from bench.models.vae import VAE, fixed_statistics
+from bench.precision import arithmetic, full
 
 
 class Clock:
@@ -104,11 +105,13 @@ class TrainingContext(Context):
         extra = "decoder" not in chosen
         self.begin_noise("extra" if extra else "step", self.extra_updates if extra else self.step)
         parameters = [p for name in chosen for g in self.optimisers[name].param_groups for p in g["params"]]
-        with self.untouched(set(self.optimisers) - set(chosen)), self.counted(kind):
+        alone, counted = self.untouched(set(self.optimisers) - set(chosen)), self.counted(kind)
+        with alone, counted, arithmetic(self.model, self.train.precision):
             loss = objective()
             for p in parameters:
                 p.grad = None
-            loss.backward()
+            with full(self.device.type):
+                loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, self.train.clip, foreach=True)
             for name in chosen:
                 self.optimisers[name].step()

@@ -57,7 +57,7 @@ def plan(
                 "preset_notes": list(preset.notes),
                 "model": asdict(preset.model),
                 "train": asdict(preset.train),
-                "precision": "float32",
+                "precision": preset.train.precision,
                 "device": device,
                 "seed": seed,
                 "base_seed": base_seed,
