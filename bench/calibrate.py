@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from bench.config import EvaluationConfig, ImageModelConfig, Preset, short_hash
+from bench.config import FULL_PRECISION, EvaluationConfig, ImageModelConfig, Preset, short_hash
 from bench.data import batches_per_pass, modelled
 from bench.datasets import END, START, DataInfo, Prepared, cache_dir
 from bench.method import Method
 from bench.models.build import build_model
 from bench.plan import Cell
+from bench.precision import arithmetic, full
 from bench.provenance import machine
 from bench.store import write_json
 
@@ -70,7 +71,8 @@ def cell_updates(
 def seconds_per_update(preset: Preset, data: DataInfo, device: str, threads: int) -> float:
     """Seconds of a basic VAE's update at the preset's sizes, from the cache or measured now (a few seconds at most)."""
     sizes = [preset.model, preset.train.batch_size, data.shape, data.vocabulary]
-    key = short_hash([machine(device), torch.__version__, threads, *sizes])
+    reduced = [precision] if (precision := preset.train.precision) != FULL_PRECISION else []
+    key = short_hash([machine(device), torch.__version__, threads, *sizes, *reduced])
     path = cache_dir() / "seconds-per-update.json"
     known = _read(path)
     if key not in known:
@@ -91,20 +93,22 @@ def _measure(preset: Preset, data: DataInfo, device: str) -> float:
     data = modelled(data, preset.model)
     model = build_model(preset.model, data).to(device)
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
-    x = _made_up(preset.model, data, batch).to(device)
+    x = made_up(preset.model, data, batch).to(device)
 
     def update() -> None:
-        q = model.encode(x)
-        loss = model.prior.kl(q).mean() - model.log_prob(x, q.rsample(1)).mean()
         optimiser.zero_grad()
-        loss.backward()
+        with arithmetic(model, preset.train.precision):
+            q = model.encode(x)
+            loss = model.prior.kl(q).mean() - model.log_prob(x, q.rsample(1)).mean()
+            with full(device):
+                loss.backward()
         optimiser.step()
         loss.item()
 
     return _median_seconds(update) * preset.train.batch_size / batch
 
 
-def _made_up(model: Any, data: DataInfo, batch: int) -> torch.Tensor:
+def made_up(model: Any, data: DataInfo, batch: int) -> torch.Tensor:
     """Examples of the shape that the model takes."""
     if isinstance(model, ImageModelConfig):
         return (torch.rand(batch, 1, model.image_size, model.image_size) < 0.2).float()

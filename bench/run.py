@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
     check_fit(preset, data.info)
     device = resolve_device(args)
+    check_precisions(preset, device)
     gpus = (1.0 if args.gpus_per_cell is None else args.gpus_per_cell) if device == "cuda" else 0.0
     resources = Resources(args.executor, args.cpus_per_cell, gpus, args.address)
     seeds = preset.seeds if args.seeds is None else args.seeds
@@ -153,6 +154,13 @@ def check_fit(preset: Preset, data: DataInfo) -> None:
         raise UserError(f"train.batch_size = {preset.train.batch_size}: there are only {data.sizes['train']} examples")
     if isinstance(preset.model, ImageModelConfig) and data.shape[-1] % preset.model.image_size:
         raise UserError(f"model.image_size = {preset.model.image_size} does not divide the images' {data.shape[-1]}")
+
+
+def check_precisions(preset: Preset, device: str) -> None:
+    from bench.precision import check_precision
+
+    for precision in (preset.train.precision, preset.evaluation.precision):
+        check_precision(precision, device)
 
 
 def data_folder(args: argparse.Namespace) -> Path | None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bench.config import EvaluationConfig, build, load_preset, preset_names
+from bench.config import FULL_PRECISION, EvaluationConfig, build, load_preset, preset_names
 from bench.datasets import DataInfo, cache_dir
 from bench.errors import UserError
 from bench.expressions import prepare_again
@@ -79,7 +79,7 @@ def evaluation_of_preset(
     record = folder.evaluation()
     if record is None:
         return wanted
-    kept = dict(record["config"])
+    kept = {"precision": FULL_PRECISION, **record["config"]}
     for name, about in record.get("groups", {}).items():
         kept |= {f"{name}_{key}": value for key, value in about["settings"].items()}
     return replace(wanted, **kept | dict(overrides.get("evaluation", {})))

@@ -26,6 +26,7 @@ from bench.evaluation.measure import EvaluationContext, Measurement, chunk_size,
 from bench.method import Method
 from bench.models.distributions import Gaussian
 from bench.models.vae import VAE
+from bench.precision import arithmetic
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -70,7 +71,8 @@ def evaluate(
     for name, settings in todo.items():
         started = time.perf_counter()
         try:
-            found = GROUPS[name](subject, **settings)
+            with arithmetic(model, config.precision, frozen=True):
+                found = GROUPS[name](subject, **settings)
         except Exception as error:  # of one group; the others stand
             failures.append(error)
             continue
@@ -89,7 +91,8 @@ def basic(method: Method, ctx: EvaluationContext, data: Data, config: Evaluation
     """The basic metrics on the test set, with all that is kept beside them."""
     started = time.perf_counter()
     index, blocks = data.blocks("test", config.test_examples, config.batch_size, ctx.train.equal_lengths)
-    result = measure(method, ctx, blocks, config.iw_samples, chunk_size(ctx.device))
+    with arithmetic(ctx.model, config.precision, frozen=True):
+        result = measure(method, ctx, blocks, config.iw_samples, chunk_size(ctx.device))
     order = np.argsort(index)  # back from blocks to the order of the set
     columns = {"index": index[order]} | {name: values.numpy()[order] for name, values in result.examples.items()}
     ctx.block = 0
@@ -97,7 +100,8 @@ def basic(method: Method, ctx: EvaluationContext, data: Data, config: Evaluation
     metrics |= data.scaled(metrics["nll"], config.test_examples) | {"n": len(index)}
     arrays["means"] = result.means.cpu().numpy()[order]
     if ctx.model.latent_dim in LATTICE:
-        arrays["true_means"] = true_means(ctx.model, data, arrays["means"][:TRUE_MEANS])
+        with arithmetic(ctx.model, config.precision, frozen=True):
+            arrays["true_means"] = true_means(ctx.model, data, arrays["means"][:TRUE_MEANS])
     drawn, texts = exhibits(method, ctx, data, config.pictures) if config.pictures else ({}, None)
     record = {
         "evaluation_id": short_hash(config.base, 8),

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.config import FULL_PRECISION
 from bench.reporting.cells import Cell, Group, common_settings, judged_otherwise
 from bench.reporting.columns import FURTHER, UNRELIABLE_K, Write, columns, headings
 from bench.reporting.frame import COLUMNS, LIKELIHOODS, headline
@@ -157,6 +158,7 @@ def _notes(group: Group, judged: Cell | None, settings: Mapping[str, dict], rows
     notes += data.get("notes", [])
     said = dict.fromkeys(note for cell in group.cells for note in cell.config.get("preset_notes", []))
     notes.append(f"Preset {config['preset']}" + (f": {'; '.join(said)}." if said else "."))
+    notes += _precision(config["precision"], judged)
     notes += _references(((judged and judged.evaluation) or {}).get("references") or {})
     where = [(cell.result or {}).get("provenance") or {} for cell in group.cells if cell.status == "ok"]
     if len({dumps([each.get("machine"), each.get("threads")], sort_keys=True) for each in where}) > 1:
@@ -172,6 +174,14 @@ def _notes(group: Group, judged: Cell | None, settings: Mapping[str, dict], rows
         if cell.evaluation and cell.examples.problem:
             notes.append(f"Not used: {cell.folder.parent.name}/{cell.folder.name}, {cell.examples.problem}.")
     return notes + group.notes
+
+
+def _precision(trained: str, judged: Cell | None) -> list[str]:
+    """What the networks computed in, where it is not float32 throughout."""
+    evaluated = ((judged and judged.evaluation) or {}).get("config", {}).get("precision", FULL_PRECISION)
+    if trained == evaluated == FULL_PRECISION:
+        return []
+    return [f"Arithmetic of the networks: trained in {trained}, judged in {evaluated}."]
 
 
 def _references(references: dict[str, float]) -> list[str]:
