@@ -194,11 +194,12 @@ def observer(method, model, data, settings, seed: int, points: int) -> Callable[
 
     from bench.config import derive_seed
     from bench.estimators.inference import elbo, true_posterior
-    from bench.evaluation.measure import EvaluationContext, chunk_size
+    from bench.evaluation.measure import EvaluationContext
+    from bench.evaluation.memory import chunk_for
 
     ctx = EvaluationContext(model, data.info, settings, derive_seed(seed, "lag"))
     _, (x,) = data.blocks("test", points, points)
-    chunk = chunk_size(ctx.device)
+    chunk = chunk_for(model.eval(), [x])
 
     @torch.no_grad()
     def look() -> tuple[np.ndarray, ...]:

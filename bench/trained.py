@@ -19,7 +19,8 @@ from bench.data.text import TextData
 from bench.datasets import END, PAD, START, UNKNOWN, DataInfo, cache_dir
 from bench.errors import UserError
 from bench.estimators.likelihood import importance_weighted_nll
-from bench.evaluation.measure import EvaluationContext, chunk_size, log_weights
+from bench.evaluation.measure import EvaluationContext, log_weights
+from bench.evaluation.memory import chunk_for
 from bench.expressions import prepare_again
 from bench.method import Method
 from bench.models.decoding import greedy
@@ -112,10 +113,11 @@ class TrainedCell:
         """Importance-weighted estimate of -log p(x) with q as proposal: ``[N]`` in nats."""
         ctx, found = self._seeded(seed), []
         blocks = self.tensor(examples).split(self.context.train.batch_size)
+        chunk = chunk_for(self.model, blocks)
         for ctx.block, x in enumerate(blocks):
             q = self.method.posterior(ctx, x, train=False)
             z = q.rsample(samples if self.model.latent_dim else 1, ctx.generator())
-            found.append(importance_weighted_nll(log_weights(self.model, x, q, z, chunk_size(ctx.device))))
+            found.append(importance_weighted_nll(log_weights(self.model, x, q, z, chunk)))
         return torch.cat(found)
 
     def tensor(self, examples: Examples) -> Tensor:

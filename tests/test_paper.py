@@ -159,7 +159,8 @@ import resource, torch
 from bench.cell import configure_torch
 from bench.config import TextModelConfig, TrainConfig
 from bench.datasets import END, START, DataInfo
-from bench.evaluation.measure import EvaluationContext, chunk_size, measure
+from bench.evaluation.measure import EvaluationContext, measure
+from bench.evaluation.memory import BUDGET, chunk_for
 from bench.method import Method
 from bench.models.text import build_text_model
 
@@ -168,7 +169,8 @@ model = build_text_model(TextModelConfig(), vocabulary=20_001, longest=202)
 data = DataInfo("documents", "documents", "text", "nats", (202,), {}, "", "tests", vocabulary=20_001)
 x = torch.randint(4, 20_001, (1, 202))
 x[0, 0], x[0, -1] = START, END
-chunk = max(chunk_size(torch.device(name)) for name in ("cpu", "cuda"))
+BUDGET["cpu"] = max(BUDGET.values())
+chunk = chunk_for(model.eval(), [x])
 judged = measure(Method(), EvaluationContext(model, data, TrainConfig(), 0), [x], 500, chunk)
 assert judged.metrics["nll"] > 1000
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)

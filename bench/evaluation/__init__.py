@@ -22,7 +22,8 @@ from bench.estimators.information import kl_aggregate_reverse
 from bench.estimators.usage import collapse_curve, variance_ratio_units
 from bench.evaluation.exhibits import exhibits
 from bench.evaluation.groups import GROUPS, Evaluation, Subject
-from bench.evaluation.measure import EvaluationContext, Measurement, chunk_size, measure
+from bench.evaluation.measure import EvaluationContext, Measurement, measure
+from bench.evaluation.memory import chunk_for
 from bench.method import Method
 from bench.models.distributions import Gaussian
 from bench.models.vae import VAE
@@ -55,18 +56,20 @@ def evaluate(
     the basic metrics and after each group ``keep`` gets all there is so far: a group that fails costs no other.
     """
     ctx = EvaluationContext(model.eval(), data.info, train, derive_seed(seed, "evaluation"))
+    _, blocks = data.blocks("test", config.test_examples, config.batch_size)
+    chunk = chunk_for(model, blocks)
     record = stored.record if stored else {}
     missing = config.missing(record or None)
     before = {name: about["settings"] for name, about in record.get("groups", {}).items()} | record.get("pending", {})
     todo = {name: config.group(name) if name in config.metrics else before[name] for name in missing if name in GROUPS}
     if stored is None or "basic" in missing:
         todo = {name: settings for name, settings in before.items() if name in GROUPS} | todo
-        stored = basic(method, ctx, data, config)
+        stored = basic(method, ctx, data, config, chunk)
         # Pending until they are measured: whatever happens meanwhile, no group is forgotten.
         stored.record |= {"provenance": provenance, "pending": dict(todo)}
         keep(stored)
     made = Evaluation(dict(stored.record), dict(stored.columns), stored.arrays, stored.texts)
-    subject = Subject(method, ctx, data, config.batch_size, stored)
+    subject = Subject(method, ctx, data, config.batch_size, stored, chunk)
     failures = []
     for name, settings in todo.items():
         started = time.perf_counter()
@@ -87,12 +90,12 @@ def evaluate(
     return made
 
 
-def basic(method: Method, ctx: EvaluationContext, data: Data, config: EvaluationConfig) -> Evaluation:
+def basic(method: Method, ctx: EvaluationContext, data: Data, config: EvaluationConfig, chunk: int) -> Evaluation:
     """The basic metrics on the test set, with all that is kept beside them."""
     started = time.perf_counter()
     index, blocks = data.blocks("test", config.test_examples, config.batch_size, ctx.train.equal_lengths)
     with arithmetic(ctx.model, config.precision, frozen=True):
-        result = measure(method, ctx, blocks, config.iw_samples, chunk_size(ctx.device))
+        result = measure(method, ctx, blocks, config.iw_samples, chunk)
     order = np.argsort(index)  # back from blocks to the order of the set
     columns = {"index": index[order]} | {name: values.numpy()[order] for name, values in result.examples.items()}
     ctx.block = 0
@@ -101,7 +104,7 @@ def basic(method: Method, ctx: EvaluationContext, data: Data, config: Evaluation
     arrays["means"] = result.means.cpu().numpy()[order]
     if ctx.model.latent_dim in LATTICE:
         with arithmetic(ctx.model, config.precision, frozen=True):
-            arrays["true_means"] = true_means(ctx.model, data, arrays["means"][:TRUE_MEANS])
+            arrays["true_means"] = true_means(ctx.model, data, arrays["means"][:TRUE_MEANS], chunk)
     drawn, texts = exhibits(method, ctx, data, config.pictures) if config.pictures else ({}, None)
     record = {
         "evaluation_id": short_hash(config.base, 8),
@@ -142,10 +145,10 @@ def summarised(ctx: EvaluationContext, result: Measurement) -> tuple[dict[str, A
     return metrics, arrays
 
 
-def true_means(model: VAE, data: Data, near: np.ndarray) -> np.ndarray:
+def true_means(model: VAE, data: Data, near: np.ndarray, chunk: int) -> np.ndarray:
     """The true posterior's means of the first test examples by quadrature: ``[M, D]``, as q's means ``near`` are."""
     index, (x,) = data.blocks("test", len(near), len(near))
     guess = torch.from_numpy(near[index]).to(x.device)
     found = np.empty(near.shape)
-    found[index] = true_posterior(model, x, guess, chunk_size(x.device)).mean.cpu().numpy()
+    found[index] = true_posterior(model, x, guess, chunk).mean.cpu().numpy()
     return found

@@ -21,7 +21,7 @@ from bench.estimators.likelihood import effective_sample_size, importance_weight
 from bench.estimators.proposal import common_log_weights, common_proposal
 from bench.estimators.representation import chance_accuracy, few_label_accuracy, linear_probe
 from bench.estimators.usage import coupled_samples, distortion_gaps
-from bench.evaluation.measure import EvaluationContext, chunk_size, health, log_weights
+from bench.evaluation.measure import EvaluationContext, health, log_weights
 from bench.method import Method
 from bench.models.distributions import Posterior
 
@@ -57,14 +57,11 @@ class Subject:
     data: Data
     batch_size: int
     basic: Evaluation
+    chunk: int  # (example, sample) pairs decoded at a time
 
     @property
     def latent(self) -> bool:
         return self.ctx.model.latent_dim > 0
-
-    @property
-    def chunk(self) -> int:
-        return chunk_size(self.ctx.device)
 
     def blocks(self, count: int) -> Iterator[Block]:
         """``count`` examples, evenly spaced among those judged and so the same ones for every cell; ``ctx`` gives each
@@ -86,6 +83,7 @@ class Found:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+@torch.no_grad()
 def common(subject: Subject, examples: int, steps: int, samples: int) -> Found:
     """The NLL under a proposal refined in the same way for every method, so that it compares decoders, not encoders.
 

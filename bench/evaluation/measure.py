@@ -26,6 +26,7 @@ from bench.estimators.likelihood import (
     pareto_k,
 )
 from bench.estimators.usage import active_units, informative_units
+from bench.evaluation.memory import chunk_for
 from bench.method import Context, Method, Phase
 from bench.models.distributions import Posterior
 from bench.models.vae import VAE
@@ -163,12 +164,12 @@ def validate(method: Method, model: VAE, data: Data, train: TrainConfig, seed: i
     ctx = EvaluationContext(model, data.info, train, derive_seed(seed, "validation"))
     _, blocks = data.blocks("val", train.val_examples, train.batch_size, train.equal_lengths)
     with arithmetic(model, train.precision, frozen=True):
-        metrics = measure(method, ctx, blocks, samples=1, chunk=chunk_size(ctx.device)).metrics
+        metrics = measure(method, ctx, blocks, samples=1, chunk=train.batch_size).metrics
         if with_lag and train.lag_examples and model.latent_dim:
             _, (x,) = data.blocks("val", train.lag_examples, train.lag_examples)
             ctx.block = 0
             with torch.no_grad():
                 q = method.posterior(ctx, x, train=False)
-            metrics |= lag(model, x, q, ctx.generator("lag"), chunk_size(ctx.device))
+            metrics |= lag(model, x, q, ctx.generator("lag"), chunk_for(model, [x]))
     model.train()
     return {name: value for name, value in metrics.items() if name not in ("nll", "collapsed")}
