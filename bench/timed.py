@@ -17,14 +17,15 @@ from bench.cell import configure_torch, fresh
 from bench.config import MODELS, TrainConfig, build
 from bench.data import load
 from bench.datasets import Prepared
-from bench.evaluation.measure import EvaluationContext, chunk_size
+from bench.evaluation.measure import EvaluationContext
 from bench.evaluation.measure import measure as measured
+from bench.evaluation.memory import chunk_for
 from bench.precision import arithmetic, tf32
 from bench.train import Trainer
 
 EXTRA = 3  # updates without the decoder that a step may make here: enough to time one, and no step takes minutes
 LEAST = 3  # timed updates of each kind, after one that warms up
-EVALUATED = 10  # examples, with so many samples each: as many pairs as a CPU decodes at a time
+EVALUATED = 10  # examples, with so many samples each
 PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product tells the machine's peak
 
 
@@ -112,10 +113,12 @@ def evaluation_seconds(trainer: Trainer, at_least: float = 0.5) -> float:
     model, data = trainer.model, trainer.data
     ctx = EvaluationContext(model, data.info, trainer.config, trainer.seed)
     _, blocks = data.blocks("test", EVALUATED, EVALUATED)
+    model.eval()
+    chunk = chunk_for(model, blocks)
     times: list[float] = []
     with arithmetic(model, trainer.config.precision, frozen=True):
         while len(times) < 2 or sum(times[1:]) < at_least:
-            work = lambda: measured(trainer.method, ctx, blocks, EVALUATED, chunk_size(ctx.device))  # noqa: E731
+            work = lambda: measured(trainer.method, ctx, blocks, EVALUATED, chunk)  # noqa: E731
             times.append(seconds(work, ctx.device.type))
     return statistics.median(times[1:])
 
