@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,18 +43,47 @@ class Resources:
         return min(side_by_side, max(1, int(1 / self.gpus_per_cell))) if self.gpus_per_cell else side_by_side
 
 
-def execute(tasks: Sequence[dict[str, Any]], resources: Resources) -> None:
+@dataclass(frozen=True)
+class Spent:
+    """Where the time of a run went, in seconds."""
+
+    cells: int
+    workers: int
+    wall: float
+    starting: float  # until the first cell began
+    in_cells: float  # of all workers together
+
+    def __str__(self) -> str:
+        minutes, seconds = divmod(round(self.wall), 60)
+        wall = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        return (
+            f"{self.cells} cell{'s' * (self.cells > 1)} in {wall} on {self.workers} worker{'s' * (self.workers > 1)}: "
+            f"{self.starting:.0f} s until the first began, "
+            f"{100 * self.in_cells / (self.workers * self.wall):.0f} % of the workers' time in cells"
+        )
+
+
+def execute(tasks: Sequence[dict[str, Any]], resources: Resources) -> Spent:
     """Run every task to its end; what became of each stands in its folder."""
-    if resources.executor == "local":
-        from bench.cell import run_cell
+    began = time.time()
+    ran = [_run(task) for task in tasks] if resources.executor == "local" else _with_ray(tasks, resources)
+    wall = time.time() - began
+    starting = min((each["began"] for each in ran), default=began) - began
+    in_cells = sum(each["seconds"] for each in ran)
+    return Spent(len(tasks), resources.side_by_side(len(tasks)), wall, starting, in_cells)
 
-        for task in tasks:
-            run_cell(task)
-    else:
-        _with_ray(tasks, resources)
+
+def _run(task: dict[str, Any]) -> dict[str, float]:
+    """Run one task; when it began, and for how long."""
+    from bench.cell import run_cell
+
+    began = time.time()
+    run_cell(task)
+    return {"began": began, "seconds": time.time() - began}
 
 
-def _with_ray(tasks: Sequence[dict[str, Any]], resources: Resources) -> None:
+def _with_ray(tasks: Sequence[dict[str, Any]], resources: Resources) -> list[dict[str, float]]:
+    """What ``_run`` gives of each task whose worker lived to tell."""
     # Set before ray is imported: no usage reports, no change of folder, no log files or boxes of its own.
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -79,13 +109,13 @@ def _with_ray(tasks: Sequence[dict[str, Any]], resources: Resources) -> None:
                 object_store_memory=100 * 2**20,
                 **options,
             )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises many kinds
         raise UserError(f"cannot start or reach Ray ({error}): try --executor local") from error
     try:
         with tempfile.TemporaryDirectory() as scratch:
             needs = {"cpu": resources.cpus_per_cell, "gpu": resources.gpus_per_cell}
-            tune.Tuner(
-                tune.with_resources(_trial, needs),
+            results = tune.Tuner(
+                tune.with_resources(lambda config: _run(config["task"]), needs),
                 param_space={"task": tune.grid_search(list(tasks))},
                 tune_config=tune.TuneConfig(reuse_actors=True),
                 run_config=tune.RunConfig(
@@ -96,12 +126,7 @@ def _with_ray(tasks: Sequence[dict[str, Any]], resources: Resources) -> None:
                     failure_config=tune.FailureConfig(max_failures=1),
                 ),
             ).fit()
+            told = [results[number].metrics or {} for number in range(len(results))]
+            return [metrics for metrics in told if "seconds" in metrics]
     finally:
         ray.shutdown()
-
-
-def _trial(config: dict[str, Any]) -> dict[str, str]:
-    from bench.cell import run_cell
-
-    run_cell(config["task"])
-    return {"cell": config["task"]["config"]["cell_id"]}  # of no use to anyone, but without a result Tune prints a line

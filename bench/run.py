@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bench.config import Preset
     from bench.datasets import DataInfo, Prepared
-    from bench.execute import Resources
+    from bench.execute import Resources, Spent
     from bench.plan import Cell
 
 EPILOG = """\
@@ -121,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     keep(args.out, preset.name, cells, sweeps)
     if todo:
-        run_missing(console, todo, seconds, data, preset, resources)
+        spent = run_missing(console, todo, seconds, data, preset, resources)
+        console.print(str(spent), markup=False)
     return conclude(console, args.out, data, preset, todo)
 
 
@@ -243,7 +244,7 @@ def run_missing(
     data: Prepared,
     preset: Preset,
     resources: Resources,
-) -> None:
+) -> Spent:
     """Execute the cells, the longest first so that no core waits at the end, and show how it goes."""
     from bench.calibrate import planned_updates
     from bench.execute import execute
@@ -262,7 +263,7 @@ def run_missing(
         for cell in order
     ]
     with Monitor(watched, console):
-        execute([task(cell, data, preset, resources, len(todo)) for cell in order], resources)
+        return execute([task(cell, data, preset, resources, len(todo)) for cell in order], resources)
 
 
 def task(cell: Cell, data: Prepared, preset: Preset, resources: Resources, cells: int) -> dict:

@@ -350,6 +350,7 @@ def test_ray_gives_the_numbers_of_this_process(toy, tmp_path, capfd):
     assert main(["--out", str(tmp_path / "ray"), *arguments]) == 0
     printed = capfd.readouterr()
     assert "(4/4)" in printed.out and "Trial" not in printed.out, printed.out
+    assert "4 cells in " in printed.out and "of the workers' time in cells" in printed.out
     assert bench(toy, *arguments) == 0
     assert metrics(tmp_path / "ray") == metrics(toy)
     for one, other in zip(cell_folders(tmp_path / "ray"), cell_folders(toy), strict=True):
