@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -97,24 +98,32 @@ def run(args: argparse.Namespace) -> int:
         if not tasks:
             raise UserError("; ".join(skipped))
         peaks = {precision: alone(peak_flops, device, args.threads, precision) for precision in precisions}
-        rows = []
+        rows, failed = [], []
         for number, task in enumerate(tasks, start=1):
-            say(f"{number}/{len(tasks)} {task['model']} {task['method']} {task['precision']}")
-            for row in alone(measure, task):
+            name = f"{task['method']} at {task['model']}, {task['precision']}"
+            say(f"{number}/{len(tasks)} {name}")
+            try:
+                found = alone(measure, task)
+            except Exception as error:  # its own: the others may still be measured
+                failed.append(f"failed: {name}: {reason(error)}")
+                continue
+            for row in found:
                 rows.append(row | {"utilisation": 1e9 * row["gflop_per_second"] / peaks[row["precision"]]})
     say("")
-    notes = [*about(device, args.threads, peaks), *skipped]
+    if not rows:
+        raise UserError("; ".join(failed))
+    notes = [*about(device, args.threads, peaks), *skipped, *failed]
     print("\n".join([text(rows), "", *notes]))
     store(args.out / "speed.csv", to_csv(rows))
     store(args.out / "speed.md", markdown(rows, notes))
     print(f"written: {args.out / 'speed.csv'}, {args.out / 'speed.md'}")
-    return 0
+    return 1 if failed else 0
 
 
 def check(args: argparse.Namespace) -> None:
     if args.threads < 1:
         raise UserError(f"--threads takes a whole number from 1, not {args.threads}")
-    if not args.seconds > 0:
+    if not 0 < args.seconds < math.inf:
         raise UserError(f"--seconds takes a positive number, not {args.seconds:g}")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -217,11 +226,14 @@ def planned(
 def alone(function: Callable, *given: Any) -> Any:
     """The result of a function in a new process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-        try:
-            return executor.submit(function, *given).result()
-        except BrokenProcessPool as error:
-            about = f"{given[0]['method']} at {given[0]['model']}" if isinstance(given[0], dict) else "the measurement"
-            raise UserError(f"{about} was killed, most likely for lack of memory: take a smaller model") from error
+        return executor.submit(function, *given).result()
+
+
+def reason(error: Exception) -> str:
+    """Why a measurement failed, in one line."""
+    if isinstance(error, BrokenProcessPool):
+        return "its process was killed, most likely for lack of memory"
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def about(device: str, threads: int, peaks: Mapping[str, float]) -> list[str]:

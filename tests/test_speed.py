@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from bench import speed
-from bench.errors import UserError
 
 
 @pytest.fixture
@@ -81,6 +80,7 @@ def test_a_method_that_does_not_fit_is_left_out_and_said(here, tmp_path, capsys,
         (["--precision", "tf32"], "on a CPU"),
         (["--threads", "0"], "--threads takes"),
         (["--seconds", "nan"], "--seconds takes"),
+        (["--seconds", "inf"], "--seconds takes"),
         (["--out", "/dev/null/x"], "cannot write to --out"),
     ],
 )
@@ -93,8 +93,22 @@ def test_mistakes_are_one_line(words, said, tmp_path, capsys):
 
 def test_a_process_of_its_own():
     assert speed.alone(os.getpid) != os.getpid()
-    with pytest.raises(UserError, match="killed"):
-        speed.alone(os._exit, 9)
+
+
+def test_what_fails_costs_the_others_nothing(tmp_path, capsys, monkeypatch):
+    def alone(function, *given):
+        if isinstance(given[0], dict) and given[0]["method"] == "kl_annealing":
+            return killed(os._exit, 9)
+        return function(*given)
+
+    killed = speed.alone
+    monkeypatch.setattr(speed, "alone", alone)
+    assert run(tmp_path, "--methods", "vae,kl_annealing", "--models", "synthetic:quick") == 1
+    said = "failed: kl_annealing at synthetic:quick, float32: its process was killed"
+    assert said in capsys.readouterr().out and said in (tmp_path / "speed.md").read_text("utf-8")
+    assert [row["method"] for row in rows(tmp_path)] == ["vae"]
+    assert run(tmp_path, "--methods", "kl_annealing", "--models", "synthetic:quick") == 2
+    assert said in capsys.readouterr().err
 
 
 def test_help_needs_no_torch():
