@@ -1,74 +1,102 @@
-"""Our BatchNorm2d against PyTorch's: first gradients to the bit, second ones by finite differences."""
+"""NormELU against PyTorch's layers: values, first gradients, and second ones by finite differences."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from bench.models.norm import BatchNorm2d
+from bench.models import norm as module
+from bench.models.norm import NormELU
 from bench.models.vae import fixed_statistics
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
-def pair(channels, **options):
-    """Our layer and PyTorch's, with the same parameters."""
-    ours, reference = BatchNorm2d(channels, **options), nn.BatchNorm2d(channels, **options)
-    if ours.affine:
-        nn.init.normal_(ours.weight)
-        nn.init.normal_(ours.bias)
-    reference.load_state_dict(ours.state_dict())
-    return ours, reference
+class Plain(nn.BatchNorm2d):
+    """The definition."""
+
+    def __init__(self, channels, above):
+        super().__init__(channels)
+        self.above = above
+
+    def forward(self, x, plus=None):
+        h = super().forward(x)
+        return F.pad(F.elu(h if plus is None else h + plus), (0, 0, self.above, 0))
 
 
-def maps(layout, *shape):
-    return torch.randn(shape).add(0.5).contiguous(memory_format=layout)
+def pair(channels, above, dtype=torch.float64):
+    """Our layer and the definition, with the same parameters."""
+    torch.manual_seed(0)
+    ours, plain = NormELU(channels, above), Plain(channels, above)
+    nn.init.normal_(ours.weight)
+    nn.init.normal_(ours.bias)
+    plain.load_state_dict(ours.state_dict())
+    return ours.to(dtype), plain.to(dtype)
 
 
-def state(norm):
-    return [value for value in norm.state_dict().values() if value is not None]
+def maps(layout, *shape, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype).add(0.5).contiguous(memory_format=layout)
 
 
-def assert_same(got, wanted):
-    assert len(got) == len(wanted)
-    for a, b in zip(got, wanted, strict=True):
-        assert torch.equal(a, b)
-        assert a.stride() == b.stride()
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(module, "PIECE", 1000)  # three images of those below
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("mode", ["train", "fixed", "eval"])
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"momentum": None}, {"eps": 0.1, "momentum": 0.3}, {"affine": False}, {"track_running_stats": False}],
-)
-def test_to_the_bit(layout, mode, options):
-    torch.manual_seed(0)
-    norms = pair(8, **options)
-    for _ in range(2):  # so that running averages have a past
-        x, g = maps(layout, 10, 8, 7, 6), maps(layout, 10, 8, 7, 6)
-        results = []
-        for norm in norms:
+@pytest.mark.parametrize("with_plus", [True, False])
+@pytest.mark.parametrize("above", [0, 2])
+def test_equals_the_definition(layout, mode, with_plus, above, small_pieces):
+    results = []
+    for norm in pair(8, above):
+        torch.manual_seed(1)
+        for _ in range(2):  # so that running averages have a past
             norm.train(mode != "eval")
-            before = [value.clone() for value in state(norm)]
-            leaf = x.clone().requires_grad_()
+            before = [value.clone() for value in norm.state_dict().values()]
+            x, plus = (maps(layout, 10, 8, 7, 6).requires_grad_() for _ in range(2))
             if mode == "fixed":
                 with fixed_statistics(norm):
-                    y = norm(leaf)
-                assert_same(state(norm), before)
+                    y = norm(x, plus if with_plus else None)
+                assert all(map(torch.equal, norm.state_dict().values(), before))
             else:
-                y = norm(leaf)
-            results.append([y, *torch.autograd.grad(y, [leaf, *norm.parameters()], g), *state(norm)])
-        assert_same(*results)
+                y = norm(x, plus if with_plus else None)
+            inputs = [x, *norm.parameters(), *([plus] if with_plus else [])]
+            gradients = torch.autograd.grad(y, inputs, maps(layout, *y.shape))
+        results.append([y, *gradients, *norm.state_dict().values()])
+        assert y.is_contiguous(memory_format=layout)
+        assert not y[:, :, :above].any()
+    torch.testing.assert_close(*results)
+
+
+def test_single_precision_loses_nothing():
+    """Against the definition in double precision: no worse than PyTorch's own layers are, but for a few last bits."""
+    norms, errors = pair(8, 0, torch.float32), []
+    x = maps(torch.channels_last, 20, 8, 14, 14, dtype=torch.float32)
+    truth = pair(8, 0)[1](x.double())
+    for norm in norms:
+        errors.append((norm(x).double() - truth).abs().max())
+    assert errors[0] < 2 * errors[1]
+    assert errors[0] < 1e-5
+
+
+def test_half_precision_is_computed_in_single():
+    ours, plain = pair(8, 1, torch.float32)
+    x, plus = (maps(torch.channels_last, 10, 8, 7, 6, dtype=torch.bfloat16) for _ in range(2))
+    y = ours(x, plus)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, y.float().bfloat16())
+    torch.testing.assert_close(y.float(), plain(x.float(), plus.float()), rtol=2**-8, atol=1e-6)
 
 
 def test_single_value_per_channel_is_refused():
-    with pytest.raises(ValueError, match="more than 1 value"):
-        BatchNorm2d(3, track_running_stats=False)(torch.zeros(1, 3, 1, 1))
+    with pytest.raises(ValueError, match="more than one value"):
+        NormELU(3)(torch.zeros(1, 3, 1, 1))
 
 
 def test_frozen_parameters_get_no_gradient():
-    norm = BatchNorm2d(3, track_running_stats=False)
+    norm = NormELU(3)
     norm.weight.requires_grad_(False)
     x = torch.randn(4, 3, 2, 2, requires_grad=True)
     norm(x).square().sum().backward()
@@ -77,43 +105,41 @@ def test_frozen_parameters_get_no_gradient():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("affine", [True, False])
-def test_second_gradients_by_finite_differences(layout, affine):
-    torch.manual_seed(0)
-    norm = BatchNorm2d(2, affine=affine, track_running_stats=False).double()
-    x = maps(layout, 3, 2, 2, 2).double().requires_grad_()
+@pytest.mark.parametrize("training", [True, False])
+def test_second_gradients_by_finite_differences(layout, training, small_pieces):
+    norm, _ = pair(2, above=1)
+    norm.train(training)
+    norm.running_mean.normal_()
+    x, plus = (maps(layout, 3, 2, 3, 2).requires_grad_() for _ in range(2))
     parameters = [torch.randn_like(p).requires_grad_() for p in norm.parameters()]
 
-    def forward(x, *parameters):
-        named = dict(zip(["weight", "bias"], parameters, strict=False))
-        return torch.func.functional_call(norm, named, x)
+    def forward(x, plus, *parameters):
+        with fixed_statistics(norm):
+            return torch.func.functional_call(norm, dict(zip(["weight", "bias"], parameters, strict=True)), (x, plus))
 
-    assert gradcheck(forward, (x, *parameters))
-    assert gradgradcheck(forward, (x, *parameters))
+    assert gradcheck(forward, (x, plus, *parameters))
+    assert gradgradcheck(forward, (x, plus, *parameters))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("through", ["x", "parameters", "all"])
-def test_second_gradients_of_pytorch(layout, through):
-    """Each cotangent alone: that of x's gradient, or those of the parameters'."""
-    torch.manual_seed(0)
-    x = maps(layout, 10, 8, 7, 6).requires_grad_()
+@pytest.mark.parametrize("through", ["x", "plus", "parameters", "all"])
+def test_second_gradients_of_pytorch(layout, through, small_pieces):
+    """Each cotangent alone: those of the gradients of x, of plus, or of the parameters."""
     results = []
-    for norm in pair(8):
-        norm.double()
-        leaf = x.detach().double().requires_grad_()
+    for norm in pair(8, above=2):
+        torch.manual_seed(1)
+        x, plus = (maps(layout, 10, 8, 7, 6).requires_grad_() for _ in range(2))
         with fixed_statistics(norm):
-            y = norm(leaf)
-        assert (type(y.grad_fn).__name__ == "_NormaliseBackward") == isinstance(norm, BatchNorm2d)
-        first = torch.autograd.grad(y.exp().sum(), [leaf, *norm.parameters()], create_graph=True)
-        chosen = {"x": first[:1], "parameters": first[1:], "all": first}[through]
+            y = norm(x, plus)
+        first = torch.autograd.grad(y.exp().sum(), [x, plus, *norm.parameters()], create_graph=True)
+        chosen = {"x": first[:1], "plus": first[1:2], "parameters": first[2:], "all": first}[through]
         penalty = sum(f.pow(3).sum() for f in chosen)
-        results.append(torch.autograd.grad(penalty, [leaf, *norm.parameters()]))
+        results.append(torch.autograd.grad(penalty, [x, plus, *norm.parameters()]))
     torch.testing.assert_close(*results)
 
 
 def test_third_gradients_are_refused():
-    norm = BatchNorm2d(2, track_running_stats=False)
+    norm = NormELU(2)
     x = torch.randn(3, 2, 2, 2, requires_grad=True)
     (first,) = torch.autograd.grad(norm(x).pow(3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.pow(3).sum(), x, create_graph=True)

@@ -14,15 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.config import ImageModelConfig
-from bench.models.norm import BatchNorm2d
+from bench.models.convolution import Conv2d
+from bench.models.norm import NormELU
 from bench.models.vae import VAE, GaussianHead, NoFeatures, NoHead
 
 
-class MaskedConv(nn.Conv2d):
+class MaskedConv(Conv2d):
     """k×k convolution that sees only pixels before the present one in raster order, and (``centre``) that one.
 
     Kernel rows below the present pixel would be all zero, so they are not held: ``k // 2 + 1`` rows remain, and
-    the same function costs fewer operations. Masked taps receive no gradient.
+    the same function costs fewer operations. Masked taps receive no gradient. Takes images with ``reach`` rows of zeros
+    above: ``[B, I, reach + H, W]`` -> ``[B, O, H, W]``.
     """
 
     def __init__(self, in_channels: int, out_channels: int, size: int, centre: bool):
@@ -37,7 +39,7 @@ class MaskedConv(nn.Conv2d):
         he_normal_(self.weight, size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super()._conv_forward(F.pad(x, (0, 0, self.reach, 0)), self.weight * self.mask, None)
+        return self._conv_forward(x, self.weight * self.mask, None)
 
 
 def he_normal_(weight: Tensor, size: int) -> None:
@@ -45,8 +47,8 @@ def he_normal_(weight: Tensor, size: int) -> None:
     nn.init.normal_(weight, std=math.sqrt(2 / (size * size * weight.shape[0])))
 
 
-def conv(in_channels: int, out_channels: int, size: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
-    layer = nn.Conv2d(in_channels, out_channels, size, stride, padding, bias=False)
+def conv(in_channels: int, out_channels: int, size: int, stride: int = 1, padding: int = 0) -> Conv2d:
+    layer = Conv2d(in_channels, out_channels, size, stride, padding, bias=False)
     he_normal_(layer.weight, size)
     return layer
 
@@ -58,15 +60,14 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             conv(in_channels, out_channels, 3, stride=2, padding=1),
-            BatchNorm2d(out_channels),
-            nn.ELU(inplace=True),
+            NormELU(out_channels),
             conv(out_channels, out_channels, 3, padding=1),
-            BatchNorm2d(out_channels),
         )
-        self.shortcut = nn.Sequential(conv(in_channels, out_channels, 1, stride=2), BatchNorm2d(out_channels))
+        self.shortcut = nn.Sequential(conv(in_channels, out_channels, 1, stride=2), nn.BatchNorm2d(out_channels))
+        self.norm = NormELU(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.elu(self.body(x) + self.shortcut(x), inplace=True)
+        return self.norm(self.body(x), plus=self.shortcut(x))
 
 
 class ResNetFeatures(nn.Module):
@@ -80,8 +81,7 @@ class ResNetFeatures(nn.Module):
         self.layers = nn.Sequential(
             *(ResidualBlock(a, b) for a, b in zip((1, *channels), channels, strict=False)),
             conv(channels[-1], features, left),
-            BatchNorm2d(features),
-            nn.ELU(inplace=True),
+            NormELU(features),
             nn.Flatten(),
         )
 
@@ -90,28 +90,33 @@ class ResNetFeatures(nn.Module):
 
 
 class LatentMaps(nn.Module):
-    """z ``[B, D]`` -> feature maps ``[B, maps, H, W]``."""
+    """z ``[B, D]`` -> ``[B, C, H, W]``, its share of layer 0's pre-activation: linear to a few feature maps, and a k×k
+    convolution of these.
 
-    def __init__(self, dim: int, maps: int, image_size: int):
+    Two linear maps are one. It is made anew at every call, from the D + 1 maps of the unit vectors and of the bias, and
+    serves all samples of all examples; z's gradient is one matrix product.
+    """
+
+    def __init__(self, dim: int, maps: int, image_size: int, channels: int, size: int):
         super().__init__()
         self.linear = nn.Linear(dim, maps * image_size * image_size)
         nn.init.xavier_uniform_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+        self.conv = conv(maps, channels, size, padding=size // 2)
         self.shape = (maps, image_size, image_size)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.linear(z).unflatten(-1, self.shape)
+        basis = torch.cat([self.linear.weight.T, self.linear.bias.unsqueeze(0)]).unflatten(1, self.shape)
+        shares = self.conv(basis.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+        flat = shares.flatten(1)
+        return torch.addmm(flat[-1], z, flat[:-1]).unflatten(1, shares.shape[1:]).permute(0, 3, 1, 2)
 
 
 class NoMaps(nn.Module):
-    """z without dimensions -> no feature maps."""
-
-    def __init__(self, image_size: int):
-        super().__init__()
-        self.shape = (0, image_size, image_size)
+    """z without dimensions -> no share."""
 
     def forward(self, z: Tensor) -> Tensor:
-        return z.new_zeros(len(z), *self.shape)
+        return z.new_zeros(len(z), 1, 1, 1)
 
 
 class MaskedBlock(nn.Module):
@@ -122,42 +127,36 @@ class MaskedBlock(nn.Module):
         half = channels // 2
         self.body = nn.Sequential(
             conv(channels, half, 1),
-            BatchNorm2d(half),
-            nn.ELU(inplace=True),
+            NormELU(half, above=size // 2),
             MaskedConv(half, half, size, centre=True),
-            BatchNorm2d(half),
-            nn.ELU(inplace=True),
+            NormELU(half),
             conv(half, channels, 1),
-            BatchNorm2d(channels),
         )
+        self.norm = NormELU(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.elu(self.body(x) + x, inplace=True)
+        return self.norm(self.body(x), plus=x)
 
 
 class MaskedCNNDecoder(nn.Module):
     """p(x|z) over binary pixels in raster order.
 
-    Layer 0 is causal in the image and open to z's maps; the other layers are masked residual blocks, with long
+    Layer 0 is causal in the image and open to z, whose share ``LatentMaps`` gives; the other layers are masked residual blocks, with long
     skip blocks from layer j into layer j + 3, the last of them into the output.
     """
 
-    def __init__(self, channels: int, kernels: Sequence[int], skips: Sequence[int], maps: int):
+    def __init__(self, channels: int, kernels: Sequence[int], skips: Sequence[int], image_size: int):
         super().__init__()
-        size = kernels[0]
-        self.from_image = MaskedConv(1, channels, size, centre=False)
-        self.norm = BatchNorm2d(channels)
+        self.image_size = image_size
+        self.from_image = MaskedConv(1, channels, kernels[0], centre=False)
+        self.norm = NormELU(channels)
         self.blocks = nn.ModuleList(MaskedBlock(channels, k) for k in kernels[1:])
         self.skips = nn.ModuleList(MaskedBlock(channels, k) for k in skips)
-        self.output = nn.Sequential(
-            conv(channels, channels, 1), BatchNorm2d(channels), nn.ELU(inplace=True), conv(channels, 1, 1)
-        )
-        # Last, so that all the rest starts with the same weights with and without a latent.
-        self.from_maps = conv(maps, channels, size, padding=size // 2) if maps else None
+        self.output = nn.Sequential(conv(channels, channels, 1), NormELU(channels), conv(channels, 1, 1))
 
     def forward(self, h: Tensor) -> Tensor:
         """Layer 0's pre-activation ``[B, C, H, W]`` -> logits ``[B, 1, H, W]`` of every pixel given those before it."""
-        outputs = [F.elu(self.norm(h), inplace=True)]
+        outputs = [self.norm(h)]
         for layer, block in enumerate(self.blocks, start=1):
             h = outputs[-1]
             if 0 <= layer - 3 < len(self.skips) - 1:
@@ -168,46 +167,47 @@ class MaskedCNNDecoder(nn.Module):
             h = h + self.skips[-1](outputs[len(self.skips) - 1])
         return self.output(h)
 
-    def log_prob(self, maps: Tensor, x: Tensor, samples: int = 1) -> Tensor:
-        """maps ``[B·S, M, H, W]``, x ``[B, 1, H, W]`` in {0, 1} -> log p(x|z) ``[B, S]``; the image's share of
-        layer 0 is computed once for all samples."""
-        h = self.from_image(x).repeat_interleave(samples, dim=0)
-        if self.from_maps is not None:
-            h = (
-                self.from_maps(maps) + h
-            )  # in this order: the sum takes the first one's layout, and h has one of its own
+    def of_image(self, x: Tensor) -> Tensor:
+        """The image's share of layer 0's pre-activation: ``[B, 1, H, W]`` -> ``[B, C, H, W]``."""
+        return self.from_image(F.pad(x, (0, 0, self.from_image.reach, 0)))
+
+    def log_prob(self, share: Tensor, x: Tensor, samples: int = 1) -> Tensor:
+        """z's share of layer 0 ``[B·S, C, H, W]``, x ``[B, 1, H, W]`` in {0, 1} -> log p(x|z) ``[B, S]``; the image's
+        share is computed once for all samples."""
+        h = share + self.of_image(x).repeat_interleave(samples, dim=0)
         repeated = x.repeat_interleave(samples, dim=0)
         nats = F.binary_cross_entropy_with_logits(self(h), repeated, reduction="none")
         return -nats.flatten(1).sum(-1).unflatten(0, (len(x), samples))
 
     @torch.no_grad()
-    def sample(self, maps: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """maps ``[B, M, H, W]`` -> x ``[B, 1, H, W]``, pixel by pixel; rows not yet reached are not computed.
+    def sample(self, share: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """z's share of layer 0 ``[B, C, H, W]`` -> x ``[B, 1, H, W]``, pixel by pixel; rows not yet reached are not
+        computed.
 
         For a decoder in evaluation mode: batch statistics of a half-drawn image mean nothing.
         """
-        batch, _, height, width = maps.shape
-        x = maps.new_zeros(batch, 1, height, width)
-        uniform = torch.rand(batch, height, width, generator=generator, device=maps.device)
-        from_maps = self.from_maps(maps) if self.from_maps is not None else maps.new_zeros(1, 1, height, 1)
+        batch, height, width = len(share), self.image_size, self.image_size
+        x = share.new_zeros(batch, 1, height, width)
+        uniform = torch.rand(batch, height, width, generator=generator, device=share.device)
         for i in range(height):
             for j in range(width):
-                logits = self(self.from_image(x[:, :, : i + 1]) + from_maps[:, :, : i + 1])
+                logits = self(self.of_image(x[:, :, : i + 1]) + share[:, :, : i + 1])
                 x[:, 0, i, j] = (uniform[:, i, j] < logits[:, 0, i, j].sigmoid()).to(x.dtype)
         return x
 
 
 def build_image_model(config: ImageModelConfig, latent: bool = True) -> VAE:
     """A freshly initialised model; without a latent, the decoder's autoregressive model alone (PixelCNN)."""
-    decoder = MaskedCNNDecoder(config.decoder_channels, config.kernels, config.skips, config.maps if latent else 0)
+    channels, size = config.decoder_channels, config.image_size
+    decoder = MaskedCNNDecoder(channels, config.kernels, config.skips, size)
     if latent:
         model = VAE(
-            ResNetFeatures(config.image_size, config.encoder_channels, config.features),
+            ResNetFeatures(size, config.encoder_channels, config.features),
             GaussianHead(config.features, config.latent_dim),
-            LatentMaps(config.latent_dim, config.maps, config.image_size),
+            LatentMaps(config.latent_dim, config.maps, size, channels, config.kernels[0]),
             decoder,
             config.latent_dim,
         )
     else:
-        model = VAE(NoFeatures(), NoHead(), NoMaps(config.image_size), decoder, latent_dim=0)
+        model = VAE(NoFeatures(), NoHead(), NoMaps(), decoder, latent_dim=0)
     return model.to(memory_format=torch.channels_last)  # the layout in which masked convolutions run fastest

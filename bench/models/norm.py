@@ -1,112 +1,178 @@
-"""Batch normalisation whose gradient has a cheap gradient, for methods that learn through gradient steps.
+"""Batch normalisation and the ELU behind it as one operation, done piece by piece in the processor's cache.
 
-Forward and backward are PyTorch's own kernels. Its double backward is some thirty passes over the feature maps; the
-closed formula here takes a third of them.
+Half the time of a masked CNN goes into what lies between its convolutions. PyTorch's ELU computes ``expm1`` of every
+value, and its double backward of batch normalisation is some thirty passes over the feature maps; here the exponential
+is a plain one, and all is made of PyTorch's own kernels on pieces that stay in a core's cache.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+aten = torch.ops.aten
 
-class BatchNorm2d(nn.BatchNorm2d):
-    """``[B, C, H, W]`` -> the same: ``nn.BatchNorm2d`` to the bit up to first gradients, and up to rounding in second
-    ones.
+PIECE = 2**16  # values that are worked on at a time
 
-    The closed formula serves training mode with running averages that stand still, as within
-    ``bench.models.vae.fixed_statistics``, and there third gradients are refused. Gradients of gradients are taken
-    there, and plain updates elsewhere, which calls into Python would slow down by a twentieth.
+
+class NormELU(nn.BatchNorm2d):
+    """ELU(BatchNorm(x) + plus): x and plus ``[B, C, H, W]`` -> ``[B, C, above + H, W]``, the rows ``above`` zero.
+
+    In function ``nn.BatchNorm2d``, a sum, ``nn.ELU`` and a padding. Second gradients have closed formulas, third ones
+    are refused.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.track_running_stats:
-            return super().forward(x)
+    def __init__(self, channels: int, above: int = 0):
+        super().__init__(channels)
+        self.above = above
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
-        if x.numel() == x.shape[1]:  # a single value per channel: the parent says what is wrong
-            return super().forward(x)
-        return _Normalise.apply(x, self.weight, self.bias, self.eps)
+        if self.training and x.numel() == x.shape[1]:
+            raise ValueError(f"more than one value per channel is needed for batch statistics, not {tuple(x.shape)}")
+        if self.training and self.track_running_stats:
+            self.num_batches_tracked.add_(1)
+        return _NormELU.apply(x, self.weight, self.bias, plus, self)
 
 
-class _Normalise(torch.autograd.Function):
-    """x, weight, bias -> weight · x̂ + bias, with x̂ = r (x - mean) and r = 1 / √(var + eps) of each channel."""
+class _NormELU(torch.autograd.Function):
+    """u = w x̂ + b + plus, with x̂ = r (x - mean) and r = 1 / √(var + eps) of each channel -> y = ELU(u)."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, eps):
-        y, mean, r, reserve, kernel = torch._batch_norm_impl_index(
-            x, weight, bias, None, None, True, 0.0, eps, torch.backends.cudnn.enabled
+    def forward(ctx, x, weight, bias, plus, norm):
+        mean, var = norm.running_mean, norm.running_var
+        if norm.training:
+            kept = (mean, var) if norm.track_running_stats else (mean.clone(), var.clone())
+            mean, var = torch.batch_norm_update_stats(x, *kept, norm.momentum)
+        slope = weight * (var + norm.eps).rsqrt()
+        batch, channels, height, width = x.shape
+        y = torch.empty(
+            (batch, channels, norm.above + height, width), dtype=x.dtype, device=x.device, memory_format=_layout(x)
         )
-        ctx.save_for_backward(x, weight, mean, r, reserve)
-        ctx.settings = kernel, eps
+        y[:, :, : norm.above] = 0
+        _elu_of_line(_maps(slope), x, _maps(bias - slope * mean), plus, y[:, :, norm.above :])
+        ctx.save_for_backward(x, y, weight, mean, var)
+        ctx.settings = norm.training, norm.eps, norm.above
         return y
 
     @staticmethod
     def backward(ctx, g):
-        differentiate = _NormaliseBackward.apply if torch.is_grad_enabled() else _kernel
-        gx, gweight, gbias = differentiate(g, *ctx.saved_tensors, *ctx.settings)
-        _, weight, bias, _ = ctx.needs_input_grad
-        return gx, gweight if weight else None, gbias if bias else None, None
+        *gradients, gplus = _NormELUBackward.apply(g, *ctx.saved_tensors, *ctx.settings)
+        return *gradients, gplus if ctx.needs_input_grad[3] else None, None
 
 
-class _NormaliseBackward(torch.autograd.Function):
-    """Gradient g of y -> those of x, weight w and bias: w r P(g), Σ g x̂ and Σ g, where P(u) = u - ⟨u⟩ - x̂ ⟨u x̂⟩
-    with means ⟨·⟩ over the channel.
+class _NormELUBackward(torch.autograd.Function):
+    """Gradient g of y -> those of x, weight w, bias and plus: w r P(h), Σ h x̂, Σ h and h, where h = g ELU'(u), and
+    P(h) = h - ⟨h⟩ - x̂ ⟨h x̂⟩ with means ⟨·⟩ over the channel, or P(h) = h if the statistics are not the batch's.
 
-    Mean and r come in as numbers; that they depend on x is part of the gradient given for x.
+    Mean and variance come in as numbers; that they depend on x is part of the gradient given for x.
     """
 
     @staticmethod
-    def forward(ctx, g, x, weight, mean, r, reserve, kernel, eps):
-        gx, gweight, gbias = _kernel(g, x, weight, mean, r, reserve, kernel, eps)
-        ctx.save_for_backward(g, x, weight, mean, r, gweight, gbias)
-        ctx.eps = eps
+    def forward(ctx, g, x, y, weight, mean, var, training, eps, above):
+        h = aten.elu_backward(g[:, :, above:], 1, 1, 1, True, y[:, :, above:])
+        gx, sum_hx, sum_h = _through_norm(h, x, weight, mean, var, training, eps)
+        ctx.save_for_backward(g, x, y, weight, mean, var, sum_hx, sum_h)
+        ctx.settings = training, eps, above
         ctx.set_materialize_grads(False)
-        return gx, gweight, gbias
+        return gx, sum_hx, sum_h, h
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, v, v_weight, v_bias):
-        """Cotangents v ``[B, C, H, W]``, v_weight and v_bias ``[C]`` -> the gradients of g, x and weight.
+    def backward(ctx, v, v_weight, v_bias, v_plus):
+        """Cotangents v and v_plus ``[B, C, H, W]``, v_weight and v_bias ``[C]`` -> the gradients of g, x, y and weight.
 
-        The scalar is w r Σ v P(g) + v_weight Σ g x̂ + v_bias Σ g. P is symmetric; a gradient u of x̂ is r P(u) in x, and
-        one of r is -r² x̂ / n. So x's gradient is linear in v, g and x, and all sums but Σ v g are the kernels' own.
+        The scalar is w r Σ v P(h) + v_weight Σ h x̂ + v_bias Σ h + Σ v_plus h. P is symmetric; a gradient u of x̂ is
+        r P(u) in x, and one of r is -r² x̂ / n. So the gradient k of h is w r P(v) and what is added to it, and that of
+        x a line in v, h and x, with coefficients that are sums over the channel.
         """
-        g, x, weight, mean, r, sum_gx, sum_g = ctx.saved_tensors  # x is x̂ in the names of sums
+        g, x, y, weight, mean, var, sum_hx, sum_h = ctx.saved_tensors  # x is x̂ in the names of sums
+        training, eps, above = ctx.settings
         n = x.numel() // x.shape[1]
-        if v is None:
-            v = torch.zeros_like(g)
-        to_g, sum_vx, sum_v = torch.ops.aten.native_batch_norm_backward.default(
-            v, x, weight, None, None, mean, r, True, ctx.eps, (True, True, True)
-        )
-        to_weight = r * ((v * g).sum((0, 2, 3)) - (sum_v * sum_g + sum_vx * sum_gx) / n)
+        r = (var + eps).rsqrt()
+        g, inner_y = g[:, :, above:], y[:, :, above:]
+        v = torch.zeros_like(x) if v is None else v
 
-        wr = r if weight is None else weight * r
-        of_v = -wr * r * sum_gx / n
-        of_g = -wr * r * sum_vx / n
+        k, sum_vx, sum_v = _through_norm(v, x, weight, mean, var, training, eps)
         if v_weight is not None:
-            of_g = of_g + r * v_weight
-        of_x = -r * (of_v * sum_vx + of_g * sum_gx + wr * to_weight) / n
-        offset = -(of_v * sum_v + of_g * sum_g) / n - of_x * mean
-        to_x = _linear(offset, of_x, x).addcmul_(_maps(of_g), g).addcmul_(_maps(of_v), v)
-
-        if v_weight is not None:
-            to_g += _linear(-v_weight * r * mean, v_weight * r, x)
+            k.addcmul_(_maps(r * v_weight), x).sub_(_maps(r * v_weight * mean))
         if v_bias is not None:
-            to_g += _maps(v_bias)
-        return to_g, to_x, None if weight is None else to_weight, None, None, None, None, None
+            k += _maps(v_bias)
+        to_weight = r * _sum_of_products(v, g, inner_y)
+        of_v = of_x = torch.zeros_like(r)
+        of_h = of_v if v_weight is None else r * v_weight
+        if training:
+            to_weight -= r * (sum_v * sum_h + sum_vx * sum_hx) / n
+            of_v, of_h = -weight * r * r * sum_hx / n, of_h - weight * r * r * sum_vx / n
+            of_x = -r * (of_v * sum_vx + of_h * sum_hx + weight * r * to_weight) / n
+        offset = -(of_v * sum_v + of_h * sum_h) / n - of_x * mean if training else of_v
+
+        to_g, to_y, to_x = torch.empty_like(y), torch.empty_like(y), k
+        to_g[:, :, :above] = to_y[:, :, :above] = 0
+        offset, of_v, of_x, of_h = map(_maps, (offset, of_v, of_x, of_h))
+        inputs, outputs = (k, v_plus, g, inner_y, v, x), (to_g[:, :, above:], to_y[:, :, above:])
+        for ks, ps, gs, ys, vs, xs, to_gs, to_ys, h in _pieces(*inputs, *outputs, buffers=1):
+            if ps is not None:
+                ks += ps
+            aten.elu_backward.grad_input(ks, 1, 1, 1, True, ys, grad_input=to_gs)
+            # ELU' is y + 1 where y ≤ 0, and 1 elsewhere
+            aten.hardtanh_backward.grad_input(torch.mul(ks, gs, out=h), ys, -torch.inf, 0, grad_input=to_ys)
+            aten.elu_backward.grad_input(gs, 1, 1, 1, True, ys, grad_input=h)
+            torch.addcmul(offset, of_v, vs, out=ks).addcmul_(of_x, xs).addcmul_(of_h, h)  # k has been used
+        return to_g, to_x, to_y, to_weight, None, None, None, None, None
 
 
-def _kernel(g, x, weight, mean, r, reserve, kernel, eps):
-    return torch.ops.aten._batch_norm_impl_index_backward.default(
-        kernel, x, g, weight, None, None, mean, r, True, eps, (True, True, True), reserve
-    )
+def _through_norm(h, x, weight, mean, var, training, eps) -> tuple[Tensor, Tensor, Tensor]:
+    """w r P(h), Σ h x̂ and Σ h: the gradient of batch normalisation."""
+    statistics = (None, None, mean, (var + eps).rsqrt()) if training else (mean, var, None, None)
+    return aten.native_batch_norm_backward(h, x, weight, *statistics, training, eps, (True, True, True))
+
+
+def _elu_of_line(slope: Tensor, x: Tensor, offset: Tensor, plus: Tensor | None, out: Tensor) -> None:
+    """out = ELU(slope · x + offset + plus), with single precision inside."""
+    if not x.is_cpu:
+        torch.addcmul(offset, slope, x, out=out)
+        if plus is not None:
+            out += plus
+        F.elu_(out)
+        return
+    low = x.dtype in (torch.bfloat16, torch.float16)
+    for xs, ps, ys, u, e in _pieces(x, plus, out, buffers=2, dtype=torch.float32 if low else x.dtype):
+        torch.addcmul(offset, slope, u.copy_(xs) if low else xs, out=u)
+        if ps is not None:
+            u += e.copy_(ps) if low else ps
+        # ELU(u) = max(u, exp(min(u, 0)) - 1)
+        torch.clamp(u, max=0, out=e).exp_().sub_(1)
+        ys.copy_(torch.maximum(u, e, out=u)) if low else torch.maximum(u, e, out=ys)
+
+
+def _sum_of_products(v: Tensor, g: Tensor, y: Tensor) -> Tensor:
+    """Σ v h over each channel, with h = g ELU'(u): ``[C]``."""
+    total = torch.zeros(v.shape[1], dtype=v.dtype, device=v.device)
+    for vs, gs, ys, h in _pieces(v, g, y, buffers=1):
+        total += aten.elu_backward.grad_input(gs, 1, 1, 1, True, ys, grad_input=h).mul_(vs).sum((0, 2, 3))
+    return total
+
+
+def _pieces(*tensors: Tensor | None, buffers: int, dtype: torch.dtype | None = None) -> Iterator[tuple]:
+    """Some images of all tensors ``[B, …]`` at a time (None stays None), and so many buffers of their shape."""
+    first = tensors[0]
+    count = max(1, min(len(first), PIECE // max(1, first[0].numel()))) if first.is_cpu else len(first)
+    made = [torch.empty_like(first[:count], dtype=dtype) for _ in range(buffers)]
+    split = [[None] * -(-len(first) // count) if t is None else t.split(count) for t in tensors]
+    for parts in zip(*split, strict=True):
+        yield *parts, *(b[: len(parts[0])] for b in made)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _maps(values: Tensor) -> Tensor:
     """``[C]`` -> ``[C, 1, 1]``."""
     return values[:, None, None]
-
-
-def _linear(offset: Tensor, slope: Tensor, x: Tensor) -> Tensor:
-    return torch.addcmul(_maps(offset), _maps(slope), x)

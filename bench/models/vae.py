@@ -105,3 +105,16 @@ def fixed_statistics(*modules: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+@contextmanager
+def second_order(module: nn.Module) -> Iterator[None]:
+    """Within: the layers of a module that can be differentiated twice, or more cheaply so, if told to, are."""
+    layers = [m for m in module.modules() if getattr(m, "second_order", None) is False]
+    for layer in layers:
+        layer.second_order = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.second_order = False

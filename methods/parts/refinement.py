@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.models.distributions import Gaussian
-from bench.models.text import second_order
-from bench.models.vae import fixed_statistics
+from bench.models.vae import fixed_statistics, second_order
 
 
 def refine(
