@@ -1,8 +1,9 @@
 """The same models and updates in the formulation of the reference implementations, to be measured against.
 
 Full masked kernels, contiguous memory, z's maps beside the image in one first convolution, three-dimensional vocabulary
-projection, gradients for every parameter whatever is stepped, plain optimisers, the loss read after every update. Same
-function, same weights: ``tests/perf/test_naive.py`` holds the two together, so ratios of times mean something.
+projection, gradients for every parameter whatever is stepped, plain optimisers, the loss read after every update. Made
+of torch's own layers alone, so it stays what it is when the models change. Same function, same weights:
+``tests/perf/test_naive.py`` holds the two together, so ratios of times mean something.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.datasets import PAD
-from bench.models.image import MaskedCNNDecoder, MaskedConv
-from bench.models.norm import BatchNorm2d
-from bench.models.text import LSTM
+from bench.models.image import LatentMaps, MaskedBlock, MaskedCNNDecoder, MaskedConv, ResidualBlock, ResNetFeatures
+from bench.models.text import LSTMDecoder, LSTMFeatures
 from bench.models.vae import VAE
 
 
@@ -27,13 +27,13 @@ class FullMaskedConv(nn.Conv2d):
         rows, size = cropped.kernel_size
         inputs = cropped.in_channels + (extra.in_channels if extra else 0)
         super().__init__(inputs, cropped.out_channels, size, padding=size // 2, bias=False)
-        mask, weight = torch.zeros_like(self.weight), torch.zeros_like(self.weight)
+        mask, weight = torch.zeros(2, *self.weight.shape, dtype=cropped.weight.dtype)
         mask[:, : cropped.in_channels, :rows] = cropped.mask
         weight[:, : cropped.in_channels, :rows] = cropped.weight.detach()
         if extra:
             mask[:, cropped.in_channels :] = 1
             weight[:, cropped.in_channels :] = extra.weight.detach()
-        self.register_buffer("mask", mask)
+        self.register_buffer("mask", mask.to(cropped.weight))
         self.weight.data = weight * mask
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,65 +41,135 @@ class FullMaskedConv(nn.Conv2d):
         return super().forward(x)
 
 
+def conv(ours: nn.Conv2d) -> nn.Conv2d:
+    sizes = (ours.in_channels, ours.out_channels, ours.kernel_size, ours.stride, ours.padding)
+    return _copied(nn.Conv2d(*sizes, bias=False), ours)
+
+
+def norm(ours: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    return _copied(nn.BatchNorm2d(ours.num_features), ours)
+
+
+class PlainResidualBlock(nn.Module):
+    def __init__(self, ours: ResidualBlock):
+        super().__init__()
+        first, first_norm, second = ours.body
+        self.body = nn.Sequential(conv(first), norm(first_norm), nn.ELU(), conv(second), norm(ours.norm))
+        self.shortcut = nn.Sequential(conv(ours.shortcut[0]), norm(ours.shortcut[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.elu(self.body(x) + self.shortcut(x))
+
+
+class PlainMaskedBlock(nn.Module):
+    def __init__(self, ours: MaskedBlock):
+        super().__init__()
+        down, down_norm, masked, masked_norm, up = ours.body
+        first = (conv(down), norm(down_norm), nn.ELU())
+        second = (FullMaskedConv(masked), norm(masked_norm), nn.ELU())
+        self.body = nn.Sequential(*first, *second, conv(up), norm(ours.norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.elu(self.body(x) + x)
+
+
 class NaiveImageDecoder(nn.Module):
     """The residual masked CNN as a stack of plain modules; every sample of an image goes through all of it."""
 
-    def __init__(self, decoder: MaskedCNNDecoder):
+    def __init__(self, ours: MaskedCNNDecoder, of_maps: nn.Conv2d):
         super().__init__()
-        self.first = FullMaskedConv(decoder.from_image, decoder.from_maps)
-        self.rest = _plain(decoder)
-        self.rest.from_image = self.rest.from_maps = None
+        self.first = nn.Sequential(FullMaskedConv(ours.from_image, of_maps), norm(ours.norm), nn.ELU())
+        self.blocks = nn.ModuleList(map(PlainMaskedBlock, ours.blocks))
+        self.skips = nn.ModuleList(map(PlainMaskedBlock, ours.skips))
+        mix, mix_norm, score = ours.output
+        self.output = nn.Sequential(conv(mix), norm(mix_norm), nn.ELU(), conv(score))
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = [self.first(x)]
+        for layer, block in enumerate(self.blocks, start=1):
+            h = outputs[-1]
+            if 0 <= layer - 3 < len(self.skips) - 1:
+                h = h + self.skips[layer - 3](outputs[layer - 3])
+            outputs.append(block(h))
+        h = outputs[-1]
+        if self.skips:
+            h = h + self.skips[-1](outputs[len(self.skips) - 1])
+        return self.output(h)
 
     def log_prob(self, maps: Tensor, x: Tensor, samples: int = 1) -> Tensor:
         repeated = x.unsqueeze(1).expand(-1, samples, -1, -1, -1).flatten(0, 1).contiguous()
-        logits = self.rest(self.first(torch.cat([repeated, maps], dim=1)))
+        logits = self(torch.cat([repeated, maps], dim=1))
         nats = F.binary_cross_entropy_with_logits(logits, repeated, reduction="none")
         return -nats.flatten(1).sum(-1).view(len(x), samples)
+
+
+class NaiveTextFeatures(nn.Module):
+    """The encoder's LSTM; its state after ``</s>``."""
+
+    def __init__(self, ours: LSTMFeatures):
+        super().__init__()
+        self.embedding, self.lstm = embedding(ours.embedding), lstm(ours.lstm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.lstm(self.embedding(x))
+        return states[torch.arange(len(x)), (x != PAD).sum(dim=1) - 1]
 
 
 class NaiveTextDecoder(nn.Module):
     """The LSTM decoder with all scores of all words of all samples at once."""
 
-    def __init__(self, decoder: nn.Module):
+    def __init__(self, ours: LSTMDecoder):
         super().__init__()
-        self.inner = _plain(decoder)
+        self.embedding, self.lstm, self.output = embedding(ours.embedding), lstm(ours.lstm), projection(ours)
+        self.dim, self.dropout = ours.dim, ours.dropout
 
     def log_prob(self, code: Tensor, x: Tensor, samples: int = 1) -> Tensor:
         words = x.unsqueeze(1).expand(-1, samples, -1).flatten(0, 1).contiguous()
-        hidden, _ = self.inner.states(words[:, :-1], code, self.inner.start(code))
-        scores = self.inner.output(hidden)
+        embedded = F.dropout(self.embedding(words[:, :-1]), self.dropout, self.training)
+        z, cell = code[:, None, : self.dim].expand(-1, embedded.shape[1], -1), code[:, self.dim :].unsqueeze(0)
+        hidden, _ = self.lstm(torch.cat([embedded, z], dim=-1), (cell.tanh(), cell))
+        scores = self.output(F.dropout(hidden, self.dropout, self.training))
         target = words[:, 1:].contiguous()
         nats = F.cross_entropy(scores.view(-1, scores.shape[-1]), target.view(-1), ignore_index=PAD, reduction="none")
         return -nats.view(len(x), samples, -1).sum(-1)
 
 
+def embedding(ours: nn.Embedding) -> nn.Embedding:
+    return _copied(nn.Embedding(*ours.weight.shape), ours)
+
+
+def lstm(ours: nn.LSTM) -> nn.LSTM:
+    return _copied(nn.LSTM(ours.input_size, ours.hidden_size, batch_first=True), ours)
+
+
+def projection(ours: LSTMDecoder) -> nn.Linear:
+    return _copied(nn.Linear(ours.hidden, ours.output.weight.shape[0], bias=False), ours.output)
+
+
 def naive(model: VAE) -> VAE:
-    """A copy of a model, with its weights, in the naive formulation."""
+    """A copy of a model with a latent, with its weights, in the naive formulation."""
     made = copy.deepcopy(model)
-    image = isinstance(made.decoder, MaskedCNNDecoder)
-    made.features = _plain(made.features)
-    made.decoder = (NaiveImageDecoder if image else NaiveTextDecoder)(made.decoder)
+    if isinstance(made.features, ResNetFeatures):
+        *blocks, last, last_norm, _ = made.features.layers
+        layers = (*map(PlainResidualBlock, blocks), conv(last), norm(last_norm), nn.ELU(), nn.Flatten())
+        made.features, made.decoder = nn.Sequential(*layers), NaiveImageDecoder(made.decoder, made.to_decoder.conv)
+        made.to_decoder = PlainMaps(made.to_decoder)
+    else:
+        made.features, made.decoder = NaiveTextFeatures(made.features), NaiveTextDecoder(made.decoder)
     return made.to(memory_format=torch.contiguous_format)
 
 
-def _plain(module: nn.Module) -> nn.Module:
-    """A module with the layers of torch in place of ours."""
-    module = copy.deepcopy(module)
-    for parent in [*module.modules()]:
-        for name, child in [*parent.named_children()]:
-            if isinstance(child, MaskedConv):
-                setattr(parent, name, FullMaskedConv(child))
-            elif isinstance(child, BatchNorm2d):
-                setattr(parent, name, _copied(nn.BatchNorm2d(child.num_features), child))
-            elif isinstance(child, LSTM):
-                setattr(parent, name, _copied(nn.LSTM(child.input_size, child.hidden_size, batch_first=True), child))
-            elif isinstance(child, nn.ELU):
-                setattr(parent, name, nn.ELU())
-    return module
+class PlainMaps(nn.Module):
+    def __init__(self, ours: LatentMaps):
+        super().__init__()
+        self.linear, self.shape = copy.deepcopy(ours.linear), ours.shape
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.linear(z).view(len(z), *self.shape)
 
 
 def _copied(made: nn.Module, source: nn.Module) -> nn.Module:
-    made.load_state_dict(source.state_dict())
+    made.to(next(source.parameters()).dtype).load_state_dict(source.state_dict())
     return made
 
 
@@ -116,11 +186,16 @@ class NaiveTraining:
         z = q.rsample(1, generator)
         return -self.model.log_prob(x, z).mean() + self.model.prior.kl(q).mean()
 
+    def backward(self, x: Tensor) -> Tensor:
+        """Gradients of every parameter; returns the loss."""
+        loss = self.loss(x)
+        loss.backward()
+        return loss
+
     def update(self, x: Tensor, groups: tuple[str, ...] = ("encoder", "decoder")) -> float:
         for optimiser in self.optimisers.values():
             optimiser.zero_grad()
-        loss = self.loss(x)
-        loss.backward()
+        loss = self.backward(x)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         for name in groups:
             self.optimisers[name].step()
