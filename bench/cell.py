@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 
 from bench import checkpoint, provenance, registry, schedules
+from bench.compiled import compile_networks
 from bench.config import MODELS, EvaluationConfig, TrainConfig, build, derive_seed
 from bench.data import Data, load, modelled
 from bench.datasets import DataInfo, Prepared
@@ -73,9 +74,10 @@ def train(task: dict) -> dict:
     config, folder = task["config"], CellFolder(Path(task["folder"]))
     data = load_data(task)
     method, model, seed = fresh(config)
-    trainer = Trainer(
-        method, model, data, build(TrainConfig, config["train"], "train"), seed, folder.path, folder.write_history
-    )
+    settings = build(TrainConfig, config["train"], "train")
+    if settings.compile:
+        compile_networks(model, dynamic=data.info.modality == "text")
+    trainer = Trainer(method, model, data, settings, seed, folder.path, folder.write_history)
     sizes = {name: sum(reference_parameters(module) for module in modules) for name, modules in model.parts().items()}
     return trainer.run() | {"parameters": sizes}
 
@@ -147,7 +149,11 @@ def keep_heap() -> None:
     zeroed first: up to a third of the time of an update at paper size. Blocks above 32 MB still go back at once.
     """
     if hasattr(library := ctypes.CDLL(None), "mallopt"):
-        for parameter, value in (("MMAP_THRESHOLD", 32 * 2**20), ("TRIM_THRESHOLD", 2**31 - 1), ("TOP_PAD", 64 * 2**20)):
+        for parameter, value in (
+            ("MMAP_THRESHOLD", 32 * 2**20),
+            ("TRIM_THRESHOLD", 2**31 - 1),
+            ("TOP_PAD", 64 * 2**20),
+        ):
             library.mallopt({"TRIM_THRESHOLD": -1, "TOP_PAD": -2, "MMAP_THRESHOLD": -3}[parameter], value)
 
 

@@ -104,6 +104,7 @@ class TrainConfig:
     mi_rule: str = "mi_batch"  # which estimate of MI rules may look at
     lag_examples: int = 0  # so many of the validation set tell the lag of inference at every validation
     precision: str = FULL_PRECISION  # of the networks, in training and validation
+    compile: bool = False  # the networks by torch.compile in training: other code, and so other rounding
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -280,7 +281,7 @@ def suggest(word: str, known: Any) -> str:
 
 
 #: Training settings that came later, with the value that stood for them before: there they change no identity.
-ADDED_LATER = {"equal_lengths": False}
+ADDED_LATER = {"equal_lengths": False, "compile": False}
 #: Training settings that watch training and do not change it.
 WATCHING = ("lag_examples",)
 #: Training settings that stand beside the others in ``config.json``.

@@ -71,6 +71,11 @@ def parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--gpus-per-cell", type=float, metavar="F", help="GPUs, or a fraction of one (default on cuda: 1)")
     how.add_argument("--address", help="of a running Ray cluster; its nodes must share --out and the data cache")
+    how.add_argument(
+        "--compile",
+        action="store_true",
+        help="train with torch.compile, that is --set train.compile=true",
+    )
     how.add_argument("--force", action="store_true", help="train again what is there")
     how.add_argument("--dry-run", action="store_true", help="print the plan with estimated time, and stop")
     how.add_argument("--list", action="store_true", help="print methods, suites, data sets and presets, and stop")
@@ -94,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.plan import TO_DO, plan
 
     console = Console(highlight=False, soft_wrap=True)
-    settings, overrides = split_settings(args.set)
+    settings, overrides = split_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
     expressions = split_expressions(args.methods)
     rows, sweeps = variants(expressions, args.preset, settings)
     with console.status(f"preparing {args.dataset}: up to a few minutes the first time"):
@@ -102,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
     check_fit(preset, data.info)
     device = resolve_device(args)
-    check_precisions(preset, device)
+    check_arithmetic(preset, device)
     gpus = (1.0 if args.gpus_per_cell is None else args.gpus_per_cell) if device == "cuda" else 0.0
     resources = Resources(args.executor, args.cpus_per_cell, gpus, args.address)
     seeds = preset.seeds if args.seeds is None else args.seeds
@@ -157,9 +162,13 @@ def check_fit(preset: Preset, data: DataInfo) -> None:
         raise UserError(f"model.image_size = {preset.model.image_size} does not divide the images' {data.shape[-1]}")
 
 
-def check_precisions(preset: Preset, device: str) -> None:
+def check_arithmetic(preset: Preset, device: str) -> None:
+    """Refuse a precision or a compilation that is not to be had here."""
+    from bench.compiled import check_compiler
     from bench.precision import check_precision
 
+    if preset.train.compile:
+        check_compiler(device)
     for precision in (preset.train.precision, preset.evaluation.precision):
         check_precision(precision, device)
 
