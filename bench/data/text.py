@@ -74,8 +74,9 @@ class TextData:
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Training sentences ``index``: int64 ``[B, T]``, T the longest of them."""
-        return self.train[index.to(self.train.device), : int(self.lengths["train"][index].max())].long()
+        """Training sentences ``index``: int64 ``[B, T]``, T the longest of them. Waits for no work of the device."""
+        on_device = index.to(self.train.device, non_blocking=True)
+        return self.train[on_device, : int(self.lengths["train"][index].max())].long()
 
     def blocks(
         self, split: str, which: int | np.ndarray | None, size: int, equal_lengths: bool = False
