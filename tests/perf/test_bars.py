@@ -22,7 +22,7 @@ def test_updates_and_evaluation(name, rounds):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_sa_vae():
-    check(of_sa_vae(rounds=2))
+    check(of_sa_vae(rounds=1))
 
 
 def test_slower_than_promised_fails_the_gate():
