@@ -141,8 +141,8 @@ class MaskedBlock(nn.Module):
 class MaskedCNNDecoder(nn.Module):
     """p(x|z) over binary pixels in raster order.
 
-    Layer 0 is causal in the image and open to z, whose share ``LatentMaps`` gives; the other layers are masked residual blocks, with long
-    skip blocks from layer j into layer j + 3, the last of them into the output.
+    Layer 0 is causal in the image and open to z, whose share ``LatentMaps`` gives; the other layers are masked residual
+    blocks, with long skip blocks from layer j into layer j + 3, the last of them into the output.
     """
 
     def __init__(self, channels: int, kernels: Sequence[int], skips: Sequence[int], image_size: int):

@@ -158,14 +158,14 @@ def _sum_of_products(v: Tensor, g: Tensor, y: Tensor) -> Tensor:
     return total
 
 
-def _pieces(*tensors: Tensor | None, buffers: int, dtype: torch.dtype | None = None) -> Iterator[tuple]:
+def _pieces(first: Tensor, *more: Tensor | None, buffers: int, dtype: torch.dtype | None = None) -> Iterator[tuple]:
     """Some images of all tensors ``[B, …]`` at a time (None stays None), and so many buffers of their shape."""
-    first = tensors[0]
     count = max(1, min(len(first), PIECE // max(1, first[0].numel()))) if first.is_cpu else len(first)
     made = [torch.empty_like(first[:count], dtype=dtype) for _ in range(buffers)]
-    split = [[None] * -(-len(first) // count) if t is None else t.split(count) for t in tensors]
-    for parts in zip(*split, strict=True):
-        yield *parts, *(b[: len(parts[0])] for b in made)
+    firsts = first.split(count)
+    others = [[None] * len(firsts) if t is None else t.split(count) for t in more]
+    for one, *rest in zip(firsts, *others, strict=True):
+        yield one, *rest, *(b[: len(one)] for b in made)
 
 
 def _layout(x: Tensor) -> torch.memory_format:
