@@ -25,7 +25,7 @@ def compile_networks(model: VAE, dynamic: bool) -> None:
 
 
 def _compiled(module: nn.Module, plain: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
-    fast = torch.compile(plain, dynamic=dynamic)
+    fast = torch.compile(plain, dynamic=dynamic, options={"fallback_random": True})  # dropout as it would be without
     layers = [layer for layer in module.modules() if hasattr(layer, "second_order")]
 
     def run(*args: Any) -> Any:

@@ -16,14 +16,16 @@ from .conftest import TRAIN, assert_equal_weights
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("expression", ["vae", "sa_vae(steps=1)"])
-def test_compiled_training_is_the_same_up_to_rounding(trainer, tmp_path, expression):
+@pytest.mark.parametrize(
+    ("make", "expression"), [("trainer", "vae"), ("trainer", "sa_vae(steps=1)"), ("text_trainer", "vae")]
+)
+def test_compiled_training_is_the_same_up_to_rounding(request, tmp_path, make, expression):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    train = replace(TRAIN, epochs=1)
+    trainer, train = request.getfixturevalue(make), replace(TRAIN, epochs=1)
     plain, compiled = (trainer(expression, tmp_path / name, train) for name in ("plain", "compiled"))
     names = compiled.model.state_dict().keys()
-    compile_networks(compiled.model, dynamic=False)
+    compile_networks(compiled.model, dynamic=make == "text_trainer")
     plain.run()
     compiled.run()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2, "nothing was compiled"

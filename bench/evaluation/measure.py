@@ -149,12 +149,6 @@ def information(model: VAE, made: Measurement, blocks: list[int]) -> dict[str, f
     return found
 
 
-def chunk_size(device: torch.device) -> int:
-    """How many (example, sample) pairs to decode at a time: what a CPU cache or a GPU likes; of documents of 200 words
-    at paper size less than a gigabyte."""
-    return 100 if device.type == "cpu" else 300
-
-
 def validate(method: Method, model: VAE, data: Data, train: TrainConfig, seed: int, with_lag: bool = False) -> dict:
     """Metrics on the validation set at KL weight 1, with the same noise every time; leaves the model in training mode.
 
