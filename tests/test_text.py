@@ -20,7 +20,8 @@ from bench.flops import flop_counter
 from bench.models.build import build_model
 from bench.models.decoding import beam, greedy
 from bench.models.distributions import Gaussian
-from bench.models.text import LSTM, build_text_model
+from bench.models.lstm import LSTM
+from bench.models.text import build_text_model
 from bench.train import Trainer
 
 from .conftest import TEXT_MODEL, TEXT_TRAIN, assert_equal_weights
@@ -114,7 +115,7 @@ def test_scoring_some_words_at_a_time_changes_nothing(model, monkeypatch):
     x, z = sentences([3, 6]), torch.randn(2, 5, 3)
     with torch.no_grad():
         whole = model.log_prob(x, z)
-        monkeypatch.setattr("bench.models.text.LOGITS", 2 * VOCABULARY)
+        monkeypatch.setattr("bench.models.words.SCORES", 2 * VOCABULARY)
         torch.testing.assert_close(model.log_prob(x, z), whole)
 
 
