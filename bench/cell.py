@@ -5,7 +5,6 @@ A task is a plain dictionary, so that any executor can carry it; all about the c
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import math
 import os
@@ -27,6 +26,7 @@ from bench.data import Data, load, modelled
 from bench.datasets import DataInfo, Prepared
 from bench.errors import UserError
 from bench.evaluation import Evaluation, evaluate
+from bench.memory import keep_heap
 from bench.method import Method
 from bench.models.build import build_model, reference_parameters
 from bench.models.vae import VAE
@@ -140,21 +140,6 @@ def configure_torch(threads: int, device: str, gpu_share: float) -> None:
         torch.cuda.empty_cache()
         if 0 < gpu_share < 1:
             torch.cuda.set_per_process_memory_fraction(gpu_share)
-
-
-def keep_heap() -> None:
-    """Keep freed memory for the next update instead of giving it back, where the C library can be told to.
-
-    glibc returns the maps of one update to the system and takes them for the next, and every page that comes back is
-    zeroed first: up to a third of the time of an update at paper size. Blocks above 32 MB still go back at once.
-    """
-    if hasattr(library := ctypes.CDLL(None), "mallopt"):
-        for parameter, value in (
-            ("MMAP_THRESHOLD", 32 * 2**20),
-            ("TRIM_THRESHOLD", 2**31 - 1),
-            ("TOP_PAD", 64 * 2**20),
-        ):
-            library.mallopt({"TRIM_THRESHOLD": -1, "TOP_PAD": -2, "MMAP_THRESHOLD": -3}[parameter], value)
 
 
 def load_data(task: dict) -> Data:

@@ -4,14 +4,15 @@
 ELBO at λ_K, and its gradient flows through every refinement step into encoder and decoder. Kim et al. use K = 20
 steps and He et al. K = 10. Step size and clipping are per example, so that neither depends on the batch: a = 1/32 is
 their 1.0 on the mean of a batch of 32, and a norm of 28 = 5 √32 is their 5 on the gradient of that mean where examples
-are alike. With other batches, of 16 or 50, these numbers stay. The gradient is exact, where the reference takes finite
-differences. Evaluation refines too.
+are alike. With other batches, of 16 or 50, these numbers stay. The gradient is exact; the reference's finite
+differences are at hand too: ``gradient="differences"``, whose ``difference`` is the root mean square of the step in λ.
+docs/performance.md has error and cost of both. Evaluation refines too.
 """
 
 from dataclasses import dataclass
 
 from bench.method import Method, check_ranges
-from methods.parts.refinement import refine
+from methods.parts.refinement import GRADIENTS, refine
 
 
 class SemiAmortisedVAE(Method):
@@ -29,12 +30,14 @@ class SemiAmortisedVAE(Method):
         lr: float = 1 / 32
         momentum: float = 0.5
         clip: float = 28.0
+        gradient: str = "exact"
+        difference: float = 1e-4
 
         def __post_init__(self):
-            check_ranges(self, "clip", "steps lr momentum")
+            check_ranges(self, "clip difference", "steps lr momentum", gradient=GRADIENTS)
 
     def expected_cost(self, train):
-        return 1 + 3.5 * self.config.steps
+        return 1 + (3 if self.config.gradient == "exact" else 2) * self.config.steps
 
     def posterior(self, ctx, x, train):
         return refine(ctx, x, ctx.model.encode(x), differentiable=train, **vars(self.config))

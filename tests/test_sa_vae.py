@@ -87,6 +87,22 @@ def test_gradient_equals_finite_differences(setting):
         assert slope == pytest.approx((losses[0] - losses[1]) / (2 * STEP), rel=1e-4)
 
 
+@pytest.mark.parametrize("clip", [1e3, 0.5], ids=["unclipped", "clipped"])
+def test_differences_come_near_the_exact_gradient(setting, clip):
+    """The nearer, the shorter their step; in double precision, where rounding does not yet matter."""
+    model, x, ctx = setting
+    parameters = list(model.parameters())
+    exact = torch.autograd.grad(loss_of(ctx, x, clip), parameters)
+    errors = []
+    for difference in (1e-4, 1e-7):
+        q = refine(ctx, x, model.encode(x), STEPS, LR, MOMENTUM, clip, True, "differences", difference)
+        found = torch.autograd.grad(final_loss(ctx, x, q), parameters)
+        apart = sum((a - b).square().sum() for a, b in zip(found, exact, strict=True)).sqrt()
+        errors.append((apart / sum(b.square().sum() for b in exact).sqrt()).item())
+    assert errors[1] < 1e-4
+    assert errors[1] < errors[0] < 0.05
+
+
 def test_refinement_lowers_the_loss_it_descends(setting):
     model, x, ctx = setting
     model.eval()

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from bench.estimators.proposal import WITH_GRADIENT, noise, streams
 from bench.models.distributions import Gaussian
-from bench.models.text import second_order
-from bench.models.vae import VAE
+from bench.models.vae import VAE, second_order
 
 LEAPFROGS = 10
 PILOTS = 4  # chains

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.models.distributions import Gaussian, Posterior
-from bench.models.text import second_order
-from bench.models.vae import VAE
+from bench.models.vae import VAE, second_order
 
 SAMPLES = 64  # of q, for what it does not tell otherwise
 WITH_GRADIENT = 32  # (example, sample) pairs decoded at a time where a gradient is wanted: a training batch

@@ -49,6 +49,10 @@ def chunk_for(model: VAE, blocks: Sequence[Tensor]) -> int:
     """How many pairs to decode at a time of a model in evaluation mode: as many of the largest examples in ``blocks``
     ``[B, …]`` as the memory budget of their device allows."""
     x = max(blocks, key=lambda block: block[0].numel())[:1]
-    with PeakMemory() as memory:
-        model.log_prob(x, torch.zeros(1, PROBE, model.latent_dim, device=x.device))
-    return max(1, BUDGET[x.device.type] * PROBE // memory.peak)
+    peaks = []
+    for pairs in (PROBE, 2 * PROBE):  # the difference tells what a pair takes, apart from what is always taken
+        with PeakMemory() as memory:
+            model.log_prob(x, torch.zeros(1, pairs, model.latent_dim, device=x.device))
+        peaks.append(memory.peak)
+    each = max(1, (peaks[1] - peaks[0]) // PROBE)
+    return max(1, (BUDGET[x.device.type] - (peaks[0] - PROBE * each)) // each)

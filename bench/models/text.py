@@ -16,7 +16,6 @@ from bench.config import TextModelConfig
 from bench.datasets import END, PAD, START
 from bench.models.lstm import LSTM, State
 from bench.models.vae import VAE, GaussianHead, NoFeatures, NoHead
-from bench.models.vae import second_order as second_order
 from bench.models.words import surprise
 
 

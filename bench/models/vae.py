@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from bench.memory import close_holes
 from bench.models.distributions import Gaussian, Posterior, StandardNormal
 
 
@@ -109,7 +110,9 @@ def fixed_statistics(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def second_order(module: nn.Module) -> Iterator[None]:
-    """Within: the layers of a module that can be differentiated twice, or more cheaply so, if told to, are."""
+    """Within: the layers of a module that can be differentiated twice, or more cheaply so, if told to, are. What an
+    earlier graph of gradients has left of holes in memory is given back."""
+    close_holes()
     layers = [m for m in module.modules() if getattr(m, "second_order", None) is False]
     for layer in layers:
         layer.second_order = True
