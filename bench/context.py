@@ -19,7 +19,7 @@ from bench.config import TrainConfig, derive_seed
 from bench.data import Data
 from bench.flops import flop_counter
 from bench.method import Context, Method, Phase
-from bench.models.vae import VAE, fixed_statistics
+from bench.models.vae import VAE, fixed_statistics, frozen
 from bench.precision import arithmetic, full
 
 
@@ -170,15 +170,9 @@ class TrainingContext(Context):
     def untouched(self, groups: set[str]) -> Iterator[None]:
         """Within: no gradients for these groups' parameters, and their BatchNorm averages stand still."""
         parameters = [p for name in groups for g in self.optimisers[name].param_groups for p in g["params"]]
-        wanted = [p for p in parameters if p.requires_grad]
-        with fixed_statistics(*(m for name in groups for m in self.model.parts().get(name, ()))):
-            for p in wanted:
-                p.requires_grad_(False)
-            try:
-                yield
-            finally:
-                for p in wanted:
-                    p.requires_grad_(True)
+        norms = (m for name in groups for m in self.model.parts().get(name, ()))
+        with fixed_statistics(*norms), frozen(parameters):
+            yield
 
     @contextmanager
     def counted(self, kind: str) -> Iterator[None]:

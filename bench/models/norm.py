@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 aten = torch.ops.aten
 
-PIECE = 2**16  # values that are worked on at a time
+PIECE = 2**17  # values that are worked on at a time
 
 
 class NormELU(nn.BatchNorm2d):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.models.distributions import Gaussian
-from bench.models.vae import fixed_statistics, second_order
+from bench.models.vae import fixed_statistics, frozen, second_order
 
 GRADIENTS = ("exact", "differences")
 
@@ -74,7 +74,8 @@ class _Problem:
         model = self.ctx.model
         # In evaluation not every LSTM can be differentiated once, other than in this way.
         differentiable = second_order(model) if twice or not model.training else nullcontext()
-        with torch.enable_grad(), fixed_statistics(model), differentiable:
+        alone = nullcontext() if twice or also else frozen(model.parameters())
+        with torch.enable_grad(), fixed_statistics(model), differentiable, alone:
             state = state if twice else state.detach().requires_grad_()
             mean, logvar = state
             z = mean + (0.5 * logvar).exp() * self.noise[step]
