@@ -141,7 +141,7 @@ def test_examples_at_places_are_those_of_the_set(kind, prepared, text_prepared):
 def test_labels_that_the_code_holds_are_read_from_it(labelled, tmp_path):
     from .conftest import TOY, TRAIN, planner, tasks
 
-    cell = planner(labelled, TOY, tmp_path)("vae", train=replace(TRAIN, epochs=10, epoch_updates=40))
+    cell = planner(labelled, TOY, tmp_path)("vae", train=replace(TRAIN, epochs=10, epoch_updates=80))
     metrics = run(cell, tasks(labelled), replace(EVERY, metrics=("probe",)))["metrics"]
     assert metrics["probe"] > 0.9 > metrics["probe_chance"]
     assert "probe_100" not in metrics  # only 30 examples are encoded
