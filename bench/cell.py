@@ -103,7 +103,13 @@ def trained(folder: CellFolder, config: dict) -> tuple[Method, VAE, int]:
         weights = checkpoint.load(path, config["device"])
     except Exception as error:  # torch raises many kinds for a torn or foreign file
         raise UserError(f"{path} is damaged: train the cell again") from error
-    model.load_state_dict(weights["model"])
+    try:
+        model.load_state_dict(weights["model"])
+    except RuntimeError as error:
+        version = config["protocol_version"]
+        raise UserError(
+            f"{path} holds another model than this code builds (protocol {version}): train it anew"
+        ) from error
     method.load_state_dict(weights["method"])
     return method, model, seed
 

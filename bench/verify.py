@@ -78,12 +78,17 @@ def verify(args: argparse.Namespace) -> int:
 def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
     """Whether the numbers of one cell come out again, with a line for each that does not."""
     from bench.cell import run_cell
+    from bench.plan import PROTOCOL_VERSION
     from bench.store import CellFolder
     from bench.stored import has_weights
 
     print(f"{folder.path.parent.name} {folder.path.name}")
     if not retrain and not has_weights(folder):
         print("  not verified: its weights are not here (git keeps none); --retrain trains it again")
+        return False
+    if retrain and (made_by := folder.config["protocol_version"]) != PROTOCOL_VERSION:
+        commit = ((folder.result() or {}).get("provenance") or {}).get("commit")
+        print(f"  not verified: trained by protocol {made_by} and commit {commit}, this code is of {PROTOCOL_VERSION}")
         return False
     with tempfile.TemporaryDirectory() as scratch:
         again = CellFolder(Path(scratch))

@@ -31,7 +31,7 @@ class SemiAmortisedVAE(Method):
         momentum: float = 0.5
         clip: float = 28.0
         gradient: str = "exact"
-        difference: float = 1e-4
+        difference: float = 1e-3
 
         def __post_init__(self):
             check_ranges(self, "clip difference", "steps lr momentum", gradient=GRADIENTS)

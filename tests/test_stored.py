@@ -74,15 +74,18 @@ def test_texts_are_refused_by_a_model_of_images(copy):
         bench.load(only(copy, "vae").path).encode(["a sentence"])
 
 
-@pytest.mark.parametrize("harm", ["nothing there", "no weights", "not trained"])
+@pytest.mark.parametrize("harm", ["nothing there", "no weights", "not trained", "of another model"])
 def test_a_cell_that_cannot_be_loaded_says_why(copy, harm):
     folder = only(copy, "vae")
     if harm == "no weights":
         (folder.path / "best.pt").unlink()
     elif harm == "not trained":
         write_json(folder.path / "result.json", folder.result() | {"status": "running"})
+    elif harm == "of another model":
+        torch.save({"model": {"weight": torch.zeros(1)}, "method": {}}, folder.path / "best.pt")
     path = folder.path / "elsewhere" if harm == "nothing there" else folder.path
-    message = {"nothing there": "no cell in", "no weights": "weights", "not trained": "not trained"}[harm]
+    message = {"nothing there": "no cell in", "no weights": "weights", "not trained": "not trained"}
+    message = message.get(harm, "another model")
     with pytest.raises(UserError, match=message):
         bench.load(path)
 
@@ -183,6 +186,13 @@ def test_without_weights_only_training_again_can_verify(copy, capsys):
     said = capsys.readouterr().out
     assert "--retrain trains it again" in said and "1 of 2 cells hold" in said
     assert verify.main([str(folder.path), "--retrain"]) == 0
+
+
+def test_a_cell_of_another_protocol_is_not_trained_again(copy, capsys):
+    folder = only(copy, "vae")
+    write_json(folder.path / "config.json", folder.config | {"protocol_version": 1})
+    assert verify.main([str(folder.path), "--retrain"]) == 1
+    assert "not verified: trained by protocol 1 and commit" in capsys.readouterr().out
 
 
 # -- merge ---------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def refine(
     clip: float,
     differentiable: bool,
     gradient: str = "exact",
-    difference: float = 1e-4,
+    difference: float = 1e-3,
 ) -> Gaussian:
     """q after ``steps`` gradient steps with momentum on its own ELBO, as a fresh Gaussian.
 
