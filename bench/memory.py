@@ -6,7 +6,7 @@ import ctypes
 import os
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # glibc's numbers
-HOLES_FROM = 3.2e9  # bytes in memory from which on holes in the heap are worth the pages that are taken anew
+HOLES_FROM = 2.5e9  # bytes in memory from which on holes in the heap are worth the pages that are taken anew
 
 
 def keep_heap() -> None:
