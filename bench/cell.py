@@ -5,9 +5,11 @@ A task is a plain dictionary, so that any executor can carry it; all about the c
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import os
+import sys
 import traceback
 import zlib
 from functools import lru_cache, partial
@@ -30,17 +32,42 @@ from bench.memory import keep_heap
 from bench.method import Method
 from bench.models.build import build_model, reference_parameters
 from bench.models.vae import VAE
-from bench.store import SCHEMA_VERSION, CellFolder, read_json, replace
+from bench.plan import FORCED
+from bench.store import SCHEMA_VERSION, CellFolder, StorageError, put_aside, read_json
 from bench.train import Trainer
+from bench.watchdog import watched
 
 ATTEMPTS = 2  # a failure may be the machine's: it is tried once more
+HUNG = 70  # exit status of a process whose work stood still
+
+
+class WorkerDied(Exception):
+    """Whoever was at a cell died without a word."""
+
+
+def settled(task: dict[str, Any]) -> bool:
+    """Whether the run of this task has nothing left to do for its cell."""
+    folder = CellFolder(Path(task["folder"]))
+    tries = folder.tries()
+    if tries["run"] == task["run"] and tries["over"]:
+        return True
+    try:
+        done = folder.done(build(EvaluationConfig, task["evaluation"], "evaluation"))
+    except (ValueError, KeyError, TypeError, AttributeError):  # damaged records
+        return False
+    return done and task["anew"] != FORCED
 
 
 def run_cell(task: dict[str, Any]) -> None:
-    """Train and evaluate the cell of a task, as far as its folder does not hold it. Failures are stored, not raised.
+    """Train and evaluate the cell of a task, as far as its folder does not hold it; the caller holds its claim.
 
     ``task``: ``config`` (the cell's config.json), ``folder``, ``data`` (path of the prepared arrays), ``evaluation``,
-    ``threads``, ``shared`` (cells running side by side), ``gpu_share`` (fraction of a GPU's memory, or 0), ``command``.
+    ``threads``, ``shared`` (cells running side by side), ``gpu_share`` (fraction of a GPU's memory, or 0), ``command``,
+    ``run`` (its id), ``marker`` (the file that is there as long as the run shall go on), ``anew`` (why what is there is
+    put aside first, or ""), ``silence`` (seconds without progress after which the process is ended).
+
+    Failures are stored, not raised, after so many attempts, those counted that ended with the process. ``StorageError``
+    where the folder cannot be written, ``Interrupted`` where the work was asked to stop.
     """
     folder, config = CellFolder(Path(task["folder"])), task["config"]
     configure_torch(task["threads"], config["device"], task["gpu_share"])
@@ -55,18 +82,59 @@ def run_cell(task: dict[str, Any]) -> None:
         },
         "shared": task["shared"],
     }
-    folder.write_json("config.json", config)
-    for attempt in range(1, ATTEMPTS + 1):
+    if task["anew"] and folder.tries()["run"] != task["run"] and folder.path.exists():
+        put_aside(folder.path)
+    folder.describe(config)
+    folder.clear()
+    while (number := folder.begin_try(task["run"])) <= ATTEMPTS:
         try:
-            if not folder.trained():
-                store_result(folder, {"status": "running", "attempt": attempt} | about)
-                store_result(folder, {"status": "ok", "attempt": attempt} | train(task) | about)
-            test(task, about["provenance"])
-            forget_failure(folder)
-            return
+            with watched(
+                task["silence"], partial(end_silent, folder, about, task["silence"]), partial(called_off, task)
+            ):
+                attempt(task, folder, about, number)
+            break
+        except StorageError:
+            raise
         except Exception as error:
-            if attempt == ATTEMPTS:
-                store_failure(folder, error, about)
+            store_failure(folder, error, about)
+    else:
+        if not failure(folder):
+            advice = "killed, or out of memory: fewer cells side by side, by --cpus-per-cell, leave more to each"
+            store_failure(folder, WorkerDied(f"its worker died {ATTEMPTS} times ({advice})"), about)
+    folder.end_tries()
+
+
+def attempt(task: dict[str, Any], folder: CellFolder, about: dict[str, Any], number: int) -> None:
+    """One attempt at what is missing of a cell, the first or a later one."""
+    try:
+        train_and_test(task, folder, about, number)
+    except checkpoint.Damaged:
+        tries = folder.tries()
+        put_aside(folder.path)
+        folder.describe(task["config"])
+        folder.write_json("tries.json", tries)
+        train_and_test(task, folder, about, number)
+
+
+def train_and_test(task: dict[str, Any], folder: CellFolder, about: dict[str, Any], number: int) -> None:
+    if not folder.trained():
+        store_result(folder, {"status": "running", "attempt": number} | about)
+        store_result(folder, {"status": "ok", "attempt": number} | train(task) | about)
+    test(task, about["provenance"])
+    forget_failure(folder)
+
+
+def called_off(task: dict[str, Any]) -> bool:
+    return not Path(task["marker"]).exists()
+
+
+def end_silent(folder: CellFolder, about: dict[str, Any], seconds: float, stack: str) -> None:
+    """End this process, whose work has stood still for so long, with the cell failed. Another one may try again."""
+    where = stack.splitlines()[-2].strip()
+    with contextlib.suppress(Exception):
+        store_failure(folder, TimeoutError(f"no progress for {seconds / 60:g} minutes, {where}"), about, stack)
+    print(f"ended, for want of progress: {folder.path}", file=sys.stderr)
+    os._exit(HUNG)
 
 
 def train(task: dict) -> dict:
@@ -99,10 +167,7 @@ def trained(folder: CellFolder, config: dict) -> tuple[Method, VAE, int]:
     if not path.exists():
         raise UserError(f"the weights of {folder.path.name} are not there (git keeps none): train it again")
     method, model, seed = fresh(config)
-    try:
-        weights = checkpoint.load(path, config["device"])
-    except Exception as error:  # torch raises many kinds for a torn or foreign file
-        raise UserError(f"{path} is damaged: train the cell again") from error
+    weights = checkpoint.load_best(folder.path, config["device"], (folder.result() or {}).get("best_update"))
     try:
         model.load_state_dict(weights["model"])
     except RuntimeError as error:
@@ -166,13 +231,23 @@ def store_result(folder: CellFolder, record: dict) -> None:
     folder.write_json("result.json", {"schema_version": SCHEMA_VERSION, "cell_id": folder.config["cell_id"]} | record)
 
 
-def store_failure(folder: CellFolder, error: Exception, about: dict) -> None:
+def store_failure(folder: CellFolder, error: Exception, about: dict, trace: str | None = None) -> None:
     """A failed training is a failed result; a failed evaluation is noted in the result of the training that stands."""
-    failure = {"reason": f"{type(error).__name__}: {error}".splitlines()[0], "traceback": traceback.format_exc()}
+    failure = {"reason": reason(error), "traceback": trace or traceback.format_exc()}
     if folder.trained():
         folder.write_json("result.json", (folder.result() or {}) | {"evaluation_failure": failure})
     else:
         store_result(folder, {"status": "failed"} | failure | about)
+
+
+def failure(folder: CellFolder) -> bool:
+    """Whether the folder says that its cell failed."""
+    result = folder.result() or {}
+    return result.get("status") == "failed" or "evaluation_failure" in result
+
+
+def reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def stored_evaluation(folder: CellFolder) -> Evaluation | None:
@@ -203,8 +278,8 @@ def stored_evaluation(folder: CellFolder) -> Evaluation | None:
 
 def store_evaluation(folder: CellFolder, made: Evaluation) -> None:
     """Record last: it is what says that the evaluation is there."""
-    replace(folder.path / "examples.parquet", lambda file: pd.DataFrame(made.columns).to_parquet(file, index=False))
-    replace(folder.path / "arrays.npz", lambda file: np.savez_compressed(file, **made.arrays))  # type: ignore[arg-type]
+    folder.write("examples.parquet", lambda file: pd.DataFrame(made.columns).to_parquet(file, index=False))
+    folder.write("arrays.npz", lambda file: np.savez_compressed(file, **made.arrays))  # type: ignore[arg-type]
     if made.texts:
         folder.write_json("texts.json", made.texts)
     else:

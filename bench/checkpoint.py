@@ -6,16 +6,22 @@ validation selected. All are read with ``weights_only``: a checkpoint cannot run
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.store import replace
+from bench.errors import UserError
+from bench.store import CellFolder, put_aside
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    replace(path, lambda file: torch.save(state, file))
+class Damaged(UserError):
+    """A checkpoint is not what was written, and training cannot go on from what there is: it must begin anew."""
+
+
+def save(folder: Path, name: str, state: dict[str, Any]) -> None:
+    CellFolder(folder).write(name, lambda file: torch.save(state, file))
 
 
 def save_last(folder: Path, state: dict[str, Any]) -> None:
@@ -23,20 +29,40 @@ def save_last(folder: Path, state: dict[str, Any]) -> None:
     last = folder / "last.pt"
     if last.exists():
         last.replace(folder / "previous.pt")
-    save(last, state)
+    save(folder, "last.pt", state)
 
 
 def load(path: Path, device: torch.device | str) -> dict[str, Any]:
     return torch.load(path, map_location=device, weights_only=True)
 
 
-def load_last(folder: Path, device: torch.device | str) -> dict[str, Any] | None:
-    """The newest readable state of training, or None."""
+def load_best(folder: Path, device: torch.device | str, update: int | None) -> dict[str, Any]:
+    """The weights selected at ``update``. ``Damaged`` where they cannot be read or are of another update."""
+    path = folder / "best.pt"
+    try:
+        best = load(path, device)
+        if best.get("update", update) != update:
+            raise ValueError(f"it is of update {best['update']}, not {update}")
+        return best
+    except Exception as error:  # torch raises many kinds for a torn or foreign file
+        raise Damaged(f"{path} is damaged ({_first_line(error)}): train the cell again") from error
+
+
+def states(folder: Path, device: torch.device | str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The readable states of training, the newest first; one that is damaged is put aside."""
     for name in ("last.pt", "previous.pt"):
+        path = folder / name
         try:
-            return load(folder / name, device)
+            state = load(path, device)
         except FileNotFoundError:
             continue
+        except OSError:  # it may well be whole
+            raise
         except Exception:  # torch raises many kinds for a torn or foreign file; the one before is the remedy for all
+            put_aside(path)
             continue
-    return None
+        yield path, state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

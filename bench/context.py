@@ -21,6 +21,7 @@ from bench.flops import flop_counter
 from bench.method import Context, Method, Phase
 from bench.models.vae import VAE, fixed_statistics, frozen
 from bench.precision import arithmetic, full
+from bench.watchdog import beat
 
 
 class Clock:
@@ -115,6 +116,7 @@ class TrainingContext(Context):
             torch.nn.utils.clip_grad_norm_(parameters, self.train.clip, foreach=True)
             for name in chosen:
                 self.optimisers[name].step()
+        beat()
         self.extra_updates += extra
         self.updates_by_kind[kind] = self.updates_by_kind.get(kind, 0) + 1
         return loss.detach()

@@ -11,13 +11,25 @@ class UserError(Exception):
     """
 
 
+class Stopped(Exception):
+    """The command was asked to stop by a signal, and did in good order."""
+
+    def __init__(self, signal: int, message: str):
+        super().__init__(message)
+        self.signal = signal
+
+
 def exit_status(command: Callable[[], int], kept: str) -> int:
-    """The command's own status; 2 after a ``UserError``; 130 after ^C, with a line on what is ``kept``."""
+    """The command's own status; 2 after a ``UserError``; after ^C 130, after other signals likewise 128 more than their
+    number, with a line on what is ``kept``."""
     try:
         return command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"stopped: {stopped}; {kept}", file=sys.stderr)
+        return 128 + stopped.signal
     except KeyboardInterrupt:
         print(f"\ninterrupted: {kept}", file=sys.stderr)
         return 130

@@ -42,6 +42,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--gpus-per-cell", type=float, default=1.0, metavar="F", help="for cells trained on GPUs (default: 1)"
     )
+    p.add_argument(
+        "--stuck-after",
+        type=float,
+        default=30,
+        metavar="MIN",
+        help="end a worker that makes no progress for so many minutes (default: 30)",
+    )
     return p
 
 
@@ -54,11 +61,12 @@ def evaluate(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from bench import stored
-    from bench.execute import Resources, execute
+    from bench.execute import Resources
     from bench.expressions import split_settings
     from bench.progress import Monitor, Watched, reason
     from bench.report import build
     from bench.run import data_folder
+    from bench.running import carry_out
 
     groups = None
     if args.metrics is not None:
@@ -87,8 +95,7 @@ def evaluate(args: argparse.Namespace) -> int:
         watched = [
             Watched(f"{folder.path.parent.name} {folder.path.name}", folder, 1, 1.0, wanted[folder]) for folder in those
         ]
-        with Monitor(watched, console):
-            execute(tasks, resources)
+        carry_out(args.out, tasks, resources, args.stuck_after, Monitor(watched, console))
     for out in sorted({out for folder in finished if (out := stored.out_of(folder))}):
         place = Path(os.path.relpath(out))
         for report in build(place, log=lambda line: console.print(line, markup=False)):

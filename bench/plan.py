@@ -17,6 +17,9 @@ from bench.store import SCHEMA_VERSION, CellFolder
 #: The states in which there is something to do.
 TO_DO = ("missing", "failed", "trained")
 
+#: Why a finished cell is trained anew: it was asked for.
+FORCED = "--force"
+
 #: Bumped by every change that moves numbers: cells of different protocols are different cells.
 PROTOCOL_VERSION = 2
 
@@ -30,7 +33,7 @@ class Cell:
     folder: CellFolder
     status: str  # "done", "missing", "failed", "skipped", or "trained" when only the evaluation is missing
     reason: str | None = None  # of a skipped cell
-    again: bool = False  # what is there is put aside before it is trained anew
+    anew: str = ""  # why what is there is put aside and the cell trained anew, where it is
 
 
 def plan(
@@ -66,8 +69,8 @@ def plan(
             slug = re.sub(r"[^\w.=+-]+", "-", row.expression.replace(")", ""))
             folder = CellFolder(out / "runs" / data.name / preset.name / slug / f"seed-{seed}-{cell_id}")
             reason = row.method.skip(data)
-            status, again = ("skipped", False) if reason else _status(folder, preset.evaluation, force)
-            cells.append(Cell(row, config, folder, status, reason, again))
+            status, anew = ("skipped", "") if reason else _status(folder, preset.evaluation, force)
+            cells.append(Cell(row, config, folder, status, reason, anew))
     return cells
 
 
@@ -81,26 +84,28 @@ def identify(config: Mapping[str, Any]) -> str:
     return short_hash(identity)
 
 
-def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tuple[str, bool]:
-    """A cell's status, and whether what is there must be put aside before it is trained anew."""
+def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tuple[str, str]:
+    """A cell's status, and why what is there must be put aside before it is trained anew, where it must."""
     if force:
-        return "missing", folder.path.exists()
+        return "missing", FORCED if folder.path.exists() else ""
     try:
         status = (folder.result() or {}).get("status")
-    except (ValueError, AttributeError):  # a damaged record
-        return "missing", True
+    except (ValueError, AttributeError):
+        return "missing", "its result.json is damaged"
     if status != "ok":
-        return ("failed" if status == "failed" else "missing"), False
+        return ("failed" if status == "failed" else "missing"), ""
     record = None
     try:
         record = folder.evaluation()
         if folder.done(evaluation):
-            return "done", False
-    except (ValueError, KeyError, TypeError):  # a damaged evaluation is made anew
+            return "done", ""
+    except (ValueError, KeyError, TypeError, AttributeError):  # a damaged evaluation is made anew
         record = None
     if (folder.path / "best.pt").exists():
-        return "trained", False
+        return "trained", ""
     # Without its weights, which git does not keep, a cell can be judged anew only by training it anew. That is worth
     # it for other basic settings, by which a table is told from others, and not for a column more.
-    judged_alike = evaluation.missing(record | {"version": EVALUATION_VERSION, "groups": {}}) if record else ("basic",)
-    return ("missing", True) if "basic" in judged_alike else ("done", False)
+    if not record:
+        return "missing", "its evaluation.json is damaged or gone, and so are its weights"
+    judged_alike = evaluation.missing(record | {"version": EVALUATION_VERSION, "groups": {}})
+    return ("missing", "to be judged otherwise, without its weights") if "basic" in judged_alike else ("done", "")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bench.config import Preset
     from bench.datasets import DataInfo, Prepared
-    from bench.execute import Resources, Spent
+    from bench.execute import Resources
     from bench.plan import Cell
 
 EPILOG = """\
@@ -76,6 +76,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="train with torch.compile, that is --set train.compile=true",
     )
+    how.add_argument(
+        "--stuck-after",
+        type=float,
+        default=30,
+        metavar="MIN",
+        help="end a worker that makes no progress for so many minutes (default: 30)",
+    )
     how.add_argument("--force", action="store_true", help="train again what is there")
     how.add_argument("--dry-run", action="store_true", help="print the plan with estimated time, and stop")
     how.add_argument("--list", action="store_true", help="print methods, suites, data sets and presets, and stop")
@@ -126,8 +133,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     keep(args.out, preset.name, cells, sweeps)
     if todo:
-        spent = run_missing(console, todo, seconds, data, preset, resources)
-        console.print(str(spent), markup=False)
+        run_missing(console, args, todo, seconds, data, preset, resources)
     return conclude(console, args.out, data, preset, todo)
 
 
@@ -230,17 +236,16 @@ def announce(
 
 
 def keep(out: Path, preset: str, cells: Sequence[Cell], sweeps: Mapping[str, list[str]]) -> None:
-    """Store what needs no training: sweeps, the plan of each cell; put aside what is to be trained anew."""
+    """Store what needs no training: sweeps, the plan of each cell."""
     from bench.reporting import cells as stored
-    from bench.store import put_aside, write_json
+    from bench.store import write_json
 
     if sweeps:
         known = stored.sweeps(out)
         write_json(out / stored.SWEEPS, known | {preset: known.get(preset, {}) | dict(sweeps)})
     for cell in cells:
-        if cell.again:
-            put_aside(cell.folder.path)
-        cell.folder.describe(cell.config)
+        if not cell.anew:  # else what is there is put aside before it is trained anew
+            cell.folder.describe(cell.config)
         if cell.status == "skipped":
             about = {"schema_version": cell.config["schema_version"], "cell_id": cell.config["cell_id"]}
             cell.folder.write_json("result.json", about | {"status": "skipped", "reason": cell.reason})
@@ -248,17 +253,21 @@ def keep(out: Path, preset: str, cells: Sequence[Cell], sweeps: Mapping[str, lis
 
 def run_missing(
     console: Console,
+    args: argparse.Namespace,
     todo: Sequence[Cell],
     seconds: Mapping[Path, float],
     data: Prepared,
     preset: Preset,
     resources: Resources,
-) -> Spent:
-    """Execute the cells, the longest first so that no core waits at the end, and show how it goes."""
+) -> None:
+    """Execute the cells, the longest first so that no core waits at the end; show how it goes and where time went."""
     from bench.calibrate import planned_updates
-    from bench.execute import execute
     from bench.progress import Monitor, Watched
+    from bench.running import carry_out
 
+    for cell in todo:
+        if cell.anew:
+            console.print(f"put aside and trained anew ({cell.anew}): {cell.folder.path}", markup=False)
     order = sorted(todo, key=lambda cell: -seconds[cell.folder.path])
     updates = planned_updates(preset, data)
     watched = [
@@ -271,12 +280,15 @@ def run_missing(
         )
         for cell in order
     ]
-    with Monitor(watched, console):
-        return execute([task(cell, data, preset, resources, len(todo)) for cell in order], resources)
+    tasks = [task(cell, data, preset, resources, len(todo)) for cell in order]
+    spent = carry_out(args.out, tasks, resources, args.stuck_after, Monitor(watched, console))
+    console.print(str(spent), markup=False)
+    for problem in spent.problems:
+        console.print(f"a worker stopped: {problem}; the same command goes on", markup=False)
 
 
 def task(cell: Cell, data: Prepared, preset: Preset, resources: Resources, cells: int) -> dict:
-    """All that a worker needs to run a cell: plain values and absolute paths."""
+    """All that a worker needs to know of a cell: plain values and absolute paths."""
     from dataclasses import asdict
 
     from bench.provenance import command
@@ -290,6 +302,7 @@ def task(cell: Cell, data: Prepared, preset: Preset, resources: Resources, cells
         "shared": resources.sharing(cells),
         "gpu_share": resources.gpus_per_cell,
         "command": command(),
+        "anew": cell.anew,
     }
 
 

@@ -10,26 +10,39 @@
 - ``arrays.npz``       what the report draws: reconstructions, samples, posterior means
 - ``texts.json``       of text: sentences from the prior, reconstructions, interpolations
 - ``last.pt``, ``previous.pt``, ``best.pt``  checkpoints, written by ``bench.checkpoint``
+- ``tries.json``       which run was at it last, how often that began it, and whether it is through with it
 
-Files are replaced whole: written under a temporary name, flushed to disk, renamed.
+Files are replaced whole: written under a temporary name, flushed to disk, renamed. Whoever writes into the folder holds
+its claim, a lock file beside it.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from bench.locks import held
+
 if TYPE_CHECKING:
     from bench.config import EvaluationConfig
 
 SCHEMA_VERSION = 1
+
+#: How the name of a file ends that is being written.
+UNFINISHED = ".unfinished"
+
+
+class StorageError(OSError):
+    """A file could not be written: the disk is full, the folder is gone or may not be written to."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,8 @@ class CellFolder:
         return records
 
     def describe(self, config: dict) -> None:
-        """Write ``config.json`` unless it says just this. What is said of a method may change, numbers stand."""
+        """Make the folder and its ``config.json``, unless that says just this. What is said of a method may change,
+        numbers stand."""
         text = dumps(config, indent=1) + "\n"
         path = self.path / "config.json"
         try:
@@ -71,13 +85,44 @@ class CellFolder:
                 return
         except (OSError, ValueError):
             pass
-        write_text(path, text)
+        replace(path, lambda file: file.write(text.encode()), flush=False)  # it can be written again at any time
+
+    def write(self, name: str, write: Callable[[IO[bytes]], Any]) -> None:
+        """Replace a file of the folder. ``StorageError`` where the folder is gone: half of one would be no cell."""
+        replace(self.path / name, write, parents=False)
 
     def write_json(self, name: str, record: dict) -> None:
-        write_json(self.path / name, record)
+        self.write(name, lambda file: file.write((dumps(record, indent=1) + "\n").encode()))
 
     def write_history(self, records: list[dict]) -> None:
-        write_text(self.path / "history.jsonl", "".join(dumps(record) + "\n" for record in records))
+        self.write(
+            "history.jsonl", lambda file: file.write("".join(dumps(record) + "\n" for record in records).encode())
+        )
+
+    def tries(self) -> dict:
+        """Of the run that tried last: ``run``, its id; ``number``, how often it began; ``over``, whether it is through
+        with the cell, for better or worse."""
+        try:
+            record = read_json(self.path / "tries.json", missing_ok=True)
+        except ValueError:
+            record = None
+        return {"run": None, "number": 0, "over": False} | (record if isinstance(record, dict) else {})
+
+    def begin_try(self, run: str) -> int:
+        """Note that a run begins this cell, and say for which time."""
+        tries = self.tries()
+        number = tries["number"] + 1 if tries["run"] == run else 1
+        self.write_json("tries.json", {"run": run, "number": number, "over": False})
+        return number
+
+    def end_tries(self) -> None:
+        """Note that the run that tried last is through with this cell."""
+        self.write_json("tries.json", self.tries() | {"over": True})
+
+    def clear(self) -> None:
+        """Remove what a process that was killed left half-written."""
+        for file in self.path.glob(f".*{UNFINISHED}"):
+            file.unlink(missing_ok=True)
 
     def trained(self) -> bool:
         result = self.result()
@@ -94,12 +139,18 @@ def cell_folders(out: Path) -> Iterator[CellFolder]:
         yield CellFolder(config.parent)
 
 
-def put_aside(folder: Path) -> None:
-    """Rename a cell's folder, so that nothing of it is lost to what takes its place."""
+def claim(folder: Path, patience: float | None = 0) -> AbstractContextManager[bool]:
+    """Hold the right to write into a cell's folder; whether it is held, after ``patience`` seconds (``locks.held``)."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return held(folder.with_name(f".{folder.name}.lock"), patience)
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a cell's folder, or a file of it, so that nothing of it is lost to what takes its place; its new path."""
     number = 1
-    while (aside := folder.with_name(f"superseded-{folder.name}-{number}")).exists():
+    while (aside := path.with_name(f"superseded-{path.name}-{number}")).exists():
         number += 1
-    folder.rename(aside)
+    return path.rename(aside)
 
 
 def dumps(record: Any, **options: Any) -> str:
@@ -125,20 +176,58 @@ def read_json(path: Path, missing_ok: bool = False) -> Any:
         raise
 
 
-def replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file so that a reader, or a power cut, sees the old one or the new one and nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def replace(path: Path, write: Callable[[IO[bytes]], Any], parents: bool = True, flush: bool = True) -> None:
+    """Write a file so that a reader, or a power cut, sees the old one or the new one and nothing between.
+
+    ``parents``: make its folder if there is none. Without ``flush`` a power cut may leave an empty one, at a hundredth
+    of the time. ``StorageError`` where it cannot be written.
+    """
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+    except OSError as error:
+        raise StorageError(error.errno, error.strerror, str(path)) from error
+    raw = _Raw(descriptor, "wb")
+    try:
+        with io.BufferedWriter(raw) as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(descriptor)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+        if flush:
+            _flush_folder(path.parent)
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        raise
+        cause = raw.error or (error if isinstance(error, OSError) else None)
+        if cause is None or not isinstance(error, Exception):
+            raise
+        raise StorageError(cause.errno, cause.strerror, str(path)) from error
+
+
+class _Raw(io.FileIO):
+    """A file that remembers why it could not be written: those who write into it may not say."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush a folder's list of names, where the system can: a rename that a power cut undoes did not happen."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _finite(value: Any) -> Any:

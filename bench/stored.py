@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -97,6 +98,10 @@ def task(folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None
         "shared": 1,
         "gpu_share": 0.0,
         "command": command(),
+        "run": "",
+        "marker": str(folder.path.resolve()),
+        "anew": "",
+        "silence": math.inf,
     }
 
 

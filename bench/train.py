@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench import checkpoint
-from bench.config import TrainConfig
+from bench import checkpoint, watchdog
+from bench.config import TrainConfig, identity, short_hash
 from bench.context import TrainingContext
 from bench.data import Data
 from bench.estimators.inference import LATTICE
 from bench.evaluation.measure import validate
 from bench.method import Method
 from bench.models.vae import VAE
+from bench.store import put_aside
 
 CHECKPOINT_SECONDS = 60
 FINITE_CHECK_UPDATES = 20  # losses stay on their device for so many updates before they are looked at
@@ -33,7 +35,8 @@ class Trainer:
 
     ``report(history)`` is called after every validation, with all lines so far; ``watch(ctx)`` before the first step
     and after every one. ``run()`` returns the training part of the result and leaves the selected weights in
-    ``best.pt``.
+    ``best.pt``. Asked to stop (``bench.watchdog``) it finishes the step, saves its state and raises ``Interrupted``.
+    It raises ``checkpoint.Damaged`` where it cannot go on from what is stored.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Trainer:
         self.epoch_updates = config.updates_per_epoch(self.ctx.outer.per_pass)
         self.ctx.total = config.updates(self.ctx.outer.per_pass)
         self.phases = list(method.phases())
+        self.cell = short_hash([method.name, method.config, method.schedule, identity(asdict(config)), seed])
         self.history: list[dict] = []
         self.losses: list[Tensor] = []
         # All that decides what happens next, beside weights, optimisers, method and counters.
@@ -78,6 +82,7 @@ class Trainer:
         saved = time.monotonic()
         ctx.clock.to("train")
         while state["stopped_by"] is None:
+            stop = watchdog.stopping()
             if state["phase_over"] or ctx.step >= self.phase_end(state["phase"]):
                 self.start_phase(state["phase"] + 1)
                 if not ctx.step:
@@ -94,12 +99,14 @@ class Trainer:
             if ctx.step % self.epoch_updates == 0:
                 self.end_epoch()
                 saved = time.monotonic()
-            elif time.monotonic() - saved > CHECKPOINT_SECONDS:
+            elif stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self.check_losses()
                 ctx.clock.to("checkpoint")
                 self.save()
                 ctx.clock.to("train")
                 saved = time.monotonic()
+            if stop and state["stopped_by"] is None:
+                raise watchdog.Interrupted
         ctx.clock.to(None)
         return self.result()
 
@@ -143,7 +150,8 @@ class Trainer:
         ctx, state = self.ctx, self.state
         self.check_losses()
         ctx.clock.to("validation")
-        ctx.val = validate(self.method, self.model, self.data, self.config, self.seed, self.lag_is_due())
+        with watchdog.uninterrupted():
+            ctx.val = validate(self.method, self.model, self.data, self.config, self.seed, self.lag_is_due())
         ctx.clock.to("train")
         if not math.isfinite(ctx.val["elbo"]):
             raise NonFiniteLoss(f"validation ELBO is not finite after update {ctx.step} of {self.method.name}")
@@ -194,7 +202,7 @@ class Trainer:
         """Back to the best weights with a smaller learning rate; the method's own state goes on."""
         state = self.state
         state |= {"lr": state["lr"] * self.config.decay, "bad_epochs": 0, "decays": state["decays"] + 1}
-        self.model.load_state_dict(checkpoint.load(self.folder / "best.pt", self.ctx.device)["model"])
+        self.model.load_state_dict(checkpoint.load_best(self.folder, self.ctx.device, state["best_update"])["model"])
         self.ctx.new_optimisers(state["lr"])
         if state["decays"] >= self.config.max_decays:
             state["phase_over"] = True
@@ -202,8 +210,8 @@ class Trainer:
                 state["stopped_by"] = "decays"
 
     def save_best(self) -> None:
-        weights = {"model": self.model.state_dict(), "method": self.method.state_dict()}
-        checkpoint.save(self.folder / "best.pt", weights)
+        state = {"update": self.ctx.step, "model": self.model.state_dict(), "method": self.method.state_dict()}
+        checkpoint.save(self.folder, "best.pt", state)
 
     COUNTERS = ("step", "extra_updates", "draws", "notes", "val", "updates_by_kind", "flops_by_kind")
 
@@ -213,6 +221,7 @@ class Trainer:
         checkpoint.save_last(
             self.folder,
             {
+                "cell": self.cell,
                 "model": self.model.state_dict(),
                 "optimisers": {name: optimiser.state_dict() for name, optimiser in ctx.optimisers.items()},
                 "method": self.method.state_dict(),
@@ -224,14 +233,27 @@ class Trainer:
         )
 
     def resume(self) -> None:
-        saved = checkpoint.load_last(self.folder, self.ctx.device)
-        if saved is None:
-            return
+        """Go on from the newest state that fits; without any, begin."""
+        misfit = None
+        for path, saved in checkpoint.states(self.folder, self.ctx.device):
+            try:
+                self.restore(saved)
+                return
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                put_aside(path)
+                misfit = error
+        if misfit:  # it has left its traces: only a new trainer begins
+            raise checkpoint.Damaged("no checkpoint fits this cell") from misfit
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Be as when ``saved`` was saved."""
+        if saved["cell"] != self.cell:
+            raise ValueError("a checkpoint of another cell")
         self.state |= saved["state"]
         self.state["resumes"] += 1
         ctx = self.ctx
-        for name, value in saved["counters"].items():
-            setattr(ctx, name, value)
+        for name in self.COUNTERS:
+            setattr(ctx, name, saved["counters"][name])
         ctx.clock.seconds = saved["seconds"]
         ctx.phase = self.phases[self.state["phase"]]
         ctx.new_optimisers(self.state["lr"])

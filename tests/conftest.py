@@ -127,6 +127,10 @@ def tasks(data: Prepared):
             "shared": 1,
             "gpu_share": 0,
             "command": "pytest",
+            "run": "this",
+            "marker": str(data.path),  # any file that is there
+            "anew": "",
+            "silence": 600,
         } | changes
 
     return make

@@ -35,7 +35,7 @@ def test_cells_share_gpus_by_fractions_and_the_processor_by_cores(resources, cel
     assert resources.sharing(cells) == sharing
 
 
-def test_where_the_time_went_is_told(monkeypatch):
+def test_where_the_time_went_is_told(planned, task, monkeypatch):
     ran = []
 
     def run_cell(task):
@@ -43,8 +43,9 @@ def test_where_the_time_went_is_told(monkeypatch):
         ran.append(task)
 
     monkeypatch.setattr("bench.cell.run_cell", run_cell)
-    spent = execute([{"number": 1}, {"number": 2}], Resources("local"))
-    assert [task["number"] for task in ran] == [1, 2]
+    tasks = [task(planned("vae")), task(planned("beta_vae"))]
+    spent = execute(tasks, Resources("local"))
+    assert ran == tasks
     assert (spent.cells, spent.workers) == (2, 1)
     assert 0.1 <= spent.in_cells <= spent.wall < 1 and spent.starting < 0.1
     assert str(Spent(6, 2, 213.2, 6.4, 413.0)) == (

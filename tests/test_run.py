@@ -93,7 +93,7 @@ def test_a_run_trains_what_is_missing_and_writes_tables_and_figures(toy, capsys)
     cell = next(cell_folders(toy))
     assert {path.name for path in cell.path.iterdir()} == {
         "config.json", "history.jsonl", "result.json", "evaluation.json", "examples.parquet", "arrays.npz",
-        "last.pt", "previous.pt", "best.pt",
+        "last.pt", "previous.pt", "best.pt", "tries.json",
     }  # fmt: skip
     examples = pd.read_parquet(cell.path / "examples.parquet")
     assert len(examples) == 20 and examples.nll.mean() == pytest.approx(cell.evaluation()["metrics"]["nll"])

@@ -154,7 +154,7 @@ def test_a_failed_cell_keeps_its_traceback_is_tried_again_and_may_succeed(planne
     result = cell.folder.result()
     assert (result["status"], result["reason"], len(calls)) == ("failed", "RuntimeError: no luck", 2)
     assert "in fail" in result["traceback"]
-    run_cell(task(cell))
+    run_cell(task(cell, run="the next"))
     assert cell.folder.result()["status"] == "ok" and cell.folder.evaluation()
 
 
@@ -166,7 +166,7 @@ def test_a_failed_evaluation_leaves_the_training_alone(planned, task, monkeypatc
     result = cell.folder.result()
     assert result["status"] == "ok" and "ZeroDivisionError" in result["evaluation_failure"]["reason"]
     stamp = (cell.folder.path / "best.pt").stat().st_mtime_ns
-    run_cell(task(cell))
+    run_cell(task(cell, run="the next"))
     assert cell.folder.evaluation() and (cell.folder.path / "best.pt").stat().st_mtime_ns == stamp
 
 

@@ -1,0 +1,114 @@
+"""A run from beginning to end: the marker by which its workers know that it goes on, and the signals that stop it.
+
+The marker is a file in the output folder, locked by the run. It is gone when the run is to stop, or when the folder is.
+One that nobody locks was left by a run that was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bench.errors import Stopped, UserError
+from bench.execute import Resources, Spent, execute
+from bench.locks import held
+from bench.store import CellFolder
+
+PREFIX = ".run-"
+#: Ask to stop: ^C, what clusters send before they kill, a terminal that closes.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+STOPPING = "\nstopping: cells finish their step and write a checkpoint; once more to stop at once\n"
+
+
+class Run:
+    """One run: its ``id``, its ``marker``, and the ``signal`` that stopped it, if one did."""
+
+    def __init__(self, out: Path):
+        self.id = uuid.uuid4().hex[:8]
+        self.marker = out.resolve() / f"{PREFIX}{self.id}"
+        self.signal: int | None = None
+
+    def task(self, stuck_after: float) -> dict[str, Any]:
+        """What every task of this run says of it: ``stuck_after`` in minutes without progress."""
+        return {"run": self.id, "marker": str(self.marker), "silence": 60 * stuck_after}
+
+    def vanished(self) -> bool:
+        """Whether the marker is gone though nobody asked the run to stop."""
+        return self.signal is None and not self.marker.exists()
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal: the first calls the workers off, another one stops at once."""
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        os.write(2, STOPPING.encode())
+        try:
+            self.marker.unlink(missing_ok=True)
+        except OSError as error:
+            raise KeyboardInterrupt from error
+
+
+def carry_out(
+    out: Path,
+    tasks: Sequence[dict[str, Any]],
+    resources: Resources,
+    stuck_after: float,
+    progress: AbstractContextManager,
+) -> Spent:
+    """Execute ``tasks`` as one run that stores under ``out``, within ``progress``; ``stuck_after``: ``Run.task``.
+
+    ``Stopped`` after a signal; ``UserError`` where files cannot be locked under ``out``, or it has vanished meanwhile.
+    """
+    with running(out) as run:
+        with progress:
+            spent = execute([task | run.task(stuck_after) for task in tasks], resources)
+        vanished = run.vanished()
+    if run.signal is not None:
+        tries = [CellFolder(Path(task["folder"])).tries() for task in tasks]
+        through = sum(each["run"] == run.id and each["over"] for each in tries)
+        raise Stopped(run.signal, f"{through} of {len(tasks)} cells are through")
+    if vanished:
+        raise UserError(f"--out {out} has vanished: bring it back, and the same command goes on")
+    return spent
+
+
+@contextmanager
+def running(out: Path) -> Iterator[Run]:
+    """Within, a run goes on until it is asked to stop. ``UserError`` where files cannot be locked under ``out``."""
+    run = Run(out)
+    try:
+        for left in out.glob(f"{PREFIX}*"):
+            with held(left):
+                pass  # held by nobody, and so removed
+        with held(run.marker, patience=10) as made:
+            if not made:
+                raise UserError(f"cannot lock files under --out {out}: give a folder on another file system")
+            with handled(run):
+                yield run
+    except OSError as error:
+        raise UserError(
+            f"cannot lock files under --out {out} ({error.strerror or error}): give a folder on another file system"
+        ) from error
+
+
+@contextmanager
+def handled(run: Run) -> Iterator[None]:
+    """Within, signals stop the run in good order; those that are ignored, as under nohup, stay so."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, run.stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
