@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.config import GROUPS
@@ -95,7 +96,8 @@ def evaluate(args: argparse.Namespace) -> int:
         watched = [
             Watched(f"{folder.path.parent.name} {folder.path.name}", folder, 1, 1.0, wanted[folder]) for folder in those
         ]
-        carry_out(args.out, tasks, resources, args.stuck_after, Monitor(watched, console))
+        log = partial(console.print, markup=False)
+        carry_out(args.out, tasks, resources, args.stuck_after, Monitor(watched, console), log)
     for out in sorted({out for folder in finished if (out := stored.out_of(folder))}):
         place = Path(os.path.relpath(out))
         for report in build(place, log=lambda line: console.print(line, markup=False)):

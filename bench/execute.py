@@ -1,16 +1,19 @@
-"""Runs tasks: on Ray Tune, or one after the other in this process. The only file that imports ray, and only to use it.
+"""Runs tasks: on Ray, or one after the other in this process.
 
 Ray is a scheduler here and nothing else: its workers all walk through the same list of cells, take those that nobody is
-at, and write into the cells' folders. Those files are the truth.
+at, and write into the cells' folders: those files are the truth. Ray's driver is a process of its own, `bench.on_ray`:
+whatever becomes of it, this one goes on and says what happened.
 """
 
 from __future__ import annotations
 
-import os
+import pickle
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from bench.errors import UserError
 from bench.provenance import cores
 
 POLL_SECONDS = 0.5
+STARTS = 3  # of Ray, if it is lost
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,15 @@ class Spent:
         )
 
 
-def execute(tasks: Sequence[dict[str, Any]], resources: Resources) -> Spent:
+def execute(
+    tasks: Sequence[dict[str, Any]], resources: Resources, log: Callable[[str], object] = lambda line: None
+) -> Spent:
     """Work on every task until it is done or given up; what became of each stands in its folder.
 
-    Comes back early, without an error, once the run's marker (``task["marker"]``) is gone.
+    Comes back early, without an error, once the run's marker (``task["marker"]``) is gone. ``log`` hears of mishaps.
     """
     began = time.time()
-    ran = [work(tasks)] if resources.executor == "local" else _with_ray(tasks, resources)
+    ran = [work(tasks)] if resources.executor == "local" else _on_ray(tasks, resources, log)
     wall = time.time() - began
     starting = min((each.began for each in ran if each.began), default=began) - began
     problems = dict.fromkeys(each.problem for each in ran if each.problem)
@@ -129,54 +135,42 @@ def work(tasks: Sequence[dict[str, Any]], tell: Callable[[Work], object] = lambd
     return done
 
 
-def _with_ray(tasks: Sequence[dict[str, Any]], resources: Resources) -> list[Work]:
-    """What each of Ray's workers did, as far as it lived to tell."""
-    # Set before ray is imported: no usage reports, no change of folder, no log files or boxes of its own.
-    os.environ |= {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ^C is for bench.run to say what it means
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_ENABLE_AUTO_CONNECT": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
-    import ray
-    from ray import tune
-
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        if resources.address:
-            ray.init(address=resources.address, **options)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=max(cores(), resources.cpus_per_cell),
-                include_dashboard=False,
-                object_store_memory=100 * 2**20,
-                **options,
-            )
-    except Exception as error:  # Ray raises many kinds
-        raise UserError(f"cannot start or reach Ray ({error}): try --executor local") from error
-
-    def worker(config: dict[str, Any], tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return asdict(work(tasks, lambda done: tune.report(asdict(done))))
-
-    try:
+def _on_ray(tasks: Sequence[dict[str, Any]], resources: Resources, log: Callable[[str], object]) -> list[Work]:
+    """What each of Ray's workers did, as far as it lived to tell. Ray is started again if it is lost."""
+    for start in range(1, STARTS + 1):
         with tempfile.TemporaryDirectory() as scratch:
-            needs = {"cpu": resources.cpus_per_cell, "gpu": resources.gpus_per_cell}
-            results = tune.Tuner(
-                tune.with_resources(tune.with_parameters(worker, tasks=list(tasks)), needs),
-                param_space={"worker": tune.grid_search(list(range(resources.side_by_side(len(tasks)))))},
-                run_config=tune.RunConfig(
-                    name="workers",
-                    storage_path=str(Path(scratch).resolve()),
-                    verbose=0,
-                    # For workers that die: a cell is given up after some of them.
-                    failure_config=tune.FailureConfig(max_failures=2 * len(tasks) + 2),
-                ),
-            ).fit()
-            told = [results[number].metrics or {} for number in range(len(results))]
-            return [Work(**{name: each[name] for name in asdict(Work())}) for each in told if "seconds" in each]
-    finally:
-        ray.shutdown()
+            answer, output = Path(scratch) / "answer", Path(scratch) / "output"
+            status = _driver(tasks, resources, answer, output)
+            if answer.exists():
+                ran: list[Work] | UserError = pickle.loads(answer.read_bytes())
+                if isinstance(ran, UserError):
+                    raise ran
+                return ran
+            last = (output.read_text("utf-8", "replace").strip().splitlines() or [""])[-1]
+        if not Path(tasks[0]["marker"]).exists():
+            return []
+        log(f"Ray was lost (exit status {status}): {'started again' if start < STARTS else last}")
+    raise UserError("Ray was lost again and again: the same command goes on, or does without by --executor local")
+
+
+def _driver(tasks: Sequence[dict[str, Any]], resources: Resources, answer: Path, output: Path) -> int:
+    """Run Ray's driver to its end; it ends with this process, whose end it sees by its standard input."""
+    command = [sys.executable, "-m", "bench.on_ray", str(answer)]
+    with output.open("wb") as file:
+        # A session of its own: ^C is for this process to say what it means.
+        driver = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True)
+        try:
+            assert driver.stdin
+            try:
+                pickle.dump((list(tasks), resources), driver.stdin)
+                driver.stdin.flush()
+            except BrokenPipeError:
+                pass
+            return driver.wait()
+        finally:
+            if driver.poll() is None:
+                driver.terminate()
+                try:
+                    driver.wait(10)
+                except subprocess.TimeoutExpired:
+                    driver.kill()

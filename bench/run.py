@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -281,10 +282,11 @@ def run_missing(
         for cell in order
     ]
     tasks = [task(cell, data, preset, resources, len(todo)) for cell in order]
-    spent = carry_out(args.out, tasks, resources, args.stuck_after, Monitor(watched, console))
-    console.print(str(spent), markup=False)
+    log = partial(console.print, markup=False)
+    spent = carry_out(args.out, tasks, resources, args.stuck_after, Monitor(watched, console), log)
+    log(str(spent))
     for problem in spent.problems:
-        console.print(f"a worker stopped: {problem}; the same command goes on", markup=False)
+        log(f"a worker stopped: {problem}; the same command goes on")
 
 
 def task(cell: Cell, data: Prepared, preset: Preset, resources: Resources, cells: int) -> dict:

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -34,6 +34,19 @@ class Run:
         self.id = uuid.uuid4().hex[:8]
         self.marker = out.resolve() / f"{PREFIX}{self.id}"
         self.signal: int | None = None
+        self.before: dict[int, Any] = {}  # handlers of signals
+
+    def listen(self) -> None:
+        """Handle signals from now on; those that are ignored, as under nohup, stay so."""
+        if threading.current_thread() is threading.main_thread():
+            found = {number: signal.getsignal(number) for number in SIGNALS}
+            self.before = {number: each for number, each in found.items() if each is not signal.SIG_IGN}
+            for number in self.before:
+                signal.signal(number, self.stop)
+
+    def listen_no_more(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def task(self, stuck_after: float) -> dict[str, Any]:
         """What every task of this run says of it: ``stuck_after`` in minutes without progress."""
@@ -61,14 +74,16 @@ def carry_out(
     resources: Resources,
     stuck_after: float,
     progress: AbstractContextManager,
+    log: Callable[[str], object],
 ) -> Spent:
-    """Execute ``tasks`` as one run that stores under ``out``, within ``progress``; ``stuck_after``: ``Run.task``.
+    """Execute ``tasks`` as one run that stores under ``out``, within ``progress``; ``stuck_after``: ``Run.task``;
+    ``log`` hears of mishaps.
 
     ``Stopped`` after a signal; ``UserError`` where files cannot be locked under ``out``, or it has vanished meanwhile.
     """
     with running(out) as run:
         with progress:
-            spent = execute([task | run.task(stuck_after) for task in tasks], resources)
+            spent = execute([task | run.task(stuck_after) for task in tasks], resources, log)
         vanished = run.vanished()
     if run.signal is not None:
         tries = [CellFolder(Path(task["folder"])).tries() for task in tasks]
@@ -90,25 +105,12 @@ def running(out: Path) -> Iterator[Run]:
         with held(run.marker, patience=10) as made:
             if not made:
                 raise UserError(f"cannot lock files under --out {out}: give a folder on another file system")
-            with handled(run):
+            run.listen()
+            try:
                 yield run
+            finally:
+                run.listen_no_more()
     except OSError as error:
         raise UserError(
             f"cannot lock files under --out {out} ({error.strerror or error}): give a folder on another file system"
         ) from error
-
-
-@contextmanager
-def handled(run: Run) -> Iterator[None]:
-    """Within, signals stop the run in good order; those that are ignored, as under nohup, stay so."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-    try:
-        for number in before:
-            signal.signal(number, run.stop)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

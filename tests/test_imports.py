@@ -57,6 +57,8 @@ def test_there_are_no_cycles():
 LAYERS = [
     {"bench.lag"},
     {"bench.run"},
+    {"bench.running"},
+    {"bench.on_ray"},
     {"bench.execute", "bench.report", "bench.progress", "bench.calibrate"},
     {"bench.cell"},
     {"bench.train"},
@@ -71,6 +73,7 @@ LAYERS = [
     {"bench.models.decoding", "bench.models.image", "bench.models.text"},
     {"bench.models.vae", "bench.models.distributions"},
     {"bench.config", "bench.store", "bench.errors"},
+    {"bench.locks", "bench.watchdog"},
 ]
 
 
@@ -86,10 +89,10 @@ def test_the_report_and_the_store_know_neither_torch_nor_ray(path):
     assert not {name.split(".")[0] for name in imports(path)} & {"torch", "ray"}
 
 
-def test_only_the_executor_imports_ray():
+def test_only_rays_driver_imports_ray_and_only_to_use_it():
     users = {name_of(path) for path in FILES if any(name.split(".")[0] == "ray" for name in imports(path))}
-    assert users == {"bench.execute"}
-    assert not any(name.split(".")[0] == "ray" for name in imports(ROOT / "bench" / "execute.py", everywhere=False))
+    assert users == {"bench.on_ray"}
+    assert not any(name.split(".")[0] == "ray" for name in imports(ROOT / "bench" / "on_ray.py", everywhere=False))
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "methods")], ids=name_of)

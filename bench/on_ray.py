@@ -1,0 +1,96 @@
+"""Ray's driver, a process of its own: ``python -m bench.on_ray ANSWER`` with tasks on its standard input.
+
+The only file that imports ray. ``bench.execute`` starts it, and ends it by closing its standard input.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.execute import Resources, Work, work
+from bench.provenance import cores
+from bench.store import replace
+
+# Set before ray is imported: no usage reports, no change of folder, no log files or boxes of its own.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+}
+
+
+def main(answer: Path) -> None:
+    """Run the tasks; what the workers did, or the ``UserError``, is pickled into the file ``answer``."""
+    tasks, resources = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        told: list[Work] | UserError = run(tasks, resources)
+    except UserError as error:
+        told = error
+    replace(answer, lambda file: pickle.dump(told, file))
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def run(tasks: Sequence[dict[str, Any]], resources: Resources) -> list[Work]:
+    """What each of Ray's workers did, as far as it lived to tell."""
+    os.environ |= QUIET
+    import ray
+    from ray import tune
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if resources.address:
+            ray.init(address=resources.address, **options)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=max(cores(), resources.cpus_per_cell),
+                include_dashboard=False,
+                object_store_memory=100 * 2**20,
+                **options,
+            )
+    except Exception as error:  # Ray raises many kinds
+        raise UserError(f"cannot start or reach Ray ({error}): try --executor local") from error
+
+    def worker(config: dict[str, Any], tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return asdict(work(tasks, lambda done: tune.report(asdict(done))))
+
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            needs = {"cpu": resources.cpus_per_cell, "gpu": resources.gpus_per_cell}
+            results = tune.Tuner(
+                tune.with_resources(tune.with_parameters(worker, tasks=list(tasks)), needs),
+                param_space={"worker": tune.grid_search(list(range(resources.side_by_side(len(tasks)))))},
+                run_config=tune.RunConfig(
+                    name="workers",
+                    storage_path=str(Path(scratch).resolve()),
+                    verbose=0,
+                    # For workers that die: a cell is given up after some of them.
+                    failure_config=tune.FailureConfig(max_failures=2 * len(tasks) + 2),
+                ),
+            ).fit()
+            told = [results[number].metrics or {} for number in range(len(results))]
+            return [Work(**{name: each[name] for name in asdict(Work())}) for each in told if "seconds" in each]
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
