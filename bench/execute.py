@@ -32,6 +32,7 @@ class Resources:
     cpus_per_cell: int = 1
     gpus_per_cell: float = 0.0
     address: str | None = None  # of a running Ray cluster
+    collect: bool = False  # its nodes work in folders of their own even where they see the output folder
 
     def side_by_side(self, cells: int) -> int:
         """How many of so many cells this machine runs at the same time."""

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.collect import Office, work_away
 from bench.errors import UserError
 from bench.execute import Resources, Work, work
 from bench.provenance import cores
@@ -30,6 +31,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
+LOCAL = "try --executor local"
 
 
 def main(answer: Path) -> None:
@@ -54,30 +56,20 @@ def run(tasks: Sequence[dict[str, Any]], resources: Resources) -> list[Work]:
     import ray
     from ray import tune
 
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        if resources.address:
-            ray.init(address=resources.address, **options)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=max(cores(), resources.cpus_per_cell),
-                include_dashboard=False,
-                object_store_memory=100 * 2**20,
-                **options,
-            )
-    except Exception as error:  # Ray raises many kinds
-        raise UserError(f"cannot start or reach Ray ({error}): try --executor local") from error
+    start(resources)
 
-    def worker(config: dict[str, Any], tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return asdict(work(tasks, lambda done: tune.report(asdict(done))))
+    def worker(config: dict[str, Any], tasks: Sequence[dict[str, Any]], office: Any = None) -> dict[str, Any]:
+        tell = lambda done: tune.report(asdict(done))  # noqa: E731
+        near = not office or (not resources.collect and Path(tasks[0]["marker"]).exists())
+        return asdict(work(tasks, tell) if near else work_away(Remote(office), tell))
 
     try:
+        shared = {"tasks": list(tasks)} | ({"office": open_office(tasks)} if resources.address else {})
         with tempfile.TemporaryDirectory() as scratch:
             needs = {"cpu": resources.cpus_per_cell, "gpu": resources.gpus_per_cell}
             results = tune.Tuner(
-                tune.with_resources(tune.with_parameters(worker, tasks=list(tasks)), needs),
-                param_space={"worker": tune.grid_search(list(range(resources.side_by_side(len(tasks)))))},
+                tune.with_resources(tune.with_parameters(worker, **shared), needs),
+                param_space={"worker": tune.grid_search(list(range(workers(resources, len(tasks)))))},
                 run_config=tune.RunConfig(
                     name="workers",
                     storage_path=str(Path(scratch).resolve()),
@@ -90,6 +82,64 @@ def run(tasks: Sequence[dict[str, Any]], resources: Resources) -> list[Work]:
             return [Work(**{name: each[name] for name in asdict(Work())}) for each in told if "seconds" in each]
     finally:
         ray.shutdown()
+
+
+def start(resources: Resources) -> None:
+    """Start Ray on this machine, or join the cluster at an address and bring it this very code."""
+    import ray
+
+    import bench
+    import methods
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if resources.address:
+        modules = [str(Path(module.__file__ or "").parent) for module in (bench, methods)]
+        options |= {"address": resources.address, "runtime_env": {"py_modules": modules}}
+    else:
+        options |= {"address": "local", "num_cpus": max(cores(), resources.cpus_per_cell)}
+        options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+    try:
+        ray.init(**options)
+    except Exception as error:  # Ray raises many kinds
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = "is one running there, and its token known here (RAY_AUTH_MODE)?" if resources.address else LOCAL
+        raise UserError(f"cannot start or reach Ray ({why}): {remedy}") from error
+
+
+def workers(resources: Resources, cells: int) -> int:
+    """How many workers there is room for; on a cluster, which may grow, and be used by others, some more may wait."""
+    import ray
+
+    if not resources.address:
+        return resources.side_by_side(cells)
+    there = ray.cluster_resources()
+    slots = there.get("CPU", 0) // resources.cpus_per_cell
+    if resources.gpus_per_cell:
+        slots = min(slots, there.get("GPU", 0) // resources.gpus_per_cell)
+    if slots < 1:
+        raise UserError(f"the cluster at {resources.address} has no node with room for a cell")
+    return int(min(cells, 2 * slots))
+
+
+def open_office(tasks: Sequence[dict[str, Any]]) -> Any:
+    """The office as an actor on this node, which sees the output folder."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Office).options(num_cpus=0, scheduling_strategy=here).remote(list(tasks))
+
+
+class Remote:
+    """An actor whose methods are called as if it were here."""
+
+    def __init__(self, actor: Any):
+        self.actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        import ray
+
+        return lambda *arguments: ray.get(getattr(self.actor, name).remote(*arguments))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,13 @@ def parser() -> argparse.ArgumentParser:
         "--cpus-per-cell", type=int, default=1, metavar="N", help="processor cores and threads (default: 1)"
     )
     how.add_argument("--gpus-per-cell", type=float, metavar="F", help="GPUs, or a fraction of one (default on cuda: 1)")
-    how.add_argument("--address", help="of a running Ray cluster; its nodes must share --out and the data cache")
+    how.add_argument("--address", help="of a running Ray cluster, whose nodes get code and data from here")
+    how.add_argument(
+        "--collect",
+        action="store_true",
+        help="with --address: let nodes work in folders of their own and send what they store, as those do anyway that "
+        "do not see --out",
+    )
     how.add_argument(
         "--compile",
         action="store_true",
@@ -117,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     device = resolve_device(args)
     check_arithmetic(preset, device)
     gpus = (1.0 if args.gpus_per_cell is None else args.gpus_per_cell) if device == "cuda" else 0.0
-    resources = Resources(args.executor, args.cpus_per_cell, gpus, args.address)
+    resources = Resources(args.executor, args.cpus_per_cell, gpus, args.address, args.collect)
     seeds = preset.seeds if args.seeds is None else args.seeds
     cells = plan(rows, data.info, preset, seeds, args.seed, device, args.out, args.force)
     todo = [cell for cell in cells if cell.status in TO_DO]
@@ -191,7 +197,7 @@ def resolve_device(args: argparse.Namespace) -> str:
     import torch
 
     there = torch.cuda.is_available()
-    if not there and (args.device == "cuda" or args.gpus_per_cell):
+    if not there and not args.address and (args.device == "cuda" or args.gpus_per_cell):
         raise UserError(
             "no GPU is available to torch here: leave out --device cuda and --gpus-per-cell, or use --device cpu"
         )
