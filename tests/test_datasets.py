@@ -8,7 +8,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pooch
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,7 +19,7 @@ from scipy.sparse import csc_array
 from bench import datasets
 from bench.config import ImageModelConfig
 from bench.data import image, load
-from bench.datasets import DataInfo, cached, glyphs, omniglot
+from bench.datasets import DataInfo, _download, cached, glyphs, omniglot
 from bench.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -88,10 +87,10 @@ def burda(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    def fail(self, url, output_file, pooch, **options):
+    def fail(self):
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", fail)
+    monkeypatch.setattr(_download.Transfer, "_run", fail)
 
 
 # ---- area averaging, pooling, binarisation
@@ -213,13 +212,13 @@ def test_without_data_or_network(no_network, tmp_path):
 
 def test_a_download_that_is_not_the_published_file_is_refused(burda, tmp_path, monkeypatch):
     content = (burda[0] / "omniglot" / "chardata.mat").read_bytes()
-    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", lambda self, url, file, pooch: file.write(content))
+    monkeypatch.setattr(_download.Transfer, "_run", lambda self: self.file.write(content))
     with pytest.raises(UserError, match="not the published file"):
         omniglot.prepare(None, tmp_path / "cache")
     assert files_in(tmp_path / "cache") == []
     monkeypatch.setattr(omniglot, "CHARDATA_BLOB", omniglot.git_blob_sha1(content))
     first = omniglot.prepare(None, tmp_path / "cache")
-    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", None)  # now it is there
+    monkeypatch.setattr(_download.Transfer, "_run", None)  # now it is there
     assert omniglot.prepare(None, tmp_path / "cache") == first
 
 
@@ -274,7 +273,8 @@ def test_lakes_zips_of_another_content(lake, tmp_path):
     with pytest.raises(UserError, match="is 28×28"):
         omniglot.prepare(data_dir, tmp_path / "cache")
     with zipfile.ZipFile(folder / "images_background.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, bytes(10_000_000))
+        for key in drawings:
+            archive.writestr(key, bytes(10_000_000) if key == name else png(drawings[key]))
     with pytest.raises(UserError, match="no 105×105 drawing"):
         omniglot.prepare(data_dir, tmp_path / "cache")
     (folder / "images_evaluation.zip").unlink()

@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pooch
 import pytest
 
 from bench import datasets
-from bench.datasets import _folder, _text, yahoo, yelp
+from bench.datasets import _download, _folder, _text, yahoo, yelp
 from bench.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -50,14 +49,14 @@ def server(monkeypatch):
     contents: dict[str, bytes | Exception] = {}
     asked = []
 
-    def serve(self, url, output_file, pooch, **options):
-        asked.append(url)
-        answer = contents.get(url, OSError("Network is unreachable"))
+    def receive(self):
+        asked.append(self.url)
+        answer = contents.get(self.url, OSError("Network is unreachable"))
         if isinstance(answer, Exception):
             raise answer
-        output_file.write(answer)
+        self.file.write(answer)
 
-    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", serve)
+    monkeypatch.setattr(_download.Transfer, "_run", receive)
     return contents, asked
 
 
@@ -361,8 +360,8 @@ def test_without_data_or_network(module, tmp_path, server):
 
 
 def test_a_download_of_something_else_is_refused(tmp_path, server):
-    server[0][yahoo.PUBLISHED.urls["train"]] = b"<html>moved</html>"
-    with pytest.raises(UserError, match="what came is not the published file") as error:
+    server[0][yahoo.PUBLISHED.urls["train"]] = b"another file"
+    with pytest.raises(UserError, match=r"what came from https://raw\.github.* is not the published file") as error:
         yahoo.prepare(None, tmp_path / "cache")
     one_line(error)
     assert files_in(tmp_path / "cache") == []

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from typing import Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,7 +13,6 @@ from bench.config import ImageModelConfig, TextModelConfig, TrainConfig
 from bench.data.image import POOLINGS, ImageData
 from bench.data.text import TextData
 from bench.datasets import PAD, DataInfo, Prepared
-from bench.errors import UserError
 
 ModelConfig = ImageModelConfig | TextModelConfig
 
@@ -54,21 +51,12 @@ class Data(Protocol):
         """The NLL of the first ``count`` test examples in the units of the modality."""
 
 
-def arrays(prepared: Prepared) -> dict[str, np.ndarray]:
-    """Everything in the prepared file. ``UserError`` where it is damaged."""
-    try:
-        with np.load(prepared.path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, BadZipFile, zlib.error) as error:
-        raise UserError(f"{prepared.path} is damaged; remove it and run again") from error
-
-
 def load(prepared: Prepared, model: ModelConfig) -> Data:
     """The prepared set as a model of this configuration takes it, on the CPU."""
     info = modelled(prepared.info, model)
     if isinstance(model, ImageModelConfig):
-        return ImageData.of(info, arrays(prepared), model.image_size, model.pooling)
-    return TextData.of(info, arrays(prepared), model.vocabulary, model.words)
+        return ImageData.of(info, prepared.arrays(), model.image_size, model.pooling)
+    return TextData.of(info, prepared.arrays(), model.vocabulary, model.words)
 
 
 def modelled(info: DataInfo, model: ModelConfig) -> DataInfo:
@@ -87,6 +75,6 @@ def batches_per_pass(prepared: Prepared, model: ModelConfig, train: TrainConfig)
     """Training batches in a pass: whole ones; or, of sentences of one length each, as many as that takes."""
     if isinstance(model, ImageModelConfig) or not train.equal_lengths:
         return prepared.info.sizes["train"] // train.batch_size
-    lengths = (arrays(prepared)["train"] != PAD).sum(axis=1)
+    lengths = (prepared.arrays()["train"] != PAD).sum(axis=1)
     _, counts = np.unique(np.minimum(lengths, modelled(prepared.info, model).shape[0]), return_counts=True)
     return int((-(-counts // train.batch_size)).sum())

@@ -17,22 +17,32 @@ Files whose name begins with an underscore hold what several of them share.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from bench.datasets._files import arrays as read_arrays
+from bench.datasets._files import content, opened
 from bench.errors import UserError
-from bench.store import replace
+from bench.locks import held
+from bench.store import UNFINISHED, replace
+
+SPLITS = ("train", "val", "test")
 
 #: The first words of every vocabulary, by their ids.
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, START, END, UNKNOWN = range(len(SPECIALS))
+
+RECORD_BYTES = 1 << 20  # of the record beside prepared arrays, at most
+PATIENCE = 2.0  # seconds to wait for another process before saying so
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,15 @@ class DataInfo:
 
     @classmethod
     def from_json(cls, record: Mapping) -> DataInfo:
-        return cls(**{**record, "shape": tuple(record["shape"]), "notes": tuple(record["notes"])})
+        """From what ``to_json`` gave; ``ValueError``, ``TypeError`` or ``KeyError`` where it is something else."""
+        info = cls(**{**record, "shape": tuple(record["shape"]), "notes": tuple(record["notes"])})
+        texts = (info.name, info.title, info.modality, info.unit, info.fingerprint, info.source, info.protocol)
+        counts = (*info.shape, *dict(info.sizes).values(), info.vocabulary)
+        if not all(isinstance(text, str) for text in (*texts, *info.notes, *info.sizes)):
+            raise ValueError("a data set is described by something other than text")
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError("examples, sizes or words are counted by something other than numbers")
+        return info
 
 
 @dataclass(frozen=True)
@@ -79,8 +97,26 @@ class Prepared:
 
     @classmethod
     def read(cls, path: Path) -> Prepared:
-        """The prepared set at ``path``, described by the record beside it."""
-        return cls(DataInfo.from_json(json.loads(path.with_suffix(".json").read_text("utf-8"))), path)
+        """The prepared set at ``path``, described by the record beside it; ``UserError`` where that will not do."""
+        record = path.with_suffix(".json")
+        text = content(record, RECORD_BYTES)
+        try:
+            return cls(DataInfo.from_json(json.loads(text)), path)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+            raise UserError(f"{record} is damaged; remove it and run again") from error
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything in the file; ``UserError`` where it is damaged, or not what the record describes."""
+        try:
+            with opened(self.path, sys.maxsize) as file:
+                arrays = read_arrays(file)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self.path} is damaged; remove it and run again") from error
+        if fingerprint(arrays) != self.info.fingerprint:
+            raise UserError(f"{self.path} is not what the record beside it describes; remove it and run again")
+        return arrays
 
 
 def cache_dir() -> Path:
@@ -107,36 +143,69 @@ def cached(cache: Path, stem: str, build: Callable[[], tuple[dict, Mapping[str, 
 
     ``build`` returns the fields of ``DataInfo`` without sizes and fingerprint, and the arrays. Whatever
     determines the arrays belongs in ``stem``. The record is written last: without it nothing counts as cached.
+    Of several processes that want it one builds, and the others wait. ``UserError`` where memory does not suffice.
     """
-    arrays_path, record_path = cache / f"{stem}.npz", cache / f"{stem}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: build again
-        if arrays_path.exists():
-            return Prepared(DataInfo.from_json(json.loads(record_path.read_text("utf-8"))), arrays_path)
-    fields, arrays = build()
-    sizes = {split: len(arrays[split]) for split in ("train", "val", "test")}
-    info = DataInfo(**fields, sizes=sizes, fingerprint=fingerprint(arrays))
-    keep(arrays_path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
-    keep(record_path, lambda file: file.write(json.dumps(info.to_json(), ensure_ascii=False).encode()))
-    return Prepared(info, arrays_path)
+    path = cache / f"{stem}.npz"
+    if prepared := _found(path):
+        return prepared
+    with alone(path):
+        if prepared := _found(path):
+            return prepared
+        try:
+            fields, arrays = build()
+            sizes = {split: len(arrays[split]) for split in SPLITS}
+            info = DataInfo(**fields, sizes=sizes, fingerprint=fingerprint(arrays))
+            keep(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        except MemoryError as error:
+            raise UserError(f"not enough memory to prepare {stem}; use a smaller data set or free some") from error
+        record = json.dumps(info.to_json(), ensure_ascii=False).encode()
+        keep(path.with_suffix(".json"), lambda file: file.write(record))
+    return Prepared(info, path)
 
 
 def cached_as(fingerprint: str, cache: Path) -> Prepared | None:
     """The prepared data set of this fingerprint, if the cache holds it."""
-    for record in sorted(cache.glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            prepared = Prepared.read(record.with_suffix(".npz"))
-            if prepared.info.fingerprint == fingerprint and prepared.path.exists():
-                return prepared
+    found = (_found(record.with_suffix(".npz")) for record in sorted(cache.glob("*.json")))
+    return next((prepared for prepared in found if prepared and prepared.info.fingerprint == fingerprint), None)
+
+
+def _found(path: Path) -> Prepared | None:
+    """The prepared set at ``path``; None where it is not there, or its record is damaged."""
+    with contextlib.suppress(UserError):
+        return Prepared.read(path) if os.path.isfile(path) else None
     return None
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the right to make a file of the cache, waiting for whoever has it; what the killed left is removed."""
+    with _cache_written(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with _cache_written(path.parent):
+            lock = path.with_name(f".{path.name}.lock")
+            if not stack.enter_context(held(lock, patience=PATIENCE)):
+                print(f"waiting for another process that prepares {path.name}", file=sys.stderr)
+                stack.enter_context(held(lock, patience=None))
+            for left in path.parent.glob(f".{glob.escape(path.stem)}.*{UNFINISHED}"):
+                left.unlink(missing_ok=True)
+        yield
 
 
 def keep(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file of the cache whole; a ``UserError`` where the cache cannot be written."""
-    try:
+    with _cache_written(path.parent):
         replace(path, write)
+
+
+@contextlib.contextmanager
+def _cache_written(cache: Path) -> Iterator[None]:
+    """A ``UserError`` where something within cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
-            f"cannot write to the data cache {path.parent} ({error.strerror or error}); "
+            f"cannot write to the data cache {cache} ({error.strerror or error}); "
             "point BENCH_CACHE at a folder with room that can be written"
         ) from error
 

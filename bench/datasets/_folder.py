@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import os
 import re
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import IO
 
 import numpy as np
 
-from bench.datasets import Prepared, cached
-from bench.datasets._text import SPLITS, find, label_arrays, read
+from bench.datasets import SPLITS, Prepared, _files, cached
+from bench.datasets._text import find, label_arrays, read
 from bench.datasets._text import prepare as prepare_text
 from bench.errors import UserError
 
+FILE_BYTES = 8 << 30  # of images at most: all are held in memory, as float32
 RECIPE = 1  # raise it when the same images come to give other arrays
 
 
@@ -28,8 +28,8 @@ def prepare(path: Path, cache: Path) -> Prepared:
     square images ``[N, S, S]`` or ``[N, 1, S, S]``, ink high, floats in [0, 1] or uint8; and where there are labels,
     ``train_labels`` …: ``[N]``. ``UserError`` says what is missing or wrong, and where.
     """
-    path = Path(path).resolve()
-    if not path.exists():
+    path = Path(os.path.realpath(path))
+    if not os.path.lexists(path):
         raise UserError(f"{path} does not exist; name a folder of text files or an .npz file of images")
     if path.is_dir():
         return _text(path, cache)
@@ -59,35 +59,40 @@ def _text(folder: Path, cache: Path) -> Prepared:
 
 
 def _images(path: Path, cache: Path) -> Prepared:
-    content = read(path)
     name = slug(path)
-    digest = hashlib.sha1(content, usedforsecurity=False)
+    with _files.opened(path, FILE_BYTES) as file:
+        try:
+            digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False))
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
-    def build() -> tuple[dict, Mapping[str, np.ndarray]]:
-        arrays = _image_arrays(_load(content, path), path)
-        size = arrays["train"].shape[-1]
-        fields = {
-            "name": name,
-            "title": f"{name} ({size}×{size})",
-            "modality": "image",
-            "unit": "nats per image",
-            "shape": (size, size),
-            "source": f"the user's file {path.name}",
-            "notes": (
-                "Validation and test images are binarised once with a fixed seed, training images afresh at every use.",
-            ),
-        }
-        return fields, arrays
+        def build() -> tuple[dict, Mapping[str, np.ndarray]]:
+            arrays = _image_arrays(_load(file, path), path)
+            size = arrays["train"].shape[-1]
+            fields = {
+                "name": name,
+                "title": f"{name} ({size}×{size})",
+                "modality": "image",
+                "unit": "nats per image",
+                "shape": (size, size),
+                "source": f"the user's file {path.name}",
+                "notes": (
+                    "Validation and test images are binarised once with a fixed seed, training images afresh at every "
+                    "use.",
+                ),
+            }
+            return fields, arrays
 
-    return cached(cache, f"{name}-{digest.hexdigest()[:16]}-r{RECIPE}", build)
+        return cached(cache, f"{name}-{digest.hexdigest()[:16]}-r{RECIPE}", build)
 
 
-def _load(content: bytes, path: Path) -> dict[str, np.ndarray]:
+def _load(file: IO[bytes], path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, NotImplementedError, BadZipFile, zlib.error) as e:
-        raise UserError(f"{path} is damaged or no .npz file of arrays; write it with numpy.savez") from e
+        return _files.arrays(file, {*SPLITS, *(f"{split}_labels" for split in SPLITS)})
+    except _files.Bomb as bomb:
+        raise UserError(f"{path} is no .npz file of images: it has {bomb}") from bomb
+    except Exception as error:
+        raise UserError(f"{path} is damaged or no .npz file of arrays; write it with numpy.savez") from error
 
 
 def _image_arrays(found: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:

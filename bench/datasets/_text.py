@@ -5,7 +5,11 @@ A file holds one document a line, UTF-8, words separated by spaces; or, in every
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import io
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +17,20 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.datasets import END, PAD, SPECIALS, START, UNKNOWN, Prepared, cached
+from bench.datasets import END, PAD, SPECIALS, SPLITS, START, UNKNOWN, Prepared, _files, cached
 from bench.datasets._download import download, git_blob_sha1
 from bench.errors import UserError
 
-SPLITS = ("train", "val", "test")
 UNKNOWN_WORDS = frozenset({SPECIALS[UNKNOWN], "_UNK"})  # as files spell a word outside of their vocabulary
 MARKS = frozenset(SPECIALS) - UNKNOWN_WORDS
 WORDS = 500  # of a document at most: a recurrent model keeps every step of every document of a batch
 CHARACTERS = 200  # of a word at most: the vocabulary is stored at the width of its longest word
+# What files of any size and kind must not take from memory. The published sets have a twentieth to a half of it.
+FILE_BYTES = 128 << 20
+LINE_BYTES = 4 * (WORDS + 1) * (CHARACTERS + 1)
+DOCUMENTS = 2_000_000  # of a file
+DISTINCT = 500_000  # words and labels of a file
+CELLS = 1 << 27  # of the documents of a split, padded
 RECIPE = 2  # raise it when the same files come to give other arrays
 
 Documents = list[list[str]]
@@ -117,15 +126,12 @@ def fields(made: Mapping[str, np.ndarray]) -> dict:
 
 def find(folder: Path, *names: str) -> Path | None:
     """The first of ``names`` that is in ``folder``."""
-    return next((folder / name for name in names if (folder / name).exists()), None)
+    return next((folder / name for name in names if os.path.lexists(folder / name)), None)
 
 
 def read(path: Path) -> bytes:
     """The content of a file; a ``UserError`` where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    return _files.content(path, FILE_BYTES)
 
 
 def parse_all(
@@ -143,38 +149,52 @@ def parse_all(
 
 def parse(content: bytes, path: Path) -> tuple[Documents, list[str] | None]:
     """The documents of a file as lists of words, and their labels or None; ``path`` is what errors name."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {number}: not UTF-8; convert the file, for example with iconv") from error
-    if not text.strip():
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if not re.search(rb"\S", content):
         raise UserError(f"{path} is empty; it must hold one document a line")
-    lines = text.removesuffix("\n").split("\n")
-    labelled = "\t" in lines[0]
-    documents, labels = [], []
-    for number, line in enumerate(lines, 1):
-        label, tab, document = line.partition("\t") if labelled else ("", "", line)
-        # Without labels a tab can only be a label that line 1 has not.
-        if labelled != bool(tab or "\t" in document):
-            raise UserError(
-                f"{path}, line {number}: {'no label' if labelled else 'a label'}, unlike line 1; "
-                "write label<TAB>document in every line, or in none"
-            )
-        words = document.split()
-        if problem := _problem(words, label if labelled else None):
+    labelled = b"\t" in content.partition(b"\n")[0]
+    documents, labels, longest = [], [], 0
+    known: dict[str, str] = {}  # every word is held once
+    for number, line in enumerate(io.BytesIO(content), 1):
+        label, words, problem = _document(line, labelled)
+        if problem:
             raise UserError(f"{path}, line {number}: {problem}")
-        documents.append(words)
-        labels.append(label.strip())
+        documents.append([known.setdefault(word, word) for word in words])
+        labels.append(known.setdefault(label, label))
+        longest = max(longest, len(words))
+        if len(documents) > DOCUMENTS or len(known) > DISTINCT or len(documents) * (longest + 2) > CELLS:
+            raise UserError(
+                f"{path} is too large: by line {number:,} it has {len(known):,} different words and documents of up to "
+                f"{longest} words; use fewer documents, shorter ones, or fewer words"
+            )
     return documents, labels if labelled else None
+
+
+def _document(line: bytes, labelled: bool) -> tuple[str, list[str], str | None]:
+    """The label and the words of a line; or why it cannot be used and what to do about it."""
+    if len(line) > LINE_BYTES:
+        return "", [], f"{len(line):,} bytes, more than a document has; write one document a line"
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        return "", [], "not UTF-8; convert the file, for example with iconv"
+    label, tab, document = text.partition("\t") if labelled else ("", "", text)
+    # Without labels a tab can only be a label that line 1 has not.
+    if labelled != bool(tab or "\t" in document):
+        advice = "write label<TAB>document in every line, or in none"
+        return "", [], f"{'no label' if labelled else 'a label'}, unlike line 1; {advice}"
+    words, label = document.split(), label.strip()
+    return label, words, _problem(words, label if labelled else None)
 
 
 def _problem(words: Sequence[str], label: str | None) -> str | None:
     """Why a document cannot be used and what to do about it."""
     if not words:
         return "an empty document; remove the line"
-    if label is not None and not label.strip():
+    if label == "":
         return "an empty label before the tab"
+    if label and len(label) > CHARACTERS:
+        return f"a label of {len(label):,} characters, more than {CHARACTERS}"
     if len(words) > WORDS:
         return f"a document of {len(words):,} words, more than {WORDS}; cut or split it"
     if marks := MARKS.intersection(words):

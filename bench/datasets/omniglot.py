@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
-import subprocess
-import sys
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
 import numpy as np
 
-from bench.datasets import Prepared, cached, overlaps, shuffled
+from bench.datasets import Prepared, _files, _mat, cached, overlaps, shuffled
 from bench.datasets._download import download, git_blob_sha1
 from bench.errors import UserError
 
@@ -37,6 +35,7 @@ BURDA_COUNTS = (24_345, 8_070)  # data, testdata
 BURDA_VALIDATION = 2_000
 LAKE_COUNTS = {"images_background": 19_280, "images_evaluation": 13_180}
 LAKE_SIZES = {"train": 24_000, "val": 2_000, "test": 6_460}
+FILE_BYTES = 256 << 20  # of any of the three files at most; the largest has a tenth
 RECIPE = 1  # raise it when the same sources come to give other arrays
 
 _PNG = re.compile(r"(images_background|images_evaluation)/[^/]+/character\d+/\d+_\d+\.png")
@@ -52,10 +51,10 @@ _BINARISED = "Validation and test images are binarised once with a fixed seed, t
 def prepare(data_dir: Path | None, cache: Path) -> Prepared:
     """OMNIGLOT from ``data_dir/omniglot`` or the download, kept in ``cache``; ``UserError`` where neither will do."""
     folder = Path(data_dir) / "omniglot" if data_dir else None
-    if folder and (folder / "chardata.mat").exists():
+    if folder and os.path.lexists(folder / "chardata.mat"):
         return _burda(folder / "chardata.mat", cache)
     zips = [folder / f"{stem}.zip" for stem in LAKE_COUNTS] if folder else []
-    missing = [path for path in zips if not path.exists()]
+    missing = [path for path in zips if not os.path.lexists(path)]
     if zips and not missing:
         return _lake(zips, cache)
     if len(missing) == 1:
@@ -65,7 +64,7 @@ def prepare(data_dir: Path | None, cache: Path) -> Prepared:
 
 
 def _burda(path: Path, cache: Path) -> Prepared:
-    content = _read(path)
+    content = _files.content(path, FILE_BYTES)
     blob = git_blob_sha1(content)
     published = blob == CHARDATA_BLOB
 
@@ -88,8 +87,8 @@ def _burda_arrays(content: bytes, path: Path) -> dict[str, np.ndarray]:
     """The arrays of ``Prepared`` from a ``chardata.mat``; He et al. also shuffle and take the last as validation."""
     again = f"fetch it again from {CHARDATA_URL}"
     try:
-        mat = _loadmat(content)
-    except (OSError, EOFError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        mat = _mat.loaded(content, ("data", "testdata", "target", "testtarget"))
+    except Exception as error:  # the parser's process failed, or what it handed over
         raise UserError(f"{path} cannot be read, it is damaged or no MATLAB file of arrays; {again}") from error
     images, labels = {}, {}
     for part, count in zip(("", "test"), BURDA_COUNTS, strict=True):
@@ -119,23 +118,6 @@ def _burda_arrays(content: bytes, path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _loadmat(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a MATLAB file. Read by a process of its own: some damaged files crash SciPy's parser."""
-    command = [sys.executable, "-c", _LOADMAT, "data", "testdata", "target", "testtarget"]
-    arrays = subprocess.run(command, input=content, capture_output=True, check=True, timeout=300).stdout
-    with np.load(io.BytesIO(arrays), allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-_LOADMAT = """
-import io, sys, numpy, scipy.io
-mat = scipy.io.loadmat(io.BytesIO(sys.stdin.buffer.read()), variable_names=sys.argv[1:])
-arrays = io.BytesIO()
-numpy.savez(arrays, **{name: mat[name] for name in sys.argv[1:] if name in mat})
-sys.stdout.buffer.write(arrays.getbuffer())
-"""
-
-
 def _numbers(array: np.ndarray | None, columns: int) -> TypeGuard[np.ndarray]:
     """Whether this is a matrix of real numbers with so many columns, and some rows."""
     if array is None or array.ndim != 2 or array.size == 0:
@@ -144,7 +126,7 @@ def _numbers(array: np.ndarray | None, columns: int) -> TypeGuard[np.ndarray]:
 
 
 def _lake(zips: list[Path], cache: Path) -> Prepared:
-    contents = [_read(path) for path in zips]
+    contents = [_files.content(path, FILE_BYTES) for path in zips]
     digest = hashlib.sha1(usedforsecurity=False)
     for content in contents:
         digest.update(hashlib.sha1(content, usedforsecurity=False).digest())
@@ -169,13 +151,10 @@ def _lake_arrays(contents: list[bytes], zips: list[Path]) -> dict[str, np.ndarra
     """The arrays of ``Prepared`` from Lake's two archives; which drawing goes where depends on its name alone."""
     drawings: dict[str, np.ndarray] = {}
     for content, path in zip(contents, zips, strict=True):
-        found = _drawings(content, path)
-        if len(found) != LAKE_COUNTS[path.stem]:
-            raise UserError(f"{path} holds {len(found):,} drawings, not {LAKE_COUNTS[path.stem]:,}; {_AGAIN}")
-        drawings |= found
+        drawings |= _drawings(content, path)
     names = sorted(drawings)
     names = [names[index] for index in shuffled([f"lake {name}" for name in names])]
-    means = area_average(np.stack([drawings[name] for name in names]))
+    means = area_average([drawings[name] for name in names])
     alphabets = [name.split("/")[1] for name in names]
     label_names, labels = np.unique(alphabets, return_inverse=True)
     bounds = np.cumsum(list(LAKE_SIZES.values()))[:-1]
@@ -185,16 +164,17 @@ def _lake_arrays(contents: list[bytes], zips: list[Path]) -> dict[str, np.ndarra
 
 
 def _drawings(content: bytes, path: Path) -> dict[str, np.ndarray]:
-    """The drawings of one archive by name: bool ``[105, 105]``, ink true. Decoded in memory, never extracted."""
+    """All drawings of one archive by name: bool ``[105, 105]``, ink true. Decoded in memory, never extracted."""
     from PIL import Image
 
-    drawings = {}
+    drawings, count = {}, LAKE_COUNTS[path.stem]
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for member in archive.infolist():
-                match = _PNG.fullmatch(member.filename)
-                if not match or match[1] != path.stem:
-                    continue
+        with _files.unzipped(io.BytesIO(content)) as archive:
+            matches = ((member, _PNG.fullmatch(member.filename)) for member in archive.infolist())
+            members = [member for member, match in matches if match and match[1] == path.stem]
+            if (found := len({member.filename for member in members})) != count or found != len(members):
+                raise UserError(f"{path} holds {len(members):,} drawings, not {count:,}; {_AGAIN}")
+            for member in members:
                 if member.file_size > _PNG_BYTES:
                     raise UserError(f"{path}: {member.filename} is no 105×105 drawing; {_AGAIN}")
                 with Image.open(io.BytesIO(archive.read(member)), formats=["PNG"]) as image:
@@ -208,27 +188,21 @@ def _drawings(content: bytes, path: Path) -> dict[str, np.ndarray]:
     return drawings
 
 
-def area_average(drawings: np.ndarray, size: int = 28) -> np.ndarray:
+def area_average(drawings: Sequence[np.ndarray] | np.ndarray, size: int = 28) -> np.ndarray:
     """Square drawings ``[N, S, S]``, ink true, to the share of ink in each pixel: float32 ``[N, size, size]``.
 
     Overlaps are multiples of 1/4 pixel at 105 → 28, so the products are exact and the means, rounded once by the
     division, are the same bits on every machine.
     """
-    pitch = drawings.shape[-1] / size
-    weights = overlaps(size, pitch, drawings.shape[-1]).astype(np.float32)
+    side = drawings[0].shape[-1]
+    pitch = side / size
+    weights = overlaps(size, pitch, side).astype(np.float32)
     means = np.empty((len(drawings), size, size), np.float32)
     for start in range(0, len(drawings), 1000):
-        block = drawings[start : start + 1000].astype(np.float32)
+        block = np.asarray(drawings[start : start + 1000], np.float32)
         means[start : start + 1000] = weights @ block @ weights.T / np.float32(pitch * pitch)
     return means
 
 
 def _fields(fields: dict) -> dict:
     return {"name": "omniglot", "modality": "image", "unit": "nats per image", "shape": (28, 28)} | fields
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
