@@ -21,7 +21,7 @@ from bench.execute import POLL_SECONDS, Work, work
 from bench.store import CellFolder, claim, put_aside, replace
 
 SYNC_SECONDS = 10.0
-LEASE_SECONDS = 120.0  # without a word from a worker, after which its cell is given to another
+LEASE_SECONDS = 60.0  # without a word from a worker, after which its cell is given to another
 #: What a report reads. Sent after all other files and read before them, so that none tells of what is not there.
 RECORDS = ("history.jsonl", "result.json", "evaluation.json", "tries.json")
 LEFT_BEHIND = ("previous.pt",)  # as large as last.pt, and needed only where that is torn
