@@ -35,13 +35,18 @@ GROUPS: dict[str, Callable[[EvaluationConfig], float]] = {
 
 
 def estimate(cells: Sequence[Cell], preset: Preset, data: Prepared, device: str, threads: int) -> dict[Path, float]:
-    """Cell folder -> seconds that the cell may take here."""
-    each = seconds_per_update(preset, data.info, device, threads)
+    """Cell folder -> seconds that the cell may take here; basic updates where this machine has not such a device."""
+    each = seconds_per_update(preset, data.info, device, threads) if measurable(device) else 1.0
     updates, sizes = planned_updates(preset, data), data.info.sizes
     return {
         cell.folder.path: each * cell_updates(cell.variant.instance(), preset, updates, sizes, cell.status == "trained")
         for cell in cells
     }
+
+
+def measurable(device: str) -> bool:
+    """Whether this machine has such a device, as it need not for a cluster's work."""
+    return device == "cpu" or torch.cuda.is_available()
 
 
 def planned_updates(preset: Preset, data: Prepared) -> int:

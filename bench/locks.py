@@ -7,7 +7,7 @@ and Lustre mounted with ``flock``; NFS 3 without its lock daemon does not.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -31,5 +31,6 @@ def held(path: Path, patience: float | None = 0) -> Iterator[bool]:
     try:
         yield True
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         lock.release()

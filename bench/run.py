@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bench.execute import Resources
     from bench.plan import Cell
 
+TOLD = 50  # cells that failed, one by one
+
 EPILOG = """\
 methods are expressions, joined by commas:
   vae  beta_vae(beta=0.2)  beta_vae(beta=0.2|0.4|0.6)  aggressive+anneal  sa_vae(steps=10)+cyclical
@@ -105,14 +107,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     check(args)
-    from rich.console import Console
-
     from bench.datasets import cache_dir
     from bench.execute import Resources
     from bench.expressions import prepare, split_expressions, split_settings, variants
     from bench.plan import TO_DO, plan
+    from bench.progress import Output
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Output(highlight=False, soft_wrap=True)
     settings, overrides = split_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
     expressions = split_expressions(args.methods)
     rows, sweeps = variants(expressions, args.preset, settings)
@@ -212,25 +213,27 @@ def announce(
     console: Console, args: argparse.Namespace, data: Prepared, seconds: Mapping[Path, float], resources: Resources
 ) -> None:
     """What is going to run, how long it may take, and what to type for more."""
-    from bench.calibrate import estimate, wall
+    from bench.calibrate import estimate, measurable, wall
     from bench.expressions import split_expressions, split_settings, variants
     from bench.plan import TO_DO, plan
     from bench.progress import duration
 
+    cells = f"{len(seconds)} cell{'s' * (len(seconds) > 1)} to run"
+    if not measurable(device := resolve_device(args)):
+        console.print(f"{cells}; how long they take cannot be measured here, without a GPU")
+        return
     side_by_side = resources.side_by_side(len(seconds))
     if args.dry_run:
         for path, each in seconds.items():
             console.print(f"  to run: {path.relative_to(args.out)}, about {duration(each)}")
     total = wall(seconds.values(), side_by_side)
-    cells = f"{len(seconds)} cell{'s' * (len(seconds) > 1)} to run, {side_by_side} at a time"
-    console.print(f"{cells}: about {duration(total)} on this machine")
+    console.print(f"{cells}, {side_by_side} at a time: about {duration(total)} on this machine")
     settings, overrides = split_settings(args.set)
     for name in preset_names():
         if name == args.preset or overrides:
             continue
         other = load_preset(name, data.info.modality, protocol=data.info.protocol)
         rows, _ = variants(split_expressions(args.methods), name, settings)
-        device = resolve_device(args)
         planned = plan(rows, data.info, other, args.seeds or other.seeds, args.seed, device, args.out)
         todo = [cell for cell in planned if cell.status in TO_DO]
         if not todo:
@@ -244,12 +247,14 @@ def announce(
 
 def keep(out: Path, preset: str, cells: Sequence[Cell], sweeps: Mapping[str, list[str]]) -> None:
     """Store what needs no training: sweeps, the plan of each cell."""
+    from bench.locks import held
     from bench.reporting import cells as stored
     from bench.store import write_json
 
     if sweeps:
-        known = stored.sweeps(out)
-        write_json(out / stored.SWEEPS, known | {preset: known.get(preset, {}) | dict(sweeps)})
+        with held(out / f".{stored.SWEEPS}.lock", patience=None):
+            known = stored.sweeps(out)
+            write_json(out / stored.SWEEPS, known | {preset: known.get(preset, {}) | dict(sweeps)})
     for cell in cells:
         if not cell.anew:  # else what is there is put aside before it is trained anew
             cell.folder.describe(cell.config)
@@ -316,6 +321,7 @@ def task(cell: Cell, data: Prepared, preset: Preset, resources: Resources, cells
 
 def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: Sequence[Cell]) -> int:
     """Print the table and where the rest is; the exit status says whether every cell is done."""
+    from bench.plan import status
     from bench.progress import reason
     from bench.report import build
 
@@ -325,11 +331,14 @@ def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: 
             console.print(report.places(out), markup=False)
     except UserError as error:
         console.print(f"no report: {error}", markup=False)
-    unfinished = [cell for cell in todo if not cell.folder.done(preset.evaluation)]
-    for cell in unfinished:
-        why = reason(cell.folder.result() or {})
+    found = [(cell, *status(cell.folder, preset.evaluation)) for cell in todo]
+    unfinished = [(cell, damage) for cell, state, damage in found if state != "done"]
+    for cell, damage in unfinished[:TOLD]:
+        why = damage or reason(cell.folder.result())
         console.print(f"failed: {cell.variant.expression} seed {cell.config['seed']}: {why}", markup=False)
         console.print(f"  record: {cell.folder.path / 'result.json'}; the same command tries it again", markup=False)
+    if left := len(unfinished[TOLD:]):
+        console.print(f"failed: {left} more, for reasons that the table gives; the same command tries them again")
     return 1 if unfinished else 0
 
 

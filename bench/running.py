@@ -11,7 +11,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,6 +34,7 @@ class Run:
         self.id = uuid.uuid4().hex[:8]
         self.marker = out.resolve() / f"{PREFIX}{self.id}"
         self.signal: int | None = None
+        self.others = 0  # that were at work in the same folder when it began
         self.before: dict[int, Any] = {}  # handlers of signals
 
     def listen(self) -> None:
@@ -82,6 +83,8 @@ def carry_out(
     ``Stopped`` after a signal; ``UserError`` where files cannot be locked under ``out``, or it has vanished meanwhile.
     """
     with running(out) as run:
+        if run.others:
+            log("another run is at work in the same folder: its cells are not run again, but waited for")
         with progress:
             spent = execute([task | run.task(stuck_after) for task in tasks], resources, log)
         vanished = run.vanished()
@@ -97,20 +100,19 @@ def carry_out(
 @contextmanager
 def running(out: Path) -> Iterator[Run]:
     """Within, a run goes on until it is asked to stop. ``UserError`` where files cannot be locked under ``out``."""
-    run = Run(out)
-    try:
-        for left in out.glob(f"{PREFIX}*"):
-            with held(left):
-                pass  # held by nobody, and so removed
-        with held(run.marker, patience=10) as made:
-            if not made:
-                raise UserError(f"cannot lock files under --out {out}: give a folder on another file system")
-            run.listen()
-            try:
-                yield run
-            finally:
-                run.listen_no_more()
-    except OSError as error:
-        raise UserError(
-            f"cannot lock files under --out {out} ({error.strerror or error}): give a folder on another file system"
-        ) from error
+    run, refused = Run(out), f"cannot lock files under --out {out}: give a folder on another file system"
+    with ExitStack() as locks:
+        try:
+            for marker in out.glob(f"{PREFIX}*"):
+                with held(marker) as left:  # by a run that was killed, and so removed
+                    run.others += not left
+            made = locks.enter_context(held(run.marker, patience=10))
+        except OSError as error:
+            raise UserError(f"{refused} ({error.strerror or error})") from error
+        if not made:
+            raise UserError(refused)
+        run.listen()
+        try:
+            yield run
+        finally:
+            run.listen_no_more()
