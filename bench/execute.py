@@ -7,6 +7,7 @@ whatever becomes of it, this one goes on and says what happened.
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -157,9 +158,16 @@ def _on_ray(tasks: Sequence[dict[str, Any]], resources: Resources, log: Callable
 def _driver(tasks: Sequence[dict[str, Any]], resources: Resources, answer: Path, output: Path) -> int:
     """Run Ray's driver to its end; it ends with this process, whose end it sees by its standard input."""
     command = [sys.executable, "-m", "bench.on_ray", str(answer)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # it imports what this process does
     with output.open("wb") as file:
-        # A session of its own: ^C is for this process to say what it means.
-        driver = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True)
+        driver = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # ^C is for this process to say what it means
+        )
         try:
             assert driver.stdin
             try:
