@@ -11,6 +11,7 @@ from typing import Any
 from bench.config import EVALUATION_VERSION, EvaluationConfig, Preset, short_hash
 from bench.config import identity as training_identity
 from bench.datasets import DataInfo
+from bench.errors import UserError
 from bench.expressions import Variant
 from bench.store import SCHEMA_VERSION, CellFolder
 
@@ -19,6 +20,9 @@ TO_DO = ("missing", "failed", "trained")
 
 #: Why a finished cell is trained anew: it was asked for.
 FORCED = "--force"
+
+#: What records raise that are not what they should be.
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError)
 
 #: Bumped by every change that moves numbers: cells of different protocols are different cells.
 PROTOCOL_VERSION = 2
@@ -46,31 +50,37 @@ def plan(
     out: Path,
     force: bool = False,
 ) -> list[Cell]:
-    """Every cell of a run, seed by seed, with what its folder holds. ``force`` counts finished ones as missing."""
+    """Every cell of a run, seed by seed, with what its folder holds. ``force`` counts finished ones as missing.
+
+    What configurations have in common they share. ``UserError`` where a folder cannot be read.
+    """
+    protocol = {
+        "dataset": data.to_json(),
+        "preset": preset.name,
+        "preset_notes": list(preset.notes),
+        "model": asdict(preset.model),
+        "train": asdict(preset.train),
+        "precision": preset.train.precision,
+        "device": device,
+    }
+    methods = [(row, row.record(), row.method.skip(data)) for row in rows]
     cells = []
     for seed in range(seeds):
-        for row in rows:
+        for row, record, reason in methods:
             config = {
                 "schema_version": SCHEMA_VERSION,
                 "cell_id": "",
                 "protocol_version": PROTOCOL_VERSION,
-                "method": row.record(),
-                "dataset": data.to_json(),
-                "preset": preset.name,
-                "preset_notes": list(preset.notes),
-                "model": asdict(preset.model),
-                "train": asdict(preset.train),
-                "precision": preset.train.precision,
-                "device": device,
+                "method": record,
+                **protocol,
                 "seed": seed,
                 "base_seed": base_seed,
             }
             config["cell_id"] = cell_id = identify(config)
             slug = re.sub(r"[^\w.=+-]+", "-", row.expression.replace(")", ""))
             folder = CellFolder(out / "runs" / data.name / preset.name / slug / f"seed-{seed}-{cell_id}")
-            reason = row.method.skip(data)
-            status, anew = ("skipped", "") if reason else _status(folder, preset.evaluation, force)
-            cells.append(Cell(row, config, folder, status, reason, anew))
+            state, anew = ("skipped", "") if reason else status(folder, preset.evaluation, force)
+            cells.append(Cell(row, config, folder, state, reason, anew))
     return cells
 
 
@@ -84,22 +94,29 @@ def identify(config: Mapping[str, Any]) -> str:
     return short_hash(identity)
 
 
-def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tuple[str, str]:
+def status(folder: CellFolder, evaluation: EvaluationConfig, force: bool = False) -> tuple[str, str]:
     """A cell's status, and why what is there must be put aside before it is trained anew, where it must."""
+    try:
+        return _status(folder, evaluation, force)
+    except OSError as error:  # not damage: what was finished may be there
+        raise UserError(f"cannot read {error.filename or folder.path}: {error.strerror or error}") from error
+
+
+def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tuple[str, str]:
     if force:
         return "missing", FORCED if folder.path.exists() else ""
     try:
-        status = (folder.result() or {}).get("status")
-    except (ValueError, AttributeError):
+        trained = (folder.result() or {}).get("status")
+    except DAMAGED:
         return "missing", "its result.json is damaged"
-    if status != "ok":
-        return ("failed" if status == "failed" else "missing"), ""
+    if trained != "ok":
+        return ("failed" if trained == "failed" else "missing"), ""
     record = None
     try:
         record = folder.evaluation()
-        if folder.done(evaluation):
+        if not evaluation.missing(record):
             return "done", ""
-    except (ValueError, KeyError, TypeError, AttributeError):  # a damaged evaluation is made anew
+    except DAMAGED:  # a damaged evaluation is made anew
         record = None
     if (folder.path / "best.pt").exists():
         return "trained", ""
