@@ -59,12 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from bench import stored
     from bench.execute import Resources
     from bench.expressions import split_settings
-    from bench.progress import Monitor, Watched, reason
+    from bench.progress import Monitor, Output, Watched, reason
     from bench.report import build
     from bench.run import data_folder
     from bench.running import carry_out
@@ -77,7 +75,7 @@ def evaluate(args: argparse.Namespace) -> int:
     methods, overrides = split_settings(args.set)
     if methods or {*overrides} - {"evaluation"}:
         raise UserError("--set takes settings of the evaluation here: the training of these cells is done")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Output(highlight=False, soft_wrap=True)
     finished = stored.finished_cells([args.out])
     folders = [folder for folder in finished if stored.has_weights(folder)]
     if left := len(finished) - len(folders):
