@@ -32,7 +32,7 @@ from bench.memory import keep_heap
 from bench.method import Method
 from bench.models.build import build_model, reference_parameters
 from bench.models.vae import VAE
-from bench.plan import FORCED
+from bench.plan import FORCED, status
 from bench.store import SCHEMA_VERSION, CellFolder, StorageError, put_aside, read_json
 from bench.train import Trainer
 from bench.watchdog import watched
@@ -63,8 +63,8 @@ def run_cell(task: dict[str, Any]) -> None:
 
     ``task``: ``config`` (the cell's config.json), ``folder``, ``data`` (path of the prepared arrays), ``evaluation``,
     ``threads``, ``shared`` (cells running side by side), ``gpu_share`` (fraction of a GPU's memory, or 0), ``command``,
-    ``run`` (its id), ``marker`` (the file that is there as long as the run shall go on), ``anew`` (why what is there is
-    put aside first, or ""), ``silence`` (seconds without progress after which the process is ended).
+    ``run`` (its id), ``marker`` (the file that is there as long as the run shall go on), ``anew`` (why the plan
+    has it trained anew, or ""), ``silence`` (seconds without progress after which the process is ended).
 
     Failures are stored, not raised, after so many attempts, those counted that ended with the process. ``StorageError``
     where the folder cannot be written, ``Interrupted`` where the work was asked to stop.
@@ -82,8 +82,11 @@ def run_cell(task: dict[str, Any]) -> None:
         },
         "shared": task["shared"],
     }
-    if task["anew"] and folder.tries()["run"] != task["run"] and folder.path.exists():
-        put_aside(folder.path)
+    forced = task["anew"] == FORCED and folder.tries()["run"] != task["run"]
+    if folder.path.exists() and (
+        forced or status(folder, build(EvaluationConfig, task["evaluation"], "evaluation"))[1]
+    ):
+        make_room(folder, config)
     folder.describe(config)
     folder.clear()
     while (number := folder.begin_try(task["run"])) <= ATTEMPTS:
@@ -109,11 +112,16 @@ def attempt(task: dict[str, Any], folder: CellFolder, about: dict[str, Any], num
     try:
         train_and_test(task, folder, about, number)
     except checkpoint.Damaged:
-        tries = folder.tries()
-        put_aside(folder.path)
-        folder.describe(task["config"])
-        folder.write_json("tries.json", tries)
+        make_room(folder, task["config"])
         train_and_test(task, folder, about, number)
+
+
+def make_room(folder: CellFolder, config: dict[str, Any]) -> None:
+    """Put aside what is stored of a cell that must be trained anew; its tries go on being counted."""
+    tries = folder.tries()
+    put_aside(folder.path)
+    folder.describe(config)
+    folder.write_json("tries.json", tries)
 
 
 def train_and_test(task: dict[str, Any], folder: CellFolder, about: dict[str, Any], number: int) -> None:
@@ -259,6 +267,7 @@ def stored_evaluation(folder: CellFolder) -> Evaluation | None:
     try:
         record = folder.evaluation()
     except ValueError:
+        put_aside(folder.path / "evaluation.json")
         return None
     if record is None:
         return None

@@ -62,7 +62,7 @@ class Office:
                     number = next(self.numbers)
                     files = self._files(task)
                     self.loans[number] = Loan(task, held.pop_all(), time.monotonic())
-                    return number, task | {"anew": ""}, files
+                    return number, task, files
             left = True
         return left and self.going()
 
@@ -96,8 +96,6 @@ class Office:
 
     def _files(self, task: dict[str, Any]) -> Files:
         folder = CellFolder(Path(task["folder"]))
-        if task["anew"] and folder.tries()["run"] != task["run"] and folder.path.exists():
-            put_aside(folder.path)
         folder.describe(task["config"])
         return {file.name: file.read_bytes() for file in folder.path.iterdir() if _travels(file)}
 
