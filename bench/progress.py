@@ -83,9 +83,9 @@ class Watched:
 class Output(Console):
     """Standard output for as long as it is there: once its reader, terminal or disk is gone, a run goes on silently."""
 
-    def print(self, *objects: Any, **options: Any) -> None:
+    def __exit__(self, *raised: Any) -> None:
         try:
-            super().print(*objects, **options)
+            super().__exit__(*raised)  # where rich writes
         except OSError:
             self.on_broken_pipe()
 
