@@ -94,7 +94,8 @@ def execute(
     wall = time.time() - began
     starting = min((each.began for each in ran if each.began), default=began) - began
     problems = dict.fromkeys(each.problem for each in ran if each.problem)
-    return Spent(len(tasks), len(ran), wall, starting, sum(each.seconds for each in ran), tuple(problems))
+    in_cells = sum(each.seconds for each in ran)
+    return Spent(len(tasks), max(1, len(ran)), wall, starting, in_cells, tuple(problems))
 
 
 def work(tasks: Sequence[dict[str, Any]], tell: Callable[[Work], object] = lambda done: None) -> Work:
