@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import reprlib
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from bench.errors import UserError
 
@@ -23,7 +27,7 @@ def check_ranges(config: Any, positive: str = "", not_negative: str = "", **choi
     """For ``__post_init__``: ``ValueError`` for a setting (names joined by spaces) outside its range. None passes."""
     for name in f"{positive} {not_negative}".split():
         value = getattr(config, name)
-        if value is not None and (value < 0 or (value == 0 and name in positive.split())):
+        if value is not None and not (value > 0 or (value == 0 and name not in positive.split())):  # NaN is neither
             raise ValueError(
                 f"'{name}' must {'be positive' if name in positive.split() else 'not be negative'}, not {value}"
             )
@@ -182,7 +186,10 @@ class EvaluationConfig:
         return tuple(dict.fromkeys([*lacking, *record.get("pending", ())]))  # pending: to be measured anew
 
 
-#: What each modality's sections are read into.
+#: The sections of a preset, for each modality.
+SECTIONS = ("model", "train", "evaluation")
+
+#: What each modality's model is read into.
 MODELS: dict[str, type] = {"image": ImageModelConfig, "text": TextModelConfig}
 
 
@@ -212,16 +219,15 @@ def load_preset(
 
     ``protocol`` names a part of the preset whose settings go before the modality's, for data that ask for their own.
     """
-    path = PRESETS / f"{name}.toml"
-    if not path.exists():
-        raise UserError(f"unknown preset '{name}': there are {', '.join(preset_names())}")
-    record = tomllib.loads(path.read_text("utf-8"))
+    if name not in preset_names():
+        raise UserError(f"unknown preset '{name}': {suggest(name, preset_names())}")
+    record = _preset_record(name)
     if modality not in record:
         raise UserError(f"preset '{name}' has no models for {modality} data")
     own = record.get(protocol, {})
     notes = list(own.get("notes", record[modality].get("notes", [])))
     sections: dict[str, Any] = {}
-    for section, cls in (("model", MODELS[modality]), ("train", TrainConfig), ("evaluation", EvaluationConfig)):
+    for section, cls in zip(SECTIONS, (MODELS[modality], TrainConfig, EvaluationConfig), strict=True):
         values = {**record[modality].get(section, {}), **own.get(section, {})}
         chosen = build(cls, values, f"preset {name}, [{protocol or modality}.{section}]")
         changed = replaced(chosen, (overrides or {}).get(section, {}), section)
@@ -235,38 +241,78 @@ def load_preset(
     return Preset(name, record["summary"], record["seeds"], tuple(notes), **sections)
 
 
+def _preset_record(name: str) -> dict[str, Any]:
+    """What a preset's file holds; ``UserError`` where that is no preset."""
+    path = PRESETS / f"{name}.toml"
+    try:
+        record = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the preset {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no preset ({error}); repair it or remove it") from error
+    parts = [part for key, part in record.items() if key not in ("summary", "seeds", "notes")]
+    sections = [part.get(name, {}) for part in parts if isinstance(part, dict) for name in SECTIONS]
+    notes = [part.get("notes", []) for part in (record, *parts) if isinstance(part, dict)]
+    if not (
+        isinstance(record.get("summary"), str)
+        and type(record.get("seeds")) is int
+        and record["seeds"] > 0
+        and all(isinstance(part, dict) for part in (*parts, *sections))
+        and all(isinstance(some, list) and all(isinstance(note, str) for note in some) for some in notes)
+    ):
+        raise UserError(f"{path} is no preset: it has a summary, seeds, and parts with notes and {', '.join(SECTIONS)}")
+    return record
+
+
 def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     """A config dataclass from plain values: lists become tuples, unknown names and wrong types are refused."""
     return replaced(cls(), values, where)
 
 
 def replaced(config: Any, values: Mapping[str, Any], where: str) -> Any:
-    """``config`` with some fields changed, each checked against its annotation, all by the class's own check."""
-    known = {f.name: f for f in fields(config)}
-    for key in values:
+    """``config`` with some fields changed, each checked against its annotation, all by the class's own check.
+
+    ``UserError``, which begins with ``where``, for what does not fit.
+    """
+    hints = get_type_hints(type(config))
+    known: dict[str, Any] = {f.name: hints[f.name] for f in fields(config)}
+    typed = {}
+    for key, value in values.items():
         if key not in known:
             raise UserError(f"{where} has no setting '{key}': {suggest(key, known)}")
+        try:
+            typed[key] = _typed(value, known[key])
+        except TypeError as error:
+            hint = known[key].__name__ if isinstance(known[key], type) else str(known[key])
+            wanted = hint.replace(" | None", " or none")
+            raise UserError(f"{where}: '{key}' takes {wanted}, not {reprlib.repr(value)}") from error
     try:
-        return replace(config, **{key: _typed(known[key], value, where) for key, value in values.items()})
-    except ValueError as error:  # of the dataclass's own check
+        return replace(config, **typed)
+    except (ValueError, ArithmeticError) as error:  # of the dataclass's own check
         raise UserError(f"{where}: {error}") from error
 
 
-def _typed(f: Any, value: Any, where: str) -> Any:
-    wanted = f.type.__name__ if isinstance(f.type, type) else str(f.type)
-    if isinstance(value, list):
-        value = tuple(value)
-    fits = {
-        bool: "bool" in wanted,
-        int: "int" in wanted or "float" in wanted,
-        float: "float" in wanted,
-        str: "str" in wanted,
-        tuple: "tuple" in wanted,
-        type(None): "None" in wanted,
-    }
-    if not fits.get(type(value), False):
-        raise UserError(f"{where}: '{f.name}' takes {wanted.replace(' | None', ' or none')}, not {value!r}")
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) and "int" not in wanted else value
+def _typed(value: Any, hint: Any) -> Any:
+    """``value`` as the annotation ``hint`` has it: lists as tuples, whole numbers as floats where these are wanted.
+
+    ``TypeError`` for anything else, and for numbers that are not finite or beyond 64 bits.
+    """
+    if get_origin(hint) in (Union, UnionType):
+        for each in get_args(hint):
+            with suppress(TypeError):
+                return _typed(value, each)
+    elif get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        inner = get_args(hint)
+        if inner[1:] == (...,):
+            return tuple(_typed(item, inner[0]) for item in value)
+        if len(inner) == len(value):
+            return tuple(_typed(item, each) for item, each in zip(value, inner, strict=True))
+    elif type(value) is int and hint in (int, float):
+        if abs(value) < 2**63:
+            return hint(value)
+    elif type(value) is hint and (hint is not float or math.isfinite(value)):
+        return value
+    raise TypeError
 
 
 def suggest(word: str, known: Any) -> str:

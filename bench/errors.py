@@ -7,8 +7,13 @@ from collections.abc import Callable
 class UserError(Exception):
     """Something the user can put right; printed as one line, exit status 2.
 
-    The message says what is wrong and what to do about it.
+    The message says what is wrong and what to do about it. What cannot be printed, as in a name that it quotes, is
+    written as an escape.
     """
+
+    def __init__(self, message: object):
+        text = str(message)
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
 
 
 class Stopped(Exception):

@@ -64,9 +64,10 @@ def evaluate(args: argparse.Namespace) -> int:
     from bench.expressions import split_settings
     from bench.progress import Monitor, Output, Watched, reason
     from bench.report import build
-    from bench.run import data_folder
+    from bench.run import check_workers, data_folder
     from bench.running import carry_out
 
+    check_workers(args)
     groups = None
     if args.metrics is not None:
         groups = [name.strip() for name in args.metrics.split(",") if name.strip()]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import math
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.config import replaced, suggest
+from bench.config import SECTIONS, replaced, suggest
 from bench.datasets import DataInfo, Prepared, _folder, cached_as
 from bench.errors import UserError
 from bench.method import Method
 from bench.schedules import SCHEDULES, Schedule
 
-#: What ``--set`` may change beside methods.
-PROTOCOL_SECTIONS = ("model", "train", "evaluation")
+#: What stands on a command line is written by hand: more is a mistake, and would take hours or all memory to expand.
+CHARACTERS = 10_000  # of an expression
+VALUE = 1000  # characters of one value
+ROWS = 1000  # of a run
 
 _PART = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
@@ -90,10 +94,12 @@ def variants(
     for expression in expressions:
         known = registry.method_names()
         flat += registry.suites().get(expression, [expression]) if expression not in known else [expression]
-    for expression in flat:
+    for expression in dict.fromkeys(flat):
         members = [_variant(*choice, preset, settings) for choice in _choices(expression)]
         for member in members:
             rows.setdefault(member.expression, member)
+        if len(rows) > ROWS:
+            raise UserError(f"these are more than {ROWS:,} rows: give fewer expressions, or shorter sweeps")
         if len(members) > 1:
             sweeps[expression.replace(" ", "")] = [member.expression for member in members]
     used = {row.method.name for row in rows.values()}
@@ -105,11 +111,15 @@ def variants(
 
 def _choices(expression: str) -> Iterable[tuple[str, dict[str, str], str | None, dict[str, str]]]:
     """(method, settings, schedule, its settings) for every member of an expression's sweep, values as typed."""
+    if len(expression) > CHARACTERS:
+        raise UserError(f"an expression of {len(expression):,} characters is too long: {CHARACTERS:,} at most")
     method, *schedules = re.split(r"\+(?![^(]*\))", expression)
     if len(schedules) > 1:
         raise UserError(f"'{expression}': one schedule at most, not {len(schedules)}")
     name, given = _part(method, expression)
     schedule, schedule_given = _part(schedules[0], expression) if schedules else (None, {})
+    if (size := math.prod(map(len, (*given.values(), *schedule_given.values())))) > ROWS:
+        raise UserError(f"'{expression}' is a sweep of {size:,} rows: {ROWS:,} at most")
     for values in itertools.product(*given.values()):
         for schedule_values in itertools.product(*schedule_given.values()):
             own = dict(zip(given, values, strict=True))
@@ -122,12 +132,10 @@ def _part(text: str, expression: str) -> tuple[str, dict[str, list[str]]]:
     if not match:
         raise UserError(f"cannot read the expression '{expression}': write name, name(setting=value) or name+anneal")
     given: dict[str, list[str]] = {}
-    for item in (match[2] or "").split(","):
-        if not item.strip():
-            continue
+    for item in split_expressions(match[2] or ""):
         key, equals, value = (piece.strip() for piece in item.partition("="))
         if not equals or not key or not value:
-            raise UserError(f"cannot read '{item.strip()}' in '{expression}': settings are written name=value")
+            raise UserError(f"cannot read '{item}' in '{expression}': settings are written name=value")
         if key in given:
             raise UserError(f"'{expression}' gives '{key}' twice")
         given[key] = [piece.strip() for piece in value.split("|")]
@@ -178,7 +186,8 @@ def _values(given: Mapping[str, str]) -> dict[str, Any]:
 def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
     """The data set that an expression names, ``name`` or ``name(setting=value, …)``, or that lies at a path."""
     path = Path(expression)
-    if expression not in registry.dataset_names() and (path.exists() or len(path.parts) > 1 or path.suffix == ".npz"):
+    like_a_path = os.path.exists(expression) or len(path.parts) > 1 or path.suffix == ".npz"
+    if expression not in registry.dataset_names() and like_a_path:
         data = _folder.prepare(path, cache)
         if data.info.name in registry.dataset_names():
             use = f"--dataset {data.info.name} --data-dir {path.resolve().parent}"
@@ -202,24 +211,26 @@ def split_settings(assignments: Iterable[str]) -> tuple[dict[str, dict[str, str]
         owner, dot, setting = key.strip().partition(".")
         if not (equals and dot and setting):
             raise UserError(f"cannot read --set {assignment}: write method.setting=value")
-        if owner in PROTOCOL_SECTIONS:
+        if owner in SECTIONS:
             protocol.setdefault(owner, {})[setting] = parse_value(value.strip())
         elif owner in registry.method_names():
             methods.setdefault(owner, {})[setting] = value.strip()
         else:
-            known = {*registry.method_names(), *PROTOCOL_SECTIONS}
+            known = {*registry.method_names(), *SECTIONS}
             raise UserError(f"--set {assignment}: no method '{owner}': {suggest(owner, known)}")
     return methods, protocol
 
 
 def parse_value(text: str) -> Any:
-    """A number, ``true``, ``false``, ``none``, a tuple, or else the text itself."""
+    """A number, ``true``, ``false``, ``none``, a tuple, or else the text itself. ``UserError`` for a very long one."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
+    if len(text) > VALUE:
+        raise UserError(f"a value of {len(text):,} characters is too long: {VALUE:,} at most")
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # all that it may raise
         return text
 
 

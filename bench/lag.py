@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.config import load_preset, short_hash
 from bench.errors import UserError, exit_status
-from bench.run import check, check_fit, data_folder, resolve_device
+from bench.run import check, check_counts, check_fit, data_folder, resolve_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data-dir", type=Path, help="folder with data sets (default: BENCH_DATA_DIR)")
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: cuda if there is one")
     p.add_argument("--force", action="store_true", help="train again what is stored")
-    p.set_defaults(seeds=1, cpus_per_cell=1, gpus_per_cell=None, address=None)  # what bench.run's checks look at
+    # What bench.run's checks look at.
+    p.set_defaults(seeds=1, cpus_per_cell=1, gpus_per_cell=None, address=None, stuck_after=30)
     return p
 
 
@@ -60,9 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     check(args)
-    for name in ("points", "updates"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"--{name} takes a whole number from 1, not {getattr(args, name)}")
+    check_counts(args, points=(1, 10**6), updates=(1, 10**9))
     from bench.datasets import cache_dir
     from bench.expressions import prepare, split_expressions, split_settings, variants
     from bench.plan import plan

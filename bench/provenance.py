@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shlex
@@ -39,13 +40,18 @@ def versions() -> dict[str, str]:
 def machine(device: str) -> dict:
     """Processor, cores, memory and, where one is used, the GPU."""
     record = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
-    if hasattr(os, "sysconf"):
-        record["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    if memory() < math.inf:
+        record["memory_gb"] = round(memory() / 2**30)
     if device == "cuda":
         import torch
 
         record["gpu"] = torch.cuda.get_device_name()
     return record
+
+
+def memory() -> float:
+    """Bytes of this machine's memory; infinite where the system does not tell."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
 
 
 def cores() -> int:
@@ -57,7 +63,8 @@ def command() -> str:
     """The command line, as one would type it."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     program = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else [Path(sys.argv[0]).name]
-    return shlex.join([*program, *sys.argv[1:]])
+    typed = shlex.join([*program, *sys.argv[1:]])
+    return typed.encode(errors="backslashreplace").decode()  # a path may hold bytes that are no text
 
 
 def now() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bench.config import ImageModelConfig, load_preset, preset_names, suggest
 from bench.errors import UserError, exit_status
+from bench.provenance import cores, memory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from bench.plan import Cell
 
 TOLD = 50  # cells that failed, one by one
+
+CELLS = 100_000  # of a run: more are a slip of the finger, and would take hours to plan
+THREADS = 1024  # of a cell on a machine elsewhere
+TRAINING = 16  # bytes for each parameter at least: itself, its gradient and the optimiser's two averages
 
 EPILOG = """\
 methods are expressions, joined by commas:
@@ -107,6 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     check(args)
+    from rich.markup import escape
+
     from bench.datasets import cache_dir
     from bench.execute import Resources
     from bench.expressions import prepare, split_expressions, split_settings, variants
@@ -117,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     settings, overrides = split_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
     expressions = split_expressions(args.methods)
     rows, sweeps = variants(expressions, args.preset, settings)
-    with console.status(f"preparing {args.dataset}: up to a few minutes the first time"):
+    with console.status(escape(f"preparing {args.dataset}: up to a few minutes the first time")):
         data = prepare(args.dataset, data_folder(args), cache_dir())
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
     check_fit(preset, data.info)
@@ -126,6 +134,8 @@ def run(args: argparse.Namespace) -> int:
     gpus = (1.0 if args.gpus_per_cell is None else args.gpus_per_cell) if device == "cuda" else 0.0
     resources = Resources(args.executor, args.cpus_per_cell, gpus, args.address, args.collect)
     seeds = preset.seeds if args.seeds is None else args.seeds
+    if len(rows) * seeds > CELLS:
+        raise UserError(f"{len(rows)} methods × {seeds:,} seeds are more than {CELLS:,} cells: run them in parts")
     cells = plan(rows, data.info, preset, seeds, args.seed, device, args.out, args.force)
     todo = [cell for cell in cells if cell.status in TO_DO]
 
@@ -151,13 +161,8 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"unknown preset '{args.preset}': {suggest(args.preset, preset_names())}")
     if not args.methods.strip(" ,"):
         raise UserError("--methods is empty: name methods or a suite, or see --list")
-    for name, least in (("seeds", 1), ("cpus_per_cell", 1), ("seed", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} takes a whole number from {least}, not {value}")
-    share = args.gpus_per_cell
-    if share is not None and (share < 0 or (share > 1 and share != int(share))):
-        raise UserError(f"--gpus-per-cell takes a fraction of one GPU or a whole number of them, not {share:g}")
+    check_counts(args, seeds=(1, CELLS), seed=(0, 2**63 - 1))
+    check_workers(args)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=args.out):
@@ -168,12 +173,41 @@ def check(args: argparse.Namespace) -> None:
         ) from error
 
 
+def check_counts(args: argparse.Namespace, **ranges: tuple[int, int]) -> None:
+    """Refuse options outside of these ranges, both ends within; None passes."""
+    for name, (least, most) in ranges.items():
+        value, option = getattr(args, name), f"--{name.replace('_', '-')}"
+        if value is not None and value < least:
+            raise UserError(f"{option} takes a whole number from {least}, not {value}")
+        if value is not None and value > most:
+            raise UserError(f"{option} takes at most {most:,} here, not {value}")
+
+
+def check_workers(args: argparse.Namespace) -> None:
+    """Refuse what no worker can be given."""
+    check_counts(args, cpus_per_cell=(1, THREADS if getattr(args, "address", None) else max(cores(), 1)))
+    share = args.gpus_per_cell
+    if share is not None and not (0 <= share <= 1 or (share < math.inf and share == int(share))):
+        raise UserError(f"--gpus-per-cell takes a fraction of one GPU or a whole number of them, not {share:g}")
+    if not args.stuck_after > 0:
+        raise UserError(f"--stuck-after takes a positive number of minutes, not {args.stuck_after:g}")
+
+
 def check_fit(preset: Preset, data: DataInfo) -> None:
     """Refuse a protocol that this data set cannot be trained under."""
     if preset.train.batch_size > data.sizes["train"]:
         raise UserError(f"train.batch_size = {preset.train.batch_size}: there are only {data.sizes['train']} examples")
     if isinstance(preset.model, ImageModelConfig) and data.shape[-1] % preset.model.image_size:
         raise UserError(f"model.image_size = {preset.model.image_size} does not divide the images' {data.shape[-1]}")
+    from bench.data import modelled
+    from bench.models.build import parameters
+
+    needed, there = TRAINING * parameters(preset.model, modelled(data, preset.model)), memory()
+    if needed > there:
+        raise UserError(
+            f"a model of these sizes takes at least {needed / 2**30:,.0f} GiB to train, and this machine has "
+            f"{there / 2**30:,.0f}: make it smaller with --set model.…"
+        )
 
 
 def check_arithmetic(preset: Preset, device: str) -> None:
@@ -189,7 +223,7 @@ def check_arithmetic(preset: Preset, device: str) -> None:
 
 def data_folder(args: argparse.Namespace) -> Path | None:
     given = args.data_dir or os.environ.get("BENCH_DATA_DIR")
-    if given and not Path(given).is_dir():
+    if given and not os.path.isdir(given):
         raise UserError(f"the data folder '{given}' does not exist: give one with --data-dir or BENCH_DATA_DIR")
     return Path(given) if given else None
 

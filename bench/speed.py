@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -121,10 +120,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    if args.threads < 1:
-        raise UserError(f"--threads takes a whole number from 1, not {args.threads}")
-    if not 0 < args.seconds < math.inf:
-        raise UserError(f"--seconds takes a positive number, not {args.seconds:g}")
+    from bench.run import check_counts
+
+    check_counts(args, threads=(1, max(provenance.cores(), 1)))
+    if not 0 < args.seconds <= 3600:
+        raise UserError(f"--seconds takes a positive number up to 3,600, not {args.seconds:g}")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

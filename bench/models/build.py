@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import nn
 
 from bench.config import ImageModelConfig, TextModelConfig
@@ -17,6 +20,15 @@ def build_model(config: ImageModelConfig | TextModelConfig, data: DataInfo, late
     if isinstance(config, ImageModelConfig):
         return build_image_model(config, latent)
     return build_text_model(config, data.vocabulary, data.shape[0], latent)
+
+
+def parameters(config: ImageModelConfig | TextModelConfig, data: DataInfo) -> float:
+    """How many parameters a model of these sizes has, without making them; infinite where no memory could hold them."""
+    try:
+        with torch.device("meta"):
+            return sum(p.numel() for p in build_model(config, data).parameters())
+    except (RuntimeError, OverflowError, TypeError):  # a size beyond what torch counts in
+        return math.inf
 
 
 def reference_parameters(module: nn.Module) -> int:
