@@ -1,7 +1,8 @@
-"""The one exception that a person at the command line is meant to see, and how a command ends."""
+"""The one exception that a person at the command line is meant to see, and how a command begins and ends."""
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 class UserError(Exception):
@@ -24,13 +25,26 @@ class Stopped(Exception):
         self.signal = signal
 
 
+def arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a command. ``--option=--`` is refused: ``argparse`` takes it for a list, whatever the option."""
+    for word in sys.argv[1:] if argv is None else argv:
+        option, _, value = word.partition("=")
+        if option.startswith("-") and value == "--":
+            parser.error(f"argument {option}: expected one argument")
+    return parser.parse_args(argv)
+
+
 def exit_status(command: Callable[[], int], kept: str) -> int:
-    """The command's own status; 2 after a ``UserError``; after ^C 130, after other signals likewise 128 more than their
-    number, with a line on what is ``kept``."""
+    """The command's own status; 2 after a ``UserError``, or where a file cannot be read or written; after ^C 130, after
+    other signals likewise 128 more than their number, with a line on what is ``kept``."""
     try:
         return command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {UserError(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(f"stopped: {stopped}; {kept}", file=sys.stderr)

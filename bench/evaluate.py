@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.config import GROUPS
-from bench.errors import UserError, exit_status
+from bench.errors import UserError, arguments, exit_status
 
 EPILOG = """\
 groups of metrics:
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = arguments(parser(), argv)
     return exit_status(lambda: evaluate(args), "cells that were finished are stored; the same command goes on")
 
 

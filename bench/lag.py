@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.config import load_preset, short_hash
-from bench.errors import UserError, exit_status
+from bench.errors import UserError, arguments, exit_status
 from bench.run import check, check_counts, check_fit, data_folder, resolve_device
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = arguments(parser(), argv)
     return exit_status(lambda: run(args), "methods that were finished are stored")
 
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.errors import UserError, exit_status
+from bench.errors import UserError, arguments, exit_status
 from bench.reporting import cells
 from bench.reporting.cells import Cell
 from bench.store import cell_folders, put_aside, write_json
@@ -18,7 +18,7 @@ from bench.store import cell_folders, put_aside, write_json
 RANK = ("unfinished", "skipped", "failed", "not evaluated", "ok")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.merge",
         description="Join result folders, of several machines say: all cells of each, and a report on all of them. "
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("sources", nargs="+", type=Path, metavar="OUT", help="folders that --out of bench.run named")
     parser.add_argument("--out", type=Path, required=True, metavar="C", help="where to; what it holds already stays")
-    args = parser.parse_args(arguments)
+    args = arguments(parser, argv)
     return exit_status(lambda: merge(args.sources, args.out), "the same command copies the rest")
 
 

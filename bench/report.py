@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.errors import UserError, exit_status
+from bench.errors import UserError, arguments, exit_status
 from bench.provenance import cores
 from bench.reporting import cells
 from bench.store import CellFolder, read_json, write_json, write_text
@@ -225,13 +225,13 @@ def _ranking(out: Path, found: Iterable[tuple[str, str]]) -> tuple[str, str] | N
     return document.title, html.ranking(document, next(file for file in drawn if file.suffix == ".svg"))
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     description = "Write every table and figure, and the page, again from the stored cells, without training."
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=description)
     parser.add_argument(
         "out", nargs="?", default="out", type=Path, metavar="OUT", help="folder of a run (default: out)"
     )
-    out = parser.parse_args(arguments).out
+    out = arguments(parser, argv).out
     return exit_status(lambda: _rebuild(out), "the same command writes the rest")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.config import ImageModelConfig, load_preset, preset_names, suggest
-from bench.errors import UserError, exit_status
+from bench.errors import UserError, arguments, exit_status
 from bench.provenance import cores, memory
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = arguments(parser(), argv)
     return exit_status(
         lambda: listing() if args.list else run(args), "the same command goes on from the last checkpoints"
     )

@@ -22,7 +22,7 @@ from typing import Any
 from bench import provenance
 from bench.config import FULL_PRECISION, PRECISIONS, Preset, load_preset, preset_names, suggest
 from bench.datasets import SPECIALS, DataInfo, Prepared, cached
-from bench.errors import UserError, exit_status
+from bench.errors import UserError, arguments, exit_status
 from bench.store import replace as replace_file
 
 BATCHES = 8  # of made-up training data
@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = arguments(parser(), argv)
     return exit_status(lambda: run(args), "nothing is stored before all is measured")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.config import EVALUATION_VERSION
-from bench.errors import UserError, exit_status
+from bench.errors import UserError, arguments, exit_status
 
 if TYPE_CHECKING:
     from bench.store import CellFolder
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = arguments(parser(), argv)
     return exit_status(lambda: verify(args), "nothing was changed")
 
 
