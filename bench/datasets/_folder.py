@@ -28,9 +28,9 @@ def prepare(path: Path, cache: Path) -> Prepared:
     square images ``[N, S, S]`` or ``[N, 1, S, S]``, ink high, floats in [0, 1] or uint8; and where there are labels,
     ``train_labels`` …: ``[N]``. ``UserError`` says what is missing or wrong, and where.
     """
-    path = Path(os.path.realpath(path))
-    if not os.path.lexists(path):
+    if not os.path.exists(path):
         raise UserError(f"{path} does not exist; name a folder of text files or an .npz file of images")
+    path = Path(os.path.realpath(path))
     if path.is_dir():
         return _text(path, cache)
     if path.suffix.lower() == ".npz":
@@ -115,7 +115,16 @@ def _image_arrays(found: Mapping[str, np.ndarray], path: Path) -> dict[str, np.n
                 f"{path}, array {split}_labels: {labels.dtype} {labels.shape}, not {len(images[split])} integers or "
                 "strings"
             )
-    return images | label_arrays({split: found[f"{split}_labels"].astype(str).tolist() for split in SPLITS})
+    return images | label_arrays({split: _strings(found[f"{split}_labels"], path) for split in SPLITS})
+
+
+def _strings(labels: np.ndarray, path: Path) -> list[str]:
+    try:
+        strings = labels.astype(str).tolist()
+        "".join(strings).encode()
+        return strings
+    except (ValueError, SystemError) as error:  # NumPy takes any 32 bits for a character
+        raise UserError(f"{path}: labels that are no text; write them as strings or integers") from error
 
 
 def _means(array: np.ndarray, where: str) -> np.ndarray:

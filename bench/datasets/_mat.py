@@ -14,7 +14,7 @@ import numpy as np
 from bench.datasets import _files
 
 SECONDS = 60.0  # for a file that takes two
-MEMORY = 5 << 28  # bytes of the process's address space, of which the libraries themselves take a third
+MEMORY = 1 << 30  # bytes of the process's address space, of which the libraries themselves take a third
 ARRAYS = 1 << 29  # bytes that it hands over at most; chardata.mat holds half of that
 
 

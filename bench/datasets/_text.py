@@ -160,7 +160,8 @@ def parse(content: bytes, path: Path) -> tuple[Documents, list[str] | None]:
         if problem:
             raise UserError(f"{path}, line {number}: {problem}")
         documents.append([known.setdefault(word, word) for word in words])
-        labels.append(known.setdefault(label, label))
+        if labelled:
+            labels.append(known.setdefault(label, label))
         longest = max(longest, len(words))
         if len(documents) > DOCUMENTS or len(known) > DISTINCT or len(documents) * (longest + 2) > CELLS:
             raise UserError(

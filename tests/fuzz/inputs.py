@@ -21,8 +21,8 @@ slowest, the peak of memory, and the messages.
 
 ``mutations(valid, count, seed)`` are the inputs alone: each is ``valid`` after one to three mutations of the kinds in
 ``KINDS`` (bits flipped, bytes replaced, cut short, a chunk taken out, put elsewhere, repeated or zeroed, extreme
-numbers in the header or the trailer, other digits, noise at the end), and one in ten is another kind of file, or one of
-the reader's own corner cases, ``extra``. ``mutation(valid, seed, index)`` makes just that one again.
+numbers in the header or the trailer, other digits, noise at the end), and one in ten is another kind of file.
+``mutation(valid, seed, index)`` makes just that one again. A survey begins with the reader's corner cases, ``extra``.
 
 ``FAST`` inputs are for the fast test of a reader, ``SLOW`` ones for its slow test.
 """
@@ -41,6 +41,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -53,16 +54,16 @@ SECONDS = 5.0  # for any one of them
 MEMORY = 1 << 30  # bytes at most
 
 
-def mutations(valid: bytes, count: int, seed: int = 0, extra: Sequence[bytes] = ()) -> Iterator[bytes]:
+def mutations(valid: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
     """``count`` inputs made from ``valid``."""
-    return (mutation(valid, seed, index, extra) for index in range(count))
+    return (mutation(valid, seed, index) for index in range(count))
 
 
-def mutation(valid: bytes, seed: int, index: int, extra: Sequence[bytes] = ()) -> bytes:
+def mutation(valid: bytes, seed: int, index: int) -> bytes:
     """Input ``index`` of a seed."""
     rng = random.Random(f"{seed} {index}")
     if rng.random() < 0.1:
-        return rng.choice([*_others(), *extra])
+        return rng.choice(_others())
     content = bytearray(valid)
     for _ in range(rng.choice((1, 1, 2, 3))):
         rng.choice(KINDS)(content, rng)
@@ -202,13 +203,30 @@ class Tally:
 Reader = Callable[[Path], tuple[bytes, Callable[[bytes], object]]]
 
 
-def survey(reader: Reader, count: int, folder: Path, seed: int = 0, extra: Sequence[bytes] = ()) -> Tally:
-    """What ``reader`` makes of ``count`` inputs in a process of its own; ``AssertionError`` where it is not orderly."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        tally = process.submit(_survey, reader, count, folder.resolve(), seed, extra).result()
+def survey(
+    reader: Reader,
+    count: int,
+    folder: Path,
+    seed: int = 0,
+    extra: Sequence[bytes] = (),
+    process: ProcessPoolExecutor | None = None,
+) -> Tally:
+    """What ``reader`` makes of ``count`` inputs, ``extra`` among them; ``AssertionError`` where it is not orderly.
+
+    ``process``: one of ``apart()``, where surveys of a few inputs share it to save its start.
+    """
+    if process is None:
+        with apart() as process:
+            return survey(reader, count, folder, seed, extra, process)
+    tally = process.submit(_survey, reader, count, folder.resolve(), seed, extra).result()
     print(f"{reader.__name__}: {tally}")
     assert tally.peak < MEMORY, str(tally)
     return tally
+
+
+def apart() -> ProcessPoolExecutor:
+    """A process to read in."""
+    return ProcessPoolExecutor(1, get_context("spawn"))
 
 
 def _survey(reader: Reader, count: int, folder: Path, seed: int, extra: Sequence[bytes]) -> Tally:
@@ -217,8 +235,10 @@ def _survey(reader: Reader, count: int, folder: Path, seed: int, extra: Sequence
     valid, read = reader(folder)
     read(valid)
     outside = _written_outside(folder)
+    outside.clear()
     tally = Tally()
-    for index, content in enumerate(mutations(valid, count, seed, extra)):
+    inputs = chain(extra, mutations(valid, count - len(extra), seed))
+    for index, content in enumerate(inputs, -len(extra)):
         what, began = f"input {index} of seed {seed}", time.monotonic()
         try:
             read(content)
@@ -234,23 +254,32 @@ def _survey(reader: Reader, count: int, folder: Path, seed: int, extra: Sequence
         assert seconds < SECONDS, f"{what}: {seconds:.1f} s"
         tally.slowest, tally.seconds = max(tally.slowest, seconds), tally.seconds + seconds
         assert not outside, f"{what}: {outside}"
-    status = Path("/proc/self/status").read_text()
-    tally.peak = 1024 * int(status.split("VmHWM:")[1].split()[0])
+    tally.peak = peak()
     return tally
+
+
+def peak() -> int:
+    """Bytes that this process had in memory at most. What ``getrusage`` says begins with the parent's."""
+    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+
+_folder: list[Path] = []  # what may be written to, since a hook cannot be taken away again
+_outside: list[str] = []
 
 
 def _written_outside(folder: Path) -> list[str]:
     """A list that grows whenever this process opens a file to write, or makes or renames one, outside of ``folder``."""
-    outside: list[str] = []
+    if not _folder:
+        sys.addaudithook(_note)
+    _folder[:] = [folder]
+    return _outside
+
+
+def _note(event: str, arguments: tuple) -> None:
     places = {"open": 0, "os.mkdir": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1}
-
-    def note(event: str, arguments: tuple) -> None:
-        if event not in places or (event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
-            return
-        path = arguments[places[event]]
-        if isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path) != os.devnull:
-            if not os.path.realpath(os.fsdecode(path)).startswith(f"{folder}{os.sep}"):
-                outside.append(f"{event} {os.fsdecode(path)}")
-
-    sys.addaudithook(note)
-    return outside
+    if event not in places or (event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+        return
+    path = arguments[places[event]]
+    if isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path) != os.devnull:
+        if not os.path.realpath(os.fsdecode(path)).startswith(f"{_folder[0]}{os.sep}"):
+            _outside.append(f"{event} {os.fsdecode(path)}")
