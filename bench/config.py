@@ -121,6 +121,8 @@ class TrainConfig:
         )
         if self.decay >= 1:
             raise ValueError(f"'decay' must be below 1, not {self.decay}")
+        if self.ramp > 1:
+            raise ValueError(f"'ramp' is a share of the updates, at most 1, not {self.ramp}")
 
     def updates_per_epoch(self, batches: int) -> int:
         """With so many batches in a pass over the training set."""

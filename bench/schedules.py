@@ -37,6 +37,8 @@ class Linear:
 
     def __post_init__(self) -> None:
         check_ranges(self, not_negative="start ramp")
+        if self.ramp is not None and self.ramp > 1:
+            raise ValueError(f"'ramp' is a share of the updates, at most 1, not {self.ramp}")
 
     def weight(self, step: int, total: int, ramp: float) -> float:
         length = (ramp if self.ramp is None else self.ramp) * total
@@ -52,6 +54,8 @@ class Cyclical:
 
     def __post_init__(self) -> None:
         check_ranges(self, "cycles ratio")
+        if self.ratio > 1:
+            raise ValueError(f"'ratio' is a share of a cycle, at most 1, not {self.ratio}")
 
     def weight(self, step: int, total: int, ramp: float) -> float:
         position = (step * self.cycles / total) % 1 if step < total else 1.0

@@ -5,7 +5,7 @@ L = E_q[-log p(x|z)] + β(t) KL(q(z|x) ‖ p(z)). The same as ``vae+anneal``.
 
 from dataclasses import dataclass
 
-from bench.method import Method, check_ranges
+from bench.method import Method
 from bench.schedules import Linear
 
 
@@ -23,7 +23,7 @@ class KLAnnealing(Method):
         ramp: float | None = None  # share of the updates; None: the preset's
 
         def __post_init__(self):
-            check_ranges(self, not_negative="start ramp")
+            Linear(self.start, self.ramp)  # which checks them
 
     def default_schedule(self):
         return Linear(self.config.start, self.config.ramp)

@@ -57,7 +57,7 @@ def test_nothing_is_selected_while_the_weight_is_below_one(trainer, tmp_path, mo
 
 def test_without_a_selection_the_last_weights_are_kept(trainer, tmp_path, monkeypatch):
     with_validation(monkeypatch, [-1, -2, -3])
-    run = trainer("vae+anneal", tmp_path, replace(TRAIN, ramp=2.0))
+    run = trainer("vae+anneal", tmp_path, replace(TRAIN, ramp=1.0))
     assert run.run()["best_update"] is None
     best = torch.load(tmp_path / "best.pt", weights_only=True)["model"]
     assert all(torch.equal(value, best[name]) for name, value in run.model.state_dict().items())

@@ -95,7 +95,7 @@ def wilson(count: float, n: int) -> tuple[float, float]:
     z = 1.959963984540054
     middle, half = count + z**2 / 2, z * math.sqrt(count * (n - count) / n + z**2 / 4)
     # In exact arithmetic the ends are 0 and 1 where the share is.
-    return max(0.0, (middle - half) / (n + z**2)), min(1.0, (middle + half) / (n + z**2))
+    return (middle - half) / (n + z**2) if count else 0.0, (middle + half) / (n + z**2) if count < n else 1.0
 
 
 def student_t(probability: float, degrees: float) -> float:
