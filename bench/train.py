@@ -75,9 +75,12 @@ class Trainer:
             "stopped_by": None,
         }
 
+    @watchdog.uninterrupted()
     def run(self) -> dict:
         ctx, state = self.ctx, self.state
         self.resume()
+        if self.history:  # a kill may have come between the checkpoint and the report of its last line
+            self.report(self.history)
         self.model.train()
         saved = time.monotonic()
         ctx.clock.to("train")
@@ -150,8 +153,7 @@ class Trainer:
         ctx, state = self.ctx, self.state
         self.check_losses()
         ctx.clock.to("validation")
-        with watchdog.uninterrupted():
-            ctx.val = validate(self.method, self.model, self.data, self.config, self.seed, self.lag_is_due())
+        ctx.val = validate(self.method, self.model, self.data, self.config, self.seed, self.lag_is_due())
         ctx.clock.to("train")
         if not math.isfinite(ctx.val["elbo"]):
             raise NonFiniteLoss(f"validation ELBO is not finite after update {ctx.step} of {self.method.name}")
