@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.expressions import prepare, split_expressions, split_settings, variants
     from bench.plan import TO_DO, plan
     from bench.progress import Output
+    from bench.running import tidy
 
     console = Output(highlight=False, soft_wrap=True)
     settings, overrides = split_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
@@ -152,6 +154,9 @@ def run(args: argparse.Namespace) -> int:
     keep(args.out, preset.name, cells, sweeps)
     if todo:
         run_missing(console, args, todo, seconds, data, preset, resources)
+    else:
+        with suppress(OSError):
+            tidy(args.out)
     return conclude(console, args.out, data, preset, todo)
 
 
@@ -358,7 +363,12 @@ def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: 
     from bench.plan import status
     from bench.progress import reason
     from bench.report import build
+    from bench.store import claim
 
+    for cell in todo:
+        if status(cell.folder, preset.evaluation)[0] != "done":
+            with claim(cell.folder.path, patience=None):
+                pass  # another run, with --force, may be training it anew
     try:
         for report in build(out, [(data.info.name, preset.name)], log=lambda line: console.print(line, markup=False)):
             console.print(f"\n{report.text}", markup=False)
@@ -381,7 +391,11 @@ def listing() -> int:
 
     suites = registry.suites()
     print("methods")
+    broken = registry.broken()
     for name in suites["all"]:
+        if name in broken:
+            print(f"  {name:16} {broken[name]}")
+            continue
         cls = registry.method(name)
         defaults = ", ".join(f"{key}={value}" for key, value in cls.settings().items())
         print(f"  {name:16} {cls.summary}. {cls.citation}. For {' and '.join(cls.modalities)}. {defaults}".rstrip())

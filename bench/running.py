@@ -19,7 +19,7 @@ from typing import Any
 from bench.errors import Stopped, UserError
 from bench.execute import Resources, Spent, execute
 from bench.locks import held
-from bench.store import CellFolder
+from bench.store import CellFolder, sweep
 
 PREFIX = ".run-"
 #: Ask to stop: ^C, what clusters send before they kill, a terminal that closes.
@@ -97,15 +97,23 @@ def carry_out(
     return spent
 
 
+def tidy(out: Path) -> int:
+    """Remove what runs left under ``out`` that were killed; how many are at work there."""
+    others = 0
+    for marker in out.glob(f"{PREFIX}*"):
+        with held(marker) as left:  # by a run that was killed, and so removed
+            others += not left
+    sweep(out)
+    return others
+
+
 @contextmanager
 def running(out: Path) -> Iterator[Run]:
     """Within, a run goes on until it is asked to stop. ``UserError`` where files cannot be locked under ``out``."""
     run, refused = Run(out), f"cannot lock files under --out {out}: give a folder on another file system"
     with ExitStack() as locks:
         try:
-            for marker in out.glob(f"{PREFIX}*"):
-                with held(marker) as left:  # by a run that was killed, and so removed
-                    run.others += not left
+            run.others = tidy(out)
             made = locks.enter_context(held(run.marker, patience=10))
         except OSError as error:
             raise UserError(f"{refused} ({error.strerror or error})") from error

@@ -145,6 +145,15 @@ def claim(folder: Path, patience: float | None = 0) -> AbstractContextManager[bo
     return held(folder.with_name(f".{folder.name}.lock"), patience)
 
 
+def sweep(out: Path) -> None:
+    """Remove what killed processes left at cells under ``out``: lock files that nobody holds, files half-written."""
+    for left in (out / "runs").glob("*/*/*/.seed-*.lock"):
+        folder = left.with_name(left.name[1 : -len(".lock")])
+        with claim(folder) as mine:
+            if mine:
+                CellFolder(folder).clear()
+
+
 def put_aside(path: Path) -> Path:
     """Rename a cell's folder, or a file of it, so that nothing of it is lost to what takes its place; its new path."""
     number = 1
