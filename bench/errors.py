@@ -26,11 +26,17 @@ class Stopped(Exception):
 
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments of a command. ``--option=--`` is refused: ``argparse`` takes it for a list, whatever the option."""
+    """The arguments of a command.
+
+    Refused are ``--option=--``, which ``argparse`` takes for a list whatever the option, and bytes that are no text, as
+    names of files may hold: nothing that is said of them could be printed or stored.
+    """
     for word in sys.argv[1:] if argv is None else argv:
         option, _, value = word.partition("=")
         if option.startswith("-") and value == "--":
             parser.error(f"argument {option}: expected one argument")
+        if not word.isascii() and word != word.encode(errors="replace").decode():
+            parser.error(f"{ascii(word)} is no text in UTF-8: rename what it names")
     return parser.parse_args(argv)
 
 
