@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import UserError, arguments, exit_status
+from bench.locks import held
 from bench.provenance import cores
 from bench.reporting import cells
 from bench.store import CellFolder, read_json, write_json, write_text
 
 VERSION = "3"  # of what a report looks like: a stored one from another version is built again
 PAGE = "report.html"
+LOCK = ".report.lock"
+PATIENCE = 2.0  # seconds to wait for another report before saying so
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,9 @@ def build(
     """Write the page, and tables and figures of the given (data set, preset) groups, by default of all that are stored.
 
     A group whose cells are as they were when its files were written is not built again, unless ``force``.
-    What is left out, and why, goes to ``log``. ``processes``: how many groups are made side by side. Raises
-    ``UserError`` where there are no cells at all, or where ``out`` cannot be written.
+    What is left out, and why, goes to ``log``. ``processes``: how many groups are made side by side. One report on
+    ``out`` is written at a time: another one waits. Raises ``UserError`` where there are no cells at all, or where
+    ``out`` cannot be written.
     """
     out = Path(out)
     found = cells.by_preset(out)
@@ -65,11 +70,24 @@ def build(
     wanted = found if groups is None else {key: found[key] for key in sorted({*groups} & {*found})}
     jobs = [Job(out, f"{dataset}-{preset}", folders, force) for (dataset, preset), folders in wanted.items()]
     try:
-        reports = _reports(jobs, log, processes)
-        _page(out, found, {*wanted}, log)
+        with _alone(out, log):
+            reports = _reports(jobs, log, processes)
+            _page(out, found, {*wanted}, log)
     except OSError as error:
         raise UserError(f"cannot write the report: {error}") from error
     return reports
+
+
+@contextmanager
+def _alone(out: Path, log: Callable[[str], object]) -> Iterator[None]:
+    """Within, no other process writes a report on ``out``."""
+    with held(out / LOCK, PATIENCE) as mine:
+        if mine:
+            yield
+            return
+    log(f"another report on {out} is being written: this one waits for it")
+    with held(out / LOCK, patience=None):
+        yield
 
 
 class Job(NamedTuple):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Looks = Mapping[str, Look]
+MOST_BANDS = 20  # one over another, through which lines are still seen
 
 
 def dynamics(history: DataFrame, style: Looks) -> Figure | None:
@@ -37,7 +38,8 @@ def information(history: DataFrame, style: Looks) -> Figure | None:
 
 
 def _over_updates(history: DataFrame, style: Looks, panels: Mapping[str, str]) -> Figure | None:
-    """One panel per column of ``history``: the mean over seeds, within one sd where there are several."""
+    """One panel per column of ``history``: the mean over seeds, within one sd where there are several, of methods not
+    too many."""
     if history.empty or history[list(panels)].isna().all(axis=None):
         return None
     methods = [name for name in style if history.loc[history["method"] == name, list(panels)].notna().any(axis=None)]
@@ -47,7 +49,7 @@ def _over_updates(history: DataFrame, style: Looks, panels: Mapping[str, str]) -
             # Staggered markers tell lines apart where they coincide, in print without colour too.
             every = (0.02 + 0.16 * place / len(methods), 0.16)
             marks = {**vars(style[name]), "markevery": every, "markersize": 3.5, "markeredgecolor": style[name].color}
-            line(ax, history[history["method"] == name], column, marks)
+            line(ax, history[history["method"] == name], column, marks, band=len(methods) <= MOST_BANDS)
         ax.set(title=title, xlabel="updates", ylabel="", ylim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         if column.startswith("au"):
@@ -60,11 +62,11 @@ def _over_updates(history: DataFrame, style: Looks, panels: Mapping[str, str]) -
     return figure
 
 
-def line(ax: Axes, validations: DataFrame, column: str, marks: Mapping[str, Any]) -> None:
-    """The mean of a column over seeds at every update, within one sd where there are several."""
+def line(ax: Axes, validations: DataFrame, column: str, marks: Mapping[str, Any], band: bool = True) -> None:
+    """The mean of a column over seeds at every update, within a ``band`` of one sd where there are several."""
     seeds = validations.groupby("update")[column]
     mean, sd = seeds.mean().dropna(), seeds.std()
     ax.plot(mean.index, mean, **marks)
-    if sd.notna().any():
+    if band and sd.notna().any():
         sd = sd[mean.index]
         ax.fill_between(mean.index, mean - sd, mean + sd, color=marks["color"], alpha=0.15, linewidth=0)

@@ -89,7 +89,7 @@ def grid(pictures: Mapping[str, Mapping[str, np.ndarray]], kind: str, first: str
         for column, image in enumerate(images[:count]):
             top, left = gap + row * (height + gap), gap + column * (width + gap)
             canvas[top : top + height, left : left + width] = image / ink
-    side = min(0.42, 9 / len(rows))  # inches of a row: thirty of them stay on a page
+    side = max(0.12, min(0.42, 9 / len(rows)))  # inches of a row: seventy of them stay on a page, names beside names
     margin = 0.068 * max(map(len, rows)) + 0.1
     size = margin + side * canvas.shape[1] / (height + gap), side * canvas.shape[0] / (height + gap)
     figure = Figure(figsize=size)
