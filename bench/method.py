@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.config import TrainConfig, check_ranges
 from bench.datasets import PAD, DataInfo
+from bench.guard import guard
 from bench.models.distributions import Posterior
 from bench.models.vae import VAE
 from bench.schedules import Constant, Schedule
@@ -133,6 +134,11 @@ class Method:
     @dataclass(frozen=True)
     class Config:
         """Settings, hashed into the cell's identity."""
+
+    def __init_subclass__(cls) -> None:
+        """Hooks are held to what is said of them here, and named where they fail."""
+        super().__init_subclass__()
+        guard(cls)
 
     def __init__(self, config: Any = None, schedule: Schedule | None = None):
         self.config = self.Config() if config is None else config
