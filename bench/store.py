@@ -23,6 +23,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ SCHEMA_VERSION = 1
 
 #: How the name of a file ends that is being written.
 UNFINISHED = ".unfinished"
+ABANDONED_SECONDS = 3600  # no file takes so long to be written
 
 
 class StorageError(OSError):
@@ -146,12 +148,17 @@ def claim(folder: Path, patience: float | None = 0) -> AbstractContextManager[bo
 
 
 def sweep(out: Path) -> None:
-    """Remove what killed processes left at cells under ``out``: lock files that nobody holds, files half-written."""
+    """Remove what killed processes left under ``out``: lock files of cells that nobody holds, files half-written."""
     for left in (out / "runs").glob("*/*/*/.seed-*.lock"):
         folder = left.with_name(left.name[1 : -len(".lock")])
         with claim(folder) as mine:
             if mine:
                 CellFolder(folder).clear()
+    for level in ("", "*/", "*/*/"):  # of reports, which nobody claims
+        for file in out.glob(f"{level}.*{UNFINISHED}"):
+            with suppress(FileNotFoundError):
+                if time.time() - file.stat().st_mtime > ABANDONED_SECONDS:
+                    file.unlink()
 
 
 def put_aside(path: Path) -> Path:
