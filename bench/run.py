@@ -168,14 +168,7 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--methods is empty: name methods or a suite, or see --list")
     check_counts(args, seeds=(1, CELLS), seed=(0, 2**63 - 1))
     check_workers(args)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=args.out):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cannot write to --out {args.out} ({error.strerror}): give a folder that can be written"
-        ) from error
+    check_out(args.out)
 
 
 def check_counts(args: argparse.Namespace, **ranges: tuple[int, int]) -> None:
@@ -186,6 +179,17 @@ def check_counts(args: argparse.Namespace, **ranges: tuple[int, int]) -> None:
             raise UserError(f"{option} takes a whole number from {least}, not {value}")
         if value is not None and value > most:
             raise UserError(f"{option} takes at most {most:,} here, not {value}")
+
+
+def check_out(out: Path) -> None:
+    """Make the output folder, or refuse what cannot be written to."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except (OSError, RecursionError) as error:  # of a path of a thousand folders
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write to --out {out} ({why}): give a folder that can be written") from error
 
 
 def check_workers(args: argparse.Namespace) -> None:

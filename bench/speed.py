@@ -120,15 +120,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    from bench.run import check_counts
+    from bench.run import check_counts, check_out
 
     check_counts(args, threads=(1, max(provenance.cores(), 1)))
     if not 0 < args.seconds <= 3600:
         raise UserError(f"--seconds takes a positive number up to 3,600, not {args.seconds:g}")
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to --out {args.out} ({error.strerror}): give another folder") from error
+    check_out(args.out)
 
 
 def listed(option: str, words: str) -> list[str]:
