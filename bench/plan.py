@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from bench.config import EVALUATION_VERSION, EvaluationConfig, Preset, short_hash
-from bench.config import identity as training_identity
+from bench.config import EVALUATION_VERSION, EvaluationConfig, Preset
 from bench.datasets import DataInfo
 from bench.errors import UserError
 from bench.expressions import Variant
+from bench.records import PROTOCOL_VERSION, identify
 from bench.store import SCHEMA_VERSION, CellFolder
 
 #: The states in which there is something to do.
@@ -23,9 +22,6 @@ FORCED = "--force"
 
 #: What records raise that are not what they should be.
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError)
-
-#: Bumped by every change that moves numbers: cells of different protocols are different cells.
-PROTOCOL_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -82,16 +78,6 @@ def plan(
             state, anew = ("skipped", "") if reason else status(folder, preset.evaluation, force)
             cells.append(Cell(row, config, folder, state, reason, anew))
     return cells
-
-
-def identify(config: Mapping[str, Any]) -> str:
-    """The cell's id: a hash of what determines its numbers, and of nothing that is only said of it."""
-    identity = {key: config[key] for key in ("model", "precision", "device", "protocol_version")}
-    identity["train"] = training_identity(config["train"])
-    identity["method"] = {key: config["method"][key] for key in ("name", "config", "schedule")}
-    identity["data"] = config["dataset"]["fingerprint"]
-    identity["seed"] = [config["base_seed"], config["seed"]]
-    return short_hash(identity)
 
 
 def status(folder: CellFolder, evaluation: EvaluationConfig, force: bool = False) -> tuple[str, str]:

@@ -78,7 +78,7 @@ def verify(args: argparse.Namespace) -> int:
 def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
     """Whether the numbers of one cell come out again, with a line for each that does not."""
     from bench.cell import run_cell
-    from bench.plan import PROTOCOL_VERSION
+    from bench.records import PROTOCOL_VERSION
     from bench.store import CellFolder
     from bench.stored import has_weights
 

@@ -72,6 +72,7 @@ LAYERS = [
     {"bench.data", "bench.data.image", "bench.data.text", "bench.estimators.inference", "bench.models.build"},
     {"bench.models.decoding", "bench.models.image", "bench.models.text"},
     {"bench.models.vae", "bench.models.distributions"},
+    {"bench.records"},
     {"bench.config", "bench.store", "bench.errors"},
     {"bench.locks", "bench.watchdog"},
 ]
