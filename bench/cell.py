@@ -28,12 +28,14 @@ from bench.data import Data, load, modelled
 from bench.datasets import DataInfo, Prepared
 from bench.errors import UserError
 from bench.evaluation import Evaluation, evaluate
+from bench.evaluation.memory import ADVICE, out_of_memory
+from bench.guard import reason
 from bench.memory import keep_heap
 from bench.method import Method
 from bench.models.build import build_model, reference_parameters
 from bench.models.vae import VAE
 from bench.plan import FORCED, status
-from bench.store import SCHEMA_VERSION, CellFolder, StorageError, put_aside, read_json
+from bench.store import SCHEMA_VERSION, CellFolder, StorageError, oom_kills, put_aside, read_json
 from bench.train import Trainer
 from bench.watchdog import watched
 
@@ -89,12 +91,15 @@ def run_cell(task: dict[str, Any]) -> None:
         make_room(folder, config)
     folder.describe(config)
     folder.clear()
+    # Whoever was at it last may have been killed for memory: then less is decoded at a time.
+    last = folder.tries()
+    memory = 0.25 if not last["over"] and last["oom_kills"] < oom_kills() else 1.0
     while (number := folder.begin_try(task["run"])) <= ATTEMPTS:
         try:
             with watched(
                 task["silence"], partial(end_silent, folder, about, task["silence"]), partial(called_off, task)
             ):
-                attempt(task, folder, about, number)
+                attempt(task, folder, about, number, memory)
             break
         except StorageError:
             raise
@@ -107,13 +112,13 @@ def run_cell(task: dict[str, Any]) -> None:
     folder.end_tries()
 
 
-def attempt(task: dict[str, Any], folder: CellFolder, about: dict[str, Any], number: int) -> None:
+def attempt(task: dict[str, Any], folder: CellFolder, about: dict[str, Any], number: int, memory: float) -> None:
     """One attempt at what is missing of a cell, the first or a later one."""
     try:
-        train_and_test(task, folder, about, number)
+        train_and_test(task, folder, about, number, memory)
     except checkpoint.Damaged:
         make_room(folder, task["config"])
-        train_and_test(task, folder, about, number)
+        train_and_test(task, folder, about, number, memory)
 
 
 def make_room(folder: CellFolder, config: dict[str, Any]) -> None:
@@ -124,11 +129,11 @@ def make_room(folder: CellFolder, config: dict[str, Any]) -> None:
     folder.write_json("tries.json", tries)
 
 
-def train_and_test(task: dict[str, Any], folder: CellFolder, about: dict[str, Any], number: int) -> None:
+def train_and_test(task: dict[str, Any], folder: CellFolder, about: dict[str, Any], number: int, memory: float) -> None:
     if not folder.trained():
         store_result(folder, {"status": "running", "attempt": number} | about)
         store_result(folder, {"status": "ok", "attempt": number} | train(task) | about)
-    test(task, about["provenance"])
+    test(task, about["provenance"], memory)
     forget_failure(folder)
 
 
@@ -158,7 +163,7 @@ def train(task: dict) -> dict:
     return trainer.run() | {"parameters": sizes}
 
 
-def test(task: dict, provenance: dict) -> None:
+def test(task: dict, provenance: dict, memory: float = 1.0) -> None:
     """The evaluation of a trained cell, stored as it goes on."""
     config = task["config"]
     folder = CellFolder(Path(task["folder"]))
@@ -166,7 +171,7 @@ def test(task: dict, provenance: dict) -> None:
     method, model, seed = trained(folder, config)
     train_config = build(TrainConfig, config["train"], "train")
     stored, keep = stored_evaluation(folder), partial(store_evaluation, folder)
-    evaluate(method, model, load_data(task), train_config, evaluation, seed, stored, keep, provenance)
+    evaluate(method, model, load_data(task), train_config, evaluation, seed, stored, keep, provenance, memory)
 
 
 def trained(folder: CellFolder, config: dict) -> tuple[Method, VAE, int]:
@@ -241,7 +246,8 @@ def store_result(folder: CellFolder, record: dict) -> None:
 
 def store_failure(folder: CellFolder, error: Exception, about: dict, trace: str | None = None) -> None:
     """A failed training is a failed result; a failed evaluation is noted in the result of the training that stands."""
-    failure = {"reason": reason(error), "traceback": trace or traceback.format_exc()}
+    said = f"{reason(error)}; {ADVICE}" if out_of_memory(error) else reason(error)
+    failure = {"reason": said, "traceback": trace or traceback.format_exc()}
     if folder.trained():
         folder.write_json("result.json", (folder.result() or {}) | {"evaluation_failure": failure})
     else:
@@ -252,10 +258,6 @@ def failure(folder: CellFolder) -> bool:
     """Whether the folder says that its cell failed."""
     result = folder.result() or {}
     return result.get("status") == "failed" or "evaluation_failure" in result
-
-
-def reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def stored_evaluation(folder: CellFolder) -> Evaluation | None:

@@ -6,6 +6,7 @@ and Lustre mounted with ``flock``; NFS 3 without its lock daemon does not.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ def held(path: Path, patience: float | None = 0) -> Iterator[bool]:
     except Timeout:
         yield False
         return
+    except NotImplementedError as error:
+        raise OSError(errno.ENOSYS, "this file system has no locks", str(path)) from error
     try:
         yield True
     finally:

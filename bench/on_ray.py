@@ -21,7 +21,8 @@ from bench.execute import Resources, Work, work
 from bench.provenance import cores
 from bench.store import replace
 
-# Set before ray is imported: no usage reports, no change of folder, no log files or boxes of its own.
+# Set before ray is imported: no usage reports, no change of folder, no log files or boxes of its own, and nobody killed
+# when memory is short: the system does that, and says so.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -29,6 +30,7 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 LOCAL = "try --executor local"

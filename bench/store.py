@@ -103,18 +103,20 @@ class CellFolder:
 
     def tries(self) -> dict:
         """Of the run that tried last: ``run``, its id; ``number``, how often it began; ``over``, whether it is through
-        with the cell, for better or worse."""
+        with the cell, for better or worse; ``oom_kills``, of which process however, before it began."""
         try:
             record = read_json(self.path / "tries.json", missing_ok=True)
         except ValueError:
             record = None
-        return {"run": None, "number": 0, "over": False} | (record if isinstance(record, dict) else {})
+        none = {"run": "", "number": 0, "over": True, "oom_kills": 0}
+        whole = isinstance(record, dict) and all(type(record.get(name)) is type(value) for name, value in none.items())
+        return record if whole else none
 
     def begin_try(self, run: str) -> int:
         """Note that a run begins this cell, and say for which time."""
         tries = self.tries()
-        number = tries["number"] + 1 if tries["run"] == run else 1
-        self.write_json("tries.json", {"run": run, "number": number, "over": False})
+        number = tries["number"] + 1 if tries["run"] == run and not tries["over"] else 1
+        self.write_json("tries.json", {"run": run, "number": number, "over": False, "oom_kills": oom_kills()})
         return number
 
     def end_tries(self) -> None:
@@ -244,6 +246,15 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def oom_kills() -> int:
+    """How many processes the system has killed for want of memory since it started, as far as it says."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text("ascii").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def _finite(value: Any) -> Any:

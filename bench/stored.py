@@ -98,7 +98,7 @@ def task(folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None
         "shared": 1,
         "gpu_share": 0.0,
         "command": command(),
-        "run": "",
+        "run": "alone",
         "marker": str(folder.path.resolve()),
         "anew": "",
         "silence": math.inf,
