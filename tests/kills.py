@@ -168,9 +168,9 @@ class Command:
         self.place.seen |= {(pid, began) for pid in tree if (began := began_at(pid))}
         return tree
 
-    def send(self, number: int, to: str = "command") -> bool:
-        """Send a signal to the newest process of its tree whose command line says so; whether there is one."""
-        found = [pid for pid, args in self.tree().items() if to in args]
+    def send(self, number: int, to: str | None = None) -> bool:
+        """Send a signal to it, or to the newest process of its tree whose command line says so; whether there is one."""
+        found = [pid for pid, args in self.tree().items() if (to in args if to else pid == self.process.pid)]
         return bool(found) and signal_to(found[-1], number)
 
     def send_all(self, number: int) -> bool:
@@ -201,13 +201,16 @@ def began_at(pid: int) -> str:
 # -- what is left -------------------------------------------------------------------------------------------------
 
 
+STAY = ("config.json", "history.jsonl", "result.json", "evaluation.json", "examples.parquet", "arrays.npz", "best.pt")
+FILES = len(STAY)  # of a finished cell
+
+
 def finished(out: Path) -> dict[Path, tuple[int, str]]:
     """Every file of every cell that is trained and fully evaluated, with its time and content."""
     files = {}
     for cell in cell_folders(out):
         if is_done(cell):
-            for name in ("config.json", "history.jsonl", "result.json", "evaluation.json", "examples.parquet",
-                         "arrays.npz", "best.pt"):  # fmt: skip
+            for name in STAY:
                 file = cell.path / name
                 files[file] = file.stat().st_mtime_ns, hashlib.sha256(file.read_bytes()).hexdigest()
     return files

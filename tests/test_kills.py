@@ -11,7 +11,7 @@ import pytest
 from bench.store import ABANDONED_SECONDS, UNFINISHED, cell_folders
 from bench.train import Trainer
 
-from .kills import CELLS, FORK, Place, assert_same, finished, litter, numbers
+from .kills import CELLS, FILES, FORK, Place, assert_same, finished, litter, numbers
 from .test_run import bench, toy  # noqa: F401
 
 forks = pytest.mark.skipif(not FORK, reason="needs fork")
@@ -59,59 +59,64 @@ def strike(command, kind, chance, moment=5):
     return struck
 
 
-def ordeal(place, whole, executor, kinds, seed, log=print):
-    """Start the command again and again, each time with another kind of harm until none is left and it ends by itself;
-    a fresh folder whenever it does. How often each kind was done."""
-    chance, done, rounds, missed = random.Random(seed), Counter(), 0, 0
-    kinds = [*kinds]
-    chance.shuffle(kinds)
+def ordeal(place, whole, executor, volleys, seed, log=print):
+    """Start the command again and again, each time with another volley of harm, until none is left and it ends by
+    itself; a fresh folder whenever it does. How often each kind of harm was done."""
+    chance, done, rounds, misses = random.Random(seed), Counter(), 0, 0
+    volleys = [*volleys]
+    chance.shuffle(volleys)
     out, safe = place.path / f"out-{executor}-0", {}
     while True:
-        kind = kinds[-1] if kinds else None
-        extra, power = {}, place.path / f"power-{time.monotonic_ns()}"
-        if kind and kind.startswith("power"):
-            extra["POWER"] = f"{kind.split()[-1]} {chance.randint(1, 60)} {power}"
+        volley, struck, extra = volleys.pop() if volleys else [], [], {}
+        power = place.path / f"power-{time.monotonic_ns()}"
+        if volley and volley[0].startswith("power"):  # which strikes by itself
+            extra["POWER"] = f"{volley[0].split()[-1]} {chance.randint(1, 60)} {power}"
         began = time.monotonic()
         command = place.start(out, executor=executor, **extra)
-        struck = bool(kind) and (extra or strike(command, kind, chance))
-        if extra:  # it strikes by itself
+        if extra:
             command.await_training()
             command.tree()
-        before = finished(out)
+        for kind in () if extra else volley:
+            if not strike(command, kind, chance):
+                break
+            struck.append(kind)
+            safe |= finished(out)
+            command.before = len(place.telling())
         ended = command.end()
-        if extra:
-            struck = power.exists()
-        if not struck and kind:
-            missed += 1
-            assert missed < 10, f"no way to strike by {kind}"
-            chance.shuffle(kinds)
-        if struck:
-            kinds.pop()
-            done[f"{executor}: {kind}"] += 1
-        seconds = time.monotonic() - began
-        log(f"{executor:5} {kind} {'struck' if struck else 'missed'} after {seconds:.1f} s: {ended.status}, "
-            f"{len(before) // 7} cells were finished", flush=True)  # fmt: skip
+        if power.exists():
+            struck = volley
+        if missed := volley[len(struck) :]:
+            volleys.insert(chance.randint(0, len(volleys)), missed)
+        misses = misses + 1 if volley and not struck else 0
+        assert misses < 10, f"no way to strike by {missed}"
+        done.update(f"{executor}: {kind}" for kind in struck)
+        log(f"{executor:5} {', '.join(struck) or '–'} in {time.monotonic() - began:.1f} s: {ended.status}, "
+            f"{len(safe) // FILES} cells were finished", flush=True)  # fmt: skip
         now = finished(out)
         assert safe.items() <= now.items(), "a finished cell changed"
-        assert before.items() <= now.items(), "a finished cell changed"
         safe = now
-        if not struck or kind in PARTS or (executor == "ray" and extra):
-            assert ended.status in {0, 1, 2} if struck else ended.status == 0, ended.said
-        else:
-            assert ended.status in ENDED[kind] | {0}, f"{kind}: {ended.status}\n{ended.said}"
-        if kind not in ("SIGKILL", "SIGKILL at any time"):
-            assert "Traceback" not in ended.said, ended.said
+        assert ended.status in statuses(struck, executor), f"{struck}: {ended.status}\n{ended.said}"
+        assert "Traceback" not in ended.said or -ended.status == signal.SIGKILL, ended.said
         if ended.status == 0:
             rounds += 1
             assert len([*cell_folders(out)]) == CELLS and [*out.glob("tables/*.csv")]
             assert_same(numbers(out), whole)
             assert not litter(out), litter(out)
-            if not kinds:
+            if not volleys:
                 break
             out, safe = place.path / f"out-{executor}-{rounds}", {}
     assert not place.left_running(60)
-    log(f"{executor}: {sum(done.values())} kills, {rounds} benchmarks finished: {dict(done)}")
+    log(f"{executor}: {done.total()} kills, {rounds} benchmarks finished: {dict(done)}")
     return done
+
+
+def statuses(struck, executor):
+    """How a command may end after a volley: by itself, or as its last kind of harm ends it."""
+    if not struck:
+        return {0}
+    if struck[-1] in PARTS or (executor == "ray" and struck[-1].startswith("power")):
+        return {0, 1, 2}  # a cell that lost two workers has failed, and Ray is started three times
+    return {0} | ENDED[struck[-1]]
 
 
 def no_report(*_, **__):
@@ -234,7 +239,7 @@ def whole(place):
 def test_kills_of_a_run_in_one_process(place, whole):
     kinds = 6 * ["SIGKILL", "SIGKILL at any time"] + 3 * ["SIGTERM", "SIGINT", "SIGINT twice"]
     kinds += 2 * ["SIGTERM to all"] + 4 * ["power, middle", "power, before", "power, after"]
-    done = ordeal(place, whole, "local", kinds, seed=1)
+    done = ordeal(place, whole, "local", [[kind] for kind in kinds], seed=1)
     assert done.total() == 35
 
 
@@ -242,8 +247,10 @@ def test_kills_of_a_run_in_one_process(place, whole):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_kills_of_a_run_on_ray_and_of_every_part_of_it(place, whole):
-    kinds = 3 * ["Ray's worker", "raylet", "gcs_server", "Ray's driver", "SIGKILL"]
-    kinds += ["SIGTERM", "SIGINT", "SIGINT twice", "SIGTERM to all", "SIGKILL at any time"]
-    kinds += ["power, middle", "power, before", "power, after"]
-    done = ordeal(place, whole, "ray", kinds, seed=2)
+    parts = 3 * [*PARTS]
+    random.Random(2).shuffle(parts)
+    last = 3 * ["SIGKILL"] + ["SIGTERM", "SIGINT", "SIGINT twice", "SIGTERM to all", "SIGKILL at any time"]
+    volleys = [[*parts[n::8], kind] for n, kind in enumerate(last)]
+    volleys += [["power, middle"], ["power, before"], ["power, after"]]
+    done = ordeal(place, whole, "ray", volleys, seed=2)
     assert done.total() == 23
