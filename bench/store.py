@@ -31,12 +31,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from bench.files import regular
 from bench.locks import held
 
 if TYPE_CHECKING:
     from bench.config import EvaluationConfig
 
 SCHEMA_VERSION = 1
+
+RECORD_BYTES = 16 << 20  # of a JSON file at most: a thousand times what one has
 
 #: How the name of a file ends that is being written.
 UNFINISHED = ".unfinished"
@@ -65,12 +68,11 @@ class CellFolder:
 
     def history(self) -> list[dict]:
         """The validations so far, up to the first line that is damaged."""
-        file = self.path / "history.jsonl"
         records = []
-        for line in file.read_text("utf-8").splitlines() if file.exists() else ():
+        for line in (_text(self.path / "history.jsonl", missing_ok=True) or "").split("\n"):
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
+                record = _parsed(line)
+            except ValueError:
                 break
             if not isinstance(record, dict):
                 break
@@ -83,7 +85,7 @@ class CellFolder:
         text = dumps(config, indent=1) + "\n"
         path = self.path / "config.json"
         try:
-            if path.read_text("utf-8") == text:
+            if _text(path, missing_ok=True) == text:
                 return
         except (OSError, ValueError):
             pass
@@ -186,12 +188,30 @@ def write_text(path: Path, text: str) -> None:
 
 def read_json(path: Path, missing_ok: bool = False) -> Any:
     """The content of a JSON file; None where there is none and ``missing_ok``. ``ValueError`` for a damaged one."""
+    text = _text(path, missing_ok)
+    return None if text is None else _parsed(text)
+
+
+def _text(path: Path, missing_ok: bool) -> str | None:
+    """The text of a file, within bounds; None where there is none and ``missing_ok``. ``ValueError``: it is no text."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        with regular(path, RECORD_BYTES) as file:
+            return file.read(RECORD_BYTES).decode()
     except FileNotFoundError:
         if missing_ok:
             return None
         raise
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refused)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no number in JSON")
 
 
 def replace(path: Path, write: Callable[[IO[bytes]], Any], parents: bool = True, flush: bool = True) -> None:

@@ -73,7 +73,7 @@ LAYERS = [
     {"bench.models.decoding", "bench.models.image", "bench.models.text"},
     {"bench.models.vae", "bench.models.distributions"},
     {"bench.records"},
-    {"bench.config", "bench.store", "bench.errors"},
+    {"bench.config", "bench.store", "bench.errors", "bench.files"},
     {"bench.locks", "bench.watchdog"},
 ]
 

@@ -29,9 +29,9 @@ from typing import IO
 
 import numpy as np
 
-from bench.datasets._files import arrays as read_arrays
-from bench.datasets._files import content, opened
 from bench.errors import UserError
+from bench.files import arrays as read_arrays
+from bench.files import content, opened
 from bench.locks import held
 from bench.store import UNFINISHED, replace
 

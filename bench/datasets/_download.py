@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from bench.datasets import alone, keep
-from bench.datasets._files import opened
 from bench.errors import UserError
+from bench.files import opened
 from bench.store import StorageError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import IO
 
 import numpy as np
 
-from bench.datasets import SPLITS, Prepared, _files, cached
+from bench import files
+from bench.datasets import SPLITS, Prepared, cached
 from bench.datasets._text import find, label_arrays, read
 from bench.datasets._text import prepare as prepare_text
 from bench.errors import UserError
@@ -46,21 +47,21 @@ def slug(path: Path) -> str:
 
 def _text(folder: Path, cache: Path) -> Prepared:
     names = {"train": ("train.txt",), "val": ("val.txt", "valid.txt"), "test": ("test.txt",)}
-    files = {}
+    found = {}
     for split in SPLITS:
         if not (file := find(folder, *names[split])):
             raise UserError(
                 f"{folder}: no {' or '.join(names[split])}; a folder of text holds train.txt, val.txt and test.txt, "
                 "one document a line"
             )
-        files[split] = file
-    contents = {split: read(file) for split, file in files.items()}
-    return prepare_text(slug(folder), files, contents, cache, f"the user's folder {folder.name}")
+        found[split] = file
+    contents = {split: read(file) for split, file in found.items()}
+    return prepare_text(slug(folder), found, contents, cache, f"the user's folder {folder.name}")
 
 
 def _images(path: Path, cache: Path) -> Prepared:
     name = slug(path)
-    with _files.opened(path, FILE_BYTES) as file:
+    with files.opened(path, FILE_BYTES) as file:
         try:
             digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False))
         except OSError as error:
@@ -88,8 +89,8 @@ def _images(path: Path, cache: Path) -> Prepared:
 
 def _load(file: IO[bytes], path: Path) -> dict[str, np.ndarray]:
     try:
-        return _files.arrays(file, {*SPLITS, *(f"{split}_labels" for split in SPLITS)})
-    except _files.Bomb as bomb:
+        return files.arrays(file, {*SPLITS, *(f"{split}_labels" for split in SPLITS)})
+    except files.Bomb as bomb:
         raise UserError(f"{path} is no .npz file of images: it has {bomb}") from bomb
     except Exception as error:
         raise UserError(f"{path} is damaged or no .npz file of arrays; write it with numpy.savez") from error

@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from bench.datasets import _files
+from bench import files
 
 SECONDS = 60.0  # for a file that takes two
 MEMORY = 1 << 30  # bytes of the process's address space, of which the libraries themselves take a third
@@ -25,7 +25,7 @@ def loaded(content: bytes, names: Collection[str]) -> dict[str, np.ndarray]:
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
     environment = os.environ | threads | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, input=content, capture_output=True, check=True, timeout=SECONDS, env=environment)
-    return _files.arrays(io.BytesIO(done.stdout))
+    return files.arrays(io.BytesIO(done.stdout))
 
 
 def parsed(content: bytes, names: Collection[str]) -> dict[str, np.ndarray]:

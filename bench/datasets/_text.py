@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.datasets import END, PAD, SPECIALS, SPLITS, START, UNKNOWN, Prepared, _files, cached
+from bench.datasets import END, PAD, SPECIALS, SPLITS, START, UNKNOWN, Prepared, cached
 from bench.datasets._download import download, git_blob_sha1
 from bench.errors import UserError
+from bench.files import content
 
 UNKNOWN_WORDS = frozenset({SPECIALS[UNKNOWN], "_UNK"})  # as files spell a word outside of their vocabulary
 MARKS = frozenset(SPECIALS) - UNKNOWN_WORDS
@@ -131,7 +132,7 @@ def find(folder: Path, *names: str) -> Path | None:
 
 def read(path: Path) -> bytes:
     """The content of a file; a ``UserError`` where it cannot be read."""
-    return _files.content(path, FILE_BYTES)
+    return content(path, FILE_BYTES)
 
 
 def parse_all(

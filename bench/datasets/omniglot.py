@@ -22,7 +22,8 @@ from typing import TypeGuard
 
 import numpy as np
 
-from bench.datasets import Prepared, _files, _mat, cached, overlaps, shuffled
+from bench import files
+from bench.datasets import Prepared, _mat, cached, overlaps, shuffled
 from bench.datasets._download import download, git_blob_sha1
 from bench.errors import UserError
 
@@ -64,7 +65,7 @@ def prepare(data_dir: Path | None, cache: Path) -> Prepared:
 
 
 def _burda(path: Path, cache: Path) -> Prepared:
-    content = _files.content(path, FILE_BYTES)
+    content = files.content(path, FILE_BYTES)
     blob = git_blob_sha1(content)
     published = blob == CHARDATA_BLOB
 
@@ -126,7 +127,7 @@ def _numbers(array: np.ndarray | None, columns: int) -> TypeGuard[np.ndarray]:
 
 
 def _lake(zips: list[Path], cache: Path) -> Prepared:
-    contents = [_files.content(path, FILE_BYTES) for path in zips]
+    contents = [files.content(path, FILE_BYTES) for path in zips]
     digest = hashlib.sha1(usedforsecurity=False)
     for content in contents:
         digest.update(hashlib.sha1(content, usedforsecurity=False).digest())
@@ -169,7 +170,7 @@ def _drawings(content: bytes, path: Path) -> dict[str, np.ndarray]:
 
     drawings, count = {}, LAKE_COUNTS[path.stem]
     try:
-        with _files.unzipped(io.BytesIO(content)) as archive:
+        with files.unzipped(io.BytesIO(content)) as archive:
             matches = ((member, _PNG.fullmatch(member.filename)) for member in archive.infolist())
             members = [member for member, match in matches if match and match[1] == path.stem]
             if (found := len({member.filename for member in members})) != count or found != len(members):

@@ -1,4 +1,4 @@
-"""Files that others made, read so that no file whatever can hang, crash or fill the memory of who reads it."""
+"""Files that others may have made, read so that none whatever can hang, crash or fill the memory of who reads it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
-
-import numpy as np
+from typing import IO, TYPE_CHECKING
 
 from bench.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # An archive is a bomb when it unpacks to more than this, and to so many times its size. Deflate cannot do better than
 # 1,032; arrays of images come to 5 to 100 times.
@@ -25,23 +26,31 @@ class Bomb(ValueError):
     """A small archive that would unpack to much."""
 
 
-@contextmanager
-def opened(path: Path, most: int) -> Iterator[io.BufferedReader]:
-    """A regular file of at most ``most`` bytes, open to be read; ``UserError`` where it is none, or cannot be opened.
+def regular(path: Path, most: int) -> io.BufferedReader:
+    """A regular file of at most ``most`` bytes, open to be read. ``ValueError`` where it is none, ``OSError`` where it
+    cannot be opened.
 
     It is not to be waited for: a pipe to which nobody writes would take for ever to open.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
-        raise UserError(f"cannot read {path}: it is a folder, a pipe or a device, not a file")
-    with open(descriptor, "rb") as file:
-        if found.st_size > most:
-            raise UserError(f"cannot read {path}: it has {found.st_size:,} bytes, more than {most:,}; make it smaller")
+        raise ValueError("it is a folder, a pipe or a device, not a file")
+    if found.st_size > most:
+        os.close(descriptor)
+        raise ValueError(f"it has {found.st_size:,} bytes, more than {most:,}; make it smaller")
+    return open(descriptor, "rb")
+
+
+@contextmanager
+def opened(path: Path, most: int) -> Iterator[io.BufferedReader]:
+    """The same within, with a ``UserError`` in place of the others."""
+    try:
+        file = regular(path, most)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    with file:
         yield file
 
 
@@ -75,6 +84,8 @@ def arrays(file: IO[bytes], names: Collection[str] | None = None) -> dict[str, n
     An exception of whatever kind where it is damaged, a bomb, or something else: zipfile, zlib and NumPy each fail in
     ways of their own.
     """
+    import numpy as np
+
     found = {}
     with unzipped(file) as archive:
         for member in archive.infolist():
@@ -92,6 +103,8 @@ def arrays(file: IO[bytes], names: Collection[str] | None = None) -> dict[str, n
 
 def _check_size(part: IO[bytes], declared: int) -> None:
     """``ValueError`` for an array larger than its member: the memory is taken before anything is read."""
+    import numpy as np
+
     header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
         np.lib.format.read_magic(part), np.lib.format.read_array_header_2_0
     )
