@@ -169,7 +169,7 @@ class Command:
         return tree
 
     def send(self, number: int, to: str | None = None) -> bool:
-        """Send a signal to it, or to the newest process of its tree whose command line says so; whether there is one."""
+        """Send a signal to it, or to the newest of its processes whose command line says so; whether there is one."""
         found = [pid for pid, args in self.tree().items() if (to in args if to else pid == self.process.pid)]
         return bool(found) and signal_to(found[-1], number)
 
