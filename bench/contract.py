@@ -1,6 +1,7 @@
-"""What each hook of a method gives, and what its class says of itself: ``bench.guard`` and ``bench.registry`` ask here.
+"""What each hook of a method gives, what its class says of itself, and what a data set's ``prepare`` gives: all that
+others write, held to what was promised them.
 
-A check takes the method, the value and the hook's arguments, and says what is wrong with the value, or None.
+A check of a hook takes the method, the value and the hook's arguments, and says what is wrong with the value, or None.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from bench.config import MODELS, build, replaced
+from bench.datasets import SPLITS, DataInfo, Prepared
 from bench.errors import UserError
 from bench.models.vae import VAE
 
@@ -28,7 +31,7 @@ def shown(value: Any) -> str:
     """A value as a message names it."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {list(value.shape)}"
-    return repr(value) if isinstance(value, JSON) and len(repr(value)) < 60 else f"'{type(value).__name__}'"
+    return repr(value) if type(value) in JSON and len(repr(value)) < 60 else f"'{type(value).__name__}'"
 
 
 def _first(method: Any, value: str) -> bool:
@@ -254,3 +257,25 @@ def _texts(value: Any) -> bool:
 
 def _by_text(value: Any, fits: Callable[[Any], bool]) -> bool:
     return isinstance(value, Mapping) and all(isinstance(key, str) and fits(each) for key, each in value.items())
+
+
+# -- what a data set gives ---------------------------------------------------------------------------------------------
+
+
+def data_fault(data: Any) -> str | None:
+    """What is wrong with what a data set's ``prepare`` gave, or None; its arrays are looked at when they are loaded."""
+    if not isinstance(data, Prepared):
+        return f"{shown(data)} is none"
+    if not isinstance(info := data.info, DataInfo):
+        return f"its info is {shown(info)}, not a DataInfo"
+    try:
+        again = DataInfo.from_json(json.loads(json.dumps(info.to_json())))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        return f"its info cannot be stored ({error})"
+    if again.modality not in MODELS:
+        return f"its modality is {again.modality!r}, not one of {', '.join(MODELS)}"
+    if {*again.sizes} != {*SPLITS} or not all(again.sizes.values()):
+        return f"its sizes are {dict(again.sizes)}, not those of {', '.join(SPLITS)}, at least one example each"
+    if not isinstance(data.path, Path) or not data.path.is_file():
+        return f"{data.path} is no file"
+    return None

@@ -20,6 +20,7 @@ from typing import Any
 
 from bench import registry
 from bench.config import SECTIONS, replaced, suggest
+from bench.contract import data_fault
 from bench.datasets import DataInfo, Prepared, _folder, cached_as
 from bench.errors import UserError
 from bench.method import Method
@@ -199,7 +200,17 @@ def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
     for key in given:
         if key not in known:
             raise UserError(f"data set '{name}' has no setting '{key}': {suggest(key, known)}")
-    return module.prepare(data_dir, cache, **{key: parse_value("|".join(value)) for key, value in given.items()})
+    settings = {key: parse_value("|".join(value)) for key, value in given.items()}
+    try:
+        data = module.prepare(data_dir, cache, **settings)
+        fault = data_fault(data)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"data set '{name}' cannot be prepared: {type(error).__name__}: {error}") from error
+    if fault:
+        raise UserError(f"data set '{name}': prepare must give a bench.datasets.Prepared: {fault}")
+    return data
 
 
 def split_settings(assignments: Iterable[str]) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, Any]]]:

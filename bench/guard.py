@@ -16,8 +16,11 @@ from torch import Tensor
 from bench.contract import HOOKS
 from bench.errors import UserError
 
+#: Hooks that a plan needs: an error in one ends a command, and so must be a line.
+OF_THE_PLAN = ("__init__", "skip", "default_schedule", "expected_cost")
 
-class ContractError(TypeError):
+
+class ContractError(UserError, TypeError):
     """A hook gave something else than ``bench.method`` says."""
 
 
@@ -42,8 +45,12 @@ def _guarded(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
             fault = check(method, value, *arguments, **named)
         except SystemExit as error:
             raise ContractError(f"{_place(method, name)}: it would end the process ({error!r})") from error
-        except Exception as error:  # the innermost hook says where
-            if not (isinstance(error, ContractError) or _noted(error)):
+        except UserError:
+            raise
+        except Exception as error:
+            if name in OF_THE_PLAN:
+                raise ContractError(f"{_place(method, name)}: {reason(error)}") from error
+            if not _noted(error):  # the innermost hook says where
                 error.add_note(f"in {_place(method, name)}")
             raise
         if fault:

@@ -157,7 +157,8 @@ class Method:
     @classmethod
     def settings(cls) -> dict[str, Any]:
         """Names and defaults of the settings."""
-        return {f.name: f.default for f in fields(cls.Config)}
+        default = cls.Config()
+        return {f.name: getattr(default, f.name) for f in fields(default)}
 
     def expected_cost(self, train: TrainConfig) -> float:
         """A guess at how many basic updates' work a step is, for the plan; what it was is counted in FLOPs."""

@@ -63,8 +63,8 @@ def _method(name: str) -> type[Method] | str:
         if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
     ]
     if len(found) != 1:
-        fault = f"must define one subclass of bench.method.Method, not {len(found)}"
-        return f"method '{name}' ({_place(module)}): it {fault}; {REPAIR}"
+        one = f"it must define one subclass of bench.method.Method, not {len(found)}"
+        return f"method '{name}' ({_place(module)}): {one}; {REPAIR}"
     found[0].name = name
     if fault := class_fault(found[0]):
         return f"method '{name}' ({_place(module)}): {fault}; {REPAIR}"

@@ -173,9 +173,14 @@ def test_seeds_are_functions_of_their_parts():
     assert 0 <= derive_seed("x") < 2**63
 
 
-def test_data_sets_by_name_setting_and_path(tmp_path, monkeypatch):
+def test_data_sets_by_name_setting_and_path(prepared, tmp_path, monkeypatch):
     asked = []
-    known = SimpleNamespace(SETTINGS={"vocab": 1000}, prepare=lambda *where, **settings: asked.append(settings))
+
+    def give(data_dir, cache, **settings):
+        asked.append(settings)
+        return prepared
+
+    known = SimpleNamespace(SETTINGS={"vocab": 1000}, prepare=give)
     monkeypatch.setattr(registry, "dataset", lambda name: known)
     prepare("synthetic", None, tmp_path)
     prepare("synthetic(vocab=200)", None, tmp_path)
