@@ -17,6 +17,7 @@ from bench.config import ImageModelConfig
 from bench.models.convolution import Conv2d
 from bench.models.norm import NormELU
 from bench.models.vae import VAE, GaussianHead, NoFeatures, NoHead
+from bench.watchdog import pulse
 
 
 class MaskedConv(Conv2d):
@@ -190,6 +191,7 @@ class MaskedCNNDecoder(nn.Module):
         x = share.new_zeros(batch, 1, height, width)
         uniform = torch.rand(batch, height, width, generator=generator, device=share.device)
         for i in range(height):
+            pulse()
             for j in range(width):
                 logits = self(self.of_image(x[:, :, : i + 1]) + share[:, :, : i + 1])
                 x[:, 0, i, j] = (uniform[:, i, j] < logits[:, 0, i, j].sigmoid()).to(x.dtype)
