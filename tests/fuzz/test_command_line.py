@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import fields
@@ -221,50 +221,59 @@ def mutated(words: list[str], rng: random.Random) -> list[str]:
 # ---- what becomes of them
 
 
-def survey(command: str, count: int, folder: Path, prepared: Any, seed: int = 0) -> Tally:
-    """What ``bench.<command>`` makes of ``count`` command lines, in a process of its own; ``AssertionError`` where one
-    does not end as it should."""
+def survey(counts: Mapping[str, int], folder: Path, prepared: Any, seed: int = 0) -> dict[str, Tally]:
+    """What each ``bench.<command>`` makes of so many command lines, in a process of their own; ``AssertionError`` where
+    one does not end as it should."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        tally = process.submit(_survey, command, count, folder.resolve(), prepared, seed).result()
-    print(f"bench.{command}: {tally}")
-    assert tally.peak < MEMORY, str(tally)
-    return tally
+        tallies = process.submit(_survey, counts, folder.resolve(), prepared, seed).result()
+    for command, tally in tallies.items():
+        print(f"bench.{command}: {tally}")
+        assert tally.peak < MEMORY, str(tally)
+    return tallies
 
 
-def _survey(command: str, count: int, folder: Path, prepared: Any, seed: int) -> Tally:
+def _survey(counts: Mapping[str, int], folder: Path, prepared: Any, seed: int) -> dict[str, Tally]:
     resource.setrlimit(resource.RLIMIT_AS, (16 * MEMORY, 16 * MEMORY))  # it only spares the machine
     sys.dont_write_bytecode = True
     place(folder, prepared)
-    main = import_module(f"bench.{command}").main
-    # --help is all that some commands have of valid lines without work.
-    assert ended(main, ["--help"])[0] == 0
-    writes, tally, failures = _written_outside(Path("/nowhere")), Tally(), []
-    for index in range(count):
-        words = command_line(command, seed, index)
-        what, began = f"command line {index} of seed {seed}: bench.{command} {shown(words)}", time.monotonic()
-        writes.clear()
-        try:
-            with limited(4 * SECONDS):
-                status, said, given = ended(main, words)
-        except BaseException as error:
-            failures.append(f"{what}: {type(error).__name__}: {str(error)[:200]}")
-            continue
-        seconds = time.monotonic() - began
-        tally.slowest, tally.seconds = max(tally.slowest, seconds), tally.seconds + seconds
-        good = status < 2 or said == f"error: {WORK_BEGINS}\n"
-        tally.read, tally.refused = tally.read + good, tally.refused + (not good)
-        tally.messages[said] += status == 2
-        if status not in (0, 1, 2):
-            failures.append(f"{what}: status {status}")
-        if status == 2 and not (said.startswith("usage:") or (said.startswith("error: ") and said.count("\n") == 1)):
-            failures.append(f"{what}: said {said!r}")
-        if seconds > SECONDS:
-            failures.append(f"{what}: {seconds:.1f} s")
-        if stray := [write for write in writes if not allowed(write, given, folder)]:
-            failures.append(f"{what}: {stray[:3]}")
+    mains = {command: import_module(f"bench.{command}").main for command in counts}
+    for main in mains.values():
+        assert ended(main, ["--help"])[0] == 0
+    writes = _written_outside(Path("/nowhere"))
+    tallies, failures = {}, []
+    for command, count in counts.items():
+        tallies[command] = tally = Tally()
+        for index in range(count):
+            words = command_line(command, seed, index)
+            writes.clear()
+            for problem in _problems(mains[command], words, folder, writes, tally):
+                failures.append(f"command line {index} of seed {seed}: bench.{command} {shown(words)}: {problem}")
+        tally.peak = 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
     assert not failures, f"{len(failures)} failures\n" + "\n".join(failures[:40])
-    tally.peak = 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-    return tally
+    return tallies
+
+
+def _problems(main: Callable, words: list[str], folder: Path, writes: list[str], tally: Tally) -> Iterator[str]:
+    """What is not as it should be of one command line, whose end is added to ``tally``."""
+    began = time.monotonic()
+    try:
+        with limited(4 * SECONDS):
+            status, said, given = ended(main, words)
+    except BaseException as error:
+        yield f"{type(error).__name__}: {str(error)[:200]}"
+        return
+    seconds = time.monotonic() - began
+    good = status < 2 or said == f"error: {WORK_BEGINS}\n"
+    tally.read, tally.refused = tally.read + good, tally.refused + (not good)
+    tally.slowest, tally.seconds = max(tally.slowest, seconds), tally.seconds + seconds
+    if status not in (0, 1, 2):
+        yield f"status {status}"
+    if status == 2 and not (said.startswith("usage:") or (said.startswith("error: ") and said.count("\n") == 1)):
+        yield f"said {said!r}"
+    if seconds > SECONDS:
+        yield f"{seconds:.1f} s"
+    if stray := [write for write in writes if not allowed(write, given, folder)]:
+        yield f"wrote {stray[:3]}"
 
 
 def place(folder: Path, prepared: Any) -> None:
@@ -358,14 +367,14 @@ def shown(words: list[str]) -> str:
     return " ".join(ascii(word if len(word) < 80 else f"{word[:40]}…{len(word)} characters") for word in words)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_any_command_line_ends_with_a_status_and_one_line(command, prepared, tmp_path):
-    tally = survey(command, FAST if command == "run" else FAST // 2, tmp_path, prepared)
-    assert tally.read and tally.refused
+def test_any_command_line_ends_with_a_status_and_one_line(prepared, tmp_path):
+    tallies = survey({command: FAST if command == "run" else FAST // 2 for command in COMMANDS}, tmp_path, prepared)
+    assert all(tally.read and tally.refused for tally in tallies.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_many_command_lines_end_with_a_status_and_one_line(command, prepared, tmp_path):
-    tally = survey(command, SLOW if command == "run" else OTHERS, tmp_path, prepared, seed=1)
-    assert tally.refused and tally.read > (SLOW / 4 if command == "run" else OTHERS / 30)
+    count = SLOW if command == "run" else OTHERS
+    tally = survey({command: count}, tmp_path, prepared, seed=1)[command]
+    assert tally.refused and tally.read > count / (4 if command == "run" else 30)
