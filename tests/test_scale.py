@@ -88,7 +88,7 @@ def test_a_report_grows_with_the_number_of_cells_and_reads_each_file_at_most_twi
         opened[count] = OPENED.during(out / "runs", lambda: report.build(out, force=True, log=str))
 
     for count, out in studies.items():
-        called[count] = calls(lambda: build(out, count))  # noqa: B023
+        called[count] = calls(lambda: build(out, count))
     stored = 6  # files of a cell
     assert all(opened[count] < 2 * stored * count for count in studies), opened
     assert called[400] < 6 * called[100]
