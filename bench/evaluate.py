@@ -60,11 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     from bench import stored
+    from bench.checks import check_workers, data_folder
     from bench.execute import Resources
     from bench.expressions import split_settings
     from bench.progress import Monitor, Output, Watched, reason
     from bench.report import build
-    from bench.run import check_workers, data_folder
     from bench.running import carry_out
 
     check_workers(args)

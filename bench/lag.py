@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.checks import check, check_counts, check_fit, data_folder, resolve_device
 from bench.config import load_preset, short_hash
 from bench.errors import UserError, arguments, exit_status
-from bench.run import check, check_counts, check_fit, data_folder, resolve_device
 
 if TYPE_CHECKING:
     import numpy as np

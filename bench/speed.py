@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    from bench.run import resolve_device
+    from bench.checks import resolve_device
     from bench.timed import measure, peak_flops
 
     check(args)
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    from bench.run import check_counts, check_out
+    from bench.checks import check_counts, check_out
 
     check_counts(args, threads=(1, max(provenance.cores(), 1)))
     if not 0 < args.seconds <= 3600:

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     from bench import stored
-    from bench.run import data_folder
+    from bench.checks import data_folder
 
     data_dir = data_folder(args)
     finished = [folder for folder in stored.finished_cells(args.cells) if folder.evaluation()]

@@ -57,7 +57,7 @@ def test_there_are_no_cycles():
 LAYERS = [
     {"bench.lag"},
     {"bench.run"},
-    {"bench.running"},
+    {"bench.running", "bench.checks"},
     {"bench.on_ray"},
     {"bench.execute", "bench.report", "bench.progress", "bench.calibrate"},
     {"bench.cell"},
