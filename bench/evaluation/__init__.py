@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from bench.estimators.usage import collapse_curve, variance_ratio_units
 from bench.evaluation.exhibits import exhibits
 from bench.evaluation.groups import GROUPS, Evaluation, Subject
 from bench.evaluation.measure import EvaluationContext, Measurement, measure
-from bench.evaluation.memory import chunk_for
+from bench.evaluation.memory import chunk_for, with_less
 from bench.method import Method
 from bench.models.distributions import Gaussian
 from bench.models.vae import VAE
@@ -49,37 +50,42 @@ def evaluate(
     stored: Evaluation | None = None,
     keep: Callable[[Evaluation], object] = lambda made: None,
     provenance: Mapping[str, Any] | None = None,
+    memory: float = 1.0,
 ) -> Evaluation:
     """What ``config`` asks for of a trained model; of a ``stored`` evaluation only what it lacks is measured.
 
     Groups add to the basic metrics. Where these are measured anew so is every group that was stored, as it was. After
     the basic metrics and after each group ``keep`` gets all there is so far: a group that fails costs no other.
+    ``memory``: a share of the usual budget. Where memory runs out all the same, less is decoded at a time. The record's
+    ``chunk`` says how much at last; what is measured does not depend on it, but for the rounding of sums.
     """
     ctx = EvaluationContext(model.eval(), data.info, train, derive_seed(seed, "evaluation"))
     _, blocks = data.blocks("test", config.test_examples, config.batch_size)
-    chunk = chunk_for(model, blocks)
+    chunk = chunk_for(model, blocks, memory)
     record = stored.record if stored else {}
     missing = config.missing(record or None)
     before = {name: about["settings"] for name, about in record.get("groups", {}).items()} | record.get("pending", {})
     todo = {name: config.group(name) if name in config.metrics else before[name] for name in missing if name in GROUPS}
     if stored is None or "basic" in missing:
         todo = {name: settings for name, settings in before.items() if name in GROUPS} | todo
-        stored = basic(method, ctx, data, config, chunk)
+        made, chunk = with_less(chunk, partial(basic, method, ctx, data, config))
         # Pending until they are measured: whatever happens meanwhile, no group is forgotten.
-        stored.record |= {"provenance": provenance, "pending": dict(todo)}
-        keep(stored)
+        made.record |= {"provenance": provenance, "pending": dict(todo)}
+        keep(made)
+        stored = made
     made = Evaluation(dict(stored.record), dict(stored.columns), stored.arrays, stored.texts)
-    subject = Subject(method, ctx, data, config.batch_size, stored, chunk)
+    subject = partial(Subject, method, ctx, data, config.batch_size, stored)
     failures = []
     for name, settings in todo.items():
         started = time.perf_counter()
         try:
             with arithmetic(model, config.precision, frozen=True):
-                found = GROUPS[name](subject, **settings)
+                found, chunk = with_less(chunk, lambda chunk: GROUPS[name](subject(chunk), **settings))  # noqa: B023
         except Exception as error:  # of one group; the others stand
             failures.append(error)
             continue
-        about = {"settings": settings, "seconds": time.perf_counter() - started, "provenance": provenance}
+        seconds = time.perf_counter() - started
+        about = {"settings": settings, "seconds": seconds, "chunk": chunk, "provenance": provenance}
         made.record["metrics"] = made.record["metrics"] | found.metrics
         made.record["groups"] = made.record.get("groups", {}) | {name: about}
         made.record["pending"] = {key: each for key, each in made.record.get("pending", {}).items() if key != name}
@@ -113,6 +119,7 @@ def basic(method: Method, ctx: EvaluationContext, data: Data, config: Evaluation
         "metrics": metrics,
         "references": data.references(config.test_examples),
         "seconds": time.perf_counter() - started,
+        "chunk": chunk,
     }
     return Evaluation(record, columns, arrays | drawn, texts)
 
