@@ -133,6 +133,26 @@ def test_a_batch_is_a_function_of_seed_and_counter_alone(data, drawn):
         assert not any(torch.equal(visited[7], other) for other in others)
 
 
+@settings(steady, max_examples=40)
+@given(SETS, st.integers(1, 4), st.booleans(), st.integers(0, 2**62))
+def test_each_pass_has_an_order_of_its_own(data, size, equal_lengths, seed):
+    if len(data.train) < size and not (equal_lengths and isinstance(data, TextData)):
+        return
+    batches, orders = Batches(data, TrainConfig(batch_size=size, equal_lengths=equal_lengths), seed, "outer"), []
+    for number in range(3 * batches.per_pass):
+        x = batches[number]
+        index = batches.order[number % batches.per_pass]
+        orders += [[]] * (number % batches.per_pass == 0)
+        orders[-1] = [*orders[-1], *index.tolist()]
+        if isinstance(data, TextData):
+            assert x.tolist() == data.train[index][:, : x.shape[1]].tolist() and (x[:, -1] != PAD).any()
+            assert not data.train[index][:, x.shape[1] :].any()
+        else:
+            assert x.shape == (len(index), 1, 2, 2) and (x[:, 0, 0, 0] == 1).all()
+    assert all(len({*order}) == len(order) for order in orders)
+    assert len(data.train) < 12 or len({*map(tuple, orders)}) == 3
+
+
 @settings(steady, max_examples=60)
 @given(SETS, st.integers(1, 50), st.booleans(), st.sampled_from(("val", "test")), st.data())
 def test_blocks_hold_each_example_once_whatever_their_size(data, size, equal_lengths, split, drawn):
