@@ -214,6 +214,8 @@ def fresh(config: dict) -> tuple[Method, VAE, int]:
 def configure_torch(threads: int, device: str, gpu_share: float) -> None:
     """The same arithmetic in every process: thread count, full float32, deterministic convolutions; memory let go."""
     torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)  # whatever another cell's method or a notebook has set
+    torch.set_float32_matmul_precision("highest")
     keep_heap()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuDNN's LSTMs are not deterministic
     torch.backends.cudnn.benchmark = False
