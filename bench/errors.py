@@ -1,8 +1,14 @@
 """The one exception that a person at the command line is meant to see, and how a command begins and ends."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
+
+
+def printable(text: str) -> str:
+    """Text of one line, with what cannot be printed as an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class UserError(Exception):
@@ -13,8 +19,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: object):
-        text = str(message)
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+        super().__init__(printable(str(message)))
 
 
 class Stopped(Exception):
@@ -44,10 +49,15 @@ def exit_status(command: Callable[[], int], kept: str) -> int:
     """The command's own status; 2 after a ``UserError``, or where a file cannot be read or written; after ^C 130, after
     other signals likewise 128 more than their number, with a line on what is ``kept``."""
     try:
-        return command()
+        status = command()
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # nobody reads on, as after "| head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell says of it
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {UserError(f'{where}{error.strerror or error}')}", file=sys.stderr)

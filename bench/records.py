@@ -21,11 +21,12 @@ PROTOCOL_VERSION = 2
 STATUSES = ("ok", "failed", "skipped", "running")
 
 NAME, DEPTH = 500, 20  # characters of a name, records within records: at most
-LARGEST = 1e100  # of a number: the squares of such can be added up
+LARGEST = 1e50  # of a number, more than float32 can hold; fourth powers of such can be added up
 VALIDATIONS = 100_000  # of a history
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
-BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # control characters, and what begins a line
+#: Control characters, what begins a line, and what turns the direction of a line's rest.
+BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def identify(config: Mapping[str, Any]) -> str:
@@ -67,12 +68,11 @@ def problem_of_texts(texts: Any) -> str | None:
     return unplain(texts) or unlike(texts, TEXTS)
 
 
-def validations(lines: Sequence[Any]) -> int:
-    """How many lines of a history there are before the first that is no validation."""
-    for place, line in enumerate(lines[:VALIDATIONS]):
-        if unplain(line) or unlike(line, VALIDATION):
-            return place
-    return min(len(lines), VALIDATIONS)
+def problem_of_history(lines: Sequence[Any]) -> str | None:
+    """Why these lines are not those of a ``history.jsonl``, after that name; None where they are."""
+    if len(lines) > VALIDATIONS:
+        return f"has more than {VALIDATIONS:,} validations"
+    return next((wrong for line in lines if (wrong := unplain(line) or unlike(line, VALIDATION))), None)
 
 
 def unplain(value: Any, depth: int = 0) -> str | None:
@@ -80,7 +80,7 @@ def unplain(value: Any, depth: int = 0) -> str | None:
     if isinstance(value, str):
         return None if value.isascii() or not SURROGATE.search(value) else "holds half a character (a surrogate)"
     if isinstance(value, (int, float)):
-        return None if -LARGEST <= value <= LARGEST else "holds a number that is not finite, or beyond 1e100"
+        return None if -LARGEST <= value <= LARGEST else "holds a number that is not finite, or beyond 1e50"
     if isinstance(value, (dict, list)):
         if depth == DEPTH:
             return f"is nested more than {DEPTH} deep"
@@ -134,6 +134,11 @@ def positive(value: Any) -> bool:
     return integer(value) and value > 0
 
 
+def threads(value: Any) -> bool:
+    """a count of threads."""
+    return integer(value) and 0 < value <= 4096
+
+
 def real(value: Any) -> bool:
     """a number."""
     return type(value) in (int, float)
@@ -174,11 +179,6 @@ def ending(value: Any) -> bool:
     return type(value) is str and value in STATUSES
 
 
-def moment(value: Any) -> bool:
-    """a number or a name."""
-    return metric(value) or label(value)
-
-
 def anything(value: Any) -> bool:
     """JSON."""
     return True
@@ -194,7 +194,7 @@ class Maybe:
 # ---- the records: key -> kind; a key with a question mark need not be there, "*" are all others; [kind] is a list
 
 PROVENANCE: dict[str, Any] = {
-    **{"commit?": Maybe(text), "command?": Maybe(text), "started?": Maybe(text), "threads?": number},
+    **{"commit?": Maybe(text), "command?": Maybe(text), "started?": Maybe(text), "threads?": threads},
     **{"versions?": Maybe({"*": anything}), "machine?": Maybe({"*": anything})},
 }
 METHOD: dict[str, Any] = {
@@ -224,7 +224,7 @@ EVALUATION: dict[str, Any] = {
     **{"groups?": {"*": {"settings": {"*": anything}}}, "references?": {"*": real}, "pending?": [label]},
     "provenance?": Maybe(PROVENANCE),
 }
-VALIDATION = {"*": moment}
+VALIDATION: dict[str, Any] = {"phase?": label, "*": metric}
 
 SAID: dict[str, Any] = {"greedy": text, "beam": text, "ancestral": text}
 TEXTS: dict[str, Any] = {

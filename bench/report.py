@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.errors import UserError, arguments, exit_status
+from bench.errors import UserError, arguments, exit_status, printable
+from bench.files import regular
 from bench.locks import held
 from bench.provenance import cores
 from bench.reporting import cells
+from bench.reporting.render import clean
 from bench.store import CellFolder, read_json, write_json, write_text
 
 VERSION = "3"  # of what a report looks like: a stored one from another version is built again
 PAGE = "report.html"
+PART_BYTES = 256 << 20  # of a table or a part of the page at most
 LOCK = ".report.lock"
 PATIENCE = 2.0  # seconds to wait for another report before saying so
 
@@ -67,6 +71,9 @@ def build(
     found = cells.by_preset(out)
     if not found:
         raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench.run --out' wrote")
+    for key in [key for key in found if not cells.fit("-".join(key))]:
+        count, where = len(found.pop(key)), printable("/".join(key))
+        log(f"left out: the cells in runs/{where}, {count} in number, for no file could be named so")
     wanted = found if groups is None else {key: found[key] for key in sorted({*groups} & {*found})}
     jobs = [Job(out, f"{dataset}-{preset}", folders, force) for (dataset, preset), folders in wanted.items()]
     try:
@@ -124,7 +131,7 @@ def _report(job: Job, log: Callable[[str], object]) -> list[Report]:
     out, stem, folders, force = job
     record = _record(out, stem)
     stamp = cells.stamp(out, folders, VERSION)
-    stored = _stored(record)
+    stored = _stored(record, stem)
     if not force and stored["stamp"] == stamp:
         reports = [Report.of(each) for each in stored["reports"]]
         if all((out / file).exists() for report in reports for file in report.files):
@@ -142,18 +149,31 @@ def _record(out: Path, stem: str) -> Path:
     return out / "tables" / f".{stem}.json"
 
 
-def _stored(record: Path) -> dict:
+def _stored(record: Path, stem: str) -> dict:
+    """What ``_report`` has kept; nothing where that is damaged, or names files that no report writes."""
     try:
         stored = read_json(record)
         reports = [{"title": each["stem"], **each} for each in stored["reports"]]  # older ones had no title
-        return {"stamp": stored["stamp"], "reports": reports}
+        if all(_own(each, stem) for each in reports):
+            return {"stamp": stored["stamp"], "reports": reports}
     except (OSError, ValueError, KeyError, TypeError):
-        return {"stamp": None, "reports": []}
+        pass
+    return {"stamp": None, "reports": []}
+
+
+def _own(report: dict, stem: str) -> bool:
+    """Whether this is said of a report of ``stem``: its files may be read, and removed."""
+    mine = report["stem"]
+    if not re.fullmatch(rf"{re.escape(stem)}(-[0-9a-f]{{8}})?", mine):
+        return False
+    its = rf"(tables|texts)/\.?{re.escape(mine)}\.\w+|figures/{re.escape(mine)}/\w+\.\w+"
+    texts = isinstance(report["title"], str) and isinstance(report["text"], str)
+    return texts and all(re.fullmatch(its, file) for file in report["files"])
 
 
 def _told(group: cells.Group, log: Callable) -> bool:
     for note in group.notes:
-        log(f"{group.stem}: {note}")
+        log(f"{group.stem}: {clean(note)}")
     return bool(group.cells)
 
 
@@ -191,6 +211,15 @@ def _section(stem: str) -> Path:
     return Path("tables") / f".{stem}.html"
 
 
+def _content(out: Path, stem: str) -> str | None:
+    """A group's part of the page, None where there is none that can be read."""
+    try:
+        with regular(out / _section(stem), PART_BYTES) as file:
+            return file.read().decode()
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def _page(
     out: Path, found: dict[tuple[str, str], list[CellFolder]], built: set[tuple[str, str]], log: Callable
 ) -> None:
@@ -200,19 +229,17 @@ def _page(
     sections = []
     for (dataset, preset), folders in found.items():
         stem, changed = f"{dataset}-{preset}", False
-        stored = _stored(_record(out, stem))
+        stored = _stored(_record(out, stem), stem)
         reports = [Report.of(each) for each in stored["reports"]]
         if (dataset, preset) not in built:
             changed = stored["stamp"] != cells.stamp(out, folders, VERSION)
-            if not reports or not all((out / _section(report.stem)).exists() for report in reports):
+            if not reports or None in [_content(out, report.stem) for report in reports]:
                 reports, changed = _report(Job(out, stem, folders, force=True), log), False
-        for report in reports:
-            content = (out / _section(report.stem)).read_text("utf-8")
-            sections.append((report.stem, report.title, content, changed))
+        sections += [(report.stem, report.title, _content(out, report.stem) or "", changed) for report in reports]
     if ranking := _ranking(out, found):
         sections.append(("ranks", *ranking, False))
     page = html.page(sections)
-    if not (out / PAGE).exists() or (out / PAGE).read_text("utf-8") != page:
+    if not (out / PAGE).is_file() or (out / PAGE).read_bytes() != page.encode():
         write_text(out / PAGE, page)
 
 
@@ -224,16 +251,20 @@ def _ranking(out: Path, found: Iterable[tuple[str, str]]) -> tuple[str, str] | N
     if len(files) < compare.LEAST_BLOCKS:
         return None
     import pandas as pd
+    from pandas.api.types import is_numeric_dtype
 
     from bench.reporting import figures, html, matched, render
-    from bench.reporting.frame import SELECTED
+    from bench.reporting.frame import LIKELIHOODS, SELECTED
 
     tables = {}
     for stem, file in files.items():
-        if file.exists():
-            rows = pd.read_csv(file)
+        with suppress(OSError, ValueError, KeyError, AttributeError):  # not there, or something else
+            with regular(file, PART_BYTES) as opened:
+                rows = pd.read_csv(opened)
             chosen = rows["method"].str.endswith(SELECTED)
-            tables[stem] = rows.assign(selection=rows["method"].where(chosen, ""))
+            rows = rows.assign(selection=rows["method"].where(chosen, ""))
+            if all(is_numeric_dtype(rows[name]) for name in LIKELIHOODS):
+                tables[stem] = rows
     if (ranks := compare.ranks(tables)) is None:
         return None
     document = matched.ranking(ranks)

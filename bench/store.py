@@ -66,15 +66,18 @@ class CellFolder:
     def evaluation(self) -> dict | None:
         return read_json(self.path / "evaluation.json", missing_ok=True)
 
-    def history(self) -> list[dict]:
-        """The validations so far, up to the first line that is damaged."""
+    def history(self, whole: bool = False) -> list[dict]:
+        """The validations so far, up to the first line that is damaged; if ``whole``, that is a ``ValueError``."""
         records = []
-        for line in (_text(self.path / "history.jsonl", missing_ok=True) or "").split("\n"):
+        text = _text(self.path / "history.jsonl", missing_ok=True) or ""
+        for line in text.removesuffix("\n").split("\n") if text else ():
             try:
                 record = _parsed(line)
+                if not isinstance(record, dict):
+                    raise ValueError("not a record")
             except ValueError:
-                break
-            if not isinstance(record, dict):
+                if whole:
+                    raise
                 break
             records.append(record)
         return records
@@ -140,9 +143,9 @@ class CellFolder:
 
 
 def cell_folders(out: Path) -> Iterator[CellFolder]:
-    """Every cell stored under ``out``, in the order of their paths."""
-    for config in sorted((Path(out) / "runs").glob("*/*/*/seed-*/config.json")):
-        yield CellFolder(config.parent)
+    """Every cell stored under ``out``, in the order of their paths; what is damaged among them too."""
+    for folder in sorted((Path(out) / "runs").glob("*/*/*/seed-*/")):
+        yield CellFolder(folder)
 
 
 def claim(folder: Path, patience: float | None = 0) -> AbstractContextManager[bool]:
@@ -204,14 +207,16 @@ def _text(path: Path, missing_ok: bool) -> str | None:
 
 
 def _parsed(text: str) -> Any:
+    """What JSON says. Refused are ``null``, which is told from no file at all, and NaN and infinity, which none writes."""
     try:
-        return json.loads(text, parse_constant=_refused)
+        record = json.loads(text, parse_constant=_refused)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    return _refused("null") if record is None else record
 
 
 def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is no number in JSON")
+    raise ValueError(f"{constant} is no record")
 
 
 def replace(path: Path, write: Callable[[IO[bytes]], Any], parents: bool = True, flush: bool = True) -> None:

@@ -572,7 +572,7 @@ def test_unfinished_and_skipped_cells_keep_their_row(out: Path):
         (folder / "evaluation.json").unlink()
         (folder / "result.json").unlink()
         if seed:
-            skipped = {"schema_version": 1, "status": "skipped", "reason": "needs text"}
+            skipped = {"schema_version": 1, "cell_id": folder.name[7:], "status": "skipped", "reason": "needs text"}
             (folder / "result.json").write_text(json.dumps(skipped))
     [made] = report.build(out)
     row = rows(out)["autoregressive"]

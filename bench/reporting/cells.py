@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any
 
 from bench.config import identity
 from bench.errors import UserError
+from bench.files import regular
+from bench.records import label, problem, problem_of_history, unlike, unplain
 from bench.reporting import examples
-from bench.store import SCHEMA_VERSION, CellFolder, cell_folders, dumps, read_json
+from bench.store import RECORD_BYTES, CellFolder, cell_folders, dumps, read_json
 
 SWEEPS = "sweeps.json"
 FILES = ("config.json", "result.json", "evaluation.json", "history.jsonl", "texts.json")
@@ -99,6 +102,11 @@ class Group:
     notes: list[str] = field(default_factory=list)
 
 
+def fit(stem: str) -> bool:
+    """Whether files and headings can be named so."""
+    return label(stem) and not unplain(stem) and len(stem.encode()) <= 200
+
+
 def by_preset(out: Path) -> dict[tuple[str, str], list[CellFolder]]:
     """Every stored cell's folder under (data set, preset), as their folders are named."""
     found: defaultdict[tuple[str, str], list[CellFolder]] = defaultdict(list)
@@ -114,9 +122,12 @@ def sweeps(out: Path) -> dict[str, dict[str, list[str]]]:
     By preset, for what a member's settings are, and so what it is called, depends on the preset's defaults.
     """
     try:
-        return read_json(out / SWEEPS, missing_ok=True) or {}
+        found = read_json(out / SWEEPS, missing_ok=True) or {}
+        if unplain(found) or unlike(found, {"*": {"*": [label]}}):
+            raise ValueError("not a record of sweeps")
     except ValueError as error:
         raise UserError(f"{out / SWEEPS} is damaged: remove it, the next run writes its own sweeps again") from error
+    return found
 
 
 def stamp(out: Path, folders: Iterable[CellFolder], version: str) -> str:
@@ -126,11 +137,29 @@ def stamp(out: Path, folders: Iterable[CellFolder], version: str) -> str:
     """
     digest = hashlib.sha256(version.encode())
     for file in (out / SWEEPS, *(folder.path / name for folder in folders for name in FILES)):
-        content = file.read_bytes() if file.exists() else b""
-        digest.update(f"{file.relative_to(out)} {len(content)}\n".encode() + content)
+        content = _content(file)
+        digest.update(os.fsencode(f"{file.relative_to(out)} {len(content)}\n") + content)
     for file in (folder.path / name for folder in folders for name in (examples.FILE, "arrays.npz")):
-        digest.update(f"{file.relative_to(out)} {file.stat().st_size if file.exists() else None}\n".encode())
+        digest.update(os.fsencode(f"{file.relative_to(out)} {_size(file)}\n"))
     return digest.hexdigest()
+
+
+def _content(file: Path) -> bytes:
+    """What is in a file, or why that cannot be told."""
+    try:
+        with regular(file, RECORD_BYTES) as opened:
+            return opened.read(RECORD_BYTES)
+    except FileNotFoundError:
+        return b""
+    except (OSError, ValueError) as error:
+        return str(error).encode()
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
 
 
 def common_settings(cells: Iterable[Cell]) -> dict[str, dict]:
@@ -165,32 +194,50 @@ def _said(settings: dict) -> str:
 
 
 def read(folder: CellFolder) -> Cell:
-    """One cell. Raises ``ValueError`` where a file is damaged, lacks a field or was written by a newer version."""
-    name = "config.json"
-    try:
-        config = folder.config
-        name = "result.json"
-        result = folder.result()
-        name = "evaluation.json"
-        evaluation = folder.evaluation()
-        name = "history.jsonl"
-        cell = Cell(folder.path, config, result, evaluation, folder.history())
-        for name, record in zip(FILES, (config, result, evaluation), strict=False):
-            if record is not None and record["schema_version"] > SCHEMA_VERSION:
-                raise ValueError(f"{name} was written by a newer version of the harness")
-        name = "config.json"
-        _ = cell.protocol, cell.replicate, config["preset"], [config["method"][key] for key in ("expression", "order")]
-        name = "result.json"
-        _ = cell.status
-        name = "evaluation.json"
-        _ = evaluation and (evaluation["metrics"]["nll"], evaluation["config"], cell.settings)
-    except KeyError as error:
-        raise ValueError(f"{name} lacks {error}") from error
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"{name} is not a record of a cell") from error
-    except ValueError as error:  # damaged JSON or text
-        raise ValueError(str(error) if "newer" in str(error) else f"{name} is damaged") from error
-    return cell
+    """One cell. ``ValueError``, which says why in one line, where its records are not those of one cell."""
+    files: dict[str, Callable[[], Any]] = {
+        "config.json": lambda: folder.config,
+        "result.json": folder.result,
+        "evaluation.json": folder.evaluation,
+        "history.jsonl": lambda: folder.history(whole=True),
+    }
+    records = []
+    for name, content in files.items():
+        try:
+            records.append(content())
+        except FileNotFoundError as error:
+            raise ValueError(f"{name} is not there") from error
+        except OSError as error:
+            raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
+        except ValueError as error:
+            raise ValueError(f"{name} is damaged") from error
+    config, result, evaluation, history = records
+    if wrong := problem(config, result, evaluation):
+        raise ValueError(wrong)
+    if wrong := problem_of_history(history):
+        raise ValueError(f"history.jsonl {wrong}")
+    return Cell(folder.path, config, result, evaluation, history)
+
+
+def readable(folders: Iterable[CellFolder]) -> tuple[list[Cell], list[tuple[CellFolder, str]]]:
+    """The cells in these folders, and those folders that do not count, with the reason.
+
+    A copy of another cell's folder would count that cell twice.
+    """
+    found, left = [], []
+    seen: dict[tuple[str, ...], Path] = {}
+    for folder in folders:
+        try:
+            cell = read(folder)
+            if folder.path.name != (name := f"seed-{cell.config['seed']}-{cell.config['cell_id']}"):
+                raise ValueError(f"config.json is that of {name}")
+            key = *folder.path.parts[-4:-2], cell.config["method"]["expression"], name
+            if (first := seen.setdefault(key, folder.path)) != folder.path:
+                raise ValueError(f"the same cell as {first.parent.name}/{first.name}")
+            found.append(cell)
+        except ValueError as error:
+            left.append((folder, str(error)))
+    return found, left
 
 
 def groups(stem: str, folders: Iterable[CellFolder]) -> list[Group]:
@@ -200,12 +247,8 @@ def groups(stem: str, folders: Iterable[CellFolder]) -> list[Group]:
     finished cells keeps the plain ``stem``; each other one adds a hash of its protocol. A cell that cannot be
     read is left out, with a note in the first group.
     """
-    cells, damaged = [], []
-    for folder in folders:
-        try:
-            cells.append(read(folder))
-        except ValueError as error:
-            damaged.append(f"Left out: {folder.path.parent.name}/{folder.path.name} ({error}).")
+    cells, left = readable(folders)
+    damaged = [f"Left out: {folder.path.parent.name}/{folder.path.name} ({reason})." for folder, reason in left]
     found: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
         if cell.evaluation:

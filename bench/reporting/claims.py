@@ -145,14 +145,14 @@ def capped(cell: Cell) -> bool:
     train = cell.config["train"]
     if train.get("extra_updates") is None or not cell.history or cell.result is None:
         return False
-    planned = train["epochs"] * cell.history[0]["update"]  # validation is once an epoch
+    planned = train.get("epochs", 0) * (cell.history[0].get("update") or 0)  # validation is once an epoch
     # What is left of the cap may be a part of an update, which cannot be made.
-    return cell.result["extra_updates"] > train["extra_updates"] * planned - 1
+    return (cell.result.get("extra_updates") or 0) > train["extra_updates"] * planned - 1
 
 
 def last_extra_epoch(history: Sequence[Mapping[str, Any]]) -> int:
     """The last epoch, from 1, in which there were extra updates; 0 without any."""
-    counts = [0, *(record.get("extra_updates", 0) for record in history)]
+    counts = [0, *(record.get("extra_updates") or 0 for record in history)]
     return max((epoch for epoch, (before, now) in enumerate(pairwise(counts), 1) if now > before), default=0)
 
 

@@ -126,7 +126,7 @@ def headings(
     n = evaluation["metrics"].get("n") or evaluation["config"].get("test_examples")
     main = headline(rows)
     plain = "NLL" if main == "nll" else "IW-NLL"
-    words = number(evaluation["metrics"].get("words", math.nan), 2)
+    words = number(evaluation["metrics"].get("words") or math.nan, 2)
     ppl = f"perplexity exp({plain} / {words} words), the mean of a sentence: </s> counts as one, <s> does not"
     if unknown := evaluation["metrics"].get("unknown"):
         ppl += f"; {unknown:.1%} of them are <unk>"

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.files import regular
+from bench.records import LARGEST
+
 FILE = "examples.parquet"
+MOST, FILE_BYTES = 2_000_000, 256 << 20  # rows, and bytes of a file: at most
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,21 @@ def read(folder: Path, metrics: Mapping[str, Any]) -> Examples:
     import numpy as np
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
+    from pyarrow.types import is_floating, is_integer
 
     try:
-        with (folder / FILE).open("rb") as opened, ParquetFile(opened) as file:
+        with regular(folder / FILE, FILE_BYTES) as opened, ParquetFile(opened) as file:
             names = [name for name in ("index", "nll", "nll_common") if name in file.schema_arrow.names]
+            kinds = [file.schema_arrow.field(name).type for name in names]
+            if file.metadata.num_rows > MOST or not all(is_integer(kind) or is_floating(kind) for kind in kinds):
+                raise ValueError("more examples than any test set has, or something else than numbers")
             table = file.read(columns=names, use_threads=False)
         columns = {name: table.column(name).to_numpy() for name in names}
         index = np.asarray(columns["index"], np.int64)
         order = np.argsort(index, kind="stable")
         values = {name: np.asarray(columns[name], np.float64)[order] for name in names[1:]}
+        if any((np.abs(each) > LARGEST).any() for each in values.values()):
+            raise ValueError("numbers beyond all bounds")
     except FileNotFoundError:
         return Examples()
     except (OSError, ValueError, KeyError, TypeError, ArrowException) as error:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from bench.files import arrays as read_arrays
+from bench.files import regular
+from bench.records import LARGEST
 from bench.reporting import curves, lag, points
 from bench.reporting.frame import history_frame
 from bench.reporting.style import RC, looks_of, save
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from bench.reporting.compare import Ranks
+
+LONGEST = 80  # characters of a name in a figure
 
 #: What each figure shows, in the order of a page.
 CAPTIONS = {
@@ -46,6 +50,7 @@ CAPTIONS = {
 
 def draw(folder: Path, frame: DataFrame, log: Callable[[str], object]) -> list[Path]:
     """Every figure that ``cells_frame``'s cells have the numbers for, as png, pdf and svg in ``folder``."""
+    frame = frame.assign(method=frame["method"].map(shown(frame["method"])))
     done = frame[frame["status"] == "ok"]
     style = looks_of(frame)
     history, arrays = history_frame(done), _arrays(done, log)
@@ -62,20 +67,37 @@ def draw(folder: Path, frame: DataFrame, log: Callable[[str], object]) -> list[P
         "reconstructions": lambda: grid(arrays, "reconstructions", "originals"),
         "samples": lambda: grid(arrays, "samples"),
     }
+    files = []
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **RC, "backend": "agg"}):
-        # One figure at a time is in memory.
-        return [file for name, make in makers.items() if (figure := make()) for file in save(figure, folder / name)]
+        for name, make in makers.items():  # one figure at a time is in memory
+            try:
+                files += save(figure, folder / name) if (figure := make()) else []
+            except (ValueError, ArithmeticError, MemoryError) as error:  # numbers that no axis holds
+                log(f"no figure {name} of {folder.name}: {str(error).splitlines()[0]}")
+    return files
+
+
+def shown(names: Iterable[str]) -> dict[str, str]:
+    """Of every name what a figure has room for, no two alike; in none a formula begins."""
+    short: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        end = f"… #{len(short) + 1}" if len(name) > LONGEST else ""
+        text = ((name[: LONGEST - len(end)] if end else name) + end).replace("$", r"\$")
+        short[name] = f" {text}" if text.startswith("_") else text  # else a legend leaves it out
+    return short
 
 
 def draw_ranks(folder: Path, found: Ranks) -> list[Path]:
     """The figure of mean ranks, as png, pdf and svg in ``folder``."""
+    found = replace(found, ranks={shown(found.ranks)[name]: rank for name, rank in found.ranks.items()})
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **RC, "backend": "agg"}):
         return save(points.ranks(found), folder / "ranks")
 
 
 def grid(pictures: Mapping[str, Mapping[str, np.ndarray]], kind: str, first: str | None = None) -> Figure | None:
     """Rows of test pictures, one row per method, ``first`` above them. Pictures are uint8 ``[P, H, W]``, ink high."""
-    rows = {name: arrays[kind] for name, arrays in pictures.items() if kind in arrays}
+    rows = {name: arrays[kind] for name, arrays in pictures.items() if kind in arrays and (first or kind) in arrays}
+    rows = {name: images for name, images in rows.items() if images.shape[1:] == next(iter(rows.values())).shape[1:]}
     if not rows:
         return None
     if first:
@@ -105,6 +127,7 @@ def grid(pictures: Mapping[str, Mapping[str, np.ndarray]], kind: str, first: str
 
 #: What is drawn of a cell's arrays, and how many dimensions it has.
 DRAWN = {"originals": 3, "reconstructions": 3, "samples": 3, "means": 2, "true_means": 2}
+FILE_BYTES, SIDE = 256 << 20, 256  # of a cell's arrays, pixels of a picture: at most
 
 
 def _arrays(done: DataFrame, log: Callable[[str], object]) -> dict[str, dict[str, np.ndarray]]:
@@ -113,11 +136,27 @@ def _arrays(done: DataFrame, log: Callable[[str], object]) -> dict[str, dict[str
     for name, cells in done.groupby("method", sort=False):
         file = cells["cell"].iloc[0].folder / "arrays.npz"
         try:
-            with np.load(file) as arrays:
-                kinds = [kind for kind in DRAWN if kind in arrays]
-                found[name] = {kind: arrays[kind] for kind in kinds if arrays[kind].ndim == DRAWN[kind]}
+            with regular(file, FILE_BYTES) as opened:
+                stored = read_arrays(opened, DRAWN)
+            found[name] = {kind: array for kind, array in stored.items() if array.ndim == DRAWN[kind]}
+            if not drawable(found[name]):
+                raise ValueError("pictures of another kind")
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # zipfile, zlib and NumPy each fail in ways of their own
+            found.pop(name, None)
             log(f"no pictures of {name}: {file.parent.name}/{file.name} is damaged ({type(error).__name__})")
     return found
+
+
+def drawable(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether pictures ``[P, H, W]`` are small and means ``[N, D]`` go together, all of finite numbers."""
+    for array in arrays.values():
+        if array.dtype.kind not in "biuf" or not array.size or not (np.abs(array.astype(float)) < LARGEST).all():
+            return False
+        if array.ndim == 3 and max(array.shape[1:]) > SIDE:
+            return False
+    means, true_means = (arrays.get(kind) for kind in ("means", "true_means"))
+    if means is None or true_means is None:
+        return True
+    return len(means) >= len(true_means) and means.shape[1] == true_means.shape[1]

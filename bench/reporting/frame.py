@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
-from bench.reporting.cells import GROUPS, Cell, common_settings, read
+from bench.reporting.cells import GROUPS, Cell, common_settings, readable
 from bench.reporting.statistics import Summary, crossed, paired, summary, wilson
 from bench.store import cell_folders, dumps
 
@@ -103,22 +103,24 @@ def stored_frame(out: Path) -> DataFrame:
     """
     import pandas as pd
 
-    records = []
-    for folder in cell_folders(out):
-        dataset, preset = folder.path.parts[-4:-2]
-        record = {"dataset": dataset, "preset": preset}
-        try:
-            cell = read(folder)
-        except ValueError as error:
-            records.append(record | {"status": "damaged", "reason": str(error), "folder": str(folder.path)})
+    records: list[dict[str, Any]] = []
+    found, left = readable(cell_folders(out))
+    wrong = {folder.path: reason for folder, reason in left}
+    cells = {cell.folder: cell for cell in found}
+    for path in sorted({*wrong, *cells}):
+        dataset, preset = path.parts[-4:-2]
+        record = {"dataset": dataset, "preset": preset, "folder": str(path)}
+        if path in wrong:
+            records.append(record | {"status": "damaged", "reason": wrong[path]})
             continue
+        cell = cells[path]
         method = cell.config["method"]
         about = {"config": method.get("config") or {}, "schedule": method.get("schedule") or {}}
         about |= {"cell_id": cell.config.get("cell_id"), "fingerprint": cell.config["dataset"]["fingerprint"]}
         evaluation = cell.evaluation or {}
         about |= {"device": cell.config["device"], "n": evaluation.get("metrics", {}).get("n")}
         about |= {"evaluation": evaluation.get("config"), "evaluation_version": evaluation.get("version", 1)}
-        records.append(record | _record(cell, cell.metrics({})) | about | {"folder": str(folder.path)})
+        records.append(record | _record(cell, cell.metrics({})) | about)
     if not records:
         raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench.run --out' wrote")
     frame = pd.DataFrame.from_records(records)

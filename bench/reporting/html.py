@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from bench.reporting.render import UNSHOWN
 from bench.store import dumps
 
 if TYPE_CHECKING:
@@ -77,9 +78,17 @@ def page(sections: Sequence[tuple[str, str, str, bool]]) -> str:
 @cache
 def _template(name: str) -> Any:
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    options["finalize"] = lambda value: value if isinstance(value, Markup) else without_controls(value)
     return Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, **options
     ).get_template(name)
+
+
+def without_controls(value: Any) -> Any:
+    """Text but for control characters, of which lines and tabs stay, and for what turns the direction of a line."""
+    return (
+        re.sub(rf"(?![\n\t]){UNSHOWN.pattern}", "\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
+    )
 
 
 def sort_value(entry: Entry) -> str:

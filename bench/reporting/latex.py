@@ -33,7 +33,7 @@ def tables(document: Document) -> str:
 
 def _float(document: Document, number: int, parts: list[tuple[Panel, int]]) -> str:
     title = f"{document.title}, continued." if number else f"{document.title}. Lowest NLL in bold."
-    label = document.label + (f"-{number + 1}" if number else "")
+    label = re.sub(r"[^A-Za-z0-9.:+=-]", "-", document.label) + (f"-{number + 1}" if number else "")
     lines = [r"\begin{table}[tbp]", rf"\centering\scriptsize\setlength{{\tabcolsep}}{{{SEPARATION / 2:g}pt}}"]
     lines += [r"\hyphenpenalty10000", rf"\caption{{{escape(title)}}}", rf"\label{{tab:{label}}}"]
     for part, size in parts:
@@ -148,7 +148,7 @@ def _character(character: str) -> str:
     if character in CHARACTERS:
         return CHARACTERS[character]
     if character.isascii():
-        return character
+        return character if character.isprintable() else "?"
     name = unicodedata.name(character, "?")
     if greek := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", name):
         letter = greek[2].lower().replace("lamda", "lambda")

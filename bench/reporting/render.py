@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from bench.records import BREAKING as UNSHOWN
 from bench.reporting.statistics import Summary
 
 DASH = "–"
@@ -91,9 +92,22 @@ def difference(value: Summary, digits: int = 2) -> str:
     return (mean if mean.startswith("-") else f"+{mean}") + (f" [{low}, {high}]" if value.n > 1 else "")
 
 
+def clean(text: str) -> str:
+    """Text of one line, without control characters and those that turn the direction of what comes after."""
+    return UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
+
+
+def code(text: str) -> str:
+    """A name in Markdown's letters for code, in a table too."""
+    text = clean(text)
+    if "`" in text or "\\" in text:  # neither can be escaped in code
+        return escape_markdown(text)
+    return f"`{text}`".replace("|", r"\|")
+
+
 def escape_markdown(text: str) -> str:
     """Text that Markdown, as GitHub renders it, shows as it is."""
-    text = re.sub(r"([\\`*|#\[\]<~$])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"([\\`*|#\[\]<~$])", r"\\\1", clean(text))
     text = re.sub(r"&(?=#?\w+;)", r"\&", text)  # else it would begin an entity
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # inside a word an underscore is harmless
 
@@ -102,7 +116,7 @@ def markdown(document: Document) -> str:
     """Markdown as GitHub renders it: pipe tables, bold for the best, footnotes as a list."""
 
     def entry(item: Entry, name: bool) -> str:
-        text = f"`{item.text}`".replace("|", r"\|") if name else escape_markdown(item.text)
+        text = code(item.text) if name else escape_markdown(item.text)
         text = f"**{text}**" if item.best else text
         return _join(text, item, "<sup>{}</sup>")
 
@@ -169,7 +183,7 @@ def text(document: Document) -> str:
             f"{each.id}  {each.verdict:{width}}  {each.claim}: {each.evidence}" for each in document.claims.verdicts
         ]
         lines += document.claims.notes
-    return "\n".join(lines) + "\n"
+    return "\n".join(UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", line.replace("\n", " ")) for line in lines) + "\n"
 
 
 def latex(document: Document) -> str:

@@ -19,6 +19,7 @@ THEME = {
     "#737373": "var(--soft)",
     "#4c4c4c": "var(--soft)",
 }
+TAG = r"<[^>]*>"
 POINTS = 4 / 3  # pixels of a point
 LETTERS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C", Path.CLOSEPOLY: "Z"}
 
@@ -32,14 +33,18 @@ def inline(svg: str, name: str, label: str) -> str:
     assert size is not None
     body = svg[svg.index(">", size.end()) + 1 : svg.rindex("</svg>")]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = body.replace("xlink:href", "href")
-    used = dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]+)', body))
+    used = dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]+)', "".join(re.findall(TAG, body))))
     new = {old: f"{name}-{index}" for index, old in enumerate(used)}
-    body = re.sub(r' id="([^"]+)"', lambda found: f' id="{new[found[1]]}"' if found[1] in new else "", body)
-    body = re.sub(r'(href="|url\()#([^")]+)', lambda found: f"{found[1]}#{new[found[2]]}", body)
-    body = re.sub(r"#[0-9a-f]{6}\b(?=[;\"])", lambda found: THEME.get(found[0], found[0]), body)
-    body = body.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
-    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)  # a hundredth of a point is enough
+
+    def fitted(found: re.Match[str]) -> str:
+        tag = found[0].replace("xlink:href", "href")
+        tag = re.sub(r' id="([^"]+)"', lambda found: f' id="{new[found[1]]}"' if found[1] in new else "", tag)
+        tag = re.sub(r'(href="|url\()#([^")]+)', lambda found: f"{found[1]}#{new[found[2]]}", tag)
+        tag = re.sub(r"#[0-9a-f]{6}\b(?=[;\"])", lambda found: THEME.get(found[0], found[0]), tag)
+        tag = tag.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+        return re.sub(r"(\d\.\d\d)\d+", r"\1", tag)  # a hundredth of a point is enough
+
+    body = re.sub(TAG, fitted, body)  # what stands between tags are names and numbers, which stay as they are
     body = re.sub(r"\s*\n\s*", "\n", body).strip()
     width, height = (float(each) * POINTS for each in size.groups())
     style = f"--width: {width:.0f}px; aspect-ratio: {width:.0f} / {height:.0f}"

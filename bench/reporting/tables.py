@@ -197,14 +197,15 @@ def _references(references: dict[str, float]) -> list[str]:
 
 def _published(title: str, methods: list[str]) -> Panel | None:
     """The papers' own numbers for this very data set and the methods in the table, where some are stored."""
-    if not PUBLISHED.exists():
-        return None
     found: dict[tuple[str, str, str], dict[str, Entry]] = defaultdict(dict)
-    with PUBLISHED.open(encoding="utf-8", newline="") as file:
-        for record in csv.DictReader(file):
+    try:
+        content = io.StringIO(PUBLISHED.read_text("utf-8"), newline="")
+        for record in csv.DictReader(content, strict=True):
             if record["dataset"] == title and record["method"] in methods:
-                key = record["method"], record["version"], record["checked"]
-                found[key][record["metric"]] = Entry(record["value"], record["sd"])
+                key = record["method"], record["version"] or "", record["checked"] or ""
+                found[key][record["metric"]] = Entry(record["value"] or DASH, record["sd"] or "")
+    except (OSError, ValueError, KeyError, csv.Error):  # no such file here, or something else
+        return None
     if not found:
         return None
     columns = [Entry(name) for name in ("method", "version", "checked", *PUBLISHED_METRICS.values())]

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bench.reporting.render import escape_markdown
+from bench.records import problem_of_texts
+from bench.reporting.render import code, escape_markdown
 from bench.store import read_json
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ def read(frame: DataFrame, log: Callable[[str], object]) -> dict[str, tuple[int,
         file = cells["cell"].iloc[0].folder / "texts.json"
         try:
             if (texts := read_json(file, missing_ok=True)) is not None:
-                list(_section(texts))  # raises where something is not as it should be
+                if wrong := problem_of_texts(texts):
+                    raise ValueError(wrong)
                 found[name] = int(cells["seed"].iloc[0]), texts
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             log(f"no texts of {name}: {file.parent.name}/{file.name} is damaged ({type(error).__name__})")
     return found
 
@@ -37,7 +39,7 @@ def page(title: str, found: Mapping[str, tuple[int, dict]]) -> str | None:
     """Markdown of what ``read`` found, None where it found nothing."""
     sections: list[str] = []
     for name, (seed, texts) in found.items():
-        sections += ["", f"## `{name}`", "", f"Seed {seed}.", *_section(texts)]
+        sections += ["", f"## {code(name)}", "", f"Seed {seed}.", *_section(texts)]
     if not sections:
         return None
     ways = "; ".join(f"*{way}*: {what}" for way, what in WAYS.items())
