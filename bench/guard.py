@@ -76,7 +76,7 @@ def _one_update(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _decoder_updates(ctx: Any) -> int:
-    return sum(getattr(ctx, "updates_by_kind", {}).values()) - ctx.extra_updates
+    return sum(getattr(ctx, "updates_by_kind", {}).values()) - getattr(ctx, "extra_updates", 0)
 
 
 def _place(method: Any, hook: str) -> str:
