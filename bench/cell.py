@@ -270,10 +270,12 @@ def stored_evaluation(folder: CellFolder) -> Evaluation | None:
     """
     try:
         record = folder.evaluation()
+        if record is None:
+            return None
+        if not isinstance(record, dict):
+            raise ValueError("no record")
     except ValueError:
         put_aside(folder.path / "evaluation.json")
-        return None
-    if record is None:
         return None
     try:
         columns = pd.read_parquet(folder.path / "examples.parquet")

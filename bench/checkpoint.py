@@ -6,6 +6,7 @@ validation selected. All are read with ``weights_only``: a checkpoint cannot run
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,11 @@ def save_last(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, device: torch.device | str) -> dict[str, Any]:
-    return torch.load(path, map_location=device, weights_only=True)
+    content = path.read_bytes()  # an error here is the disk's; torch raises some of the same kind for torn content
+    try:
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except OSError as error:
+        raise ValueError(str(error)) from error
 
 
 def load_best(folder: Path, device: torch.device | str, update: int | None) -> dict[str, Any]:

@@ -92,7 +92,8 @@ def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tu
     if force:
         return "missing", FORCED if folder.path.exists() else ""
     try:
-        trained = (folder.result() or {}).get("status")
+        result = folder.result()
+        trained = None if result is None else result["status"]
     except DAMAGED:
         return "missing", "its result.json is damaged"
     if trained != "ok":

@@ -264,7 +264,7 @@ def task(cell: Cell, data: Prepared, preset: Preset, resources: Resources, cells
 
 
 def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: Sequence[Cell]) -> int:
-    """Print the table and where the rest is; the exit status says whether every cell is done."""
+    """Print the table and where the rest is; the exit status says whether every cell is done, and told."""
     from bench.plan import status
     from bench.progress import reason
     from bench.report import build
@@ -274,10 +274,12 @@ def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: 
         if status(cell.folder, preset.evaluation)[0] != "done":
             with claim(cell.folder.path, patience=None):
                 pass  # another run, with --force, may be training it anew
+    reported = False
     try:
         for report in build(out, [(data.info.name, preset.name)], log=lambda line: console.print(line, markup=False)):
             console.print(f"\n{report.text}", markup=False)
             console.print(report.places(out), markup=False)
+        reported = True
     except UserError as error:
         console.print(f"no report: {error}", markup=False)
     found = [(cell, *status(cell.folder, preset.evaluation)) for cell in todo]
@@ -288,7 +290,7 @@ def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: 
         console.print(f"  record: {cell.folder.path / 'result.json'}; the same command tries it again", markup=False)
     if left := len(unfinished[TOLD:]):
         console.print(f"failed: {left} more, for reasons that the table gives; the same command tries them again")
-    return 1 if unfinished else 0
+    return 1 if unfinished else 0 if reported else 2
 
 
 def listing() -> int:
