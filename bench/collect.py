@@ -42,7 +42,7 @@ class Office:
     """Hands out cells, one to a worker, and writes what comes back into their folders."""
 
     def __init__(self, tasks: Sequence[dict[str, Any]]):
-        self.tasks = list(tasks)
+        self.tasks, self.marker = list(tasks), Path(tasks[0]["marker"])
         self.loans: dict[int, Loan] = {}
         self.numbers = count()
 
@@ -54,8 +54,9 @@ class Office:
             if time.monotonic() - loan.heard > LEASE_SECONDS:
                 self.give_back(number)
         left = bool(self.loans)
-        for task in self.tasks if self.going() else ():
-            if settled(task):
+        for task in list(self.tasks) if self.going() else ():
+            if settled(task):  # and so it stays
+                self.tasks.remove(task)
                 continue
             with ExitStack() as held:
                 if held.enter_context(claim(Path(task["folder"]))) and not settled(task):
@@ -92,7 +93,7 @@ class Office:
         return Path(path).read_bytes(), Path(path).with_suffix(".json").read_bytes()
 
     def going(self) -> bool:
-        return Path(self.tasks[0]["marker"]).exists()
+        return self.marker.exists()
 
     def _files(self, task: dict[str, Any]) -> Files:
         folder = CellFolder(Path(task["folder"]))
