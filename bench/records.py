@@ -221,7 +221,7 @@ JUDGED: dict[str, Any] = {"test_examples?": Maybe(positive), "iw_samples?": posi
 METRICS: dict[str, Any] = {"nll": number, "n?": positive, "collapsed?": Maybe(truth), "*": metric}
 EVALUATION: dict[str, Any] = {
     **{"schema_version": positive, "cell_id": label, "version?": positive, "config": JUDGED, "metrics": METRICS},
-    **{"groups?": {"*": {"settings": {"*": anything}}}, "references?": {"*": real}, "pending?": [label]},
+    **{"groups?": {"*": {"settings": {"*": anything}}}, "references?": {"*": real}, "pending?": {"*": {"*": anything}}},
     "provenance?": Maybe(PROVENANCE),
 }
 VALIDATION: dict[str, Any] = {"phase?": label, "*": metric}
