@@ -80,6 +80,8 @@ def build(
         with _alone(out, log):
             reports = _reports(jobs, log, processes)
             _page(out, found, {*wanted}, log)
+    except BrokenPipeError:  # of whoever reads what is printed
+        raise
     except OSError as error:
         raise UserError(f"cannot write the report: {error}") from error
     return reports

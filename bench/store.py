@@ -18,6 +18,7 @@ its claim, a lock file beside it.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -207,7 +208,7 @@ def _text(path: Path, missing_ok: bool) -> str | None:
 
 
 def _parsed(text: str) -> Any:
-    """What JSON says. Refused are ``null``, which is told from no file at all, and NaN and infinity, which none writes."""
+    """What JSON says. Refused are ``null``, which stands for no record, and NaN and infinity, which none writes."""
     try:
         record = json.loads(text, parse_constant=_refused)
     except RecursionError as error:
@@ -229,6 +230,8 @@ def replace(path: Path, write: Callable[[IO[bytes]], Any], parents: bool = True,
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+    except RecursionError as error:  # of a path of a thousand folders
+        raise StorageError(errno.ENAMETOOLONG, "too many folders", str(path)[:200]) from error
     except OSError as error:
         raise StorageError(error.errno, error.strerror, str(path)) from error
     raw = _Raw(descriptor, "wb")

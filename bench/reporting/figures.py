@@ -152,9 +152,9 @@ def _arrays(done: DataFrame, log: Callable[[str], object]) -> dict[str, dict[str
 def drawable(arrays: Mapping[str, np.ndarray]) -> bool:
     """Whether pictures ``[P, H, W]`` are small and means ``[N, D]`` go together, all of finite numbers."""
     for array in arrays.values():
-        if array.dtype.kind not in "biuf" or not array.size or not (np.abs(array.astype(float)) < LARGEST).all():
+        if array.dtype.kind not in "biuf" or not (np.abs(array.astype(float)) < LARGEST).all():
             return False
-        if array.ndim == 3 and max(array.shape[1:]) > SIDE:
+        if array.ndim == 3 and (not array.size or max(array.shape[1:]) > SIDE):
             return False
     means, true_means = (arrays.get(kind) for kind in ("means", "true_means"))
     if means is None or true_means is None:
