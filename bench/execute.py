@@ -135,6 +135,8 @@ def work(tasks: Sequence[dict[str, Any]], tell: Callable[[Work], object] = lambd
         done.problem = f"cannot read or write {error.filename or 'files'}: {error.strerror or error}"
     except Exception as error:  # of the machine, since a cell's own is stored with it
         done.problem = f"{type(error).__name__}: {error}".splitlines()[0]
+    finally:
+        stop(False)  # whoever works on in this process was not meant
     return done
 
 
