@@ -66,6 +66,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from bench.progress import Monitor, Output, Watched, reason
     from bench.report import build
     from bench.running import carry_out
+    from bench.store import claim
 
     check_workers(args)
     groups = None
@@ -86,6 +87,10 @@ def evaluate(args: argparse.Namespace) -> int:
     console.print(f"{len(folders)} finished cells with weights, {len(todo)} of them to evaluate")
     stored.check_device(todo)
     data_dir = data_folder(args)
+    for folder in todo:
+        with claim(folder.path) as free:
+            if not free:
+                console.print(f"{folder.path}: another run is at it, waited for", markup=False)
     for device in sorted({folder.config["device"] for folder in todo}):
         those = [folder for folder in todo if folder.config["device"] == device]
         gpus = args.gpus_per_cell if device == "cuda" else 0.0

@@ -11,6 +11,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 FRAMES = 24  # stages of training at which inference is looked at, the first before it
 VERSION = 1  # of what is stored
+ARRAYS_BYTES = 1 << 30  # of it at most: as many points as --points takes
 
 
 def parser() -> argparse.ArgumentParser:
@@ -118,18 +120,13 @@ def stored_or_made(args: argparse.Namespace, cell: Cell, data: Prepared, folder:
     import numpy as np
 
     from bench import provenance
-    from bench.reporting.lag import Trace
-    from bench.store import read_json, replace, write_json
+    from bench.store import replace, write_json
 
     slug = cell.folder.path.parent.name
     record, arrays = folder / f"{slug}.json", folder / f"{slug}.npz"
     key = short_hash([VERSION, cell.config["cell_id"], args.points, FRAMES])
-    try:
-        if not args.force and read_json(record)["key"] == key:
-            with np.load(arrays) as file:
-                return Trace(**file)
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: made anew
-        pass
+    if not args.force and (found := stored(record, arrays, key)):
+        return found
     print(f"{cell.variant.expression}: training", flush=True)
     trace, seconds = train(cell, data, args.points)
     replace(arrays, lambda file: np.savez_compressed(file, **asdict(trace)))  # type: ignore[arg-type]
@@ -148,6 +145,25 @@ def stored_or_made(args: argparse.Namespace, cell: Cell, data: Prepared, folder:
         },
     )
     return trace
+
+
+def stored(record: Path, arrays: Path, key: str) -> Trace | None:
+    """The trace that was stored under ``key``; None where it is not there, or damaged."""
+    from bench.files import arrays as read_arrays
+    from bench.files import regular
+    from bench.reporting.lag import Trace
+    from bench.store import read_json
+
+    try:
+        if read_json(record)["key"] != key:
+            return None
+        with regular(arrays, ARRAYS_BYTES) as file:
+            content = read_arrays(file)
+    except Exception:  # zipfile, zlib and NumPy each fail in ways of their own
+        return None
+    with suppress(ValueError, TypeError):
+        return Trace.of(content)
+    return None
 
 
 def train(cell: Cell, data: Prepared, points: int) -> tuple[Trace, float]:

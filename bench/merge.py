@@ -7,12 +7,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.errors import UserError, arguments, exit_status
 from bench.reporting import cells
 from bench.reporting.cells import Cell
-from bench.store import cell_folders, put_aside, write_json
+from bench.store import CellFolder, cell_folders, claim, put_aside, write_json
 
 #: Of cells in the same place, the one that is further is kept.
 RANK = ("unfinished", "skipped", "failed", "not evaluated", "ok")
@@ -53,11 +54,10 @@ def merge(sources: Sequence[Path], out: Path) -> int:
     for source in folders:
         for preset, asked in cells.sweeps(source).items():
             known[preset] = known.get(preset, {}) | asked
-    for place, cell in new.items():
-        _copy(cell.folder, out / place)
+    copied = sum([_copy(cell, out / place) for place, cell in new.items()])
     if known:
         write_json(out / cells.SWEEPS, known)
-    print(f"{len(chosen)} cells in {out}, {len(new)} of them copied")
+    print(f"{len(chosen) - len(new) + copied} cells in {out}, {copied} of them copied")
     for report in build(out):
         print(report.text)
         print(report.places(out))
@@ -65,11 +65,10 @@ def merge(sources: Sequence[Path], out: Path) -> int:
 
 
 def _cells(source: Path) -> Iterator[Cell]:
-    for folder in cell_folders(source):
-        try:
-            yield cells.read(folder)
-        except ValueError as error:
-            raise UserError(f"{folder.path}: {error}; repair it or move it away") from error
+    found, left = cells.readable(cell_folders(source))
+    for folder, reason in left:
+        raise UserError(f"{folder.path}: {reason}; repair it or move it away")
+    yield from found
 
 
 def _better(cell: Cell, other: Cell) -> bool:
@@ -125,14 +124,47 @@ def _belong_together(found: dict[Path, list[Cell]]) -> None:
                 )
 
 
-def _copy(folder: Path, target: Path) -> None:
-    """Copy a cell's folder whole; one that stands in its place is put aside."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".merging-") as scratch:
-        copy = Path(shutil.copytree(folder, Path(scratch) / folder.name))
-        if target.exists():
-            put_aside(target)
-        copy.rename(target)
+def _copy(cell: Cell, target: Path) -> bool:
+    """Copy a cell's folder whole, and say whether it was; one that stands in its place is put aside.
+
+    Left alone, with a line, is a cell that a run is at, here or there, or that has changed since it was looked at.
+    """
+    with _claimed(cell.folder) as mine, claim(target) as free:
+        if not mine or not free:
+            print(f"left out: {target if mine else cell.folder}: a run is at it; merge again when it is through")
+            return False
+        if not _unchanged(cell):
+            print(f"left out: {cell.folder}: it has changed meanwhile; merge again")
+            return False
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".merging-") as scratch:
+            copy = Path(shutil.copytree(cell.folder, Path(scratch) / cell.folder.name, ignore=_strange))
+            if target.exists():
+                put_aside(target)
+            copy.rename(target)
+    return True
+
+
+def _unchanged(cell: Cell) -> bool:
+    try:
+        return cells.read(CellFolder(cell.folder)) == cell
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """``claim`` of a source, which may lie where nothing can be written, and so no run can be at it either."""
+    with ExitStack() as stack:
+        try:
+            mine = stack.enter_context(claim(folder))
+        except OSError:
+            mine = True
+        yield mine
+
+
+def _strange(folder: str, names: list[str]) -> list[str]:
+    """What of a cell's folder is none of its files: pipes, folders, links to nothing, what is hidden."""
+    return [name for name in names if name.startswith(".") or not (Path(folder) / name).is_file()]
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bench.config import FULL_PRECISION, EvaluationConfig, build, load_preset, preset_names
+from bench.config import FULL_PRECISION, EvaluationConfig, build, load_preset, preset_names, replaced
 from bench.datasets import DataInfo, cache_dir
-from bench.errors import UserError
+from bench.errors import UserError, printable
 from bench.expressions import prepare_again
 from bench.provenance import command
 from bench.reporting.cells import read
@@ -27,12 +27,12 @@ def finished_cells(paths: Iterable[Path]) -> list[CellFolder]:
         try:
             cell = read(folder)
         except ValueError as error:
-            print(f"left out: {folder.path} ({error})")
+            print(printable(f"left out: {folder.path} ({error})"))
             continue
         if cell.status in ("ok", "not evaluated"):
             finished.append(folder)
         else:
-            print(f"left out: {folder.path} ({cell.status})")
+            print(printable(f"left out: {folder.path} ({cell.status})"))
     return finished
 
 
@@ -40,10 +40,10 @@ def _below(path: Path) -> list[CellFolder]:
     full = path.resolve()
     if (full / "config.json").exists():
         return [CellFolder(full)]
-    configs = [config for config in full.glob("**/seed-*/config.json") if "/." not in str(config.relative_to(full))]
-    if not configs:
+    folders = [folder for folder in full.glob("**/seed-*/") if "/." not in str(folder.relative_to(full))]
+    if not folders:
         raise UserError(f"no stored cells at '{path}': give a cell's folder, or the folder that --out named")
-    return [CellFolder(config.parent) for config in sorted(configs)]
+    return [CellFolder(folder) for folder in sorted(folders)]
 
 
 def check_device(folders: Iterable[CellFolder]) -> None:
@@ -74,7 +74,7 @@ def evaluation_of_preset(
     """
     config = folder.config
     preset = config["preset"] if config["preset"] in preset_names() else preset_names()[0]
-    data = DataInfo.from_json(config["dataset"])
+    data = described(folder)
     wanted = load_preset(preset, data.modality, overrides, data.protocol).evaluation
     wanted = replace(wanted, metrics=tuple(groups)) if groups else wanted
     record = folder.evaluation()
@@ -83,12 +83,20 @@ def evaluation_of_preset(
     kept = {"precision": FULL_PRECISION, **record["config"]}
     for name, about in record.get("groups", {}).items():
         kept |= {f"{name}_{key}": value for key, value in about["settings"].items()}
-    return replace(wanted, **kept | dict(overrides.get("evaluation", {})))
+    return replaced(wanted, kept | dict(overrides.get("evaluation", {})), str(folder.path))
+
+
+def described(folder: CellFolder) -> DataInfo:
+    """What a cell says of its data set; ``UserError`` where this code cannot read it."""
+    try:
+        return DataInfo.from_json(folder.config["dataset"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder.path}: its config.json describes no data set that is known here ({error})") from error
 
 
 def task(folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None, threads: int = 1) -> dict[str, Any]:
     """What a worker needs to do what is missing of a stored cell, one cell at a time on its device."""
-    data = prepare_again(DataInfo.from_json(folder.config["dataset"]), data_dir, cache_dir())
+    data = prepare_again(described(folder), data_dir, cache_dir())
     return {
         "config": folder.config,
         "folder": str(folder.path.resolve()),

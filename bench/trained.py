@@ -22,10 +22,13 @@ from bench.estimators.likelihood import importance_weighted_nll
 from bench.evaluation.measure import EvaluationContext, log_weights
 from bench.evaluation.memory import chunk_for
 from bench.expressions import prepare_again
+from bench.files import regular
 from bench.method import Method
 from bench.models.decoding import greedy
 from bench.models.distributions import Posterior
 from bench.models.vae import VAE
+from bench.reporting.cells import read
+from bench.reporting.examples import FILE_BYTES
 from bench.store import CellFolder
 
 if TYPE_CHECKING:
@@ -55,16 +58,23 @@ class TrainedCell:
         if not (path / "config.json").exists():
             raise UserError(f"no cell in {path}: give a folder 'OUT/runs/…/seed-<n>-<id>'")
         try:
-            done, config = folder.trained(), {**folder.config, "device": device}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            cell = read(folder)
+        except ValueError as error:
             raise UserError(f"the records of the cell in {path} are damaged ({error})") from error
-        if not done:
+        if cell.status not in ("ok", "not evaluated"):
             raise UserError(f"the cell in {path} is not trained to its end")
         configure_torch(torch.get_num_threads(), device, gpu_share=0.0)
-        method, model, seed = trained(folder, config)
-        info = DataInfo.from_json(config["dataset"])
-        info = modelled(info, build(MODELS[info.modality], config["model"], "model"))
-        train = build(TrainConfig, config["train"], "train")
+        config = {**cell.config, "device": device}
+        try:
+            method, model, seed = trained(folder, config)
+            info = DataInfo.from_json(config["dataset"])
+            info = modelled(info, build(MODELS[info.modality], config["model"], "model"))
+            train = build(TrainConfig, config["train"], "train")
+        except UserError:
+            raise
+        except Exception as error:  # of a config or of weights that another program made, whatever they hold
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(f"the cell in {path} cannot be built from what its files say ({what})") from error
         context = EvaluationContext(model, info, train, derive_seed(seed, "load"))
         return cls(folder, config, method, model.eval(), context, data_dir)
 
@@ -75,10 +85,15 @@ class TrainedCell:
 
     @property
     def examples(self) -> DataFrame:
-        """One row per test example judged."""
+        """One row per test example judged. ``UserError`` where they cannot be read."""
         import pandas as pd
 
-        return pd.read_parquet(self.folder.path / "examples.parquet")
+        path = self.folder.path / "examples.parquet"
+        try:
+            with regular(path, FILE_BYTES) as file:
+                return pd.read_parquet(file)
+        except (OSError, ValueError) as error:  # pyarrow's are among them
+            raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
 
     @cached_property
     def data(self) -> Data:

@@ -69,10 +69,19 @@ def verify(args: argparse.Namespace) -> int:
     if not finished:
         raise UserError("none of these cells is trained and evaluated: there is nothing to verify")
     stored.check_device(finished)
-    hold = [_verify(folder, args.retrain, data_dir) for folder in finished]
+    hold = [_holds(folder, args.retrain, data_dir) for folder in finished]
     if len(hold) > 1:
         print(f"{sum(hold)} of {len(hold)} cells hold")
     return 0 if all(hold) else 1
+
+
+def _holds(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
+    """``_verify``, where a cell that it cannot even begin with costs no other."""
+    try:
+        return _verify(folder, retrain, data_dir)
+    except UserError as error:
+        print(f"  not verified: {error}")
+        return False
 
 
 def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:

@@ -248,10 +248,10 @@ def test_two_results_of_one_cell_that_differ_are_refused(halves, copy, tmp_path,
 def test_what_could_not_share_a_table_is_refused(halves, tmp_path, capsys):
     folder = only(halves[1], "beta_vae")
     config = json.loads((folder.path / "config.json").read_text())
-    config["train"]["lr"] *= 2
+    config |= {"protocol_version": 1, "train": config["train"] | {"lr": 2 * config["train"]["lr"]}}
     write_json(folder.path / "config.json", config)
     assert merge.main([*map(str, halves), "--out", str(tmp_path / "merged")]) == 2
-    assert "differ in train.lr" in capsys.readouterr().err
+    assert "differ in protocol_version, train.lr" in capsys.readouterr().err
 
 
 def test_groups_that_only_one_result_has_are_kept_or_named(halves, copy, tmp_path, capsys):

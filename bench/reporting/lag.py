@@ -43,6 +43,18 @@ class Trace:
     true_means: np.ndarray  # [F, N], of p(z|x)
     kl: np.ndarray  # [F, N]: KL(q(z|x) ‖ p(z|x)) in nats
 
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> Trace:
+        """From arrays as they are stored; ``ValueError`` or ``TypeError`` where they are not those of a trace."""
+        trace = cls(**arrays)
+        shapes = {array.shape for array in (trace.means, trace.true_means, trace.kl)}
+        whole = trace.updates.shape == trace.means.shape[:1] and len(shapes) == 1 and trace.means.ndim == 2
+        if not (whole and trace.means.size and trace.updates.dtype.kind in "iu"):
+            raise ValueError("not the arrays of a trace")
+        if not all(array.dtype.kind == "f" and np.isfinite(array).all() for array in (trace.means, trace.true_means)):
+            raise ValueError("means that are no numbers")
+        return trace
+
     @property
     def lag(self) -> np.ndarray:
         """The mean distance of the two means at every stage ``[F]``."""
