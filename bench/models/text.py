@@ -17,6 +17,7 @@ from bench.datasets import END, PAD, START
 from bench.models.lstm import LSTM, State
 from bench.models.vae import VAE, GaussianHead, NoFeatures, NoHead
 from bench.models.words import surprise
+from bench.watchdog import pulse
 
 
 class LSTMFeatures(nn.Module):
@@ -106,6 +107,7 @@ class LSTMDecoder(nn.Module):
 
         A pad and a start never follow.
         """
+        pulse()
         hidden, state = self.states(word.unsqueeze(1), code, state)
         scores = self.output(hidden.squeeze(1))
         scores[:, [PAD, START]] = -torch.inf
