@@ -311,7 +311,11 @@ def listing() -> int:
         print(f"  {suite:16} {', '.join(expressions)}")
     print("data sets")
     for name in registry.dataset_names():
-        module = registry.dataset(name)
+        try:
+            module = registry.dataset(name)
+        except UserError as error:
+            print(f"  {name:16} {error}")
+            continue
         settings = ", ".join(f"{key}={value}" for key, value in getattr(module, "SETTINGS", {}).items())
         about = f"{module.SUMMARY}{'' if module.NEEDS_DOWNLOAD else ' (no download)'}"
         print(f"  {name:16} {about}{settings and '. ' + settings}")

@@ -456,6 +456,12 @@ def test_a_data_sets_module_that_is_wrong_is_named(text, message, tmp_path, monk
     with pytest.raises(UserError) as error:
         registry.dataset("theirs")
     assert str(error.value).startswith("data set 'theirs'") and message in str(error.value)
+    registry.dataset_names.cache_clear()
+    try:
+        assert main(["--list"]) == 0
+    finally:
+        registry.dataset_names.cache_clear()
+    assert str(error.value) in (printed := capsys.readouterr().out) and "omniglot" in printed
 
 
 def test_states_that_pass_survive_a_checkpoint(tmp_path):
