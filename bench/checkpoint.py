@@ -49,6 +49,10 @@ def load_best(folder: Path, device: torch.device | str, update: int | None) -> d
         if best.get("update", update) != update:
             raise ValueError(f"it is of update {best['update']}, not {update}")
         return best
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is gone: train the cell again") from error
+    except OSError:  # it may well be whole
+        raise
     except Exception as error:  # torch raises many kinds for a torn or foreign file
         raise Damaged(f"{path} is damaged ({_first_line(error)}): train the cell again") from error
 

@@ -24,7 +24,7 @@ POLL_SECONDS = 0.5
 LINE_SECONDS = 60  # without a terminal: how often a running cell says how far it is
 NEXT, BY_TURNS = 50, 50  # of the cells that wait: how many next in line, and how many others, are looked at in a poll
 
-FILES = ("result.json", "evaluation.json", "history.jsonl")
+FILES = ("result.json", "evaluation.json", "history.jsonl", "tries.json")
 SHOWN = ("update", "nll", "elbo", "kl", "mi", "au")
 
 
@@ -54,13 +54,14 @@ class Watched:
         if (now := self._versions()) == self.seen:
             return
         # What an earlier run left says nothing of this one.
-        new_result, new_evaluation, _ = (
+        new_result, new_evaluation, _, new_tries = (
             each not in (None, before) for each, before in zip(now, self.before, strict=True)
         )
         result = (self.folder.result() or {}) if new_result else {}
         status, state, last = result.get("status"), self.status, self.last
         if status == "failed" or "evaluation_failure" in result:
-            state = "failed"
+            if not new_tries or self.folder.tries()["over"]:  # else it is tried once more
+                state = "failed"
         elif new_evaluation and not self.wanted.missing(evaluation := self.folder.evaluation()):
             state, last = "ok", last | _numbers((evaluation or {})["metrics"])
         elif status == "ok":
