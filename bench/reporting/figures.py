@@ -127,7 +127,7 @@ def grid(pictures: Mapping[str, Mapping[str, np.ndarray]], kind: str, first: str
 
 #: What is drawn of a cell's arrays, and how many dimensions it has.
 DRAWN = {"originals": 3, "reconstructions": 3, "samples": 3, "means": 2, "true_means": 2}
-FILE_BYTES, SIDE = 256 << 20, 256  # of a cell's arrays, pixels of a picture: at most
+FILE_BYTES, SIDE = 64 << 20, 256  # of a cell's arrays, pixels of a picture: at most
 
 
 def _arrays(done: DataFrame, log: Callable[[str], object]) -> dict[str, dict[str, np.ndarray]]:
@@ -151,11 +151,13 @@ def _arrays(done: DataFrame, log: Callable[[str], object]) -> dict[str, dict[str
 
 def drawable(arrays: Mapping[str, np.ndarray]) -> bool:
     """Whether pictures ``[P, H, W]`` are small and means ``[N, D]`` go together, all of finite numbers."""
-    for array in arrays.values():
-        if array.dtype.kind not in "biuf" or not (np.abs(array.astype(float)) < LARGEST).all():
-            return False
-        if array.ndim == 3 and (not array.size or max(array.shape[1:]) > SIDE):
-            return False
+    pictures = [array.shape for array in arrays.values() if array.ndim == 3]
+    if not all(count and 0 < height <= SIDE and 0 < width <= SIDE for count, height, width in pictures):
+        return False
+    if len({shape[1:] for shape in pictures}) > 1 or not all(array.dtype.kind in "biuf" for array in arrays.values()):
+        return False
+    if not all(-LARGEST < array.min() and array.max() < LARGEST for array in arrays.values() if array.size):
+        return False
     means, true_means = (arrays.get(kind) for kind in ("means", "true_means"))
     if means is None or true_means is None:
         return True
