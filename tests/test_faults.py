@@ -79,7 +79,7 @@ def of_files() -> list[Injection]:
         for code in (errno.EROFS, errno.EDQUOT):
             line = rf"a worker stopped: cannot read or write \S*/{file}: {DISK[code]}; the same command goes on"
             found.append(Injection(f"{DISK[code]}: {file} renamed", faults.refused_name(file, code), line, end))
-    for file in (r"toy-quick\.csv", r"toy-quick\.md", r"toy-quick\.tex", r"toy-quick\.html", r"report\.html"):
+    for file in (r"toy-quick\.csv", r"toy-quick\.md", r"toy-quick\.tex", r"\.toy-quick\.html", r"report\.html"):
         for code in (errno.ENOSPC, errno.EROFS):
             line = rf"cannot write the report: .*{DISK[code]}"
             found.append(Injection(f"{DISK[code]}: {file}", refused_write(file, code), line, "done", 2))
