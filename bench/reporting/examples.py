@@ -42,9 +42,10 @@ def read(folder: Path, metrics: Mapping[str, Any]) -> Examples:
                 raise ValueError("more examples than any test set has, or something else than numbers")
             table = file.read(columns=names, use_threads=False)
         columns = {name: table.column(name).to_numpy() for name in names}
-        index = np.asarray(columns["index"], np.int64)
-        order = np.argsort(index, kind="stable")
-        values = {name: np.asarray(columns[name], np.float64)[order] for name in names[1:]}
+        with np.errstate(invalid="ignore"):
+            index = np.asarray(columns["index"], np.int64)
+            order = np.argsort(index, kind="stable")
+            values = {name: np.asarray(columns[name], np.float64)[order] for name in names[1:]}
         if any((np.abs(each) > LARGEST).any() for each in values.values()):
             raise ValueError("numbers beyond all bounds")
     except FileNotFoundError:

@@ -156,7 +156,8 @@ def drawable(arrays: Mapping[str, np.ndarray]) -> bool:
         return False
     if len({shape[1:] for shape in pictures}) > 1 or not all(array.dtype.kind in "biuf" for array in arrays.values()):
         return False
-    if not all(-LARGEST < array.min() and array.max() < LARGEST for array in arrays.values() if array.size):
+    ends = [float(end) for array in arrays.values() if array.size for end in (array.min(), array.max())]
+    if not all(-LARGEST < end < LARGEST for end in ends):  # not NaN either
         return False
     means, true_means = (arrays.get(kind) for kind in ("means", "true_means"))
     if means is None or true_means is None:

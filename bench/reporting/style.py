@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -91,11 +92,13 @@ def legend(figure: Figure, methods: list[str], style: Mapping[str, Look], lines:
 
 def save(figure: Figure, path: Path, suffixes: Iterable[str] = SUFFIXES) -> list[Path]:
     """Write ``path`` as .png (150 dpi), .pdf and .svg, or what is asked for: the same bytes for the same figure."""
-    if engine := figure.get_layout_engine():
-        engine.execute(figure)
-        figure.set_layout_engine(None)  # laid out once for all files; most of the time would go into it
     files = []
-    for suffix in suffixes:
-        files.append(path.with_suffix(f".{suffix}"))
-        replace(files[-1], partial(figure.savefig, format=suffix, dpi=150, metadata=SUFFIXES[suffix]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font has not: boxes stand for them
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+            figure.set_layout_engine(None)  # laid out once for all files; most of the time would go into it
+        for suffix in suffixes:
+            files.append(path.with_suffix(f".{suffix}"))
+            replace(files[-1], partial(figure.savefig, format=suffix, dpi=150, metadata=SUFFIXES[suffix]))
     return files

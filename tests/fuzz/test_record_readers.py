@@ -9,6 +9,7 @@ import random
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -376,11 +377,13 @@ FILES = ("config.json", "result.json", "evaluation.json", "history.jsonl", "arra
 
 
 def whole_report(folder: Path) -> tuple[bytes, Read]:
-    """A report on four cells, in one of which one file, by turns, is the input."""
+    """A report on four cells, in one of which one file, by turns, is the input. Of three formats figures have one here."""
+    figures.save = partial(figures.save, suffixes=["svg"])  # in a process of its own
     finished(folder, "text-cells")
     out = folder / "out"
-    for method in ("sa_vae", "aggressive"):
-        shutil.rmtree(next(out.glob(f"runs/*/*/{method}")))
+    for method in out.glob("runs/*/*/*"):
+        if method.name not in ("vae", "aggressive"):
+            shutil.rmtree(method)
     cell = next(out.glob("runs/*/*/vae/seed-0-*"))
     kept = {file.name: file.read_bytes() for file in cell.iterdir()}
     turn = iter(range(10**9))
