@@ -7,6 +7,8 @@ validation selected. All are read with ``weights_only``: a checkpoint cannot run
 from __future__ import annotations
 
 import io
+import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import torch
 
 from bench.errors import UserError
+from bench.files import regular
 from bench.store import CellFolder, put_aside
 
 
@@ -34,9 +37,12 @@ def save_last(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, device: torch.device | str) -> dict[str, Any]:
-    content = path.read_bytes()  # an error here is the disk's; torch raises some of the same kind for torn content
+    with regular(path, sys.maxsize) as file:
+        content = file.read()  # an error here is the disk's; torch raises some of the same kind for torn content
     try:
-        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch finds odd in a foreign file
+            return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except OSError as error:
         raise ValueError(str(error)) from error
 

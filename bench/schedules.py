@@ -7,10 +7,12 @@ a model is selected on validation only while the weight is 1, so that no method 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from bench.config import check_ranges
+from bench.config import build, check_ranges
+from bench.errors import UserError
 
 
 class Schedule(Protocol):
@@ -64,3 +66,12 @@ class Cyclical:
 
 #: What may stand behind a ``+`` in a method expression.
 SCHEDULES: dict[str, type] = {"anneal": Linear, "cyclical": Cyclical}
+
+
+def restored(record: Mapping[str, Any]) -> Schedule:
+    """The schedule that a cell's ``config.json`` describes. ``UserError`` where it is none of these."""
+    name, settings = record["name"], {key: value for key, value in record.items() if key != "name"}
+    classes = {cls.__name__: cls for cls in (Constant, *SCHEDULES.values())}
+    if name not in classes:
+        raise UserError(f"no schedule is called {name!r}: there are {', '.join(classes)}")
+    return build(classes[name], settings, f"schedule {name}")

@@ -18,7 +18,7 @@ from typing import Any
 from bench.config import identity
 from bench.errors import UserError
 from bench.files import regular
-from bench.records import label, problem, problem_of_history, unlike, unplain
+from bench.records import label, problem, problem_of_history, text, unlike, unplain
 from bench.reporting import examples
 from bench.store import RECORD_BYTES, CellFolder, cell_folders, dumps, read_json
 
@@ -122,12 +122,12 @@ def sweeps(out: Path) -> dict[str, dict[str, list[str]]]:
     By preset, for what a member's settings are, and so what it is called, depends on the preset's defaults.
     """
     try:
-        found = read_json(out / SWEEPS, missing_ok=True) or {}
-        if unplain(found) or unlike(found, {"*": {"*": [label]}}):
-            raise ValueError("not a record of sweeps")
+        found = read_json(out / SWEEPS, missing_ok=True)
+        if found is not None and (wrong := unplain(found) or unlike(found, {"*": {"*": [text]}})):
+            raise ValueError(wrong)
     except ValueError as error:
         raise UserError(f"{out / SWEEPS} is damaged: remove it, the next run writes its own sweeps again") from error
-    return found
+    return found or {}
 
 
 def stamp(out: Path, folders: Iterable[CellFolder], version: str) -> str:
