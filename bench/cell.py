@@ -11,11 +11,9 @@ import math
 import os
 import sys
 import traceback
-import zlib
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -29,12 +27,14 @@ from bench.datasets import DataInfo, Prepared
 from bench.errors import UserError
 from bench.evaluation import Evaluation, evaluate
 from bench.evaluation.memory import ADVICE, out_of_memory
+from bench.files import arrays, regular
 from bench.guard import reason
 from bench.memory import keep_heap
 from bench.method import Method
 from bench.models.build import build_model, reference_parameters
 from bench.models.vae import VAE
 from bench.plan import FORCED, status
+from bench.records import problem
 from bench.store import SCHEMA_VERSION, CellFolder, StorageError, oom_kills, put_aside, read_json
 from bench.train import Trainer
 from bench.watchdog import watched
@@ -271,21 +271,22 @@ def stored_evaluation(folder: CellFolder) -> Evaluation | None:
         record = folder.evaluation()
         if record is None:
             return None
-        if not isinstance(record, dict):
-            raise ValueError("no record")
+        if wrong := problem(folder.config, None, record):
+            raise ValueError(wrong)
     except ValueError:
         put_aside(folder.path / "evaluation.json")
         return None
     try:
-        columns = pd.read_parquet(folder.path / "examples.parquet")
-        with np.load(folder.path / "arrays.npz") as arrays:
-            kept = dict(arrays)
+        with regular(folder.path / "examples.parquet", sys.maxsize) as file:
+            columns = pd.read_parquet(file)
+        with regular(folder.path / "arrays.npz", sys.maxsize) as file:
+            kept = arrays(file)
         texts = read_json(folder.path / "texts.json", missing_ok=True)
         metrics = record["metrics"]
         one = math.isclose(columns["nll"].mean(), metrics["nll"] or math.nan, rel_tol=1e-9) or metrics["nll"] is None
         if one and len(columns) == len(kept["means"]) == metrics["n"]:
             return Evaluation(record, {name: columns[name].to_numpy() for name in columns}, kept, texts)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+    except Exception:  # damaged or gone: pyarrow, zipfile, zlib and NumPy each fail in ways of their own
         pass
     return Evaluation(record | {"version": None}, {}, {})
 

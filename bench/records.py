@@ -45,22 +45,26 @@ def problem(config: Any, result: Any = None, evaluation: Any = None) -> str | No
     They are the contents of ``config.json``, ``result.json`` and ``evaluation.json``, of the last two None where there
     is none. Whatever they are, nothing is raised.
     """
-    records = {"config.json": (config, CONFIG), "result.json": (result, RESULT)}
-    for file, (record, kind) in (records | {"evaluation.json": (evaluation, EVALUATION)}).items():
-        if record is None and file != "config.json":
-            continue
-        if not isinstance(record, dict):
-            return f"{file} is not a record of a cell"
-        version = record.get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            return f"{file} was written by a newer version of the harness"
-        if wrong := unplain(record) or unlike(record, kind):
-            return f"{file} {wrong}"
-        if record["cell_id"] != config["cell_id"]:
-            return f"{file} is of another cell, {record['cell_id']}"
+    for file, record in (("config.json", config), ("result.json", result), ("evaluation.json", evaluation)):
+        if record is not None or file == "config.json":
+            if wrong := flaw(file, record, config["cell_id"] if file != "config.json" else None):
+                return f"{file} {wrong}"
     if config["protocol_version"] == PROTOCOL_VERSION and config["cell_id"] != identify(config):
         return "config.json is not what its cell_id was made of"
     return None
+
+
+def flaw(file: str, record: Any, cell_id: str | None = None) -> str | None:
+    """Why this is not the content of that one file, of the cell ``cell_id`` if it is known; None where it is."""
+    if not isinstance(record, dict):
+        return "is not a record of a cell"
+    version = record.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        return "was written by a newer version of the harness"
+    kind = {"config.json": CONFIG, "result.json": RESULT, "evaluation.json": EVALUATION}[file]
+    if wrong := unplain(record) or unlike(record, kind):
+        return wrong
+    return None if record["cell_id"] == (cell_id or record["cell_id"]) else f"is of another cell, {record['cell_id']}"
 
 
 def problem_of_texts(texts: Any) -> str | None:
