@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 
 from bench import report
 from bench.records import NAME
+from bench.reporting.svg import inline
 from bench.store import dumps
 
 fake = runpy.run_path(str(Path(__file__).parent / "fixtures" / "make_cells.py"))
@@ -214,3 +215,11 @@ def test_a_cell_whose_name_is_no_line_of_text_is_left_out(bad, tmp_path, monkeyp
     [made] = report.build(tmp_path, log=lines.append)
     assert [line for line in lines if "Left out" in line and folders[0].name in line]
     assert "Left out" in made.text
+
+
+def test_a_figure_keeps_the_digits_of_a_name_and_rounds_coordinates_alone():
+    drawn = (
+        '<svg viewBox="0 0 9 9">\n<text x="0.12345" id="a">vae(beta=0.12345) id="a" xlink:href #ffffff;</text>\n</svg>'
+    )
+    found = inline(drawn, "name", "label")
+    assert '<text x="0.12">vae(beta=0.12345) id="a" xlink:href #ffffff;</text>' in found
