@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from bench import evaluate, merge, verify
 from bench.cell import run_cell
 from bench.errors import UserError
 from bench.evaluation import groups
-from bench.store import CellFolder, write_json
+from bench.store import CellFolder, claim, write_json
 
 from .conftest import TEXT_TOY, TOY, planner, tasks
 
@@ -321,3 +322,17 @@ def test_groups_are_not_forgotten_where_new_basic_metrics_come_and_one_fails(cop
 def test_a_frame_of_nothing_is_refused(tmp_path):
     with pytest.raises(UserError, match="no stored cells"):
         bench.frame(tmp_path)
+
+
+def test_evaluating_says_that_another_run_is_at_a_cell_and_waits_for_it(copy, capsys):
+    folder = only(copy, "vae")
+    settings = ["--metrics", "convergence", "--set", "evaluation.convergence_examples=2", "--executor", "local"]
+    with ThreadPoolExecutor(1) as pool:
+        with claim(folder.path) as mine:
+            assert mine
+            waiting = pool.submit(evaluate.evaluate, evaluate.parser().parse_args([str(copy), *settings]))
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=8)
+        assert waiting.result(timeout=60) == 0
+    assert f"{folder.path}: another run is at it, waited for" in capsys.readouterr().out
+    assert "convergence" in folder.evaluation()["groups"]
