@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bench import checkpoint, provenance, registry, schedules
+from bench import checkpoint, provenance, rates, registry, schedules
 from bench.compiled import compile_networks
 from bench.config import MODELS, EvaluationConfig, TrainConfig, build, derive_seed
 from bench.data import Data, load, modelled
@@ -202,8 +202,8 @@ def fresh(config: dict) -> tuple[Method, VAE, int]:
     sizes = build(MODELS[data.modality], config["model"], "model")
     data = modelled(data, sizes)
     cls = registry.method(about["name"])
-    schedule = schedules.restored(about["schedule"])
-    method = cls(build(cls.Config, about["config"], f"method '{cls.name}'"), schedule)
+    schedule, rate = schedules.restored(about["schedule"]), rates.restored(about.get("rate"))
+    method = cls.made(build(cls.Config, about["config"], f"method '{cls.name}'"), schedule, rate)
     seed = derive_seed(config["base_seed"], data.name, config["seed"])
     torch.manual_seed(derive_seed(seed, "initialisation"))
     model = method.build(build_model(sizes, data, method.latent), data)

@@ -23,6 +23,8 @@ from bench.models.vae import VAE, fixed_statistics, frozen
 from bench.precision import arithmetic, full
 from bench.watchdog import beat
 
+OPTIMISERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
 
 class Clock:
     """Seconds by purpose. Waits for the device, so that asynchronous work is counted where it was asked for;
@@ -151,11 +153,11 @@ class TrainingContext(Context):
             yield
 
     def new_optimisers(self, lr: float) -> None:
-        make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[self.train.optimiser]
         self.optimisers = {}
         for name, group in self.method.param_groups(self.model).items():
-            options = {key: value for key, value in group.items() if key not in ("params", "lr_scale")}
-            options["lr"] = lr * group.get("lr_scale", 1.0)
+            own = ("params", "optimiser", "lr_scale")
+            options = {"lr": lr * group.get("lr_scale", 1.0)} | {k: v for k, v in group.items() if k not in own}
+            make = OPTIMISERS[group.get("optimiser", self.train.optimiser)]
             self.optimisers[name] = make(group["params"], fused=True, **options)
 
     def flops(self) -> float:

@@ -204,13 +204,15 @@ def _attributes_fault(cls: Any) -> str | None:
         return "it needs a summary, one line for --list and reports"
     if not isinstance(cls.order, (int, float)) or math.isnan(cls.order):
         return f"'order' must be a number, not {shown(cls.order)}"
-    for name in ("latent", "baseline", "own_schedule"):
+    for name in ("latent", "baseline"):
         if not isinstance(value := getattr(cls, name), bool):
             return f"'{name}' must be True or False, not {shown(value)}"
     if not _texts(cls.modalities) or not {*cls.modalities} <= MODELS.keys() or not cls.modalities:
         return f"'modalities' must be some of {', '.join(MODELS)}, as ('image',), not {cls.modalities!r}"
     if not _by_text(cls.footnotes, lambda note: isinstance(note, str)):
         return "'footnotes' must be texts by column"
+    if not _by_text(cls.refuses, lambda reason: isinstance(reason, str)) or not {*cls.refuses} <= {"schedule", "rate"}:
+        return f"'refuses' must be reasons by what cannot be attached, schedule or rate, not {cls.refuses!r}"
     return None
 
 

@@ -1,7 +1,8 @@
 """Expressions: what stands on the command line for methods, the rows of a table, and for data sets.
 
-An expression is ``name``, ``name(setting=value, …)``, either with a schedule attached: ``+anneal``,
-``+cyclical(cycles=2)``. Values joined by ``|`` make a sweep, one row each.
+An expression is ``name``, ``name(setting=value, …)``, either with a schedule of the KL weight attached, or a form of
+the KL term, or both: ``+anneal``, ``+cyclical(cycles=2)``, ``+free_bits(target=4)``. Values joined by ``|`` make a
+sweep, one row each.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from bench.contract import data_fault
 from bench.datasets import DataInfo, Prepared, _folder, cached_as
 from bench.errors import UserError
 from bench.method import Method
+from bench.rates import RATES, Rate
 from bench.schedules import SCHEDULES, Schedule
 
 #: What stands on a command line is written by hand: more is a mistake, and would take hours or all memory to expand.
@@ -31,22 +33,26 @@ CHARACTERS = 10_000  # of an expression
 VALUE = 1000  # characters of one value
 ROWS = 1000  # of a run
 
+#: What can be attached to a method with a +: kind -> name -> class. In this order they stand in a row's name.
+ATTACHED: dict[str, dict[str, type]] = {"rate": RATES, "schedule": SCHEDULES}
+SAID = {"rate": "form of the KL term", "schedule": "schedule"}
+
 _PART = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A method with its settings and schedule: one row of a table."""
+    """A method with its settings and what is attached to it: one row of a table."""
 
     method: type[Method]
     config: Any
     schedule: Schedule | None  # attached with +; None: the method's own
+    rate: Rate | None  # the same
     expression: str  # the canonical text: defaults left out, so that one row has one name
     notes: tuple[str, ...]
 
     def instance(self) -> Method:
-        """A fresh method object: they hold state, so every cell has its own."""
-        return self.method(self.config, self.schedule)
+        return self.method.made(self.config, self.schedule, self.rate)
 
     def record(self) -> dict:
         """What determines numbers (name, config, schedule), and what a report needs to know."""
@@ -57,12 +63,13 @@ class Variant:
             "label": self.expression,
             "config": asdict(self.config),
             "schedule": {"name": type(schedule).__name__, **vars(schedule)},
+            **({"rate": {"name": type(self.rate).__name__, **vars(self.rate)}} if self.rate else {}),
             "summary": method.summary,
             "citation": method.citation,
             "about": inspect.cleandoc(sys.modules[method.__module__].__doc__ or ""),
             "family": method.family,
             "order": method.order,
-            "baseline": method.baseline and self.schedule is None,
+            "baseline": method.baseline and self.schedule is None and self.rate is None,
             "footnotes": dict(method.footnotes),
             "notes": list(self.notes),
         }
@@ -96,7 +103,7 @@ def variants(
         known = registry.method_names()
         flat += registry.suites().get(expression, [expression]) if expression not in known else [expression]
     for expression in dict.fromkeys(flat):
-        members = [_variant(*choice, preset, settings) for choice in _choices(expression)]
+        members = [_variant(parts, preset, settings) for parts in _choices(expression)]
         for member in members:
             rows.setdefault(member.expression, member)
         if len(rows) > ROWS:
@@ -110,21 +117,17 @@ def variants(
     return list(rows.values()), sweeps
 
 
-def _choices(expression: str) -> Iterable[tuple[str, dict[str, str], str | None, dict[str, str]]]:
-    """(method, settings, schedule, its settings) for every member of an expression's sweep, values as typed."""
+def _choices(expression: str) -> Iterable[list[tuple[str, dict[str, str]]]]:
+    """The parts (name, settings as typed) of every member of an expression's sweep: the method, what is attached."""
     if len(expression) > CHARACTERS:
         raise UserError(f"an expression of {len(expression):,} characters is too long: {CHARACTERS:,} at most")
-    method, *schedules = re.split(r"\+(?![^(]*\))", expression)
-    if len(schedules) > 1:
-        raise UserError(f"'{expression}': one schedule at most, not {len(schedules)}")
-    name, given = _part(method, expression)
-    schedule, schedule_given = _part(schedules[0], expression) if schedules else (None, {})
-    if (size := math.prod(map(len, (*given.values(), *schedule_given.values())))) > ROWS:
+    parts = [_part(text, expression) for text in re.split(r"\+(?![^(]*\))", expression)]
+    alternatives = [values for _, given in parts for values in given.values()]
+    if (size := math.prod(map(len, alternatives))) > ROWS:
         raise UserError(f"'{expression}' is a sweep of {size:,} rows: {ROWS:,} at most")
-    for values in itertools.product(*given.values()):
-        for schedule_values in itertools.product(*schedule_given.values()):
-            own = dict(zip(given, values, strict=True))
-            yield name, own, schedule, dict(zip(schedule_given, schedule_values, strict=True))
+    for chosen in itertools.product(*alternatives):
+        value = iter(chosen)
+        yield [(name, {key: next(value) for key in given}) for name, given in parts]
 
 
 def _part(text: str, expression: str) -> tuple[str, dict[str, list[str]]]:
@@ -144,34 +147,45 @@ def _part(text: str, expression: str) -> tuple[str, dict[str, list[str]]]:
 
 
 def _variant(
-    name: str,
-    given: dict[str, str],
-    schedule_name: str | None,
-    schedule_given: dict[str, str],
-    preset: str,
-    settings: Mapping[str, Mapping[str, str]],
+    parts: list[tuple[str, dict[str, str]]], preset: str, settings: Mapping[str, Mapping[str, str]]
 ) -> Variant:
+    (name, given), *others = parts
     if name not in registry.method_names():
         raise UserError(f"unknown method '{name}': {suggest(name, {*registry.method_names(), *registry.suites()})}")
     method = registry.method(name)
     reduced = method.reduced.get(preset, {})
     default = replaced(method.Config(), reduced, f"method '{name}'")
     config = replaced(default, _values({**settings.get(name, {}), **given}), f"method '{name}'")
-    schedule, suffix = None, ""
-    if schedule_name is not None:
-        if schedule_name not in SCHEDULES:
-            raise UserError(f"unknown schedule '{schedule_name}': {suggest(schedule_name, SCHEDULES)}")
-        if method.own_schedule:
-            raise UserError(f"'{name}' has a schedule of its own, so '+{schedule_name}' cannot be attached")
-        cls = SCHEDULES[schedule_name]
-        schedule = replaced(cls(), _values(schedule_given), f"schedule '{schedule_name}'")
-        suffix = f"+{schedule_name}{_arguments(schedule, cls(), ())}"
+    attached = _attached(method, others)
+    suffix = "".join(
+        f"+{part}{_arguments(attached[kind], classes[part](), ())}"
+        for kind, classes in ATTACHED.items()
+        for part, _ in others
+        if part in classes
+    )
     notes = tuple(
         f"{key} = {value} in this preset (otherwise {getattr(method.Config(), key)})"
         for key, value in reduced.items()
         if getattr(config, key) == value
     )
-    return Variant(method, config, schedule, f"{name}{_arguments(config, default, method.shown)}{suffix}", notes)
+    expression = f"{name}{_arguments(config, default, method.shown)}{suffix}"
+    return Variant(method, config, attached.get("schedule"), attached.get("rate"), expression, notes)
+
+
+def _attached(method: type[Method], parts: Iterable[tuple[str, dict[str, str]]]) -> dict[str, Any]:
+    """Kind -> what is attached of it: one of each at most, of those that the method does not refuse."""
+    attached: dict[str, Any] = {}
+    for part, given in parts:
+        kind = next((kind for kind, classes in ATTACHED.items() if part in classes), None)
+        if kind is None:
+            known = [name for classes in ATTACHED.values() for name in classes]
+            raise UserError(f"'+{part}' is no schedule and no form of the KL term: {suggest(part, known)}")
+        if kind in attached:
+            raise UserError(f"'+{part}': one {SAID[kind]} at most can be attached")
+        if kind in method.refuses:
+            raise UserError(f"'{method.name}+{part}' makes no sense: {method.refuses[kind]}")
+        attached[kind] = replaced(ATTACHED[kind][part](), _values(given), f"{SAID[kind]} '{part}'")
+    return attached
 
 
 def _arguments(config: Any, default: Any, shown: Sequence[str]) -> str:

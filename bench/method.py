@@ -19,6 +19,7 @@ from bench.datasets import PAD, DataInfo
 from bench.guard import guard
 from bench.models.distributions import Posterior
 from bench.models.vae import VAE
+from bench.rates import MeanKL, Rate
 from bench.schedules import Constant, Schedule
 
 __all__ = ["Context", "Method", "Phase", "Terms", "check_ranges"]
@@ -41,16 +42,21 @@ class Terms:
         kl_dim = model.prior.kl_dim(q)
         kl = model.prior.kl(q)
         if kl is None:
-            kl = (q.log_prob(z) - model.prior.log_prob(z)).mean(1)
+            kl = (q.log_prob(z) - model.prior.log_prob(z)).mean(1) if q.has_density else q.kl  # type: ignore[attr-defined]
         return cls(x, q, z, -model.log_prob(x, z), kl, kl_dim)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with optimisers of its own; ``share`` of the preset's updates."""
+    """A stretch of training with optimisers of its own; ``share`` of the preset's updates.
+
+    Where a phase does not select, no weights are kept as the best on validation, and no learning rate decays for want
+    of better ones: its loss is not what validation looks at. A cell whose last phase is one ends with its last weights.
+    """
 
     name: str = "main"
     share: float = 1.0
+    selects: bool = True
 
 
 class Context:
@@ -129,7 +135,7 @@ class Method:
     baseline: ClassVar[bool] = False  # the row that others are compared with
     reduced: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset -> settings that differ there
     neutral: ClassVar[Mapping[str, Any] | str] = {}  # settings at which this is the basic VAE, or why there are none
-    own_schedule: ClassVar[bool] = False  # True: defines its own schedule, so none can be attached
+    refuses: ClassVar[Mapping[str, str]] = {}  # "schedule", "rate" -> why none can be attached with a +
 
     @dataclass(frozen=True)
     class Config:
@@ -143,6 +149,14 @@ class Method:
     def __init__(self, config: Any = None, schedule: Schedule | None = None):
         self.config = self.Config() if config is None else config
         self.schedule = schedule or self.default_schedule()
+        self.rate_form: Rate = MeanKL()
+
+    @classmethod
+    def made(cls, config: Any, schedule: Schedule | None, rate: Rate | None) -> Method:
+        """A fresh object: they hold state, so every cell has its own; with what is attached to it, if anything is."""
+        method = cls(config, schedule)
+        method.rate_form = rate or method.rate_form
+        return method
 
     def default_schedule(self) -> Schedule:
         return Constant()
@@ -171,7 +185,10 @@ class Method:
         return model
 
     def param_groups(self, model: VAE) -> dict[str, dict[str, Any]]:
-        """Group name -> ``params`` and optimiser options that differ (``lr_scale``, ``maximize``)."""
+        """Group name -> ``params`` and what differs of its optimiser.
+
+        ``lr_scale``, or an ``lr`` that does not decay with the preset's; ``optimiser`` ("adam", "sgd"); torch's own.
+        """
         return {name: {"params": parameters} for name, parameters in model.groups().items()}
 
     def phases(self) -> Sequence[Phase]:
@@ -186,8 +203,8 @@ class Method:
         return Terms.of(ctx.model, x, q, q.rsample(1, ctx.generator()))
 
     def rate(self, terms: Terms) -> Tensor:
-        """The KL part of the objective, a scalar, before the schedule's weight."""
-        return terms.kl.mean()
+        """The KL part of the objective, a scalar, before the schedule's weight: the mean, or the form attached."""
+        return self.rate_form.of(terms.kl, terms.kl_dim)
 
     def loss(self, ctx: Context, terms: Terms) -> Tensor:
         """The objective, a scalar in nats per example. Pure: controllers change in ``on("after_step")``."""

@@ -33,7 +33,8 @@ def identify(config: Mapping[str, Any]) -> str:
     """The cell's id: a hash of what determines its numbers, and of nothing that is only said of it."""
     identity = {key: config[key] for key in ("model", "precision", "device", "protocol_version")}
     identity["train"] = training_identity(config["train"])
-    identity["method"] = {key: config["method"][key] for key in ("name", "config", "schedule")}
+    method = config["method"]
+    identity["method"] = {key: method[key] for key in ("name", "config", "schedule", "rate") if key in method}
     identity["data"] = config["dataset"]["fingerprint"]
     identity["seed"] = [config["base_seed"], config["seed"]]
     return short_hash(identity)
@@ -203,7 +204,13 @@ PROVENANCE: dict[str, Any] = {
 }
 METHOD: dict[str, Any] = {
     **{"name": label, "expression": label, "label?": label, "order": real, "baseline?": truth},
-    **{"config": {"*": anything}, "schedule": {"name": label}, "footnotes?": {"*": text}, "notes?": [text]},
+    **{
+        "config": {"*": anything},
+        "schedule": {"name": label},
+        "rate?": {"name": label},
+        "footnotes?": {"*": text},
+        "notes?": [text],
+    },
     **{"summary?": text, "citation?": text, "about?": text, "family?": text},
 }
 DATASET: dict[str, Any] = {

@@ -56,7 +56,9 @@ class Trainer:
         self.epoch_updates = config.updates_per_epoch(self.ctx.outer.per_pass)
         self.ctx.total = config.updates(self.ctx.outer.per_pass)
         self.phases = list(method.phases())
-        self.cell = short_hash([method.name, method.config, method.schedule, identity(asdict(config)), seed])
+        self.cell = short_hash(
+            [method.name, method.config, method.schedule, method.rate_form, identity(asdict(config)), seed]
+        )
         self.history: list[dict] = []
         self.losses: list[Tensor] = []
         # All that decides what happens next, beside weights, optimisers, method and counters.
@@ -187,9 +189,10 @@ class Trainer:
         return often or number & (number - 1) == 0 or self.ctx.step >= self.ctx.total
 
     def select(self) -> bool:
-        """Keep the weights if validation likes them best; else count towards a decay. Not while a ramp is running."""
+        """Keep the weights if validation likes them best; else count towards a decay. Not while a ramp is running, nor
+        in a phase that does not select."""
         state, elbo = self.state, self.ctx.val["elbo"]
-        if self.ctx.beta < 1:
+        if self.ctx.beta < 1 or not self.ctx.phase.selects:
             return False
         if elbo > state["best_elbo"]:
             state |= {"best_elbo": elbo, "best_update": self.ctx.step, "bad_epochs": 0}
@@ -212,7 +215,8 @@ class Trainer:
                 state["stopped_by"] = "decays"
 
     def save_best(self) -> None:
-        state = {"update": self.ctx.step, "model": self.model.state_dict(), "method": self.method.state_dict()}
+        state = {"model": self.model.state_dict(), "method": self.method.state_dict()}
+        state["update"] = self.state["best_update"]
         checkpoint.save(self.folder, "best.pt", state)
 
     COUNTERS = ("step", "extra_updates", "draws", "notes", "val", "updates_by_kind", "flops_by_kind")
@@ -267,7 +271,7 @@ class Trainer:
 
     def result(self) -> dict:
         ctx, state = self.ctx, self.state
-        if state["best_update"] is None:  # the ramp never ended: the last weights are all there is
+        if state["best_update"] is None:  # the ramp never ended, or nothing selects: the last weights stand
             self.save_best()
         return {
             "updates": ctx.step,

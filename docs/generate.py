@@ -40,6 +40,7 @@ def pages() -> dict[Path, str]:
 def methods() -> str:
     """methods.md: every method in ``methods/``, in the order of the tables."""
     from bench import registry
+    from bench.rates import RATES
     from bench.schedules import SCHEDULES
 
     suites = registry.suites()
@@ -59,6 +60,11 @@ def methods() -> str:
         "**Schedules** of the KL weight, for any method without one of its own: `vae+anneal`, `beta_vae+cyclical`.",
         "",
         *(_item(f"`+{name}({_settings(cls)})`: {inspect.getdoc(cls)}") for name, cls in SCHEDULES.items()),
+        "",
+        "**Forms of the KL term**, for any method without one of its own, alone or with a schedule: "
+        "`aggressive+free_bits(target=4)`, `bn_vae+free_bits+anneal`.",
+        "",
+        *(_item(f"`+{name}({_settings(cls)})`: {inspect.getdoc(cls)}") for name, cls in RATES.items()),
     ]
     for cls in classes:
         lines += ["", *_method(cls, suites)]
@@ -67,6 +73,8 @@ def methods() -> str:
 
 def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
     """The section of one method."""
+    from bench.expressions import SAID
+
     yield from (f"## {cls.name}", "", "```text", inspect.getdoc(sys.modules[cls.__module__]) or "", "```", "")
     if fields(cls.Config):
         names = "|".join(f.name for f in fields(cls.Config))
@@ -85,7 +93,7 @@ def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
         },
         "the basic VAE at": at,
         "suites": "; ".join(f"{suite}: {_codes(rows)}" for suite, rows in joins.items() if rows),
-        "schedule": "its own: none can be attached" if cls.own_schedule else "",
+        **{f"no {SAID[kind]} can be attached": reason for kind, reason in cls.refuses.items()},
         "columns that mean something else, or nothing": "; ".join(
             f"{_codes(name for name, text in cls.footnotes.items() if text == said)}: {said}" for said in footnotes
         ),

@@ -24,4 +24,4 @@ class BetaVAE(Method):
             check_ranges(self, not_negative="beta")
 
     def rate(self, terms):
-        return self.config.beta * terms.kl.mean()
+        return self.config.beta * super().rate(terms)

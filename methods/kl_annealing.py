@@ -14,7 +14,7 @@ class KLAnnealing(Method):
     citation = "Bowman et al., CoNLL 2016; Sønderby et al., NeurIPS 2016"
     order = 20
     suites = {"core": ["kl_annealing"]}
-    own_schedule = True
+    refuses = {"schedule": "it has a schedule of its own"}
     neutral = {"start": 1.0}
 
     @dataclass(frozen=True)

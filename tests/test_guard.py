@@ -264,7 +264,7 @@ def test_a_method_of_a_method_calls_the_hooks_that_it_inherits():
         def rate(self, terms):
             return 3 * super().rate(terms)
 
-    terms = SimpleNamespace(kl=torch.ones(4))
+    terms = SimpleNamespace(kl=torch.ones(4), kl_dim=None)
     assert Second().rate(terms) == 6
     with pytest.raises(ContractError, match="method 'Second', hook 'loss': a scalar tensor expected, got 'list'"):
         Second().loss(None, terms)

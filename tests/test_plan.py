@@ -71,9 +71,9 @@ def test_set_changes_a_method_everywhere_and_an_expression_goes_before():
         ("sa_vae(steps=true)", "'steps' takes int, not True"),
         ("sa_vae(steps=-1)", "'steps' must not be negative, not -1"),
         ("vae+cyclical(cycles=0)", "'cycles' must be positive, not 0"),
-        ("vae+aneal", "unknown schedule 'aneal': did you mean 'anneal'?"),
-        ("vae+anneal+cyclical", "one schedule at most"),
-        ("kl_annealing+anneal", "has a schedule of its own"),
+        ("vae+aneal", "'+aneal' is no schedule and no form of the KL term: did you mean 'anneal'?"),
+        ("vae+anneal+cyclical", "one schedule at most can be attached"),
+        ("kl_annealing+anneal", "makes no sense: it has a schedule of its own"),
         ("", "cannot read the expression"),
     ],
 )

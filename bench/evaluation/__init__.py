@@ -27,7 +27,7 @@ from bench.evaluation.measure import EvaluationContext, Measurement, measure
 from bench.evaluation.memory import chunk_for, with_less
 from bench.method import Method
 from bench.models.distributions import Gaussian
-from bench.models.vae import VAE
+from bench.models.vae import VAE, unbounded
 from bench.precision import arithmetic
 
 __all__ = ["Evaluation", "evaluate"]
@@ -108,7 +108,7 @@ def basic(method: Method, ctx: EvaluationContext, data: Data, config: Evaluation
     metrics, arrays = summarised(ctx, result)
     metrics |= data.scaled(metrics["nll"], config.test_examples) | {"n": len(index)}
     arrays["means"] = result.means.cpu().numpy()[order]
-    if ctx.model.latent_dim in LATTICE:
+    if ctx.model.latent_dim in LATTICE and unbounded(ctx.model) is ctx.model:
         with arithmetic(ctx.model, config.precision, frozen=True):
             arrays["true_means"] = true_means(ctx.model, data, arrays["means"][:TRUE_MEANS], chunk)
     drawn, texts = exhibits(method, ctx, data, config.pictures) if config.pictures else ({}, None)

@@ -24,6 +24,7 @@ from bench.estimators.usage import coupled_samples, distortion_gaps
 from bench.evaluation.measure import EvaluationContext, health, log_weights
 from bench.method import Method
 from bench.models.distributions import Posterior
+from bench.models.vae import unbounded
 
 CONVERGENCE = (50, 500, 5000)  # samples
 FEW_LABELS = (100, 500, 1000)
@@ -95,7 +96,7 @@ def common(subject: Subject, examples: int, steps: int, samples: int) -> Found:
         exact = named("nll_common", of_all(plain, np.arange(len(plain)), plain))
         return Found(exact | dict.fromkeys((*names, "gap_inference")), {"nll_common": plain})
     places, parts = [], []
-    model, chunk = subject.ctx.model, subject.chunk
+    model, chunk = unbounded(subject.ctx.model), subject.chunk
     for block in subject.blocks(examples):
         generator = subject.ctx.generator("common")
         found = common_log_weights(model, block.x, block.q, generator, chunk, steps=steps, draws=samples)
@@ -202,7 +203,7 @@ def annealed(subject: Subject, examples: int, chains: int, steps: int) -> Found:
     true one, the moves in between find."""
     if not subject.latent:
         return Found(dict.fromkeys(("nll_annealed", "nll_annealed_se")))
-    places, nll, model = [], [], subject.ctx.model
+    places, nll, model = [], [], unbounded(subject.ctx.model)
     for block in subject.blocks(examples):
         start = common_proposal(model, block.x, block.q, subject.ctx.generator("common"), subject.chunk).narrow
         generator = subject.ctx.generator("annealed")

@@ -29,7 +29,7 @@ from bench.estimators.usage import active_units, informative_units
 from bench.evaluation.memory import chunk_for
 from bench.method import Context, Method, Phase
 from bench.models.distributions import Posterior
-from bench.models.vae import VAE
+from bench.models.vae import VAE, unbounded
 from bench.precision import arithmetic
 
 #: Whole-set MI, in nats, below which a posterior counts as collapsed.
@@ -88,7 +88,8 @@ def measure(method: Method, ctx: EvaluationContext, blocks: Sequence[Tensor], sa
         log_px = decoded(model, part, z, chunk)
         kl = model.prior.kl(q)
         log_ratio = q.log_prob(z) - model.prior.log_prob(z) if q.has_density else torch.full_like(log_px, math.nan)
-        kl = log_ratio.mean(1) if kl is None else kl
+        if kl is None:
+            kl = log_ratio.mean(1) if q.has_density else q.kl  # type: ignore[attr-defined]
         rec = -log_px.double().mean(1)
         columns.append({"elbo": -(rec + kl), "rec": rec, "kl": kl.double(), **health(log_px - log_ratio)})
         posteriors.append(q)
@@ -159,7 +160,7 @@ def validate(method: Method, model: VAE, data: Data, train: TrainConfig, seed: i
     _, blocks = data.blocks("val", train.val_examples, train.batch_size, train.equal_lengths)
     with arithmetic(model, train.precision, frozen=True):
         metrics = measure(method, ctx, blocks, samples=1, chunk=train.batch_size).metrics
-        if with_lag and train.lag_examples and model.latent_dim:
+        if with_lag and train.lag_examples and model.latent_dim and unbounded(model) is model:
             _, (x,) = data.blocks("val", train.lag_examples, train.lag_examples)
             ctx.block = 0
             with torch.no_grad():

@@ -2,8 +2,10 @@
 
 A **posterior** is an object that holds q(z|x) for a batch of B examples with D latent dimensions:
 ``rsample(S, generator) -> [B, S, D]``, ``log_prob(z [B, S, D]) -> [B, S]``, ``mean [B, D]``, and where it can
-``pairwise_log_prob(z [N, D]) -> [N, B]``; ``has_density`` and ``has_pairwise`` say what it can.
+``pairwise_log_prob(z [N, D]) -> [N, B]``; ``has_density`` and ``has_pairwise`` say what it can. One without a density
+gives an estimate of its KL to the prior: ``kl [B]``.
 A **prior** is a module: ``log_prob``, ``sample``, and ``kl_dim(q) -> [B, D]``, ``kl(q) -> [B]``, analytic or None.
+One that is not on all of R^D is what ``carry(u)`` makes of u ~ N(0, I): ``[…, D] -> […, D]``.
 All densities are in nats.
 """
 

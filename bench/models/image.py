@@ -6,8 +6,9 @@ makes posterior collapse possible. Reduced sizes keep the design and change widt
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -135,8 +136,11 @@ class MaskedBlock(nn.Module):
         )
         self.norm = NormELU(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.body(x), plus=x)
+    def forward(self, x: Tensor, share: Tensor | None = None) -> Tensor:
+        """``[B, C, H, W]`` -> the same; ``share`` ``[B, C // 2, H, W]`` is added to what the first 1×1 gives."""
+        if share is None:
+            return self.norm(self.body(x), plus=x)
+        return self.norm(self.body[1:](self.body[0](x) + share), plus=x)
 
 
 class MaskedCNNDecoder(nn.Module):
@@ -155,14 +159,16 @@ class MaskedCNNDecoder(nn.Module):
         self.skips = nn.ModuleList(MaskedBlock(channels, k) for k in skips)
         self.output = nn.Sequential(conv(channels, channels, 1), NormELU(channels), conv(channels, 1, 1))
 
-    def forward(self, h: Tensor) -> Tensor:
-        """Layer 0's pre-activation ``[B, C, H, W]`` -> logits ``[B, 1, H, W]`` of every pixel given those before it."""
+    def forward(self, h: Tensor, shares: Iterable[Tensor | None] = itertools.repeat(None)) -> Tensor:
+        """Layer 0's pre-activation ``[B, C, H, W]`` -> logits ``[B, 1, H, W]`` of every pixel given those before it.
+
+        ``shares``: one for each block of the main path, where something else than images enters these too."""
         outputs = [self.norm(h)]
-        for layer, block in enumerate(self.blocks, start=1):
+        for layer, (block, share) in enumerate(zip(self.blocks, shares, strict=False), start=1):
             h = outputs[-1]
             if 0 <= layer - 3 < len(self.skips) - 1:
                 h = h + self.skips[layer - 3](outputs[layer - 3])
-            outputs.append(block(h))
+            outputs.append(block(h, share))
         h = outputs[-1]
         if self.skips:
             h = h + self.skips[-1](outputs[len(self.skips) - 1])

@@ -31,8 +31,12 @@ class LSTMFeatures(nn.Module):
         for parameter in self.lstm.parameters():
             uniform_(parameter)
 
+    def states(self, x: Tensor) -> Tensor:
+        """``[B, T]`` -> the state after every word, ``[B, T, hidden]``."""
+        return self.lstm(step_by_step(self.embedding, x))[0]
+
     def forward(self, x: Tensor) -> Tensor:
-        states, _ = self.lstm(step_by_step(self.embedding, x))
+        states = self.states(x)
         last = (x != PAD).sum(dim=1) - 1
         return states[torch.arange(len(x), device=x.device), last]
 
@@ -53,6 +57,7 @@ class LSTMDecoder(nn.Module):
     """p(x|z), word by word: an LSTM over [embedding; z] started at c0 = W z, h0 = tanh(c0).
 
     Without a latent (``dim`` 0) a language model that starts from zeros. Dropout on embeddings and on output states.
+    ``readout(states [N, T, hidden], code [N, …])`` is what the vocabulary layer sees, where a method sets one.
     Within ``second_order`` it can be differentiated twice.
     """
 
@@ -64,6 +69,7 @@ class LSTMDecoder(nn.Module):
         self.lstm = LSTM(embedding + dim, hidden)
         self.output = nn.Linear(hidden, vocabulary, bias=False)
         self.dim, self.hidden, self.dropout, self.longest = dim, hidden, dropout, longest
+        self.readout: nn.Module | None = None
         uniform_(self.embedding.weight, bound=0.1)
         with torch.no_grad():
             of_words, of_z = self.lstm.weight_ih_l0.split([embedding, dim], dim=1)
@@ -78,10 +84,12 @@ class LSTMDecoder(nn.Module):
         return cell.tanh().unsqueeze(0), cell.unsqueeze(0)
 
     def states(self, words: Tensor, code: Tensor, state: State) -> tuple[Tensor, State]:
-        """Words ``[N, T]`` read from ``state`` on -> output states ``[N, T, hidden]`` and the state after them."""
+        """Words ``[N, T]`` read from ``state`` on -> output states ``[N, T, hidden]``, or what is read out of them, and
+        the state after them."""
         embedded = self.dropped(step_by_step(self.embedding, words))
         hidden, state = self.lstm(embedded, state, code[:, : self.dim] if self.dim else None)
-        return self.dropped(hidden), state
+        hidden = self.dropped(hidden)
+        return (hidden if self.readout is None else self.readout(hidden, code)), state
 
     def dropped(self, h: Tensor) -> Tensor:
         """Dropout of ``[N, T, …]`` in training mode. On a CPU uniform numbers are drawn, step by step whatever the

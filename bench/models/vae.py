@@ -92,6 +92,25 @@ class VAE(nn.Module):
         return {name: parameters for name, parameters in groups.items() if parameters}
 
 
+class OverNormal(nn.Module):
+    """A VAE whose prior is that of ``carry(u)``, u ~ N(0, I), as the same p(x) with u in R^D for its latent: what looks
+    for
+    z where it may take any value then looks for u."""
+
+    def __init__(self, model: VAE):
+        super().__init__()
+        self.model, self.latent_dim = model, model.latent_dim
+        self.prior = StandardNormal(model.latent_dim)
+
+    def log_prob(self, x: Tensor, u: Tensor) -> Tensor:
+        return self.model.log_prob(x, self.model.prior.carry(u))
+
+
+def unbounded(model: VAE) -> VAE | OverNormal:
+    """The model with a latent that may take any value in R^D, of the same p(x)."""
+    return OverNormal(model) if hasattr(model.prior, "carry") else model
+
+
 @contextmanager
 def fixed_statistics(*modules: nn.Module) -> Iterator[None]:
     """Within: BatchNorm in training mode normalises by the batch as ever, but its running averages stay put."""

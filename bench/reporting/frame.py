@@ -65,7 +65,7 @@ def _record(cell: Cell, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "method": method["expression"],
         "label": method.get("label", method["expression"]),
-        "variant": dumps([method.get("config"), method.get("schedule")], sort_keys=True),
+        "variant": dumps([method.get(key) for key in ("config", "schedule", "rate")], sort_keys=True),
         "order": method["order"],
         "baseline": bool(method.get("baseline")),
         "base_seed": cell.config["base_seed"],
@@ -97,8 +97,8 @@ def history_frame(frame: DataFrame) -> DataFrame:
 def stored_frame(out: Path) -> DataFrame:
     """One row per cell stored under ``out``, whatever its state, for those who want to look for themselves.
 
-    As ``cells_frame``, of every data set and preset: with ``dataset``, ``preset``, ``folder`` and the method's
-    settings (``config``, ``schedule``), and every metric as it was judged. A cell that cannot be read is a row of
+    As ``cells_frame``, of every data set and preset: with ``dataset``, ``preset``, ``folder`` and the method's settings
+    (``config``, ``schedule``, ``rate``), and every metric as it was judged. A cell that cannot be read is a row of
     status ``damaged`` with its reason.
     """
     import pandas as pd
@@ -115,7 +115,7 @@ def stored_frame(out: Path) -> DataFrame:
             continue
         cell = cells[path]
         method = cell.config["method"]
-        about = {"config": method.get("config") or {}, "schedule": method.get("schedule") or {}}
+        about = {key: method.get(key) or {} for key in ("config", "schedule", "rate")}
         about |= {"cell_id": cell.config.get("cell_id"), "fingerprint": cell.config["dataset"]["fingerprint"]}
         evaluation = cell.evaluation or {}
         about |= {"device": cell.config["device"], "n": evaluation.get("metrics", {}).get("n")}

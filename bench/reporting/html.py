@@ -123,13 +123,14 @@ def _methods(frame: DataFrame, chips: Mapping[str, Markup]) -> list[dict]:
                 "rows": [],
             },
         )
-        schedule = {**(method.get("schedule") or {})}
+        schedule, rate = ({**(method.get(key) or {})} for key in ("schedule", "rate"))
         card["rows"].append(
             {
                 "label": cells["label"].iloc[0],
                 "chip": chips[expression],
                 "settings": {**(method.get("config") or {})},
                 "schedule": _call(schedule.pop("name", ""), schedule),
+                "rate": _call(rate.pop("name", ""), rate),
                 "notes": [*method.get("notes", []), *_footnotes(method)],
             }
         )

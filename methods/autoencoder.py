@@ -1,0 +1,29 @@
+"""The autoencoder: a VAE without its KL term, the other end of the comparison from the decoder alone.
+
+L = E_q[-log p(x|z)], z ~ q. Nothing holds z to the prior, so KL and NLL say how far it strays, and reconstruction is
+the best that these networks reach. No weights are selected on validation, whose ELBO it does not seek: the last ones
+stand.
+"""
+
+from bench.method import Method, Phase
+
+NOT_HELD = "trained without the KL, so z is not held to the prior"
+
+
+class Autoencoder(Method):
+    summary = "the basic VAE without its KL term"
+    citation = "Hinton & Salakhutdinov, Science 2006"
+    family = "anchor"
+    order = 5
+    refuses = {
+        "schedule": "it has no KL term that a weight could change",
+        "rate": "it has no KL term",
+    }
+    neutral = "the KL term is what it lacks"
+    footnotes = {column: NOT_HELD for column in ("nll", "nll_common", "elbo", "kl")}
+
+    def phases(self):
+        return (Phase(selects=False),)
+
+    def loss(self, ctx, terms):
+        return terms.rec.mean()

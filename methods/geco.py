@@ -1,0 +1,72 @@
+"""GECO: the KL is minimised under the constraint that the reconstruction reaches κ, by a multiplier.
+
+C = E_q[-log p(x|z)] - κ, its moving average C_ma ← a C_ma + (1 - a) C; L = KL + λ C; after every step λ ← λ exp(η
+C_ma), each time by a factor in [0.9, 1.05]. κ is in nats of this data: without one, an autoencoder is trained for
+``share`` of the updates, and κ is what it reaches plus ``margin``. A κ that the decoder reaches without z makes GECO
+collapse. η is not the authors', whose constant could not be verified.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from bench.method import Phase, check_ranges
+from methods.parts.control import Controlled
+
+LARGEST = 1e3  # multiplier, and its inverse the smallest
+FACTOR = (math.log(0.9), math.log(1.05))
+
+
+class GECO(Controlled):
+    summary = "least KL that reconstructs to a given quality"
+    citation = "Rezende & Viola, 2018 (arXiv 1810.00597)"
+    order = 63
+    refuses = {"schedule": "its multiplier sets the weight of the reconstruction against the KL"}
+    neutral = "its multiplier moves from the first step on"
+    STATE = ("kappa", "average", "multiplier")
+
+    @dataclass(frozen=True)
+    class Config:
+        kappa: float | None = None  # nats of reconstruction per example; None: an autoencoder's plus the margin
+        margin: float = 1.0  # nats
+        share: float = 0.3  # of the updates for the autoencoder
+        eta: float = 0.01
+        memory: float = 0.99  # of the moving average
+
+        def __post_init__(self):
+            check_ranges(self, "share eta", "memory")
+            if self.share >= 1 or self.memory >= 1:
+                raise ValueError("'share' and 'memory' are shares, below 1")
+
+    def __init__(self, config=None, schedule=None):
+        super().__init__(config, schedule)
+        self.kappa = torch.tensor(self.config.kappa or 0.0)
+        self.average, self.multiplier = torch.tensor(math.nan), torch.tensor(1.0)  # of the reconstruction
+
+    def phases(self):
+        if self.config.kappa is not None:
+            return (Phase(),)
+        return Phase("autoencoder", self.config.share, selects=False), Phase("main", 1 - self.config.share)
+
+    def observe(self, terms):
+        return terms.rec.mean()
+
+    def loss(self, ctx, terms):
+        if ctx.phase.name == "autoencoder":
+            return terms.rec.mean()
+        return self.rate(terms) + self.multiplier * (terms.rec.mean() - self.kappa)
+
+    def control(self, seen):
+        memory = self.config.memory
+        self.average = torch.where(self.average.isnan(), seen, memory * self.average + (1 - memory) * seen)
+
+    def on(self, event, ctx):
+        super().on(event, ctx)
+        main = ctx.phase.name == "main"
+        if event == "phase_start" and main and self.config.kappa is None:
+            self.kappa = self.average + self.config.margin
+            ctx.note(f"κ = {self.kappa:.2f} nats, an autoencoder's reconstruction plus {self.config.margin:g}")
+        if event == "after_step" and main:
+            factor = (self.config.eta * (self.average - self.kappa)).clamp(*FACTOR).exp()
+            self.multiplier = (self.multiplier * factor).clamp(1 / LARGEST, LARGEST)

@@ -1,0 +1,122 @@
+"""iVAE: posteriors without a density, drawn by a network from features and noise; the KL by its dual form.
+
+z = G(h(x), ε), ε ~ N(0, I); KL(q ‖ p) = max_ν E_q ν(x, z) - E_p exp ν(x, z) + 1. Every step ν makes ``inner`` updates
+of Adam, then encoder and decoder one on E_q[-log p(x|z)] + β KL. With ``aggregate`` ν sees z alone, and the KL is the
+aggregate's, which leaves the mutual information free (iVAE_MI). The dual form is too low as long as ν is not at its
+best, and the ELBO with it too high. Without a density there is no importance-weighted NLL; the common proposal's needs
+none. The authors' step of ν is 1e-5, for some 10⁵ updates; the reduced presets have some 10³.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from bench.method import Method, Terms, check_ranges
+from bench.models.vae import fixed_statistics
+
+SAMPLES = 16  # for KL and mean outside training
+DUAL = "by the dual form, too low where its network is not at its best"
+
+
+def network(inputs, outputs, hidden, depth):
+    layers = [nn.Linear(inputs, hidden), nn.LeakyReLU(0.2)]
+    for _ in range(depth - 1):
+        layers += [nn.Linear(hidden, hidden), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Linear(hidden, outputs))
+
+
+class Implicit:
+    """q(z|x) for features h ``[B, F]``; ``kl`` is an estimate that training and metrics are given."""
+
+    has_density = has_pairwise = False
+    kl = None
+
+    def __init__(self, h, head):
+        self.h, self.head = h, head
+
+    def rsample(self, samples, generator=None):
+        size = (len(self.h), samples, self.head.dim)
+        noise = torch.randn(size, generator=generator, device=self.h.device, dtype=self.h.dtype)
+        return self.head.network(torch.cat([self.h.unsqueeze(1).expand(-1, samples, -1), noise], dim=-1))
+
+    def log_prob(self, z):
+        raise NotImplementedError("an implicit posterior has no density")
+
+    @cached_property
+    @torch.no_grad()
+    def mean(self):
+        return self.rsample(SAMPLES, torch.Generator(self.h.device).manual_seed(0)).mean(1)
+
+
+class ImplicitHead(nn.Module):
+    def __init__(self, features, dim, hidden):
+        super().__init__()
+        self.dim, self.network = dim, network(features + dim, dim, hidden, depth=2)
+
+    def forward(self, h):
+        return Implicit(h, self)
+
+
+class ImplicitVAE(Method):
+    summary = "posteriors drawn by a network, their KL by its dual form (iVAE)"
+    citation = "Fang et al., EMNLP 2019"
+    family = "posterior"
+    order = 86
+    refuses = {"rate": "its KL is a dual estimate"}
+    reduced = {"quick": {"lr": 1e-4}, "small": {"lr": 1e-4}}
+    footnotes = {"kl": DUAL, "elbo": f"its KL is {DUAL}", "nll": "its posterior has no density", "mi": "no density"}
+    neutral = "its posterior is no Gaussian"
+
+    @dataclass(frozen=True)
+    class Config:
+        inner: int = 5  # updates of ν in a step
+        lr: float = 1e-5  # of ν
+        hidden: int = 512
+        aggregate: bool = False
+
+        def __post_init__(self):
+            check_ranges(self, "inner lr hidden")
+
+    def expected_cost(self, train):
+        return 2.0
+
+    def build(self, model, data):
+        features, hidden = model.head.linear.in_features, self.config.hidden
+        model.head = ImplicitHead(features, model.latent_dim, hidden)
+        seen = model.latent_dim + (0 if self.config.aggregate else features)
+        model.aux["dual"] = network(seen, 1, hidden, depth=3)
+        return model
+
+    def param_groups(self, model):
+        groups = super().param_groups(model)
+        return groups | {"aux": {**groups["aux"], "optimiser": "adam", "lr": self.config.lr}}
+
+    def posterior(self, ctx, x, train):
+        q = ctx.model.encode(x)
+        if not train:
+            q.kl = self.dual(ctx, q, q.rsample(SAMPLES, ctx.generator("dual")))
+        return q
+
+    def dual(self, ctx, q, z):
+        """E_q ν - E_p exp ν + 1 of each example: z ~ q ``[B, S, D]`` -> ``[B]``."""
+        prior = ctx.model.prior.sample(z.shape[0] * z.shape[1], ctx.generator("prior"), z.device).view_as(z)
+        return (self.critic(ctx, q, z) - self.critic(ctx, q, prior).exp()).mean(1) + 1
+
+    def critic(self, ctx, q, z):
+        beside = [] if self.config.aggregate else [q.h.detach().unsqueeze(1).expand(-1, z.shape[1], -1)]
+        return ctx.model.aux["dual"](torch.cat([z, *beside], dim=-1)).squeeze(-1)
+
+    def terms(self, ctx, x):
+        q = self.posterior(ctx, x, train=True)
+        z = q.rsample(1, ctx.generator())
+        return Terms(x, q, z, -ctx.model.log_prob(x, z), self.dual(ctx, q, z), None)
+
+    def step(self, ctx, x):
+        with torch.no_grad(), fixed_statistics(ctx.model.features):
+            q = ctx.model.encode(x)
+            z = q.rsample(1, ctx.generator())
+        for _ in range(self.config.inner):
+            ctx.update(lambda: -self.dual(ctx, q, z).mean(), groups=["aux"])
+        return ctx.update(lambda: self.objective(ctx, x), groups=["encoder", "decoder"])

@@ -1,0 +1,39 @@
+"""Importance-weighted autoencoder: a tighter bound from several samples, under which q need not be the posterior.
+
+L = -E log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q. Its bound rises with K towards log p(x).
+"""
+
+import math
+from dataclasses import dataclass
+
+from bench.method import Method, Terms, check_ranges
+
+
+class ImportanceWeightedAutoencoder(Method):
+    summary = "importance-weighted bound of K samples"
+    citation = "Burda et al., ICLR 2016"
+    order = 77
+    shown = ("samples",)
+    refuses = {
+        "schedule": "its bound has no KL term that a weight could change",
+        "rate": "its bound has no KL term",
+    }
+    neutral = "with one sample its KL is an estimate from that sample"
+
+    @dataclass(frozen=True)
+    class Config:
+        samples: int = 5
+
+        def __post_init__(self):
+            check_ranges(self, "samples")
+
+    def expected_cost(self, train):
+        return 0.3 + 0.7 * self.config.samples
+
+    def terms(self, ctx, x):
+        q = self.posterior(ctx, x, train=True)
+        return Terms.of(ctx.model, x, q, q.rsample(self.config.samples, ctx.generator()))
+
+    def loss(self, ctx, terms):
+        log_weights = ctx.model.prior.log_prob(terms.z) - terms.q.log_prob(terms.z) - terms.rec
+        return -(log_weights.logsumexp(1) - math.log(terms.z.shape[1])).mean()

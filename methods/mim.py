@@ -1,0 +1,26 @@
+"""A-MIM: the asymmetric mutual information machine, whose joint of encoder and decoder is drawn to high mutual
+information.
+
+L = E_q[-log p(x|z) - ½ (log q(z|x) + log p(z))], one sample: against the VAE's, log q has changed its sign and both are
+halved, so a narrow posterior is sought. The authors' perplexity rests on the aggregate posterior in the prior's place;
+here it is judged with p(z) = N(0, I) like everything else. No weights are selected on validation, whose ELBO it does
+not seek.
+"""
+
+from bench.method import Method, Phase
+
+
+class MutualInformationMachine(Method):
+    summary = "mutual information sought by a symmetric objective (A-MIM)"
+    citation = "Livne et al., 2020 (arXiv 2003.02645)"
+    order = 68
+    refuses = {"schedule": "it has no KL term that a weight could change", "rate": "it has no KL term"}
+    footnotes = {column: "its loss seeks no ELBO" for column in ("nll", "elbo", "kl")}
+    neutral = "the sign of log q differs"
+
+    def phases(self):
+        return (Phase(selects=False),)
+
+    def loss(self, ctx, terms):
+        logs = terms.q.log_prob(terms.z) + ctx.model.prior.log_prob(terms.z)
+        return (terms.rec - 0.5 * logs).mean()
