@@ -53,11 +53,8 @@ def settled(task: dict[str, Any]) -> bool:
     tries = folder.tries()
     if tries["run"] == task["run"] and tries["over"]:
         return True
-    try:
-        done = folder.done(build(EvaluationConfig, task["evaluation"], "evaluation"))
-    except (ValueError, KeyError, TypeError, AttributeError):  # damaged records
-        return False
-    return done and task["anew"] != FORCED
+    wanted = build(EvaluationConfig, task["evaluation"], "evaluation")
+    return task["anew"] != FORCED and status(folder, wanted)[0] == "done"
 
 
 def run_cell(task: dict[str, Any]) -> None:
@@ -183,12 +180,12 @@ def trained(folder: CellFolder, config: dict) -> tuple[Method, VAE, int]:
     weights = checkpoint.load_best(folder.path, config["device"], (folder.result() or {}).get("best_update"))
     try:
         model.load_state_dict(weights["model"])
-    except RuntimeError as error:
+        method.load_state_dict(weights["method"])
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:  # torch's and methods' own
         version = config["protocol_version"]
         raise UserError(
-            f"{path} holds another model than this code builds (protocol {version}): train it anew"
+            f"{path} holds another model or method than this code builds (protocol {version}): train it anew"
         ) from error
-    method.load_state_dict(weights["method"])
     return method, model, seed
 
 

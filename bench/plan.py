@@ -11,7 +11,7 @@ from bench.config import EVALUATION_VERSION, EvaluationConfig, Preset
 from bench.datasets import DataInfo
 from bench.errors import UserError
 from bench.expressions import Variant
-from bench.records import PROTOCOL_VERSION, identify
+from bench.records import PROTOCOL_VERSION, flaw, identify
 from bench.store import SCHEMA_VERSION, CellFolder
 
 #: The states in which there is something to do.
@@ -94,16 +94,20 @@ def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tu
     try:
         result = folder.result()
         trained = None if result is None else result["status"]
+        wrong = None if result is None else flaw("result.json", result, folder.cell_id)
     except DAMAGED:
         return "missing", "its result.json is damaged"
+    if wrong:
+        return "missing", f"its result.json {wrong}"
     if trained != "ok":
         return ("failed" if trained == "failed" else "missing"), ""
-    record = None
     try:
         record = folder.evaluation()
+        if record is not None and flaw("evaluation.json", record, folder.cell_id):
+            record = None  # a damaged evaluation, or another cell's, is made anew
         if not evaluation.missing(record):
             return "done", ""
-    except DAMAGED:  # a damaged evaluation is made anew
+    except DAMAGED:
         record = None
     if (folder.path / "best.pt").exists():
         return "trained", ""

@@ -23,6 +23,7 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +61,16 @@ class CellFolder:
     @cached_property
     def config(self) -> dict:
         return read_json(self.path / "config.json")
+
+    @cached_property
+    def cell_id(self) -> str | None:
+        """The id in the folder's name; None where that is no name of a cell."""
+        named = re.fullmatch(r"seed-\d+-([0-9a-f]{12})", self.path.name)
+        return named[1] if named else None
+
+    def owns(self, record: dict) -> bool:
+        """Whether a record is of this cell: one of another may have been copied here."""
+        return self.cell_id in (None, record["cell_id"])
 
     def result(self) -> dict | None:
         return read_json(self.path / "result.json", missing_ok=True)
@@ -135,12 +146,14 @@ class CellFolder:
             file.unlink(missing_ok=True)
 
     def trained(self) -> bool:
+        """Whether the cell's own training ended well."""
         result = self.result()
-        return result is not None and result["status"] == "ok"
+        return result is not None and result["status"] == "ok" and self.owns(result)
 
     def done(self, wanted: EvaluationConfig) -> bool:
         """Whether training ended well and the evaluation ``wanted`` is there."""
-        return self.trained() and not wanted.missing(self.evaluation())
+        evaluation = self.evaluation()
+        return self.trained() and evaluation is not None and self.owns(evaluation) and not wanted.missing(evaluation)
 
 
 def cell_folders(out: Path) -> Iterator[CellFolder]:

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import pytest
 
 from bench import registry
+from bench.cell import run_cell, settled
 from bench.config import TrainConfig, derive_seed, load_preset, replaced
 from bench.errors import UserError
 from bench.expressions import prepare, split_expressions, split_settings, variants
-from bench.plan import identify, plan
+from bench.plan import identify, plan, status
+from bench.store import read_json
 
-from .conftest import TOY
+from .conftest import EVALUATION, TOY
 
 
 def names(*expressions, preset="quick", settings=None):
@@ -218,3 +220,30 @@ def test_what_only_watches_training_is_no_part_of_a_cells_identity(planned):
     older = {**config, "train": {key: config["train"][key] for key in config["train"] if key != "equal_lengths"}}
     assert identify(watched) == identify(older) == identify(config)
     assert identify({**config, "train": {**config["train"], "equal_lengths": True}}) != identify(config)
+
+
+def test_records_that_a_report_leaves_out_are_not_taken_for_a_cells_own(planned, task):
+    vae, beta = planned("vae"), planned("beta_vae")
+    for cell in (vae, beta):
+        run_cell(task(cell))
+    folder, own, other = vae.folder, vae.folder.result(), beta.folder
+
+    folder.write_json("evaluation.json", other.evaluation())
+    assert status(folder, EVALUATION) == ("trained", "")
+    assert not settled(task(vae, run="second")) and not folder.done(EVALUATION)
+    run_cell(task(vae, run="second"))
+    assert settled(task(vae, run="third")) and folder.done(EVALUATION)
+    assert folder.result()["provenance"] == own["provenance"], "it is not trained again"
+
+    for change in ({"status": "odd"}, {"cell_id": None}, {"flops": "many"}, {"schema_version": 99}):
+        folder.write_json("result.json", own | change)
+        state, anew = status(folder, EVALUATION)
+        assert state == "missing" and anew.startswith("its result.json ")
+
+    folder.write_json("result.json", other.result())
+    assert status(folder, EVALUATION) == ("missing", f"its result.json is of another cell, {other.cell_id}")
+    assert not settled(task(vae, run="third")) and not folder.trained()
+    run_cell(task(vae, run="third"))
+    assert settled(task(vae, run="fourth")) and folder.result()["cell_id"] == vae.config["cell_id"]
+    (aside,) = folder.path.parent.glob("superseded-seed-*")
+    assert read_json(aside / "result.json") == other.result()

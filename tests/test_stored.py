@@ -11,7 +11,7 @@ import torch
 
 import bench
 from bench import evaluate, merge, verify
-from bench.cell import run_cell
+from bench.cell import fresh, run_cell, trained
 from bench.errors import UserError
 from bench.evaluation import groups
 from bench.store import CellFolder, claim, write_json
@@ -75,20 +75,41 @@ def test_texts_are_refused_by_a_model_of_images(copy):
         bench.load(only(copy, "vae").path).encode(["a sentence"])
 
 
-@pytest.mark.parametrize("harm", ["nothing there", "no weights", "not trained", "of another model"])
+WEIGHTS = {
+    "of another model": {"model": {"weight": torch.zeros(1)}, "method": {}},
+    "not of a model": {"weight": torch.zeros(1)},
+    "a list for a model": {"model": [1, 2], "method": {}},
+    "nothing for a model": {"model": None, "method": {}},
+    "numbers for tensors": {"model": {"encoder.weight": 1.0}, "method": {}},
+    "numbers for names": {"model": {1: torch.zeros(1)}, "method": {}},
+}
+
+
+@pytest.mark.parametrize("harm", ["nothing there", "no weights", "not trained", *WEIGHTS])
 def test_a_cell_that_cannot_be_loaded_says_why(copy, harm):
     folder = only(copy, "vae")
     if harm == "no weights":
         (folder.path / "best.pt").unlink()
     elif harm == "not trained":
         write_json(folder.path / "result.json", folder.result() | {"status": "running"})
-    elif harm == "of another model":
-        torch.save({"model": {"weight": torch.zeros(1)}, "method": {}}, folder.path / "best.pt")
+    elif harm in WEIGHTS:
+        torch.save(WEIGHTS[harm], folder.path / "best.pt")
     path = folder.path / "elsewhere" if harm == "nothing there" else folder.path
     message = {"nothing there": "no cell in", "no weights": "weights", "not trained": "not trained"}
     message = message.get(harm, "another model")
     with pytest.raises(UserError, match=message):
         bench.load(path)
+
+
+def test_the_state_of_another_method_is_refused_in_one_line(planned):
+    cell = planned("aggressive")
+    cell.folder.describe(cell.config)
+    method, model, _ = fresh(cell.config)
+    torch.save({"model": model.state_dict(), "method": method.state_dict()}, cell.folder.path / "best.pt")
+    trained(cell.folder, cell.config)
+    torch.save({"model": model.state_dict(), "method": {}}, cell.folder.path / "best.pt")
+    with pytest.raises(UserError, match=r"best\.pt holds another model or method than .* train it anew"):
+        trained(cell.folder, cell.config)
 
 
 # -- frame ---------------------------------------------------------------------------------------------------------
