@@ -199,7 +199,8 @@ def fresh(config: dict) -> tuple[Method, VAE, int]:
     sizes = build(MODELS[data.modality], config["model"], "model")
     data = modelled(data, sizes)
     cls = registry.method(about["name"])
-    schedule, rate = schedules.restored(about["schedule"]), rates.restored(about.get("rate"))
+    schedule = schedules.restored(about["schedule"])
+    rate = rates.restored(about["rate"], registry.rates().values()) if "rate" in about else None
     method = cls.made(build(cls.Config, about["config"], f"method '{cls.name}'"), schedule, rate)
     seed = derive_seed(config["base_seed"], data.name, config["seed"])
     torch.manual_seed(derive_seed(seed, "initialisation"))

@@ -209,6 +209,8 @@ def _attributes_fault(cls: Any) -> str | None:
             return f"'{name}' must be True or False, not {shown(value)}"
     if not _texts(cls.modalities) or not {*cls.modalities} <= MODELS.keys() or not cls.modalities:
         return f"'modalities' must be some of {', '.join(MODELS)}, as ('image',), not {cls.modalities!r}"
+    if cls.lends is not None and not callable(getattr(cls.lends, "of", None)):
+        return f"'lends' must be a form of the KL term, a dataclass with 'of', not {shown(cls.lends)}"
     if not _by_text(cls.footnotes, lambda note: isinstance(note, str)):
         return "'footnotes' must be texts by column"
     if not _by_text(cls.refuses, lambda reason: isinstance(reason, str)) or not {*cls.refuses} <= {"schedule", "rate"}:

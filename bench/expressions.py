@@ -25,7 +25,7 @@ from bench.contract import data_fault
 from bench.datasets import DataInfo, Prepared, _folder, cached_as
 from bench.errors import UserError
 from bench.method import Method
-from bench.rates import RATES, Rate
+from bench.rates import Rate
 from bench.schedules import SCHEDULES, Schedule
 
 #: What stands on a command line is written by hand: more is a mistake, and would take hours or all memory to expand.
@@ -33,8 +33,7 @@ CHARACTERS = 10_000  # of an expression
 VALUE = 1000  # characters of one value
 ROWS = 1000  # of a run
 
-#: What can be attached to a method with a +: kind -> name -> class. In this order they stand in a row's name.
-ATTACHED: dict[str, dict[str, type]] = {"rate": RATES, "schedule": SCHEDULES}
+#: What can be attached to a method with a +, one of each kind, in the order in which they stand in a row's name.
 SAID = {"rate": "form of the KL term", "schedule": "schedule"}
 
 _PART = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -157,35 +156,37 @@ def _variant(
     default = replaced(method.Config(), reduced, f"method '{name}'")
     config = replaced(default, _values({**settings.get(name, {}), **given}), f"method '{name}'")
     attached = _attached(method, others)
-    suffix = "".join(
-        f"+{part}{_arguments(attached[kind], classes[part](), ())}"
-        for kind, classes in ATTACHED.items()
-        for part, _ in others
-        if part in classes
-    )
+    suffix = "".join(f"+{part}{_arguments(form, type(form)(), ())}" for part, form in attached.values())
     notes = tuple(
         f"{key} = {value} in this preset (otherwise {getattr(method.Config(), key)})"
         for key, value in reduced.items()
         if getattr(config, key) == value
     )
     expression = f"{name}{_arguments(config, default, method.shown)}{suffix}"
-    return Variant(method, config, attached.get("schedule"), attached.get("rate"), expression, notes)
+    of_kind = {kind: form for kind, (_, form) in attached.items()}
+    return Variant(method, config, of_kind.get("schedule"), of_kind.get("rate"), expression, notes)
 
 
-def _attached(method: type[Method], parts: Iterable[tuple[str, dict[str, str]]]) -> dict[str, Any]:
-    """Kind -> what is attached of it: one of each at most, of those that the method does not refuse."""
-    attached: dict[str, Any] = {}
+def attachable() -> dict[str, dict[str, type]]:
+    """Kind -> name behind the + -> class."""
+    return {"rate": registry.rates(), "schedule": SCHEDULES}
+
+
+def _attached(method: type[Method], parts: Sequence[tuple[str, dict[str, str]]]) -> dict[str, tuple[str, Any]]:
+    """Kind -> name and form of what is attached: one of each kind at most, of those that the method does not refuse."""
+    attached: dict[str, tuple[str, Any]] = {}
+    found = attachable() if parts else {}
     for part, given in parts:
-        kind = next((kind for kind, classes in ATTACHED.items() if part in classes), None)
+        kind = next((kind for kind, classes in found.items() if part in classes), None)
         if kind is None:
-            known = [name for classes in ATTACHED.values() for name in classes]
+            known = [name for classes in found.values() for name in classes]
             raise UserError(f"'+{part}' is no schedule and no form of the KL term: {suggest(part, known)}")
         if kind in attached:
             raise UserError(f"'+{part}': one {SAID[kind]} at most can be attached")
         if kind in method.refuses:
             raise UserError(f"'{method.name}+{part}' makes no sense: {method.refuses[kind]}")
-        attached[kind] = replaced(ATTACHED[kind][part](), _values(given), f"{SAID[kind]} '{part}'")
-    return attached
+        attached[kind] = part, replaced(found[kind][part](), _values(given), f"{SAID[kind]} '{part}'")
+    return {kind: attached[kind] for kind in SAID if kind in attached}
 
 
 def _arguments(config: Any, default: Any, shown: Sequence[str]) -> str:

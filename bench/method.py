@@ -135,6 +135,7 @@ class Method:
     baseline: ClassVar[bool] = False  # the row that others are compared with
     reduced: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset -> settings that differ there
     neutral: ClassVar[Mapping[str, Any] | str] = {}  # settings at which this is the basic VAE, or why there are none
+    lends: ClassVar[type | None] = None  # a form of the KL term that others can be given with a +, under its name
     refuses: ClassVar[Mapping[str, str]] = {}  # "schedule", "rate" -> why none can be attached with a +
 
     @dataclass(frozen=True)

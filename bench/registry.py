@@ -95,16 +95,27 @@ def dataset(name: str) -> ModuleType:
 
 
 def suites() -> dict[str, list[str]]:
-    """Suite -> method expressions in table order. ``all`` is every method at its default; those that are broken come
-    last, so that whoever asks for all hears of them."""
+    """Suite -> method expressions in table order. Every family is one, with the baseline before it; ``all`` is every
+    method at its default. Those that are broken come last in it, so that whoever asks for all hears of them."""
     unusable = broken()
     usable = (method(name) for name in method_names() if name not in unusable)
     classes = sorted(usable, key=lambda cls: (cls.order, cls.name))
+    reference = [cls.name for cls in classes if cls.baseline]
     result: dict[str, list[str]] = {}
     for cls in classes:
         for suite, expressions in cls.suites.items():
             result.setdefault(suite, []).extend(expressions)
+    for family in dict.fromkeys(cls.family for cls in classes):
+        members = [cls.name for cls in classes if cls.family == family]
+        result[family] = [*(name for name in reference if name not in members), *members]
     return result | {"all": [*(cls.name for cls in classes), *unusable]}
+
+
+def rates() -> dict[str, type]:
+    """Method -> the form of the KL term that it lends to others, of those that do."""
+    unusable = broken()
+    classes = (method(name) for name in method_names() if name not in unusable)
+    return {cls.name: cls.lends for cls in classes if cls.lends}
 
 
 def _modules(package: str, group: str) -> dict[str, list[str]]:

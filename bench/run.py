@@ -26,8 +26,9 @@ TOLD = 50  # cells that failed, one by one
 
 EPILOG = """\
 methods are expressions, joined by commas:
-  vae  beta_vae(beta=0.2)  beta_vae(beta=0.2|0.4|0.6)  aggressive+anneal  sa_vae(steps=10)+cyclical
-or suites: core (six methods), paper (the eleven rows of He et al. 2019), all. --list shows every one.
+  vae  beta_vae(beta=0.2)  beta_vae(beta=0.2|0.4|0.6)  aggressive+anneal  bn_vae+free_bits(target=4)+cyclical
+or suites: core (six methods), paper (the eleven rows of He et al. 2019), all, and a family: objective, posterior,
+decoder, optimisation, prior. Schedules and forms of the KL term are attached with +. --list shows every one.
 
 examples:
   python -m bench.run --methods core --dataset glyphs
@@ -100,12 +101,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(parser(), argv)
-    return exit_status(
-        lambda: listing() if args.list else run(args), "the same command goes on from the last checkpoints"
-    )
+    return exit_status(lambda: run(args), "the same command goes on from the last checkpoints")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.list:
+        from bench.listing import listing
+
+        return listing()
     check(args)
     from rich.markup import escape
 
@@ -291,39 +294,6 @@ def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: 
     if left := len(unfinished[TOLD:]):
         console.print(f"failed: {left} more, for reasons that the table gives; the same command tries them again")
     return 1 if unfinished else 0 if reported else 2
-
-
-def listing() -> int:
-    from bench import registry
-
-    suites = registry.suites()
-    print("methods")
-    broken = registry.broken()
-    for name in suites["all"]:
-        if name in broken:
-            print(f"  {name:16} {broken[name]}")
-            continue
-        cls = registry.method(name)
-        defaults = ", ".join(f"{key}={value}" for key, value in cls.settings().items())
-        print(f"  {name:16} {cls.summary}. {cls.citation}. For {' and '.join(cls.modalities)}. {defaults}".rstrip())
-    print("suites")
-    for suite, expressions in suites.items():
-        print(f"  {suite:16} {', '.join(expressions)}")
-    print("data sets")
-    for name in registry.dataset_names():
-        try:
-            module = registry.dataset(name)
-        except UserError as error:
-            print(f"  {name:16} {error}")
-            continue
-        settings = ", ".join(f"{key}={value}" for key, value in getattr(module, "SETTINGS", {}).items())
-        about = f"{module.SUMMARY}{'' if module.NEEDS_DOWNLOAD else ' (no download)'}"
-        print(f"  {name:16} {about}{settings and '. ' + settings}")
-    print("presets")
-    for name in preset_names():
-        preset = load_preset(name, "image")
-        print(f"  {name:16} {preset.summary}; {preset.seeds} seed{'s' * (preset.seeds > 1)}")
-    return 0
 
 
 if __name__ == "__main__":

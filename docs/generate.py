@@ -40,7 +40,6 @@ def pages() -> dict[Path, str]:
 def methods() -> str:
     """methods.md: every method in ``methods/``, in the order of the tables."""
     from bench import registry
-    from bench.rates import RATES
     from bench.schedules import SCHEDULES
 
     suites = registry.suites()
@@ -64,7 +63,7 @@ def methods() -> str:
         "**Forms of the KL term**, for any method without one of its own, alone or with a schedule: "
         "`aggressive+free_bits(target=4)`, `bn_vae+free_bits+anneal`.",
         "",
-        *(_item(f"`+{name}({_settings(cls)})`: {inspect.getdoc(cls)}") for name, cls in RATES.items()),
+        *(_item(f"`+{name}({_settings(cls)})`: {inspect.getdoc(cls)}") for name, cls in registry.rates().items()),
     ]
     for cls in classes:
         lines += ["", *_method(cls, suites)]

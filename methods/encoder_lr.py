@@ -10,7 +10,7 @@ from bench.method import Method, check_ranges
 
 class EncoderLearningRate(Method):
     summary = "encoder with a higher learning rate"
-    citation = "ablation of He et al., ICLR 2019"
+    citation = "an ablation of He et al., ICLR 2019"
     family = "optimisation"
     order = 52
     shown = ("scale",)

@@ -11,7 +11,7 @@ from bench.method import Method, check_ranges
 
 class FixedInnerSteps(Method):
     summary = "a fixed number of encoder updates before each decoder update"
-    citation = "ablation of He et al., ICLR 2019"
+    citation = "an ablation of He et al., ICLR 2019"
     family = "optimisation"
     order = 51
     shown = ("steps",)

@@ -12,7 +12,7 @@ near the target; with ``batch`` placements a few examples may pay for all. The s
 from dataclasses import dataclass
 
 from bench.method import Method
-from bench.rates import FreeBits
+from methods.parts.free_bits import FreeBits
 
 
 class FreeBitsVAE(Method):
@@ -20,6 +20,7 @@ class FreeBitsVAE(Method):
     citation = "Kingma et al., NeurIPS 2016"
     order = 60
     shown = ("target",)
+    lends = FreeBits
     refuses = {"rate": "it has a form of the KL term of its own"}
     neutral = {"target": 0.0}
 

@@ -47,13 +47,13 @@ class GECO(Controlled):
     def phases(self):
         if self.config.kappa is not None:
             return (Phase(),)
-        return Phase("autoencoder", self.config.share, selects=False), Phase("main", 1 - self.config.share)
+        return Phase("pretraining", self.config.share, selects=False), Phase("main", 1 - self.config.share)
 
     def observe(self, terms):
         return terms.rec.mean()
 
     def loss(self, ctx, terms):
-        if ctx.phase.name == "autoencoder":
+        if ctx.phase.name == "pretraining":
             return terms.rec.mean()
         return self.rate(terms) + self.multiplier * (terms.rec.mean() - self.kappa)
 

@@ -11,8 +11,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 from bench.method import Method, Phase, check_ranges
-from bench.rates import FreeBits
 from bench.schedules import Linear
+from methods.parts.free_bits import FreeBits
 
 
 class PretrainedFreeBits(Method):
@@ -41,7 +41,7 @@ class PretrainedFreeBits(Method):
         return Linear(start=0.0)
 
     def phases(self):
-        return Phase("autoencoder", self.config.share, selects=False), Phase("main", 1 - self.config.share)
+        return Phase("pretraining", self.config.share, selects=False), Phase("main", 1 - self.config.share)
 
     def build(self, model, data):
         self.fresh = deepcopy([model.to_decoder.state_dict(), model.decoder.state_dict()])
@@ -51,7 +51,7 @@ class PretrainedFreeBits(Method):
         return FreeBits(self.config.target).of(terms.kl, terms.kl_dim)
 
     def loss(self, ctx, terms):
-        return terms.rec.mean() if ctx.phase.name == "autoencoder" else super().loss(ctx, terms)
+        return terms.rec.mean() if ctx.phase.name == "pretraining" else super().loss(ctx, terms)
 
     def on(self, event, ctx):
         if event == "phase_start" and ctx.phase.name == "main":

@@ -63,7 +63,9 @@ class VonMisesFisher:
         right = torch.searchsorted(below, uniform).clamp(1, len(below) - 1)
         share = (uniform - below[right - 1]) / (below[right] - below[right - 1]).clamp_min(1e-12)
         angle = theta[right - 1] + share * (theta[right] - theta[right - 1])
-        across = F.normalize(noise - (noise * towards).sum(-1, keepdim=True) * towards, dim=-1)
+        across = noise
+        for _ in range(2):  # where noise and direction are nearly one, the first projection leaves a part
+            across = F.normalize(across - (across * towards).sum(-1, keepdim=True) * towards, dim=-1)
         return angle.cos() * towards + angle.sin() * across
 
     def log_prob(self, z: Tensor) -> Tensor:
