@@ -16,4 +16,5 @@ class Autoregressive(Method):
     suites = {"core": ["autoregressive"], "paper": ["autoregressive"]}
     latent = False
     neutral = "there is no latent to switch off"
+    refuses = dict.fromkeys(("schedule", "rate"), "without a latent there is no KL")
     footnotes = {column: NO_LATENT for column in ("kl", "mi", "mi_batch", "kl_aggregate", "au", "au_kl", "collapsed")}

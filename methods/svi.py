@@ -21,6 +21,7 @@ class StochasticVI(Method):
     order = 41
     reduced = {"quick": {"steps": 3}, "small": {"steps": 5}}
     neutral = "it has no encoder"
+    refuses = {"rate": "the KL of its posteriors does not depend on what is trained"}
 
     @dataclass(frozen=True)
     class Config:

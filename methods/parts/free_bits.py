@@ -28,6 +28,8 @@ class FreeBits:
         check_ranges(self, not_negative="target", placement=PLACEMENTS)
 
     def of(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor:
+        if not self.target:
+            return kl.mean()  # what rounds to a KL below 0 counts too
         over, mean = self.placement.split("_")
         if over == "dim":
             if kl_dim is None:
