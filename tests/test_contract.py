@@ -26,7 +26,7 @@ from .conftest import MODEL, TEXT_MODEL, TEXT_TOY, TOY, TRAIN, assert_equal_weig
 METHODS = registry.method_names()
 PARTS = {"schedule": "anneal", "rate": "free_bits(target=50.0,placement=total_example)"}
 ATTACHED = [(name, kind) for name in METHODS for kind in PARTS if kind not in registry.method(name).refuses]
-MOVED = {"control_vae": "control_vae(target=0.001)", "free_bits": "free_bits(target=0.0)"}  # whose KL term is constant else
+MOVED = {"control_vae": "control_vae(target=0.001)", "free_bits": "free_bits(target=0.0)"}  # else constant
 REFUSED = [(name, kind) for name in METHODS for kind in registry.method(name).refuses]
 STATEFUL = ["vae", "sa_vae(steps=2)", "aggressive", "bn_vae", "geco", "pretrained_free_bits", "mdr", "aae"]
 

@@ -6,6 +6,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import registry
 from bench.errors import UserError
 from bench.expressions import parse_value, split_expressions, split_settings, variants
 
@@ -50,7 +51,8 @@ def chosen(draw, known):
 def expressions(draw):
     """(method, its settings, schedule or None, its settings)."""
     method = draw(st.sampled_from(sorted(METHODS)))
-    schedule = None if method == "kl_annealing" else draw(st.sampled_from((None, *sorted(SCHEDULES))))
+    fixed = "schedule" in registry.method(method).refuses
+    schedule = None if fixed else draw(st.sampled_from((None, *sorted(SCHEDULES))))
     return method, draw(chosen(METHODS[method])), schedule, draw(chosen(SCHEDULES[schedule])) if schedule else []
 
 
