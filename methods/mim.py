@@ -2,10 +2,10 @@
 information.
 
 L = E_q[-log p(x|z) - ½ (log q(z|x) + log p(z))], one sample: against the VAE's, log q has changed its sign and both are
-halved, so a narrow posterior is sought; the loss falls without end as variances vanish, so they have a floor here (we
-found none in the paper). The authors' perplexity rests on the aggregate posterior in the prior's place;
-here it is judged with p(z) = N(0, I) like everything else. No weights are selected on validation, whose ELBO it does
-not seek.
+halved, so a narrow posterior is sought; the loss falls without end as variances vanish, so here they have a
+floor, which its definition lacks. The authors' perplexity rests on the aggregate posterior in the prior's place; here
+it is judged with p(z) = N(0, I) like everything else. No weights are selected on validation, whose ELBO it does not
+seek.
 """
 
 from dataclasses import dataclass

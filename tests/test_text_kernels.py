@@ -196,3 +196,16 @@ def test_dropout_keeps_the_mean():
     assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.7]) and dropped.mean().item() == pytest.approx(
         1, rel=0.01
     )
+
+
+def test_the_samples_of_an_example_lose_the_same_units():
+    """Samples with one code are then equally likely, and importance weights tell of codes alone."""
+    torch.manual_seed(0)
+    model = build_text_model(TextModelConfig(embedding=8, hidden=8, latent_dim=2, dropout=0.5), 20, 6).train()
+    for weight in model.parameters():
+        nn.init.normal_(weight)
+    x = torch.randint(4, 20, (3, 6))
+    z = torch.randn(3, 1, 2)
+    same = model.log_prob(x, z.expand(3, 4, 2))
+    torch.testing.assert_close(same, same[:, :1].expand(3, 4))
+    assert not torch.allclose(same[0, 0], model.log_prob(x, z)[0, 0])
