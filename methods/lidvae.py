@@ -3,7 +3,8 @@
 Text, as the authors': the LSTM reads words alone; its output beside z goes through two Brenier maps T_2(T_1([h_t; z])),
 gradients of convex networks and so injective, then the vocabulary layer; z is neither in the inputs nor in the first
 state. Images: the maps stand between z and the decoder (a cheaper form, for the masked CNN behind them is not injective
-itself). The objective is the VAE's. Identifiable means that no posterior equals the prior; it may still be near it.
+itself). The maps are trained by Adam, for at the learning rates of text's SGD they diverge. The objective is the VAE's.
+Identifiable means that no posterior equals the prior; it may still be near it.
 """
 
 from dataclasses import dataclass
@@ -34,12 +35,24 @@ class IdentifiableVAE(Method):
     @dataclass(frozen=True)
     class Config:
         inverse_lipschitz: float = 0.0
+        lr: float = 1e-3
 
         def __post_init__(self):
-            check_ranges(self, not_negative="inverse_lipschitz")
+            check_ranges(self, "lr", "inverse_lipschitz")
 
     def expected_cost(self, train):
         return 1.5
+
+    def param_groups(self, model):
+        """The maps have a group of their own, an ``lr`` and an optimiser that do not depend on the modality's."""
+        maps = [weight for layer in model.modules() if isinstance(layer, Brenier) for weight in layer.parameters()]
+        own = {id(weight) for weight in maps}
+        groups = super().param_groups(model)
+        others = [weight for weight in groups["decoder"]["params"] if id(weight) not in own]
+        return groups | {
+            "decoder": {"params": others},
+            "maps": {"params": maps, "optimiser": "adam", "lr": self.config.lr},
+        }
 
     def maps(self, dim):
         return [Brenier(dim, self.config.inverse_lipschitz) for _ in range(2)]

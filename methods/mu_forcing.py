@@ -15,7 +15,7 @@ class MuForcing(Method):
     citation = "Liu et al., TALLIP 2019"
     order = 73
     shown = ("margin",)
-    footnotes = {"au": "near its maximum by construction: the spread of posterior means has a floor"}
+    footnotes = {"au": "its loss asks for spread of posterior means"}
     neutral = {"margin": 0.0}
 
     @dataclass(frozen=True)

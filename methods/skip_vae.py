@@ -70,7 +70,7 @@ class SkipVAE(Method):
 
     def image(self, model):
         decoder = model.decoder
-        decoder.__class__ = SkipDecoder
+        decoder.__class__ = SkipDecoder  # the same layers, otherwise joined
         channels = decoder.norm.num_features
         decoder.sizes = [channels, *[channels // 2] * len(decoder.blocks)]
         decoder.width = sum(decoder.sizes)

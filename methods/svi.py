@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.method import Method, check_ranges
+from bench.method import Method
 from bench.models.distributions import Gaussian
 from methods.parts.refinement import refine
+from methods.vae_svi import VAEWithSVI
 
 
 class StochasticVI(Method):
@@ -24,14 +25,8 @@ class StochasticVI(Method):
     refuses = {"rate": "the KL of its posteriors does not depend on what is trained"}
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(VAEWithSVI.Config):
         steps: int = 20
-        lr: float = 1 / 32
-        momentum: float = 0.5
-        clip: float = 28.0
-
-        def __post_init__(self):
-            check_ranges(self, "clip", "steps lr momentum")
 
     def expected_cost(self, train):
         return 1 + self.config.steps
