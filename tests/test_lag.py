@@ -123,10 +123,20 @@ def test_pictures_are_the_same_bytes_when_drawn_again_and_the_film_has_every_sta
 def test_curves_of_a_history_with_and_without_lag():
     history = pd.DataFrame({"method": ["one"] * 3 + ["other"] * 3, "update": [1, 2, 3] * 2, "kl": 1.0})
     style = looks(["one", "other"])
-    assert pictures.curves(history, style) is None
-    assert pictures.curves(history.assign(lag=np.nan, lag_kl=np.nan), style) is None
-    figure = pictures.curves(history.assign(lag=[np.nan] * 3 + [1.0, 2.0, 3.0], lag_kl=0.5), style)
+    assert pictures.while_training(history, style) is None
+    assert pictures.while_training(history.assign(lag=np.nan, lag_kl=np.nan), style) is None
+    figure = pictures.while_training(history.assign(lag=[np.nan] * 3 + [1.0, 2.0, 3.0], lag_kl=0.5), style)
     assert [sum(len(line.get_xdata()) > 0 for line in ax.lines) for ax in figure.axes] == [1, 2]
+
+
+def test_methods_that_are_too_many_for_one_panel_stand_in_rows():
+    names = [f"method_{i}" for i in range(14)]
+    history = pd.DataFrame({"method": np.repeat(names, 3), "update": [1, 2, 3] * 14, "lag": np.arange(42.0)})
+    figure = pictures.while_training(history, looks(names))
+    assert [len(ax.lines) for ax in figure.axes] == [9, 1 + 5], "in the second row the first method in grey"
+    first, second = figure.axes
+    assert first.get_ylim() == second.get_ylim() and first.get_ylim()[1] > 41, "limits hold all of a column"
+    assert [text.get_text() for text in second.get_legend().get_texts()] == names[9:]
 
 
 def test_scatter_takes_methods_that_have_true_means():

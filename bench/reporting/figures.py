@@ -35,7 +35,8 @@ CAPTIONS = {
     "nll_flops": "NLL against the FLOPs counted in training, which do not depend on the machine.",
     "gaps": "What inference loses of the likelihood: filled, what the encoder loses against the best Gaussian of each "
     "example (amortisation); hatched, what that Gaussian loses against the true posterior (approximation).",
-    "dynamics": "Training dynamics on validation: the mean over seeds, within one standard deviation.",
+    "dynamics": "Training dynamics on validation: the mean over seeds, within one standard deviation. Where there are "
+    "several rows, the first method stands in all, in grey.",
     "information": "The KL term of the ELBO on validation and its two parts: mutual information, and the distance of "
     "the aggregate posterior from the prior.",
     "lag": "Inference lag on validation: how far the encoder is behind the posterior of the model as it is.",
@@ -62,7 +63,7 @@ def draw(folder: Path, frame: DataFrame, log: Callable[[str], object]) -> list[P
         "gaps": lambda: points.gaps(done, style),
         "dynamics": lambda: curves.dynamics(history, style),
         "information": lambda: curves.information(history, style),
-        "lag": lambda: lag.curves(history, style),
+        "lag": lambda: lag.while_training(history, style),
         "lag_scatter": lambda: lag.scatter(arrays, style),
         "reconstructions": lambda: grid(arrays, "reconstructions", "originals"),
         "samples": lambda: grid(arrays, "samples"),

@@ -15,9 +15,9 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import StrMethodFormatter
 
-from bench.reporting.curves import line
+from bench.reporting import curves
 from bench.reporting.style import RC, WIDTH, Look, looks, save
 from bench.store import replace
 
@@ -165,25 +165,10 @@ def film(path: Path, traces: Mapping[str, Trace], style: Looks) -> Path:
     return path
 
 
-def curves(history: DataFrame, style: Looks) -> Figure | None:
+def while_training(history: DataFrame, style: Looks) -> Figure | None:
     """``lag`` and ``lag_kl`` on validation over decoder updates: the mean over seeds, within one sd where there are
     several. None where no method has either."""
-    columns = [name for name in TITLES if name in history and history[name].notna().any()]
-    if not columns:
-        return None
-    methods = [name for name in style if history.loc[history["method"] == name, columns].notna().any(axis=None)]
-    figure = Figure(figsize=(WIDTH, 2.3 + 0.16 * -(-len(methods) // 4)), layout="constrained")
-    axes = figure.subplots(1, len(columns), squeeze=False)[0]
-    for ax, column in zip(axes, columns, strict=True):
-        for name in methods:
-            seeds = history[history["method"] == name].dropna(subset=[column])
-            if len(seeds):
-                line(ax, seeds, column, {**vars(style[name]), "markersize": 3.0, "label": name})
-        ax.set(title=TITLES[column], xlabel="updates", ylabel="", ylim=(0, None))
-        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend([handles[name] for name in methods], methods, loc="outside lower center", ncols=4)
-    return figure
+    return curves.over_updates(history, style, TITLES)
 
 
 def scatter(pictures: Mapping[str, Mapping[str, np.ndarray]], style: Looks) -> Figure | None:

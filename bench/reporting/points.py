@@ -179,7 +179,7 @@ def gaps(done: DataFrame, style: Looks) -> Figure | None:
     ax.set_yticks(places, methods)
     ax.tick_params(axis="y", length=0)
     ax.axvline(0, color="0.6", linewidth=0.6)
-    ax.set(xlabel="inference gap (nats): filled amortisation, hatched approximation")
+    ax.set(xlabel="inference gap (nats): filled amortisation, hatched approximation", ylim=(-0.6, len(methods) - 0.4))
     ax.grid(False, axis="y")
     return figure
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 WIDTH = 6.75  # inches: a page's text width
+DPI = 150  # of a png
 RC = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
@@ -90,15 +91,24 @@ def legend(figure: Figure, methods: list[str], style: Mapping[str, Look], lines:
     figure.legend(handles, methods, loc="outside lower center", ncols=columns, handlelength=2.6 if lines else 1.0)
 
 
+def beside(ax: Axes, methods: list[str], style: Mapping[str, Look]) -> None:
+    """A legend of lines to the right of the axes, long names in two lines."""
+    handles = [Line2D([], [], **vars(style[name]) | {"markersize": 3.5}) for name in methods]
+    names = [name if len(name) <= 18 else name.replace("(", "\n(", 1) for name in methods]
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.05), "borderaxespad": 0}
+    ax.legend(handles, names, **place, handlelength=2.2, fontsize=6, labelspacing=0.25)
+
+
 def save(figure: Figure, path: Path, suffixes: Iterable[str] = SUFFIXES) -> list[Path]:
-    """Write ``path`` as .png (150 dpi), .pdf and .svg, or what is asked for: the same bytes for the same figure."""
+    """Write ``path`` as .png, .pdf and .svg, or what is asked for: the same bytes for the same figure."""
     files = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font has not: boxes stand for them
         if engine := figure.get_layout_engine():
+            figure.set_dpi(DPI)  # the width of a text depends on it
             engine.execute(figure)
             figure.set_layout_engine(None)  # laid out once for all files; most of the time would go into it
         for suffix in suffixes:
             files.append(path.with_suffix(f".{suffix}"))
-            replace(files[-1], partial(figure.savefig, format=suffix, dpi=150, metadata=SUFFIXES[suffix]))
+            replace(files[-1], partial(figure.savefig, format=suffix, dpi=DPI, metadata=SUFFIXES[suffix]))
     return files
