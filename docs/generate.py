@@ -6,11 +6,11 @@ That is methods.md as a whole, and in protocol.md what stands between ``BEGIN`` 
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import Field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def pages() -> dict[Path, str]:
 def methods() -> str:
     """methods.md: every method in ``methods/``, in the order of the tables."""
     from bench import registry
+    from bench.reporting.render import escape_markdown
     from bench.schedules import SCHEDULES
 
     suites = registry.suites()
@@ -49,7 +50,10 @@ def methods() -> str:
         INTRODUCTION,
         "| method | in a line | family | source |",
         "|---|---|---|---|",
-        *(f"| [`{cls.name}`](#{cls.name}) | {cls.summary} | {cls.family} | {cls.citation} |" for cls in classes),
+        *(
+            f"| [`{cls.name}`](#{cls.name}) | {escape_markdown(cls.summary)} | {cls.family} | {cls.citation} |"
+            for cls in classes
+        ),
         "",
         "**Suites** (`--methods NAME`):",
         "",
@@ -76,9 +80,7 @@ def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
 
     yield from (f"## {cls.name}", "", "```text", inspect.getdoc(sys.modules[cls.__module__]) or "", "```", "")
     if fields(cls.Config):
-        names = "|".join(f.name for f in fields(cls.Config))
-        source = textwrap.dedent(inspect.getsource(cls.Config)).splitlines()
-        yield from ("```python", *(line.strip() for line in source if re.match(rf"    ({names}):", line)), "```", "")
+        yield from ("```python", *map(partial(_setting, cls.Config), fields(cls.Config)), "```", "")
     at = f"never: {cls.neutral}" if isinstance(cls.neutral, str) else _codes(f"{k}={v}" for k, v in cls.neutral.items())
     joins = {suite: [row for row in rows if row in cls.suites.get(suite, ())] for suite, rows in suites.items()}
     footnotes = dict.fromkeys(cls.footnotes.values())
@@ -98,6 +100,14 @@ def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
         ),
     }
     yield from (_item(f"{name}: {text}") for name, text in facts.items() if text)
+
+
+def _setting(config: type, field: Field) -> str:
+    """The line of a setting in the file that defines it, with what is said there of it."""
+    owner = next(cls for cls in config.__mro__ if field.name in inspect.get_annotations(cls))
+    return next(
+        line.strip() for line in inspect.getsource(owner).splitlines() if line.strip().startswith(f"{field.name}:")
+    )
 
 
 def presets() -> str:
