@@ -25,7 +25,11 @@ class ImplicitVAE(Method):
     order = 86
     refuses = {"rate": "its KL is a dual estimate"}
     reduced = {"quick": {"lr": 1e-4}, "small": {"lr": 1e-4}}
-    footnotes = {"kl": DUAL, "elbo": f"its KL is {DUAL}", "nll": "its posterior has no density", "mi": "no density"}
+    footnotes = {
+        "kl": DUAL,
+        **dict.fromkeys(("elbo", "gap_amortisation", "gap_inference"), f"its KL is {DUAL}"),
+        **dict.fromkeys(("nll", "mi"), "its posterior has no density"),
+    }
     neutral = "its posterior is no Gaussian"
 
     @dataclass(frozen=True)

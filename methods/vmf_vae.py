@@ -38,7 +38,8 @@ class VonMisesFisherVAE(Method):
     }
     footnotes = {
         "kl": "a constant, given by κ",
-        "au": "near its maximum by construction: components of unit vectors vary by about 1/D",
+        "au": "of unit vectors, whose components vary by about 1/D where directions differ",
+        "gap_amortisation": "below 0 where its posterior is better than the best Gaussian",
     }
     neutral = "z is on a sphere"
 
