@@ -1,9 +1,9 @@
 """GECO: the KL is minimised under the constraint that the reconstruction reaches κ, by a multiplier.
 
-C = E_q[-log p(x|z)] - κ, its moving average C_ma ← a C_ma + (1 - a) C; L = KL + λ C; after every step λ ← λ exp(η
-C_ma), each time by a factor in [0.9, 1.05]. κ is in nats of this data: without one, an autoencoder is trained for
-``share`` of the updates, and κ is what it reaches plus ``margin``. A κ that the decoder reaches without z makes GECO
-collapse. η is not the authors', whose constant could not be verified.
+C = E_q[-log p(x|z)] - κ, C_ma its moving average, with weights a^k; L = KL + λ C; after every step λ ← λ exp(η C_ma),
+each time by a factor in [0.9, 1.05]. κ is in nats of this data: without one, an autoencoder is trained for ``share`` of
+the updates, and κ is its mean reconstruction in the last epoch plus ``margin``. A κ that the decoder reaches without z
+makes GECO collapse. η is not the authors', whose constant could not be verified.
 """
 
 import math
@@ -24,7 +24,7 @@ class GECO(Controlled):
     order = 63
     refuses = {"schedule": "its multiplier sets the weight of the reconstruction against the KL"}
     neutral = "its multiplier moves from the first step on"
-    STATE = ("kappa", "average", "multiplier")
+    STATE = ("kappa", "total", "weight", "multiplier")
 
     @dataclass(frozen=True)
     class Config:
@@ -42,7 +42,7 @@ class GECO(Controlled):
     def __init__(self, config=None, schedule=None):
         super().__init__(config, schedule)
         self.kappa = torch.tensor(self.config.kappa or 0.0)
-        self.average, self.multiplier = torch.tensor(math.nan), torch.tensor(1.0)  # of the reconstruction
+        self.total, self.weight, self.multiplier = torch.tensor(0.0), torch.tensor(0.0), torch.tensor(1.0)
 
     def phases(self):
         if self.config.kappa is not None:
@@ -59,14 +59,17 @@ class GECO(Controlled):
 
     def control(self, seen):
         memory = self.config.memory
-        self.average = torch.where(self.average.isnan(), seen, memory * self.average + (1 - memory) * seen)
+        self.total, self.weight = memory * self.total + seen, memory * self.weight + 1
 
     def on(self, event, ctx):
         super().on(event, ctx)
         main = ctx.phase.name == "main"
+        if event == "epoch_end" and not main:
+            self.kappa = self.total / self.weight + self.config.margin
+            self.total, self.weight = torch.zeros_like(self.total), torch.zeros_like(self.weight)
         if event == "phase_start" and main and self.config.kappa is None:
-            self.kappa = self.average + self.config.margin
             ctx.note(f"κ = {self.kappa:.2f} nats, an autoencoder's reconstruction plus {self.config.margin:g}")
         if event == "after_step" and main:
-            factor = (self.config.eta * (self.average - self.kappa)).clamp(*FACTOR).exp()
+            missing = self.total / self.weight - self.kappa
+            factor = (self.config.eta * missing).clamp(*FACTOR).exp()
             self.multiplier = (self.multiplier * factor).clamp(1 / LARGEST, LARGEST)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from bench.method import Terms
+from bench.method import Phase, Terms
 from bench.models.distributions import Gaussian, StandardNormal
 from bench.models.vae import unbounded
 from methods.bn_vae import BatchNormVAE, NormalisedHead
@@ -59,9 +59,8 @@ def terms_of(q: Gaussian, z: torch.Tensor | None = None) -> Terms:
 
 
 def context(**given) -> SimpleNamespace:
-    return SimpleNamespace(
-        beta=1.0, model=SimpleNamespace(prior=StandardNormal(3), aux={}), phase=SimpleNamespace(name="main"), **given
-    )
+    usual = {"beta": 1.0, "model": SimpleNamespace(prior=StandardNormal(3), aux={}), "phase": Phase()}
+    return SimpleNamespace(**usual | given)
 
 
 # -- von Mises–Fisher -------------------------------------------------------------------------------------
@@ -364,6 +363,19 @@ def test_geco_finds_the_multiplier_that_meets_its_constraint():
         method.seen = torch.tensor(20 * math.exp(-kl / 5))
         method.on("after_step", ctx)
     assert 20 * math.exp(-kl / 5) == pytest.approx(3.0, rel=0.05)
+
+
+def test_geco_s_constraint_is_what_the_last_epoch_of_its_autoencoder_reaches():
+    """Not what its first steps do, which are far above."""
+    method, notes = GECO(), []
+    pretraining, main = (context(phase=phase, note=notes.append) for phase in method.phases())
+    for seen in (500.0, 40.0, 42.0):
+        for _ in range(30):
+            method.seen = torch.tensor(seen)
+            method.on("after_step", pretraining)
+        method.on("epoch_end", pretraining)
+    method.on("phase_start", main)
+    assert method.kappa.item() == pytest.approx(42 + method.config.margin) and "43.00" in notes[0]
 
 
 # -- maps -------------------------------------------------------------------------------------
