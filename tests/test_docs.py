@@ -1,33 +1,39 @@
-"""The documentation against the code: generated pages, names of metrics, numbers, links."""
+"""The documentation against the code: generated pages, names of metrics and methods, examples, numbers, links."""
 
 import dataclasses
 import inspect
 import math
 import re
+from collections import defaultdict
 from importlib import util
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
+import methods
 from bench import data as tensors
+from bench import registry
 from bench.cell import fresh
 from bench.config import GROUPS, EvaluationConfig
 from bench.estimators import annealed, proposal, representation, usage
 from bench.estimators.information import kl_aggregate_reverse
 from bench.estimators.likelihood import importance_weighted_nll, nll_standard_error
 from bench.evaluation import COLLAPSED_DIMENSION, EPSILONS, evaluate, groups
-from bench.evaluation.measure import COLLAPSED_BELOW
+from bench.evaluation.measure import COLLAPSED_BELOW, EvaluationContext
 from bench.reporting.columns import UNRELIABLE_K
 from bench.reporting.frame import METRICS
 from bench.reporting.statistics import student_t
 from bench.store import dumps
-from tests.conftest import EVALUATION, MODEL, TEXT_MODEL, TRAIN
+from tests.conftest import EVALUATION, MODEL, TEXT_MODEL, TRAIN, assert_equal_weights
 from tests.linear_gaussian import LinearGaussian, generator
+from tests.test_contract import one, unknown, weights
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+METHODS = registry.method_names()
 WORDS = {4: "Four", 5: "Five"}
 PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md"])
 
@@ -101,6 +107,56 @@ def test_every_metric_is_documented(expression, modality, request):
 def test_every_column_that_reports_know_is_documented():
     documented = set(re.findall(r"`(\w+)`", (DOCS / "metrics.md").read_text("utf-8")))
     assert {*METRICS} - documented == set()
+
+
+def test_metrics_that_cannot_be_given_are_those_of_the_table(planned, text_planned, prepared, text_prepared):
+    page = (DOCS / "metrics.md").read_text("utf-8")
+    table = page.partition("| where | cannot be given | because | methods |")[2].partition("\n\n")[0]
+    documented = defaultdict(set)
+    for row in table.splitlines()[2:]:
+        _, _, metrics, _, names, _ = re.split(r"(?<!\\)\|", row)
+        for metric in re.findall(r"`(\w+)`", metrics):
+            documented[metric] |= {*re.findall(r"`(\w+)`", names)}
+    found = defaultdict(set)
+    data = {"image": tensors.load(prepared, MODEL), "text": tensors.load(text_prepared, TEXT_MODEL)}
+    for name in METHODS:
+        modality = one(name)
+        method, model, _ = fresh((text_planned if modality == "text" else planned)(name).config)
+        if method.latent:
+            _, (x,) = data[modality].blocks("test", 2, 2)
+            ctx = EvaluationContext(model.eval(), data[modality].info, TRAIN, 0)
+            for metric in unknown(method.posterior(ctx, x, train=False), model.prior):
+                found[metric].add(name)
+    assert {metric: documented[metric] for metric in found} == found
+
+
+def test_the_families_are_those_of_the_methods():
+    text = (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (`.*) \|$", text, re.MULTILINE)
+    documented = {family: {*re.findall(r"`(\w+)`", names)} for family, names in rows}
+    families = defaultdict(set)
+    for name in METHODS:
+        families[registry.method(name).family].add(name)
+    assert documented == families
+    assert {44: "Forty-four"}[len(METHODS)] in text
+
+
+@pytest.mark.parametrize(("page", "name"), [("README.md", "kl_capacity"), ("CONTRIBUTING.md", "kl_target")])
+def test_a_method_as_printed_runs(page, name, text_trainer, tmp_path, monkeypatch):
+    """Saved as the page says: with its neutral settings it is the basic VAE, with its defaults it is not."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    (code,) = [block for block in blocks if "(Method):" in block]
+    assert f"`methods/{name}.py`" in (ROOT / page).read_text("utf-8")
+    (tmp_path / f"{name}.py").write_text(code, "utf-8")
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    monkeypatch.setattr(registry, "method_names", lambda: tuple(sorted([*METHODS, name])))
+    neutral = ",".join(f"{key}={value}" for key, value in registry.method(name).neutral.items())
+    ends = {}
+    for row in (f"{name}({neutral})", name, "vae"):
+        text_trainer(row, tmp_path / row).run()
+        ends[row] = weights(tmp_path / row)
+    assert_equal_weights(ends[f"{name}({neutral})"], ends["vae"])
+    assert any(not torch.equal(weight, ends["vae"][key]) for key, weight in ends[name].items())
 
 
 def test_constants_are_as_documented():
