@@ -247,7 +247,7 @@ def _settings_fault(cls: Any) -> str | None:
 def _suites_fault(cls: Any) -> str | None:
     if not _by_text(cls.suites, _texts):
         return "'suites' must be lists of expressions by suite"
-    form = rf"{cls.name}(\([^()]*\))?(\+\w+(\([^()]*\))?)?"
+    form = rf"{cls.name}(\([^()]*\))?(\+\w+(\([^()]*\))?)*"
     for suite, expressions in cls.suites.items():
         for expression in expressions:
             if not re.fullmatch(form, expression):

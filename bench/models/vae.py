@@ -94,8 +94,7 @@ class VAE(nn.Module):
 
 class OverNormal(nn.Module):
     """A VAE whose prior is that of ``carry(u)``, u ~ N(0, I), as the same p(x) with u in R^D for its latent: what looks
-    for
-    z where it may take any value then looks for u."""
+    for z where it may take any value then looks for u."""
 
     def __init__(self, model: VAE):
         super().__init__()
