@@ -28,7 +28,7 @@ from bench.estimators.likelihood import (
 from bench.estimators.usage import active_units, informative_units
 from bench.evaluation.memory import chunk_for
 from bench.method import Context, Method, Phase
-from bench.models.distributions import Posterior, kl_divergence
+from bench.models.distributions import Posterior
 from bench.models.vae import VAE, unbounded
 from bench.precision import arithmetic
 
@@ -86,8 +86,10 @@ def measure(method: Method, ctx: EvaluationContext, blocks: Sequence[Tensor], sa
         q = method.posterior(ctx, part, train=False)
         z = q.rsample(samples if latent else 1, ctx.generator())
         log_px = decoded(model, part, z, chunk)
-        kl = kl_divergence(q, model.prior, z)
+        kl = model.prior.kl(q)
         log_ratio = q.log_prob(z) - model.prior.log_prob(z) if q.has_density else torch.full_like(log_px, math.nan)
+        if kl is None:
+            kl = log_ratio.mean(1) if q.has_density else q.kl  # type: ignore[attr-defined]
         rec = -log_px.double().mean(1)
         columns.append({"elbo": -(rec + kl), "rec": rec, "kl": kl.double(), **health(log_px - log_ratio)})
         posteriors.append(q)

@@ -30,14 +30,6 @@ class Posterior(Protocol):
     def pairwise_log_prob(self, z: Tensor) -> Tensor: ...
 
 
-def kl_divergence(q: Posterior, prior: nn.Module, z: Tensor) -> Tensor:
-    """KL(q(z|x) ‖ p(z)) ``[B]``: by the prior in closed form, else from z ~ q ``[B, S, D]``, else its own."""
-    kl = prior.kl(q)
-    if kl is not None:
-        return kl
-    return (q.log_prob(z) - prior.log_prob(z)).mean(1) if q.has_density else q.kl  # type: ignore[attr-defined]
-
-
 class Gaussian:
     """q(z|x) = N(mean, exp(logvar)), diagonal; mean and logvar ``[B, D]``. D = 0 is the posterior of no latent."""
 
