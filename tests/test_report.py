@@ -386,6 +386,9 @@ def test_mi_is_a_bracket_but_where_both_ends_read_alike(out: Path):
     assert texts_of["beta_vae(beta=0.4)"].text == f"{vae['mi']:.2f}–{vae['mi_high']:.2f}"
     assert texts_of["beta_vae(beta=0.4)"].spread == f"{vae['mi_sd']:.2f}"
     assert "–" not in texts_of["vae"].text
+    crossed = table.assign(mi_high=table["mi"] - 0.02)
+    panel = tables.document(group, frame, crossed).panels[0]
+    assert {row[0].text: row[column].text for row in panel.rows}["beta_vae(beta=0.4)"] == f"{vae['mi']:.2f}"
 
 
 def tables_of(out: Path):

@@ -82,10 +82,11 @@ def _mean(name: str, digits: int, row: Any, spread: bool = True) -> Entry:
 
 
 def _bracket(row: Any) -> Entry:
-    """MI from the inclusive to the upper estimate, with the sd of the lower end; one number where both read alike."""
+    """MI from the inclusive to the upper estimate, with the sd of the lower end; one number where both read alike, or
+    where noise has carried the lower one over the upper."""
     entry, high = _mean("mi", 2, row), number(row.mi_high, 2)
-    text = entry.text if high in (DASH, entry.text) else f"{entry.text}–{high}"
-    return replace(entry, text=text)
+    alike = high in (DASH, entry.text) or row.mi_high < row.mi
+    return entry if alike else replace(entry, text=f"{entry.text}–{high}")
 
 
 def _seconds(row: Any) -> Entry:
