@@ -10,10 +10,9 @@ from bench.reporting import figures
 
 RESULTS = Path(__file__).parents[1] / "results"
 TABLES = sorted((RESULTS / "tables").glob("*.csv"))
-FINDINGS = (RESULTS / "README.md").read_text("utf-8").partition("## Findings\n")[2].partition("\n## To make")[0]
-LINK = re.compile(r"\[[^]]*\]\(((?:tables|lag|\.\./docs)/[^)#]+)(?:#[^)]*)?\)")
-# What is counted or is a setting is not looked up, but decimals are, and so is what has a sign.
-NUMBER = re.compile(r"(?<![\w.=(/×])[-−+]?\d[\d,]*\.\d+(?![\w.]|\s*×\s*\d)")
+FINDINGS = (RESULTS / "README.md").read_text("utf-8").partition("## Findings\n")[2].partition("\n## What is here")[0]
+LINK = re.compile(r"\]\(((?:tables|lag|runs)/[^)#]+)")
+DECIMAL = re.compile(r"(?<![\w.=])[-+−]?\d+\.\d+(?![\w.])")
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +45,36 @@ def test_every_record_is_in_a_table():
 def test_records_name_no_place_of_the_machine_that_made_them():
     for record in (RESULTS / "runs").rglob("result.json"):
         assert not re.search(r"[\"' =]/\w", record.read_text("utf-8")), record
+
+
+@pytest.mark.parametrize("paragraph", [text for text in re.split(r"\n\n|\n(?=- )", FINDINGS) if DECIMAL.search(text)])
+def test_numbers_of_the_findings_stand_in_the_tables_that_they_point_to(paragraph):
+    files = LINK.findall(paragraph)
+    assert files, f"no table is named: {paragraph}"
+    there = {abs(number) for file in files for number in numbers((RESULTS / file).read_text("utf-8"))}
+    for found in DECIMAL.findall(paragraph):
+        digits = len(found.partition(".")[2])
+        value = float(found.strip("+-−"))
+        assert any(abs(number - value) <= 0.5001 * 10**-digits for number in there), f"{found} is not in {files}"
+
+
+def numbers(text):
+    return [float(number.replace("−", "-")) for number in re.findall(r"[-+−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?", text)]
+
+
+def test_the_readme_shows_the_main_table():
+    shown = panel((RESULTS.parent / "README.md").read_text("utf-8").partition("## What it finds\n")[2])
+    stored = panel((RESULTS / "tables" / "synthetic-small.md").read_text("utf-8"))
+    assert len(shown) == len(stored) > 10
+    for row, there in zip(shown, stored, strict=True):
+        assert row.items() <= there.items()
+
+
+def panel(text):
+    """The first table of a page of Markdown, without marks and footnotes: a dict for every row."""
+    lines = re.search(r"(?:^\|.*\n)+", text, flags=re.MULTILINE).group().splitlines()
+    cells = [
+        [re.sub(r"<sup>.*?</sup>|\*", "", cell).strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in lines
+    ]
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
