@@ -223,12 +223,12 @@ def shuffled(keys: Sequence[str]) -> np.ndarray:
     return np.array(sorted(range(len(keys)), key=lambda index: (lot(keys[index]), keys[index])), dtype=np.int64)
 
 
-def overlaps(cells: int, pitch: float, length: int, start: float = 0.0) -> np.ndarray:
-    """How much of each of ``length`` unit pixels lies in each of ``cells`` cells: float64 ``[cells, length]``.
+def overlaps(cells: int, pitch: float, length: int, start: float = 0, pixel: float = 1) -> np.ndarray:
+    """How much of each of ``length`` pixels of side ``pixel`` lies in each of ``cells`` cells: ``[cells, length]``.
 
     Cell i covers ``[start + i·pitch, start + (i + 1)·pitch)``. With it area averaging is two matrix products,
-    ``rows @ image @ columns.T / pitch²``, exact and within the range of the image.
+    ``rows @ image @ columns.T / pitch²``, exact and within the range of the image. Whole numbers give whole numbers.
     """
     edges = start + pitch * np.arange(cells + 1)
-    pixels = np.arange(length)
-    return np.clip(np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels), 0, None)
+    pixels = pixel * np.arange(length)
+    return np.clip(np.minimum(edges[1:, None], pixels + pixel) - np.maximum(edges[:-1, None], pixels), 0, None)
