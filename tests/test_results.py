@@ -62,12 +62,12 @@ def numbers(text):
     return [float(number.replace("−", "-")) for number in re.findall(r"[-+−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?", text)]
 
 
-def test_the_readme_shows_the_main_table():
+def test_the_readme_shows_rows_of_the_main_table():
     shown = panel((RESULTS.parent / "README.md").read_text("utf-8").partition("## What it finds\n")[2])
-    stored = panel((RESULTS / "tables" / "synthetic-small.md").read_text("utf-8"))
-    assert len(shown) == len(stored) > 10
-    for row, there in zip(shown, stored, strict=True):
-        assert row.items() <= there.items()
+    stored = {row["method"]: row for row in panel((RESULTS / "tables" / "synthetic-small.md").read_text("utf-8"))}
+    assert len(shown) > 10
+    for row in shown:
+        assert row.items() <= stored[row["method"]].items()
 
 
 def panel(text):
