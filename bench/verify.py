@@ -91,7 +91,7 @@ def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
     from bench.store import CellFolder
     from bench.stored import has_weights
 
-    print(f"{folder.path.parent.name} {folder.path.name}")
+    print("/".join(folder.path.parts[-4:]))
     if not retrain and not has_weights(folder):
         print("  not verified: its weights are not here (git keeps none); --retrain trains it again")
         return False
@@ -119,8 +119,11 @@ def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
         print(f"  judged by version {version} of the evaluation; version {EVALUATION_VERSION}, now, measures otherwise")
     if worst != "equal":
         trained, judged = (record.get("provenance") for record in (folder.result() or {}, folder.evaluation() or {}))
-        for line in _surroundings((trained if retrain else judged) or trained or {}, evaluation["provenance"]):
+        others = list(_surroundings((trained if retrain else judged) or trained or {}, evaluation["provenance"]))
+        for line in others:
             print(f"  {line}")
+        if worst == "differs" and retrain and not all(line.startswith("commit") for line in others):
+            print("  elsewhere the last bit of a sum is another, and training may make it a draw as of another seed")
     return worst != "differs"
 
 

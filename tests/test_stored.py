@@ -14,7 +14,7 @@ from bench import evaluate, merge, verify
 from bench.cell import fresh, run_cell, trained
 from bench.errors import UserError
 from bench.evaluation import groups
-from bench.store import CellFolder, claim, write_json
+from bench.store import CellFolder, claim, read_json, write_json
 
 from .conftest import TEXT_TOY, TOY, planner, tasks
 
@@ -191,6 +191,19 @@ def test_a_number_that_was_changed_is_found(copy, capsys):
     assert verify.main([str(folder.path)]) == 1
     said = capsys.readouterr().out
     assert "DIFFERS" in said and "nll: stored" in said
+    assert said.startswith("/".join(folder.path.parts[-4:]))  # the data set too: one list may hold several
+    assert "seed" not in said.partition("\n")[2]
+
+
+def test_a_number_from_another_processor_is_no_fault(copy, capsys):
+    folder = only(copy, "vae")
+    for name, change in (("evaluation.json", lambda r: r["metrics"].update(nll=r["metrics"]["nll"] - 1)),
+                         ("result.json", lambda r: r["provenance"]["machine"].update(processor="Z80"))):  # fmt: skip
+        record = read_json(folder.path / name)
+        change(record)
+        write_json(folder.path / name, record)
+    assert verify.main([str(folder.path), "--retrain"]) == 1
+    assert "a draw as of another seed" in capsys.readouterr().out
 
 
 def test_rounding_is_told_from_a_difference():
