@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from bench.reporting import curves
-from bench.reporting.style import RC, WIDTH, Look, looks, save
+from bench.reporting.style import RC, WIDTH, Look, looks, save, wrapped
 from bench.store import replace
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def scatter(pictures: Mapping[str, Mapping[str, np.ndarray]], style: Looks) -> F
     for ax, (name, (true_means, means)) in zip(grid.flat, pairs.items(), strict=False):
         for d, marker in zip(range(means.shape[1]), "o^", strict=False):
             _points(ax, true_means[:, d], means[:, d], style[name].color, limit, marker)
-        ax.set_title(name)
+        ax.set_title(wrapped(name, 22))
     for ax in grid[:, 0]:
         ax.set_ylabel(MEAN)
     for column in range(columns):

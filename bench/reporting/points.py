@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.reporting.compare import Ranks
 
 Looks = Mapping[str, Look]
+MOST_NARROW = 12  # methods whose legend fits below a narrow figure
 
 
 def rate_distortion(done: DataFrame, style: Looks) -> Figure | None:
@@ -35,7 +36,8 @@ def rate_distortion(done: DataFrame, style: Looks) -> Figure | None:
     rates = done.groupby("method")["kl"].mean()
     near = rates[rates <= 4 * max(rates.median(), 1.0)].index
     panels = [done] if len(near) == len(rates) else [done, done[done["method"].isin(near)]]
-    figure, axes = side_by_side(3.1, columns=len(panels), width=1.0 if len(panels) > 1 else 0.62)
+    narrow = len(panels) == 1 and len(methods) <= MOST_NARROW
+    figure, axes = side_by_side(3.1, columns=len(panels), width=0.62 if narrow else 1.0)
     for ax, cells in zip(axes, panels, strict=True):
         for name in methods:
             _points(ax, cells[cells["method"] == name], "kl", "rec", style[name])

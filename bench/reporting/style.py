@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -83,8 +84,12 @@ def side_by_side(height: float, columns: int = 1, width: float = 1.0) -> tuple[F
 
 
 def legend(figure: Figure, methods: list[str], style: Mapping[str, Look], lines: bool = False) -> None:
-    """Below the axes, in as many columns as the longest name allows; the figure grows by its rows."""
-    columns = max(1, min(len(methods), int(figure.get_figwidth() / (0.075 * max(map(len, methods)) + 0.5))))
+    """Below the axes, in as many columns as fit with their names; the figure grows by the rows."""
+
+    def width(columns: int) -> float:  # inches: matplotlib splits the names like this
+        return sum(0.07 * max(map(len, column)) + 0.5 for column in np.array_split(methods, columns))
+
+    columns = next((n for n in range(len(methods), 1, -1) if width(n) <= figure.get_figwidth()), 1)
     rows = -(-len(methods) // columns)
     figure.set_figheight(figure.get_figheight() + 0.16 * rows + 0.1)
     handles = [Line2D([], [], **vars(style[name]) | ({} if lines else {"linestyle": "none"})) for name in methods]
@@ -94,9 +99,14 @@ def legend(figure: Figure, methods: list[str], style: Mapping[str, Look], lines:
 def beside(ax: Axes, methods: list[str], style: Mapping[str, Look]) -> None:
     """A legend of lines to the right of the axes, long names in two lines."""
     handles = [Line2D([], [], **vars(style[name]) | {"markersize": 3.5}) for name in methods]
-    names = [name if len(name) <= 18 else name.replace("(", "\n(", 1) for name in methods]
+    names = [wrapped(name, 18) for name in methods]
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.05), "borderaxespad": 0}
     ax.legend(handles, names, **place, handlelength=2.2, fontsize=6, labelspacing=0.25)
+
+
+def wrapped(name: str, most: int) -> str:
+    """A name of more than ``most`` characters with its settings in a second line."""
+    return name if len(name) <= most else name.replace("(", "\n(", 1)
 
 
 def save(figure: Figure, path: Path, suffixes: Iterable[str] = SUFFIXES) -> list[Path]:
