@@ -377,6 +377,18 @@ def test_the_share_collapsed_has_wilsons_interval_and_unreliable_weights_are_mar
     assert "above 0.7: not to be trusted" in made.text
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_a_common_nll_that_the_plain_one_undercuts_is_marked(out: Path):
+    [made] = report.build(out)
+    assert "the fit ended in a worse place than q" not in made.text
+    for file in out.glob("runs/*/*/vae/*/evaluation.json"):
+        record = json.loads(file.read_text())
+        record["metrics"]["nll_common"] = record["metrics"]["nll"] + 0.2
+        file.write_text(json.dumps(record))
+    [made] = report.build(out)
+    assert made.text.count("the fit ended in a worse place than q") == 1
+
+
 def test_mi_is_a_bracket_but_where_both_ends_read_alike(out: Path):
     group, frame, table = tables_of(out)
     panel = tables.document(group, frame, table).panels[0]

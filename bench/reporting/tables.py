@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published.csv"
+WORSE = 0.1  # nats by which the NLL under the common proposal may exceed the plain one without a word
 PUBLISHED_METRICS = {
     "nll": "NLL",
     "kl": "KL",
@@ -138,6 +139,9 @@ def _row_notes(row: Any, frame: DataFrame, crossed: bool) -> dict[str, list[str]
             notes[column] += ["over seeds alone, for values per test example are missing"] if alone and crossed else []
     if 0 < row.nll_common_n < row.n:
         notes["nll_common"].append(f"of {row.nll_common_n} of {row.n} seeds")
+    if row.nll_common - row.nll > WORSE:
+        lower = "IW-NLL, an upper bound too, is lower"
+        notes["nll_common"].append(f"too high: {lower}, for the fit ended in a worse place than q")
     for name in ("pareto_k", "pareto_k_common"):
         if getattr(row, name) > UNRELIABLE_K:
             notes[name].append("above 0.7: not to be trusted")
