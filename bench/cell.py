@@ -199,6 +199,9 @@ def fresh(config: dict) -> tuple[Method, VAE, int]:
     sizes = build(MODELS[data.modality], config["model"], "model")
     data = modelled(data, sizes)
     cls = registry.method(about["name"])
+    if (made_by := about.get("revision", 1)) != cls.revision:
+        name = f"{about['name']} revision"
+        raise UserError(f"trained by {name} {made_by}, this code has revision {cls.revision}: train it anew")
     schedule = schedules.restored(about["schedule"])
     rate = rates.restored(about["rate"], registry.rates().values()) if "rate" in about else None
     method = cls.made(build(cls.Config, about["config"], f"method '{cls.name}'"), schedule, rate)

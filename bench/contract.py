@@ -92,6 +92,9 @@ def _phases(method: Any, value: Any) -> str | None:
     if not isinstance(value, Sequence) or not value or not all(hasattr(phase, "share") for phase in value):
         return f"a sequence of phases, at least one, expected, got {shown(value)}"
     shares = [phase.share for phase in value]
+    judges = [getattr(phase, "judged_by", "elbo") for phase in value]
+    if not all(judge in ("elbo", "rec", None) for judge in judges):
+        return f"phases judged by 'elbo', 'rec' or None expected, got {judges}"
     fine = all(share > 0 for share in shares) and math.isclose(sum(shares), 1, abs_tol=1e-6)
     return None if fine else f"phases whose shares are positive and sum to 1 expected, got {shares}"
 
@@ -204,6 +207,8 @@ def _attributes_fault(cls: Any) -> str | None:
         return "it needs a summary, one line for --list and reports"
     if not isinstance(cls.order, (int, float)) or math.isnan(cls.order):
         return f"'order' must be a number, not {shown(cls.order)}"
+    if not isinstance(cls.revision, int) or cls.revision < 1:
+        return f"'revision' must be a whole number from 1, not {shown(cls.revision)}"
     for name in ("latent", "baseline"):
         if not isinstance(value := getattr(cls, name), bool):
             return f"'{name}' must be True or False, not {shown(value)}"

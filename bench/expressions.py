@@ -54,7 +54,7 @@ class Variant:
         return self.method.made(self.config, self.schedule, self.rate)
 
     def record(self) -> dict:
-        """What determines numbers (name, config, schedule), and what a report needs to know."""
+        """What determines numbers (name, config, schedule, rate, revision), and what a report needs to know."""
         method, schedule = self.method, self.instance().schedule
         return {
             "name": method.name,
@@ -63,6 +63,7 @@ class Variant:
             "config": asdict(self.config),
             "schedule": {"name": type(schedule).__name__, **vars(schedule)},
             **({"rate": {"name": type(self.rate).__name__, **vars(self.rate)}} if self.rate else {}),
+            **({"revision": method.revision} if method.revision > 1 else {}),
             "summary": method.summary,
             "citation": method.citation,
             "about": inspect.cleandoc(sys.modules[method.__module__].__doc__ or ""),

@@ -50,13 +50,14 @@ class Terms:
 class Phase:
     """A stretch of training with optimisers of its own; ``share`` of the preset's updates.
 
-    Where a phase does not select, no weights are kept as the best on validation, and no learning rate decays for want
-    of better ones: its loss is not what validation looks at. A cell whose last phase is one ends with its last weights.
+    By ``judged_by``, a number of validation, weights are kept as the best and the learning rate decays for want of
+    better ones: "elbo", or for a loss that does not seek it "rec", the reconstruction error. None: by none, neither
+    happens, and a cell whose last phase is one ends with its last weights.
     """
 
     name: str = "main"
     share: float = 1.0
-    selects: bool = True
+    judged_by: str | None = "elbo"
 
 
 class Context:
@@ -131,6 +132,7 @@ class Method:
     footnotes: ClassVar[Mapping[str, str]] = {}  # column -> why it means something else, or nothing, here
     # Said of a method, for the harness.
     modalities: ClassVar[Sequence[str]] = ("image", "text")
+    revision: ClassVar[int] = 1  # raised by a change of what it trains, a fix, say: its cells are others from then on
     latent: ClassVar[bool] = True  # False: the decoder without z
     baseline: ClassVar[bool] = False  # the row that others are compared with
     reduced: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset -> settings that differ there

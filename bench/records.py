@@ -34,7 +34,9 @@ def identify(config: Mapping[str, Any]) -> str:
     identity = {key: config[key] for key in ("model", "precision", "device", "protocol_version")}
     identity["train"] = training_identity(config["train"])
     method = config["method"]
-    identity["method"] = {key: method[key] for key in ("name", "config", "schedule", "rate") if key in method}
+    identity["method"] = {
+        key: method[key] for key in ("name", "config", "schedule", "rate", "revision") if key in method
+    }
     identity["data"] = config["dataset"]["fingerprint"]
     identity["seed"] = [config["base_seed"], config["seed"]]
     return short_hash(identity)
@@ -208,6 +210,7 @@ METHOD: dict[str, Any] = {
         "config": {"*": anything},
         "schedule": {"name": label},
         "rate?": {"name": label},
+        "revision?": positive,
         "footnotes?": {"*": text},
         "notes?": [text],
     },

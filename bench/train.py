@@ -67,7 +67,7 @@ class Trainer:
             "phase_start": 0,
             "phase_over": True,
             "lr": config.lr,
-            "best_elbo": -math.inf,
+            "best_score": -math.inf,
             "best_update": None,
             "bad_epochs": 0,
             "decays": 0,
@@ -131,7 +131,7 @@ class Trainer:
 
     def start_phase(self, index: int) -> None:
         self.state |= {"phase": index, "phase_start": self.ctx.step, "lr": self.config.lr, "bad_epochs": 0}
-        self.state |= {"phase_over": False, "decays": 0, "best_elbo": -math.inf, "best_update": None}
+        self.state |= {"phase_over": False, "decays": 0, "best_score": -math.inf, "best_update": None}
         self.ctx.phase = self.phases[index]
         self.method.on("phase_start", self.ctx)
         self.ctx.new_optimisers(self.state["lr"])
@@ -190,12 +190,13 @@ class Trainer:
 
     def select(self) -> bool:
         """Keep the weights if validation likes them best; else count towards a decay. Not while a ramp is running, nor
-        in a phase that does not select."""
-        state, elbo = self.state, self.ctx.val["elbo"]
-        if self.ctx.beta < 1 or not self.ctx.phase.selects:
+        in a phase that nothing judges."""
+        state, judged_by = self.state, self.ctx.phase.judged_by
+        if self.ctx.beta < 1 or judged_by is None:
             return False
-        if elbo > state["best_elbo"]:
-            state |= {"best_elbo": elbo, "best_update": self.ctx.step, "bad_epochs": 0}
+        score = self.ctx.val["elbo"] if judged_by == "elbo" else -self.ctx.val["rec"]
+        if score > state["best_score"]:
+            state |= {"best_score": score, "best_update": self.ctx.step, "bad_epochs": 0}
             self.save_best()
             return True
         state["bad_epochs"] += 1
@@ -271,7 +272,7 @@ class Trainer:
 
     def result(self) -> dict:
         ctx, state = self.ctx, self.state
-        if state["best_update"] is None:  # the ramp never ended, or nothing selects: the last weights stand
+        if state["best_update"] is None:  # the ramp never ended, or nothing judges: the last weights stand
             self.save_best()
         return {
             "updates": ctx.step,

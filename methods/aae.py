@@ -2,8 +2,8 @@
 
 Every step: encoder and decoder on E_q[-log p(x|z)]; the discriminator on its cross-entropy; the encoder on -log D(z), z
 ~ q. The three share a batch, and each is an update of its own, so there are two extra ones per step. The posterior is a
-Gaussian, the second of the paper's three. The discriminator has Adam whatever the preset has. No weights are selected
-on validation, whose ELBO it does not seek: the last ones stand.
+Gaussian, the second of the paper's three. The discriminator has Adam whatever the preset has. Weights are selected by
+reconstruction on validation, for it does not seek the ELBO.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ class AdversarialAutoencoder(Method):
     summary = "no KL, a discriminator between codes and the prior instead"
     citation = "Makhzani et al., 2015 (arXiv 1511.05644)"
     order = 67
+    revision = 2
     refuses = {"schedule": "it has no KL term that a weight could change", "rate": "it has no KL term"}
     footnotes = {column: "its loss has no KL, so it seeks no ELBO" for column in ("nll", "elbo", "kl")}
     neutral = "the KL term is what it lacks"
@@ -35,7 +36,7 @@ class AdversarialAutoencoder(Method):
         return 1.5
 
     def phases(self):
-        return (Phase(selects=False),)
+        return (Phase(judged_by="rec"),)
 
     def build(self, model, data):
         hidden = self.config.hidden

@@ -1,8 +1,7 @@
 """The autoencoder: a VAE without its KL term, the other end of the comparison from the decoder alone.
 
 L = E_q[-log p(x|z)], z ~ q. Nothing holds z to the prior, so KL and NLL say how far it strays, and reconstruction is
-the best that these networks reach. No weights are selected on validation, whose ELBO it does not seek: the last ones
-stand.
+the best that these networks reach. Weights are selected by that on validation, for it does not seek the ELBO.
 """
 
 from bench.method import Method, Phase
@@ -15,6 +14,7 @@ class Autoencoder(Method):
     citation = "Hinton & Salakhutdinov, Science 2006"
     family = "anchor"
     order = 5
+    revision = 2
     refuses = {
         "schedule": "it has no KL term that a weight could change",
         "rate": "it has no KL term",
@@ -23,7 +23,7 @@ class Autoencoder(Method):
     footnotes = {column: NOT_HELD for column in ("nll", "nll_common", "elbo", "kl")}
 
     def phases(self):
-        return (Phase(selects=False),)
+        return (Phase(judged_by="rec"),)
 
     def loss(self, ctx, terms):
         return terms.rec.mean()

@@ -47,7 +47,7 @@ class GECO(Controlled):
     def phases(self):
         if self.config.kappa is not None:
             return (Phase(),)
-        return Phase("pretraining", self.config.share, selects=False), Phase("main", 1 - self.config.share)
+        return Phase("pretraining", self.config.share, judged_by=None), Phase("main", 1 - self.config.share)
 
     def observe(self, terms):
         return terms.rec.mean()

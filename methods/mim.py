@@ -4,8 +4,8 @@ information.
 L = E_q[-log p(x|z) - ½ (log q(z|x) + log p(z))], one sample: against the VAE's, log q has changed its sign and both are
 halved, so a narrow posterior is sought; the loss falls without end as variances vanish, so here they have a
 floor, which its definition lacks. The authors' perplexity rests on the aggregate posterior in the prior's place; here
-it is judged with p(z) = N(0, I) like everything else. No weights are selected on validation, whose ELBO it does not
-seek.
+it is judged with p(z) = N(0, I) like everything else. Weights are selected by reconstruction on validation,
+for it does not seek the ELBO.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ class MutualInformationMachine(Method):
     summary = "mutual information sought by a symmetric objective (A-MIM)"
     citation = "Livne et al., 2020 (arXiv 2003.02645)"
     order = 68
+    revision = 2
     refuses = {"schedule": "it has no KL term that a weight could change", "rate": "it has no KL term"}
     footnotes = {column: "its loss seeks no ELBO" for column in ("nll", "elbo", "kl")}
     neutral = "the sign of log q differs"
@@ -27,7 +28,7 @@ class MutualInformationMachine(Method):
         floor: float = -6.0  # of a log-variance
 
     def phases(self):
-        return (Phase(selects=False),)
+        return (Phase(judged_by="rec"),)
 
     def build(self, model, data):
         model.head = FlooredHead(model.head, self.config.floor)

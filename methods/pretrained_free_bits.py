@@ -41,7 +41,7 @@ class PretrainedFreeBits(Method):
         return Linear(start=0.0)
 
     def phases(self):
-        return Phase("pretraining", self.config.share, selects=False), Phase("main", 1 - self.config.share)
+        return Phase("pretraining", self.config.share, judged_by=None), Phase("main", 1 - self.config.share)
 
     def build(self, model, data):
         self.fresh = deepcopy([model.to_decoder.state_dict(), model.decoder.state_dict()])

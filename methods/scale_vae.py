@@ -16,18 +16,20 @@ from bench.method import Method, check_ranges
 from bench.models.distributions import Gaussian
 from methods.parts.normalisation import Normalised
 
+TINY = 1e-12  # beside a variance whose root divides
+
 
 class ScaledHead(nn.Module):
-    def __init__(self, head, dim, config):
+    def __init__(self, head, dim, spread):
         super().__init__()
-        self.head, self.config, self.norm = head, config, Normalised(dim)
+        self.head, self.spread, self.norm = head, spread, Normalised(dim)
 
     def forward(self, h):
         q = self.head(h)
         self.norm(q.mean)  # for its averages
         of_batch = self.training and len(h) > 1
         variance = q.mean.var(0, correction=0) if of_batch else self.norm.running_var
-        factor = self.config.spread / (variance + self.config.tiny).sqrt()
+        factor = self.spread / (variance + TINY).sqrt()
         scaled = Gaussian(factor * q.mean, q.logvar)
         scaled.unscaled = q
         return scaled
@@ -38,6 +40,7 @@ class ScaleVAE(Method):
     citation = "Song et al., LREC-COLING 2024"
     family = "posterior"
     order = 84
+    revision = 2
     shown = ("spread",)
     footnotes = {
         "au": "near its maximum by construction: the spread of posterior means is fixed",
@@ -48,13 +51,12 @@ class ScaleVAE(Method):
     @dataclass(frozen=True)
     class Config:
         spread: float = 1.0
-        tiny: float = 1e-12  # beside the variance
 
         def __post_init__(self):
-            check_ranges(self, "spread", "tiny")
+            check_ranges(self, "spread")
 
     def build(self, model, data):
-        model.head = ScaledHead(model.head, model.latent_dim, self.config)
+        model.head = ScaledHead(model.head, model.latent_dim, self.config.spread)
         return model
 
     def terms(self, ctx, x):

@@ -1,7 +1,7 @@
 """Wasserstein autoencoder with MMD: only the aggregate posterior is held to the prior, not that of every x.
 
 L = E_q[-log p(x|z)] + λ MMD²(q(z), p(z)), the MMD as in ``info_vae``. Nothing keeps the posterior's variance from 0, so
-it has a floor. No weights are selected on validation, whose ELBO it does not seek: the last ones stand.
+it has a floor. Weights are selected by reconstruction on validation, for it does not seek the ELBO.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ class WassersteinAutoencoder(Method):
     summary = "no KL, the MMD of the aggregate posterior to the prior instead"
     citation = "Tolstikhin et al., ICLR 2018"
     order = 66
+    revision = 2
     refuses = {"schedule": "it has no KL term that a weight could change", "rate": "it has no KL term"}
     footnotes = {column: "its loss has no KL, so it seeks no ELBO" for column in ("nll", "elbo", "kl")}
     neutral = "the KL term is what it lacks"
@@ -40,7 +41,7 @@ class WassersteinAutoencoder(Method):
             check_ranges(self, not_negative="lam")
 
     def phases(self):
-        return (Phase(selects=False),)
+        return (Phase(judged_by="rec"),)
 
     def build(self, model, data):
         model.head = FlooredHead(model.head, self.config.floor)

@@ -107,6 +107,7 @@ WRONG = [
     ("phases", given(["main"]), "a sequence of phases, at least one, expected, got 'list'"),
     ("phases", given((Phase("a", 0.5), Phase("b", 0.6))), "sum to 1 expected, got [0.5, 0.6]"),
     ("phases", given((Phase("a", 1.5), Phase("b", -0.5))), "are positive and sum to 1 expected"),
+    ("phases", given((Phase(judged_by="nll"),)), "judged by 'elbo', 'rec' or None expected, got ['nll']"),
     ("posterior", given(None), "a posterior expected, got None without rsample"),
     (
         "posterior",
@@ -322,6 +323,7 @@ FILES = {
     "class Mine(Method):\n    pass": "it needs a summary",
     f"{GOOD}    summary = 3": "'summary' must be one line of text, not 3",
     f"{GOOD}    order = 'last'": "'order' must be a number, not 'last'",
+    f"{GOOD}    revision = 0": "'revision' must be a whole number from 1, not 0",
     f"{GOOD}    latent = 'no'": "'latent' must be True or False, not 'no'",
     f"{GOOD}    modalities = 'image'": "'modalities' must be some of image, text, as ('image',), not 'image'",
     f"{GOOD}    modalities = ('sound',)": "'modalities' must be some of image, text",

@@ -220,6 +220,7 @@ def test_what_only_watches_training_is_no_part_of_a_cells_identity(planned):
     older = {**config, "train": {key: config["train"][key] for key in config["train"] if key != "equal_lengths"}}
     assert identify(watched) == identify(older) == identify(config)
     assert identify({**config, "train": {**config["train"], "equal_lengths": True}}) != identify(config)
+    assert identify({**config, "method": {**config["method"], "revision": 2}}) != identify(config)
 
 
 def test_records_that_a_report_leaves_out_are_not_taken_for_a_cells_own(planned, task):

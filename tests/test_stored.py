@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import bench
-from bench import evaluate, merge, verify
+from bench import evaluate, merge, registry, verify
 from bench.cell import fresh, run_cell, trained
 from bench.errors import UserError
 from bench.evaluation import groups
@@ -221,6 +221,13 @@ def test_without_weights_only_training_again_can_verify(copy, capsys):
     said = capsys.readouterr().out
     assert "--retrain trains it again" in said and "1 of 2 cells hold" in said
     assert verify.main([str(folder.path), "--retrain"]) == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["--retrain"]])
+def test_a_cell_of_another_revision_of_its_method_is_not_judged_by_this_one(copy, capsys, monkeypatch, arguments):
+    monkeypatch.setattr(registry.method("vae"), "revision", 2)
+    assert verify.main([str(copy), *arguments]) == 1
+    assert "vae revision 1, this code has revision 2: train it anew" in capsys.readouterr().out
 
 
 def test_a_cell_of_another_protocol_is_not_trained_again(copy, capsys):

@@ -86,6 +86,17 @@ def test_phases_share_the_budget_and_start_with_fresh_optimisers(trainer, tmp_pa
     assert result["updates_by_kind"] == {"first: encoder+decoder": 8, "second: encoder+decoder": 8}
 
 
+@pytest.mark.parametrize("judged_by, best, decays", [("elbo", 4, 3), ("rec", 16, 0), (None, None, 0)])
+def test_a_phase_is_judged_by_what_it_says(judged_by, best, decays, trainer, tmp_path, monkeypatch):
+    values = iter([(-1.0, 9.0), (-2.0, 8.0), (-3.0, 7.0), (-4.0, 6.0)])  # ELBO and rec of a KL that rises
+    seen = ({"elbo": elbo, "rec": rec, "mi": 1.0, "mi_batch": 1.0} for elbo, rec in values)
+    monkeypatch.setattr("bench.train.validate", lambda *_: next(seen))
+    run = trainer("vae", tmp_path, replace(TRAIN, epochs=4, patience=1, max_decays=9))
+    run.phases = [Phase(judged_by=judged_by)]
+    assert run.run()["best_update"] == best
+    assert run.state["decays"] == decays
+
+
 def test_decays_that_are_used_up_end_the_phase_not_the_run(trainer, tmp_path, monkeypatch):
     with_validation(monkeypatch, [-1, -2, -3, -1, -2, -3, -4, -5])
     run = in_two_phases(trainer("vae", tmp_path, replace(TRAIN, epochs=8, patience=1, max_decays=2)))

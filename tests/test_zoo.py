@@ -27,7 +27,7 @@ from methods.parts.free_bits import PLACEMENTS, FreeBits
 from methods.parts.mixture import MixturePrior
 from methods.parts.mmd import mmd
 from methods.parts.vmf import UniformSphere, VonMisesFisher, angles, kl_to_uniform, mean_length
-from methods.scale_vae import ScaledHead, ScaleVAE
+from methods.scale_vae import ScaledHead
 from methods.self_critic import SelfCritic
 
 
@@ -187,7 +187,7 @@ def test_the_variance_of_du_vae_has_its_floor_and_its_dropout():
 
 @pytest.mark.parametrize("size", [0.1, 1e-4])
 def test_the_decoder_of_scale_vae_sees_means_of_the_asked_spread_and_the_kl_those_before(size):
-    head = ScaledHead(through, 3, ScaleVAE.Config(spread=1.0))
+    head = ScaledHead(through, 3, spread=1.0)
     q = head(size * torch.randn(200, 6, generator=generator()))
     assert torch.allclose(q.mean.std(0, correction=0), torch.ones(3), atol=1e-3)
     assert q.unscaled.mean.std() < 2 * size

@@ -65,7 +65,7 @@ def _record(cell: Cell, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "method": method["expression"],
         "label": method.get("label", method["expression"]),
-        "variant": dumps([method.get(key) for key in ("config", "schedule", "rate")], sort_keys=True),
+        "variant": dumps([method.get(key) for key in ("config", "schedule", "rate", "revision")], sort_keys=True),
         "order": method["order"],
         "baseline": bool(method.get("baseline")),
         "base_seed": cell.config["base_seed"],
