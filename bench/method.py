@@ -221,7 +221,7 @@ class Method:
         return ctx.update(lambda: self.objective(ctx, x))
 
     def on(self, event: str, ctx: Context) -> None:
-        """``phase_start``, ``after_step``, ``epoch_end`` (with fresh ``ctx.val``)."""
+        """``phase_start``, ``after_step``, ``before_validation``, ``epoch_end`` (with fresh ``ctx.val``)."""
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a kill: tensors and JSON values."""

@@ -154,6 +154,7 @@ class Trainer:
     def end_epoch(self) -> None:
         ctx, state = self.ctx, self.state
         self.check_losses()
+        self.method.on("before_validation", ctx)
         ctx.clock.to("validation")
         ctx.val = validate(self.method, self.model, self.data, self.config, self.seed, self.lag_is_due())
         ctx.clock.to("train")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bench.method import Method, check_ranges
+from bench.method import check_ranges
 from bench.models.distributions import Gaussian
-from methods.parts.normalisation import Normalised
+from methods.parts.normalisation import BatchNormalised, Normalised
 
 TINY = 1e-8  # of a variance, whose logarithm is taken
 
@@ -38,11 +38,12 @@ class NormalisedHead(nn.Module):
         return Gaussian((config.tau + share).sqrt() * mean, (variance + TINY).log())
 
 
-class BatchNormVAE(Method):
+class BatchNormVAE(BatchNormalised):
     summary = "posterior means batch-normalised, with a fixed spread"
     citation = "Zhu et al., ACL 2020"
     family = "posterior"
     order = 80
+    revision = 2
     shown = ("gamma",)
     footnotes = {"au": "at its maximum by construction: the spread of posterior means is fixed"}
     neutral = "no setting leaves the means as they are"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bench.method import Method, check_ranges
+from bench.method import check_ranges
 from bench.models.distributions import Gaussian
-from methods.parts.normalisation import Normalised
+from methods.parts.normalisation import BatchNormalised, Normalised
 
 
 class DiverseHead(nn.Module):
@@ -29,11 +29,12 @@ class DiverseHead(nn.Module):
         return Gaussian(scale * self.norm(q.mean) + self.shift, q.logvar)
 
 
-class DiverseUncertainVAE(Method):
+class DiverseUncertainVAE(BatchNormalised):
     summary = "means batch-normalised, variances with a floor and dropout"
     citation = "Shen et al., IJCAI 2021"
     family = "posterior"
     order = 81
+    revision = 2
     footnotes = {"au": "near its maximum by construction: the spread of posterior means is fixed"}
     neutral = "no setting leaves the means as they are"
 

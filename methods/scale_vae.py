@@ -2,19 +2,19 @@
 
 z ~ N(f μ, σ²), f_d = spread / sd_B(μ_d), while the KL is that of N(μ, σ²). The code that decoder and metrics see has
 the scaled posterior, so KL, MI and NLL in tables are its; the KL that training holds down is smaller. In evaluation f
-comes from running averages. Beside the variance under the root stands next to nothing: with a batch normalisation's
-1e-5 the encoder evades the factor by means too small for it, and the posterior collapses after all. Known to us from
-the abstract and a re-implementation: the original's later switch to one f for all dimensions could not be verified,
-and is left out.
+comes from averages over training batches. Beside the variance under the root stands next to nothing: with a batch
+normalisation's 1e-5 the encoder evades the factor by means too small for it, and the posterior collapses after all.
+Known to us from the abstract and a re-implementation: the original's later switch to one f for all dimensions could
+not be verified, and is left out.
 """
 
 from dataclasses import dataclass
 
 from torch import nn
 
-from bench.method import Method, check_ranges
+from bench.method import check_ranges
 from bench.models.distributions import Gaussian
-from methods.parts.normalisation import Normalised
+from methods.parts.normalisation import BatchNormalised, Normalised
 
 TINY = 1e-12  # beside a variance whose root divides
 
@@ -35,12 +35,12 @@ class ScaledHead(nn.Module):
         return scaled
 
 
-class ScaleVAE(Method):
+class ScaleVAE(BatchNormalised):
     summary = "means scaled up for the decoder, not for the KL"
     citation = "Song et al., LREC-COLING 2024"
     family = "posterior"
     order = 84
-    revision = 2
+    revision = 3
     shown = ("spread",)
     footnotes = {
         "au": "near its maximum by construction: the spread of posterior means is fixed",

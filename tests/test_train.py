@@ -86,6 +86,23 @@ def test_phases_share_the_budget_and_start_with_fresh_optimisers(trainer, tmp_pa
     assert result["updates_by_kind"] == {"first: encoder+decoder": 8, "second: encoder+decoder": 8}
 
 
+def test_before_validation_normalisation_is_by_averages_under_the_weights_of_that_moment(trainer, tmp_path):
+    run = trainer("bn_vae(gamma=0.6)", tmp_path)
+    events = []
+    run.method.on = lambda event, ctx, on=run.method.on: (events.append(event), on(event, ctx))
+    run.run()
+    assert events[-3:] == ["after_step", "before_validation", "epoch_end"]
+    head, others = run.model.head, {k: v.clone() for k, v in run.model.state_dict().items() if "head.mean" not in k}
+    head.mean.running_mean.fill_(7.0)  # as after a training that has moved on
+    run.method.on("before_validation", run.ctx)
+    assert run.model.training and all(
+        torch.equal(value, run.model.state_dict()[name]) for name, value in others.items()
+    )
+    q = run.model.eval().encode(torch.cat([run.ctx.draw() for _ in range(64)]))
+    assert (q.mean.mean(0) - head.shift).abs().max() < 0.1
+    assert q.mean.std(0).sub(0.6).abs().max() < 0.1
+
+
 @pytest.mark.parametrize("judged_by, best, decays", [("elbo", 4, 3), ("rec", 16, 0), (None, None, 0)])
 def test_a_phase_is_judged_by_what_it_says(judged_by, best, decays, trainer, tmp_path, monkeypatch):
     values = iter([(-1.0, 9.0), (-2.0, 8.0), (-3.0, 7.0), (-4.0, 6.0)])  # ELBO and rec of a KL that rises
