@@ -2,10 +2,8 @@
 
 z ~ N(f μ, σ²), f_d = spread / sd_B(μ_d), while the KL is that of N(μ, σ²). The code that decoder and metrics see has
 the scaled posterior, so KL, MI and NLL in tables are its; the KL that training holds down is smaller. In evaluation f
-comes from averages over training batches. Beside the variance under the root stands next to nothing: with a batch
-normalisation's 1e-5 the encoder evades the factor by means too small for it, and the posterior collapses after all.
-Known to us from the abstract and a re-implementation: the original's later switch to one f for all dimensions could
-not be verified, and is left out.
+comes from averages over training batches. Known to us from the abstract and a re-implementation: the original's later
+switch to one f for all dimensions could not be verified, and is left out.
 """
 
 from dataclasses import dataclass
@@ -15,9 +13,6 @@ from torch import nn
 from bench.method import check_ranges
 from bench.models.distributions import Gaussian
 from methods.parts.normalisation import BatchNormalised, Normalised
-
-TINY = 1e-12  # beside a variance whose root divides
-
 
 class ScaledHead(nn.Module):
     def __init__(self, head, dim, spread):
@@ -29,7 +24,7 @@ class ScaledHead(nn.Module):
         self.norm(q.mean)  # for its averages
         of_batch = self.training and len(h) > 1
         variance = q.mean.var(0, correction=0) if of_batch else self.norm.running_var
-        factor = self.spread / (variance + TINY).sqrt()
+        factor = self.spread / (variance + self.norm.eps).sqrt()
         scaled = Gaussian(factor * q.mean, q.logvar)
         scaled.unscaled = q
         return scaled
@@ -40,7 +35,7 @@ class ScaleVAE(BatchNormalised):
     citation = "Song et al., LREC-COLING 2024"
     family = "posterior"
     order = 84
-    revision = 3
+    revision = 2
     shown = ("spread",)
     footnotes = {
         "au": "near its maximum by construction: the spread of posterior means is fixed",
