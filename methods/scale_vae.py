@@ -14,6 +14,7 @@ from bench.method import check_ranges
 from bench.models.distributions import Gaussian
 from methods.parts.normalisation import BatchNormalised, Normalised
 
+
 class ScaledHead(nn.Module):
     def __init__(self, head, dim, spread):
         super().__init__()
