@@ -174,6 +174,15 @@ def test_a_marker_that_a_killed_run_left_is_removed_and_one_of_a_run_that_lives_
     assert not any(tmp_path.iterdir())
 
 
+@pytest.fixture
+def interruptible():
+    """As in the foreground: what a script starts in the background is born with this signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_the_first_signal_removes_the_marker_the_second_raises_and_handlers_come_back(tmp_path, capfd):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with running(tmp_path) as run:
