@@ -93,8 +93,8 @@ def _phases(method: Any, value: Any) -> str | None:
         return f"a sequence of phases, at least one, expected, got {shown(value)}"
     shares = [phase.share for phase in value]
     judges = [getattr(phase, "judged_by", "elbo") for phase in value]
-    if not all(judge in ("elbo", "rec", None) for judge in judges):
-        return f"phases judged by 'elbo', 'rec' or None expected, got {judges}"
+    if not all(judge in ("elbo", "loss", None) for judge in judges):
+        return f"phases judged by 'elbo', 'loss' or None expected, got {judges}"
     fine = all(share > 0 for share in shares) and math.isclose(sum(shares), 1, abs_tol=1e-6)
     return None if fine else f"phases whose shares are positive and sum to 1 expected, got {shares}"
 

@@ -51,8 +51,8 @@ class Phase:
     """A stretch of training with optimisers of its own; ``share`` of the preset's updates.
 
     By ``judged_by``, a number of validation, weights are kept as the best and the learning rate decays for want of
-    better ones: "elbo", or for a loss that does not seek it "rec", the reconstruction error. None: by none, neither
-    happens, and a cell whose last phase is one ends with its last weights.
+    better ones: "elbo", or for a loss that does not seek it "loss", its own there. None: by none, neither happens, and
+    a cell whose last phase is one ends with its last weights.
     """
 
     name: str = "main"

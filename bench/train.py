@@ -156,7 +156,8 @@ class Trainer:
         self.check_losses()
         self.method.on("before_validation", ctx)
         ctx.clock.to("validation")
-        ctx.val = validate(self.method, self.model, self.data, self.config, self.seed, self.lag_is_due())
+        by_loss = ctx.phase.judged_by == "loss"
+        ctx.val = validate(self.method, self.model, self.data, self.config, self.seed, self.lag_is_due(), by_loss)
         ctx.clock.to("train")
         if not math.isfinite(ctx.val["elbo"]):
             raise NonFiniteLoss(f"validation ELBO is not finite after update {ctx.step} of {self.method.name}")
@@ -195,7 +196,7 @@ class Trainer:
         state, judged_by = self.state, self.ctx.phase.judged_by
         if self.ctx.beta < 1 or judged_by is None:
             return False
-        score = self.ctx.val["elbo"] if judged_by == "elbo" else -self.ctx.val["rec"]
+        score = self.ctx.val["elbo"] if judged_by == "elbo" else -self.ctx.val["loss"]
         if score > state["best_score"]:
             state |= {"best_score": score, "best_update": self.ctx.step, "bad_epochs": 0}
             self.save_best()

@@ -36,7 +36,7 @@ class AdversarialAutoencoder(Method):
         return 1.5
 
     def phases(self):
-        return (Phase(judged_by="rec"),)
+        return (Phase(judged_by="loss"),)
 
     def build(self, model, data):
         hidden = self.config.hidden

@@ -23,7 +23,7 @@ class Autoencoder(Method):
     footnotes = {column: NOT_HELD for column in ("nll", "nll_common", "elbo", "kl")}
 
     def phases(self):
-        return (Phase(judged_by="rec"),)
+        return (Phase(judged_by="loss"),)
 
     def loss(self, ctx, terms):
         return terms.rec.mean()

@@ -1,18 +1,20 @@
 """Importance-weighted autoencoder: a tighter bound from several samples, under which q need not be the posterior.
 
-L = -E log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q. Its bound rises with K towards log p(x).
+L = -E log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q. Its bound rises with K towards log p(x). Weights are selected
+by it on validation: the ELBO, one sample's, may fall without end, since the best of K does not mind the others.
 """
 
 import math
 from dataclasses import dataclass
 
-from bench.method import Method, Terms, check_ranges
+from bench.method import Method, Phase, Terms, check_ranges
 
 
 class ImportanceWeightedAutoencoder(Method):
     summary = "importance-weighted bound of K samples"
     citation = "Burda et al., ICLR 2016"
     order = 77
+    revision = 2
     shown = ("samples",)
     refuses = {
         "schedule": "its bound has no KL term that a weight could change",
@@ -29,6 +31,9 @@ class ImportanceWeightedAutoencoder(Method):
 
     def expected_cost(self, train):
         return 0.3 + 0.7 * self.config.samples
+
+    def phases(self):
+        return (Phase(judged_by="loss"),)
 
     def terms(self, ctx, x):
         q = self.posterior(ctx, x, train=True)

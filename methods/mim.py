@@ -4,8 +4,8 @@ information.
 L = E_q[-log p(x|z) - ½ (log q(z|x) + log p(z))], one sample: against the VAE's, log q has changed its sign and both are
 halved, so a narrow posterior is sought; the loss falls without end as variances vanish, so here they have a
 floor, which its definition lacks. The authors' perplexity rests on the aggregate posterior in the prior's place; here
-it is judged with p(z) = N(0, I) like everything else. Weights are selected by reconstruction on validation,
-for it does not seek the ELBO.
+it is judged with p(z) = N(0, I) like everything else. Weights are selected by this loss on validation, for
+it does not seek the ELBO.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class MutualInformationMachine(Method):
         floor: float = -6.0  # of a log-variance
 
     def phases(self):
-        return (Phase(judged_by="rec"),)
+        return (Phase(judged_by="loss"),)
 
     def build(self, model, data):
         model.head = FlooredHead(model.head, self.config.floor)

@@ -1,7 +1,7 @@
 """Wasserstein autoencoder with MMD: only the aggregate posterior is held to the prior, not that of every x.
 
 L = E_q[-log p(x|z)] + λ MMD²(q(z), p(z)), the MMD as in ``info_vae``. Nothing keeps the posterior's variance from 0, so
-it has a floor. Weights are selected by reconstruction on validation, for it does not seek the ELBO.
+it has a floor. Weights are selected by this loss on validation, for it does not seek the ELBO.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class WassersteinAutoencoder(Method):
             check_ranges(self, not_negative="lam")
 
     def phases(self):
-        return (Phase(judged_by="rec"),)
+        return (Phase(judged_by="loss"),)
 
     def build(self, model, data):
         model.head = FlooredHead(model.head, self.config.floor)

@@ -107,7 +107,7 @@ WRONG = [
     ("phases", given(["main"]), "a sequence of phases, at least one, expected, got 'list'"),
     ("phases", given((Phase("a", 0.5), Phase("b", 0.6))), "sum to 1 expected, got [0.5, 0.6]"),
     ("phases", given((Phase("a", 1.5), Phase("b", -0.5))), "are positive and sum to 1 expected"),
-    ("phases", given((Phase(judged_by="nll"),)), "judged by 'elbo', 'rec' or None expected, got ['nll']"),
+    ("phases", given((Phase(judged_by="nll"),)), "judged by 'elbo', 'loss' or None expected, got ['nll']"),
     ("posterior", given(None), "a posterior expected, got None without rsample"),
     (
         "posterior",

@@ -150,16 +150,36 @@ def information(model: VAE, made: Measurement, blocks: list[int]) -> dict[str, f
     return found
 
 
-def validate(method: Method, model: VAE, data: Data, train: TrainConfig, seed: int, with_lag: bool = False) -> dict:
+@torch.no_grad()
+def mean_loss(method: Method, ctx: EvaluationContext, blocks: Sequence[Tensor]) -> float:
+    """The method's own objective, per example of ``blocks``, as it is taken in training but by the networks at rest."""
+    ctx.model.eval()
+    total = 0.0
+    for ctx.block, x in enumerate(blocks):
+        total += len(x) * method.objective(ctx, x).item()
+    return total / sum(map(len, blocks))
+
+
+def validate(
+    method: Method,
+    model: VAE,
+    data: Data,
+    train: TrainConfig,
+    seed: int,
+    with_lag: bool = False,
+    with_loss: bool = False,
+) -> dict:
     """Metrics on the validation set at KL weight 1, with the same noise every time; leaves the model in training mode.
 
     No NLL: with one sample it would be the ELBO under another name. ``with_lag``: also how far inference lags behind
-    on the first ``lag_examples``.
+    on the first ``lag_examples``. ``with_loss``: also the method's own.
     """
     ctx = EvaluationContext(model, data.info, train, derive_seed(seed, "validation"))
     _, blocks = data.blocks("val", train.val_examples, train.batch_size, train.equal_lengths)
     with arithmetic(model, train.precision, frozen=True):
         metrics = measure(method, ctx, blocks, samples=1, chunk=train.batch_size).metrics
+        if with_loss:
+            metrics["loss"] = mean_loss(method, ctx, blocks)
         if with_lag and train.lag_examples and model.latent_dim and unbounded(model) is model:
             _, (x,) = data.blocks("val", train.lag_examples, train.lag_examples)
             ctx.block = 0
