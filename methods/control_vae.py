@@ -1,9 +1,10 @@
 """ControlVAE: a PI controller sets the KL weight so that the KL comes to a set-point.
 
-e = target - KL of the batch; P = K_p / (1 + exp(e)); I ← I + K_i e unless the last weight was outside [0, 1] (two of
-the three public controllers test this in a way that is never true, so theirs winds up); w = clip(P + I, 0, 1); L =
-E_q[-log p(x|z)] + w KL. K_i < 0: below the set-point the weight falls. Gains are the authors' for text; the reduced
-presets, of some 10³ updates in place of 10⁵, have a larger K_i.
+e = target - KL of the batch; P = K_p / (1 + exp(e)); I ← I + K_i e, but no further than takes the weight w = P + I
+from 0 to 1; L = E_q[-log p(x|z)] + w KL. (Of the three public controllers two test these bounds in a way that is never
+true, so that theirs winds up; one that stands still wherever the last weight was out may stay there for good.) K_i < 0:
+below the set-point the weight falls. Gains are the authors' for text; the reduced presets, of some 10³ updates in place
+of 10⁵, have a larger K_i.
 """
 
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ class ControlVAE(Controlled):
     summary = "KL weight by a PI controller for a set-point of the KL"
     citation = "Shao et al., ICML 2020"
     order = 64
+    revision = 2
     shown = ("target",)
     refuses = {"schedule": "its controller sets the weight of the KL"}
     reduced = {"quick": {"ki": -1e-3}, "small": {"ki": -1e-3}}
     neutral = "its weight starts at 0"
-    STATE = ("weight", "integral", "free")
+    STATE = ("weight", "integral")
 
     @dataclass(frozen=True)
     class Config:
@@ -39,14 +41,13 @@ class ControlVAE(Controlled):
 
     def __init__(self, config=None, schedule=None):
         super().__init__(config, schedule)
-        self.weight, self.integral, self.free = torch.tensor(0.0), torch.tensor(0.0), torch.tensor(True)
+        self.weight, self.integral = torch.tensor(0.0), torch.tensor(0.0)
 
     def rate(self, terms):
         return self.weight * super().rate(terms)
 
     def control(self, seen):
         error = self.config.target - seen
-        self.integral = self.integral + self.config.ki * error * self.free
-        wanted = self.config.kp * torch.sigmoid(-error) + self.integral
-        self.free = (wanted >= 0) & (wanted <= 1)
-        self.weight = wanted.clamp(0, 1)
+        proportional = self.config.kp * torch.sigmoid(-error)
+        self.integral = (self.integral + self.config.ki * error).clamp(-proportional, 1 - proportional)
+        self.weight = proportional + self.integral

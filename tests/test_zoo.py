@@ -340,18 +340,18 @@ def test_mdr_leaves_a_rate_above_its_target_alone():
     assert method.rate(terms) == 7.0
 
 
-def test_the_controller_reaches_its_set_point_and_recovers_from_saturation():
+@pytest.mark.parametrize("stuck, bound", [(0.0, 0), (400.0, 1)])
+def test_the_controller_reaches_its_set_point_and_recovers_from_saturation(stuck, bound):
     method = ControlVAE(ControlVAE.Config(target=9.0, ki=-1e-3))
-    for _ in range(5000):  # far below the set-point, whatever it does: the weight can only be 0
-        method.control(torch.tensor(0.0))
-    assert method.weight == 0
-    assert method.integral > -0.1, "the integral has wound up"
+    for _ in range(5000):  # far from the set-point, whatever it does: the weight can only be at its bound
+        method.control(torch.tensor(stuck))
+    assert method.weight == pytest.approx(bound, abs=1e-5)
     kl = 40.0
     for step in range(4000):
         kl += 0.2 * (plant(method.weight.item()) - kl)
         method.control(torch.tensor(kl))
         if step == 200:
-            assert method.weight > 0, "it has not recovered"
+            assert 0 < method.weight < 1, "it has not recovered"
     assert kl == pytest.approx(9.0, rel=0.05)
 
 
