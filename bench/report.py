@@ -21,7 +21,7 @@ from bench.reporting import cells
 from bench.reporting.render import clean
 from bench.store import CellFolder, read_json, write_json, write_text
 
-VERSION = "6"  # of what a report looks like: a stored one from another version is built again
+VERSION = "7"  # of what a report looks like: a stored one from another version is built again
 PAGE = "report.html"
 PART_BYTES = 256 << 20  # of a table or a part of the page at most
 LOCK = ".report.lock"

@@ -22,9 +22,10 @@ from markdown_it import MarkdownIt
 from scipy import stats
 
 from bench import report
-from bench.reporting import cells, examples, render, tables, texts
+from bench.reporting import cells, examples, points, render, tables, texts
 from bench.reporting.frame import cells_frame, rows_frame, stored_frame
 from bench.reporting.statistics import crossed
+from bench.reporting.style import looks
 from bench.store import cell_folders, dumps
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -685,3 +686,15 @@ def test_an_out_without_cells_is_one_line_and_status_2(tmp_path: Path, capsys: p
     assert printed.out == ""
     assert printed.err.startswith("error: no ")
     assert printed.err.count("\n") == 1
+
+
+def test_a_method_far_from_the_rest_leaves_them_a_panel_of_their_own():
+    """In rate, as an autoencoder is, or in distortion, as IWAE may be."""
+    near = [(f"near {number}", 1.0 + number, 40.0 - number) for number in range(5)]
+    for kl, rec in ((90.0, 20.0), (1.0, 210.0)):
+        done = pd.DataFrame([*near, ("far", kl, rec)], columns=["method", "kl", "rec"])
+        every, most = points.rate_distortion(done, looks(done["method"])).axes[:2]
+        assert every.get_ylim()[0] < rec < every.get_ylim()[1] and every.get_xlim()[1] > kl
+        assert most.get_ylim()[1] < 50 and most.get_xlim()[1] < 10
+    (alone,) = points.rate_distortion(done[done["method"] != "far"], looks(done["method"])).axes
+    assert alone.get_ylim()[1] < 50

@@ -27,15 +27,16 @@ MOST_NARROW = 12  # methods whose legend fits below a narrow figure
 def rate_distortion(done: DataFrame, style: Looks) -> Figure | None:
     """Distortion against rate on the test set: seeds small, their mean large, and lines of equal ELBO.
 
-    Where few methods spend far more rate than the rest, a second panel shows the rest.
+    Where few methods are far from the rest, in rate or in distortion, a second panel shows the rest.
     """
     done = done.dropna(subset=["rec", "kl"])
     if done.empty:
         return None
     methods = [name for name in style if (done["method"] == name).any()]
-    rates = done.groupby("method")["kl"].mean()
-    near = rates[rates <= 4 * max(rates.median(), 1.0)].index
-    panels = [done] if len(near) == len(rates) else [done, done[done["method"].isin(near)]]
+    means = done.groupby("method")[["kl", "rec"]].mean()
+    rate, excess = means["kl"], means["rec"] - means["rec"].median()
+    near = means.index[(rate <= 4 * max(rate.median(), 1.0)) & (excess <= 4 * max(excess.abs().median(), 1.0))]
+    panels = [done] if len(near) == len(means) else [done, done[done["method"].isin(near)]]
     narrow = len(panels) == 1 and len(methods) <= MOST_NARROW
     figure, axes = side_by_side(3.1, columns=len(panels), width=0.62 if narrow else 1.0)
     for ax, cells in zip(axes, panels, strict=True):
@@ -47,7 +48,7 @@ def rate_distortion(done: DataFrame, style: Looks) -> Figure | None:
         ax.grid(False)
     axes[0].set_title("dotted: equal ELBO (nats)")
     if len(panels) > 1:
-        axes[1].set_title("detail: methods of low rate")
+        axes[1].set_title("detail: most methods")
     legend(figure, methods, style)
     return figure
 
