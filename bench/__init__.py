@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from bench.trained import TrainedCell
+    from bench.experiment.trained_cell import TrainedCell
 
 __version__ = "0.1.0"
+
+# ``bench.methods`` is the folder ``methods/``: beside this package in a checkout, inside it in an installed wheel.
+__path__.append(str(Path(__file__).parent.parent))
+
 __all__ = ["frame", "load"]
 
 
@@ -23,7 +27,7 @@ def load(cell: str | Path, data_dir: str | Path | None = None, device: str = "cp
 
     ``UserError`` where there is no finished cell or its weights are not there.
     """
-    from bench.trained import TrainedCell
+    from bench.experiment.trained_cell import TrainedCell
 
     return TrainedCell.read(Path(cell), Path(data_dir) if data_dir else None, device)
 

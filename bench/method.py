@@ -14,13 +14,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.config import TrainConfig, check_ranges
-from bench.datasets import PAD, DataInfo
-from bench.guard import guard
+from bench.core.config import TrainConfig, check_ranges
+from bench.core.schedules import Constant, Schedule
+from bench.data.dataset import PAD, DataInfo
 from bench.models.distributions import Posterior
+from bench.models.kl_terms import MeanKL, Rate
 from bench.models.vae import VAE
-from bench.rates import MeanKL, Rate
-from bench.schedules import Constant, Schedule
 
 __all__ = ["Context", "Method", "Phase", "Terms", "check_ranges"]
 
@@ -143,11 +142,6 @@ class Method:
     @dataclass(frozen=True)
     class Config:
         """Settings, hashed into the cell's identity."""
-
-    def __init_subclass__(cls) -> None:
-        """Hooks are held to what is said of them here, and named where they fail."""
-        super().__init_subclass__()
-        guard(cls)
 
     def __init__(self, config: Any = None, schedule: Schedule | None = None):
         self.config = self.Config() if config is None else config

@@ -34,14 +34,14 @@ def pages() -> dict[Path, str]:
     protocol = DOCS / "protocol.md"
     before, rest = protocol.read_text("utf-8").split(f"{BEGIN}\n")
     _, after = rest.split(END)
-    return {DOCS / "methods.md": methods(), protocol: f"{before}{BEGIN}\n{presets()}\n{END}{after}"}
+    return {DOCS / "bench.methods.md": methods(), protocol: f"{before}{BEGIN}\n{presets()}\n{END}{after}"}
 
 
 def methods() -> str:
-    """methods.md: every method in ``methods/``, in the order of the tables."""
-    from bench import registry
+    """bench.methods.md: every method in ``methods/``, in the order of the tables."""
+    from bench.core.schedules import SCHEDULES
     from bench.reporting.render import escape_markdown
-    from bench.schedules import SCHEDULES
+    from bench.training import registry
 
     suites = registry.suites()
     classes = [registry.method(name) for name in suites["all"]]
@@ -76,7 +76,7 @@ def methods() -> str:
 
 def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
     """The section of one method."""
-    from bench.expressions import SAID
+    from bench.training.expressions import SAID
 
     yield from (f"## {cls.name}", "", "```text", inspect.getdoc(sys.modules[cls.__module__]) or "", "```", "")
     if fields(cls.Config):
@@ -112,7 +112,7 @@ def _setting(config: type, field: Field) -> str:
 
 def presets() -> str:
     """For each protocol a table of what the presets differ in, and of all of the evaluation."""
-    from bench.config import load_preset, preset_names
+    from bench.core.presets import load_preset, preset_names
 
     lines = []
     for title, (modality, protocol) in PROTOCOLS.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from bench.datasets import PAD, START
+from bench.data.dataset import PAD, START
 from bench.method import Method, check_ranges
 
 

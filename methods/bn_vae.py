@@ -14,7 +14,8 @@ from torch import nn
 
 from bench.method import check_ranges
 from bench.models.distributions import Gaussian
-from methods.parts.normalisation import BatchNormalised, Normalised
+
+from .parts.normalisation import BatchNormalised, Normalised
 
 TINY = 1e-8  # of a variance, whose logarithm is taken
 

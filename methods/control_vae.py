@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from bench.method import check_ranges
-from methods.parts.control import Controlled
+
+from .parts.control import Controlled
 
 
 class ControlVAE(Controlled):

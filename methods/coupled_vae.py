@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from bench.method import Method, check_ranges
-from methods.parts.mmd import multiquadric
+
+from .parts.mmd import multiquadric
 
 
 class CoupledVAE(Method):

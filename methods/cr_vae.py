@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from bench.datasets import END, PAD, START, UNKNOWN
+from bench.data.dataset import END, PAD, START, UNKNOWN
 from bench.method import Method, Terms, check_ranges
 
 

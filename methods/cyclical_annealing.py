@@ -7,8 +7,8 @@ paper's.
 
 from dataclasses import dataclass
 
+from bench.core.schedules import Cyclical
 from bench.method import Method
-from bench.schedules import Cyclical
 
 
 class CyclicalAnnealing(Method):

@@ -14,7 +14,8 @@ from torch import nn
 
 from bench.method import check_ranges
 from bench.models.distributions import Gaussian
-from methods.parts.normalisation import BatchNormalised, Normalised
+
+from .parts.normalisation import BatchNormalised, Normalised
 
 
 class DiverseHead(nn.Module):

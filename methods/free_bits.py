@@ -12,7 +12,8 @@ near the target; with ``batch`` placements a few examples may pay for all. The s
 from dataclasses import dataclass
 
 from bench.method import Method
-from methods.parts.free_bits import FreeBits
+
+from .parts.free_bits import FreeBits
 
 
 class FreeBitsVAE(Method):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from bench.method import Phase, check_ranges
-from methods.parts.control import Controlled
+
+from .parts.control import Controlled
 
 LARGEST = 1e3  # multiplier, and its inverse the smallest
 FACTOR = (math.log(0.9), math.log(1.05))

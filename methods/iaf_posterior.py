@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from bench.method import Method, Terms, check_ranges
-from methods.parts.flows import AutoregressiveFlow, Flowed
+
+from .parts.flows import AutoregressiveFlow, Flowed
 
 
 class FlowHead(nn.Module):

@@ -7,7 +7,7 @@ paper's could not be verified.
 
 from dataclasses import dataclass
 
-from methods.lidvae import IdentifiableVAE
+from .lidvae import IdentifiableVAE
 
 
 class InverseLipschitzVAE(IdentifiableVAE):

@@ -15,7 +15,8 @@ import torch
 
 from bench.method import Method, Terms, check_ranges
 from bench.models.vae import fixed_statistics
-from methods.parts.implicit import SAMPLES, ImplicitHead, network
+
+from .parts.implicit import SAMPLES, ImplicitHead, network
 
 DUAL = "by the dual form, too low where its network is not at its best"
 

@@ -8,7 +8,8 @@ and a large λ.
 from dataclasses import dataclass
 
 from bench.method import Method, check_ranges
-from methods.parts.mmd import mmd
+
+from .parts.mmd import mmd
 
 
 class InfoVAE(Method):

@@ -5,8 +5,8 @@ L = E_q[-log p(x|z)] + β(t) KL(q(z|x) ‖ p(z)). The same as ``vae+anneal``.
 
 from dataclasses import dataclass
 
+from bench.core.schedules import Linear
 from bench.method import Method
-from bench.schedules import Linear
 
 
 class KLAnnealing(Method):

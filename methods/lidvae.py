@@ -14,7 +14,8 @@ from torch import nn
 
 from bench.method import Method, check_ranges
 from bench.models.text import LSTMDecoder, uniform_
-from methods.parts.brenier import Brenier
+
+from .parts.brenier import Brenier
 
 
 class InjectiveReadout(nn.Sequential):

@@ -11,7 +11,8 @@ it does not seek the ELBO.
 from dataclasses import dataclass
 
 from bench.method import Method, Phase
-from methods.wae_mmd import FlooredHead
+
+from .wae_mmd import FlooredHead
 
 
 class MutualInformationMachine(Method):

@@ -11,7 +11,8 @@ from torch import nn
 
 from bench.method import Method, check_ranges
 from bench.models.distributions import Gaussian
-from methods.parts.mixture import MixturePrior
+
+from .parts.mixture import MixturePrior
 
 
 class LearnedMixture(MixturePrior):

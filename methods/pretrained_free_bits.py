@@ -10,9 +10,10 @@ budget, which makes methods comparable, and the encoder is that of the last upda
 from copy import deepcopy
 from dataclasses import dataclass
 
+from bench.core.schedules import Linear
 from bench.method import Method, Phase, check_ranges
-from bench.schedules import Linear
-from methods.parts.free_bits import FreeBits
+
+from .parts.free_bits import FreeBits
 
 
 class PretrainedFreeBits(Method):

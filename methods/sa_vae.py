@@ -12,7 +12,8 @@ docs/performance.md has error and cost of both. Evaluation refines too.
 from dataclasses import dataclass
 
 from bench.method import Method, check_ranges
-from methods.parts.refinement import GRADIENTS, refine
+
+from .parts.refinement import GRADIENTS, refine
 
 
 class SemiAmortisedVAE(Method):

@@ -11,8 +11,9 @@ import torch
 
 from bench.method import Method
 from bench.models.distributions import Gaussian
-from methods.parts.refinement import refine
-from methods.vae_svi import VAEWithSVI
+
+from .parts.refinement import refine
+from .vae_svi import VAEWithSVI
 
 
 class StochasticVI(Method):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from bench.method import Method, Terms, check_ranges
 from bench.models.vae import fixed_statistics, frozen
-from methods.parts.refinement import refine
+
+from .parts.refinement import refine
 
 
 class VAEWithSVI(Method):

@@ -3,7 +3,7 @@
 The decoder is trained on the ELBO at λ_K, the encoder on KL(q_0 ‖ q_K) with q_K held fixed. Kim et al.'s ablation.
 """
 
-from methods.vae_svi import VAEWithSVI
+from .vae_svi import VAEWithSVI
 
 
 class VAEWithSVIAndKL(VAEWithSVI):

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from bench.method import Method, check_ranges
-from methods.parts.mixture import MixturePrior
+
+from .parts.mixture import MixturePrior
 
 
 class PseudoInputs(MixturePrior):

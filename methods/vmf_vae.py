@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.method import Method, check_ranges
-from methods.parts.vmf import UniformSphere, VonMisesFisher, angles
+
+from .parts.vmf import UniformSphere, VonMisesFisher, angles
 
 
 class SphericalHead(nn.Module):

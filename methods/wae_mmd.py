@@ -10,7 +10,8 @@ from torch import nn
 
 from bench.method import Method, Phase, check_ranges
 from bench.models.distributions import Gaussian
-from methods.parts.mmd import mmd
+
+from .parts.mmd import mmd
 
 
 class FlooredHead(nn.Module):

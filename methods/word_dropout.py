@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bench.datasets import START, UNKNOWN
+from bench.data.dataset import START, UNKNOWN
 from bench.method import Method, check_ranges
 
 

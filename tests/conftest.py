@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from bench import data as tensors
-from bench.cell import fresh
-from bench.config import EvaluationConfig, ImageModelConfig, Preset, TextModelConfig, TrainConfig
+from bench.core.config import EvaluationConfig, ImageModelConfig, TextModelConfig, TrainConfig
+from bench.core.presets import Preset
+from bench.data import tensors
+from bench.data.cache import cached
+from bench.data.dataset import END, SPECIALS, START, Prepared
 from bench.data.image import ImageData
-from bench.datasets import END, SPECIALS, START, Prepared, cached
-from bench.expressions import variants
-from bench.plan import Cell, plan
-from bench.train import Trainer
+from bench.evaluation.metrics import validate
+from bench.experiment.plan import PlannedCell, plan
+from bench.training.expressions import variants
+from bench.training.factory import fresh
+from bench.training.trainer import Trainer
 
 MODEL = ImageModelConfig(
     image_size=7,
@@ -109,7 +112,7 @@ def data(prepared) -> ImageData:
 
 
 def planner(data: Prepared, preset: Preset, folder: Path):
-    def make(expression: str, train: TrainConfig = preset.train, out: Path | None = None, seed: int = 0) -> Cell:
+    def make(expression: str, train: TrainConfig = preset.train, out: Path | None = None, seed: int = 0) -> PlannedCell:
         rows, _ = variants([expression], preset.name)
         return plan(rows, data.info, replace(preset, train=train), 1, seed, "cpu", out or folder)[0]
 
@@ -117,7 +120,7 @@ def planner(data: Prepared, preset: Preset, folder: Path):
 
 
 def tasks(data: Prepared):
-    def make(cell: Cell, **changes) -> dict:
+    def make(cell: PlannedCell, **changes) -> dict:
         return {
             "config": cell.config,
             "folder": str(cell.folder.path),
@@ -130,7 +133,6 @@ def tasks(data: Prepared):
             "run": "this",
             "marker": str(data.path),  # any file that is there
             "anew": "",
-            "silence": 600,
         } | changes
 
     return make
@@ -140,7 +142,9 @@ def trainers(planned, data: Prepared, preset: Preset):
     def make(expression: str, folder: Path, train: TrainConfig = preset.train) -> Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         method, model, seed = fresh(planned(expression, train).config)
-        return Trainer(method, model, tensors.load(data, preset.model), train, seed, folder, lambda history: None)
+        return Trainer(
+            method, model, tensors.load(data, preset.model), train, seed, folder, validate, lambda history: None
+        )
 
     return make
 

@@ -15,10 +15,11 @@ from unittest.mock import patch
 
 import torch
 
-from bench import registry, store
-from bench.checkpoint import load
-from bench.store import CellFolder
-from bench.train import Trainer
+from bench.experiment import cell_folder as store
+from bench.experiment.cell_folder import CellFolder
+from bench.training import registry
+from bench.training.checkpoint import load
+from bench.training.trainer import Trainer
 
 METHODS = "vae,beta_vae"
 
@@ -94,7 +95,7 @@ def refused_file(code: int) -> Fault:
         def refuse(*_: Any, **__: Any) -> Any:
             raise OSError(code, os.strerror(code))
 
-        with patch("bench.store.tempfile.mkstemp", refuse):
+        with patch("bench.experiment.cell_folder.tempfile.mkstemp", refuse):
             yield
 
     return fault
@@ -104,13 +105,13 @@ def refused_file(code: int) -> Fault:
 
 #: What to wrap for something to happen at a moment: before it, at the call of that number.
 MOMENTS = {
-    "planning": ("bench.plan.plan", 1),
-    "the start of training": ("bench.train.Trainer.run", 1),
-    "training": ("bench.train.Trainer.end_epoch", 2),
-    "a checkpoint": ("bench.checkpoint.save_last", 2),
-    "evaluation": ("bench.cell.evaluate", 1),
-    "storing an evaluation": ("bench.cell.store_evaluation", 1),
-    "report": ("bench.report.build", 1),
+    "planning": ("bench.experiment.plan.plan", 1),
+    "the start of training": ("bench.training.trainer.Trainer.run", 1),
+    "training": ("bench.training.trainer.Trainer.end_epoch", 2),
+    "a checkpoint": ("bench.training.checkpoint.save_last", 2),
+    "evaluation": ("bench.experiment.worker.evaluate", 1),
+    "storing an evaluation": ("bench.experiment.worker.store_evaluation", 1),
+    "report": ("bench.reporting.report.build", 1),
 }
 
 
@@ -139,7 +140,7 @@ def at(moment: str, act: Callable[[Place], Any], undo: Callable[[Place], Any] = 
 
 def _resolve(target: str) -> tuple[Any, str]:
     path, name = target.rsplit(".", 1)
-    return (Trainer, name) if path == "bench.train.Trainer" else (__import__(path, fromlist=[name]), name)
+    return (Trainer, name) if path == "bench.training.trainer.Trainer" else (__import__(path, fromlist=[name]), name)
 
 
 def fails(error: Exception) -> Callable[[Place], Any]:
@@ -190,7 +191,7 @@ def hook(name: str, body: Callable[..., Any]) -> Fault:
 
     @contextmanager
     def fault(place: Place) -> Iterator[None]:
-        from bench.guard import guard
+        from bench.training.guard import guard
 
         cls = registry.method("beta_vae")
         before = vars(cls).get(name)

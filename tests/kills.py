@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bench.store import CellFolder, cell_folders
+from bench.experiment.cell_folder import CellFolder, cell_folders
 
 from .test_run import TOY
 
@@ -122,7 +122,7 @@ class Place:
         return self.told.read_text().splitlines()
 
     def start(self, out: Path, *words: str, executor: str = "local", **environment: str) -> Command:
-        command = [sys.executable, "-m", "bench.run", "--device", "cpu", "--executor", executor, "--out", str(out)]
+        command = [sys.executable, "-m", "bench.cli.run", "--device", "cpu", "--executor", executor, "--out", str(out)]
         if "--methods" not in words:
             words = ("--methods", METHODS, "--seeds", "2", *words)
         return Command(self, [*command, *words], environment)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.estimators import annealed
-from bench.estimators.annealed import annealed_log_weights, reverse_log_weights
-from bench.estimators.likelihood import importance_weighted_nll
-from bench.estimators.proposal import streams
+from bench.evaluation.estimators import ais as annealed
+from bench.evaluation.estimators.ais import annealed_log_weights, reverse_log_weights
+from bench.evaluation.estimators.likelihood import importance_weighted_nll
+from bench.evaluation.estimators.proposal import streams
 from bench.models.distributions import Gaussian
 from tests.linear_gaussian import LinearGaussian, generator
 from tests.test_inference import Sigmoid

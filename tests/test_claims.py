@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from bench import expressions
+from bench.experiment.cell_record import CellRecord
 from bench.reporting import claims, tables
-from bench.reporting.cells import Cell
 from bench.reporting.frame import cells_frame
+from bench.training import expressions
 
 PAPER = tomllib.loads(claims.CLAIMS.read_text("utf-8"))
 
 
 def cell(
     expression: str, seed: int = 0, extra: tuple[int, ...] = (0, 0, 0), cap: float | None = None, **values
-) -> Cell:
+) -> CellRecord:
     """A finished cell of ten updates an epoch; ``extra`` counts the extra updates of each epoch."""
     about = {
         "method": {"expression": expression, "order": 1},
@@ -36,10 +36,10 @@ def cell(
     metrics = {"nll": 50.0, "kl": 1.0, "mi": 0.9, "au": 2, "collapsed": False}
     for name, value in values.items():
         (result if name in result else metrics)[name] = value
-    return Cell(Path(expression), about, result, {"metrics": metrics, "config": {}}, history)
+    return CellRecord(Path(expression), about, result, {"metrics": metrics, "config": {}}, history)
 
 
-def examine(claim: dict, *cells: Cell) -> claims.Finding:
+def examine(claim: dict, *cells: CellRecord) -> claims.Finding:
     frame = cells_frame(cells)
     return claims.examine(claim, dict(iter(frame.groupby("method"))))
 
@@ -74,7 +74,7 @@ def test_collapse_is_not_tested_where_mi_is_not_defined():
 LOWEST = {"test": "lowest nll", "row": "a", "against": ["b", "c"]}
 
 
-def with_nll(**nll: tuple[float, ...]) -> list[Cell]:
+def with_nll(**nll: tuple[float, ...]) -> list[CellRecord]:
     return [cell(name, seed, nll=value) for name, values in nll.items() for seed, value in enumerate(values)]
 
 
@@ -188,7 +188,7 @@ def test_a_cap_counts_planned_updates(made: int, capped: bool):
 # -- the claims of the paper ---------------------------------------------------------------------------------------
 
 
-def paper_cells(**about) -> list[Cell]:
+def paper_cells(**about) -> list[CellRecord]:
     """Three seeds of every row, as the paper claims them; ``about`` goes into every config."""
     rows = dict.fromkeys(row for claim in PAPER["claim"] for row in (claim["row"], *claim.get("against", ())))
     rows |= {"vae": {"collapsed": True}, "sa_vae": {"flops": 900.0}}
@@ -200,7 +200,7 @@ def paper_cells(**about) -> list[Cell]:
     return made
 
 
-def judge(cells: list[Cell]):
+def judge(cells: list[CellRecord]):
     return claims.judge(cells, cells_frame(cells))
 
 

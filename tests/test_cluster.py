@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from bench.experiment.collect import Office, work_away
 
-from bench.collect import Office, work_away
-from bench.execute import Work
-from bench.store import cell_folders
+from bench.experiment.cell_folder import cell_folders
+from bench.experiment.executor import Work
 
 from .test_run import TOY
 
@@ -29,9 +29,9 @@ METHOD = (
 
 def test_cells_come_from_an_office_and_go_back_to_it(planned, task, tmp_path, monkeypatch):
     """Without Ray: a worker that sees nothing but the office leaves the files that it would have written itself."""
-    monkeypatch.setattr("bench.collect.SYNC_SECONDS", 0.05)
+    monkeypatch.setattr("bench.experiment.collect.SYNC_SECONDS", 0.05)
     near, far = planned("vae", out=tmp_path / "near"), planned("vae", out=tmp_path / "far")
-    from bench.execute import work
+    from bench.experiment.executor import work
 
     marker = tmp_path / "marker"
     marker.touch()
@@ -55,7 +55,7 @@ def test_a_cell_whose_worker_is_silent_goes_to_another(planned, task, tmp_path, 
     office = Office([task(cell, marker=str(marker))])
     number, _, files = office.take()
     assert "config.json" in files and office.take() is True
-    monkeypatch.setattr("bench.collect.LEASE_SECONDS", -1.0)
+    monkeypatch.setattr("bench.experiment.collect.LEASE_SECONDS", -1.0)
     other, _, _ = office.take()
     assert other != number
     assert office.put(number, {"result.json": b"late"}) is False and cell.folder.result() is None
@@ -65,7 +65,7 @@ def test_a_cell_whose_worker_is_silent_goes_to_another(planned, task, tmp_path, 
 
 
 def test_what_is_of_no_use_is_put_aside_where_it_is_stored(planned, task, tmp_path):
-    from bench.cell import run_cell
+    from bench.experiment.worker import run_cell
 
     cell = planned("vae")
     run_cell(task(cell))
@@ -143,7 +143,7 @@ def tree(tmp_path):
 
 
 def command(tree: Path, *arguments: str, **options) -> subprocess.Popen:
-    words = [sys.executable, "-m", "bench.run", "--methods", "half,vae", "--seeds", "3", *arguments]
+    words = [sys.executable, "-m", "bench.cli.run", "--methods", "half,vae", "--seeds", "3", *arguments]
     environment = os.environ | {"BENCH_CACHE": str(tree.parent / "cache"), "RAY_AUTH_MODE": "disabled"}
     pipe = subprocess.PIPE
     return subprocess.Popen(words, cwd=tree, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from bench.experiment.cell_record import CellRecord
 from bench.reporting import compare, matched, render
-from bench.reporting.cells import Cell
 from bench.reporting.frame import cells_frame
 
 
-def cell(method: str, seed: int = 0, history=(), shared: int = 1, machine: str = "one", **values) -> Cell:
+def cell(method: str, seed: int = 0, history=(), shared: int = 1, machine: str = "one", **values) -> CellRecord:
     """A finished cell; ``history`` holds (seconds, validation ELBO)."""
     about = {
         "method": {"expression": method, "order": 1},
@@ -28,7 +28,7 @@ def cell(method: str, seed: int = 0, history=(), shared: int = 1, machine: str =
     result = {"status": "ok", "shared": shared, "provenance": {"machine": {"cpu": machine}, "threads": 1}}
     result["train_seconds"] = history[-1][0] if history else 1.0
     metrics = {"nll": 50.0, "kl": 1.0, "rec": 49.0} | values
-    return Cell(Path(method), about, result, {"metrics": metrics, "config": {}}, records)
+    return CellRecord(Path(method), about, result, {"metrics": metrics, "config": {}}, records)
 
 
 # -- at matched rate -----------------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ def cell(method: str, seed: int = 0, history=(), shared: int = 1, machine: str =
 SWEEPS = {"beta": ["beta1", "beta2", "beta3"], "bits": ["bits1", "bits2", "bits3"]}
 
 
-def sweep(name: str, *points: tuple[float, float], seeds: int = 2) -> list[Cell]:
+def sweep(name: str, *points: tuple[float, float], seeds: int = 2) -> list[CellRecord]:
     """Members at (KL, NLL); every further seed is 0.5 nats higher in NLL, and rec is NLL - KL."""
     return [
         cell(f"{name}{i + 1}", seed, kl=kl, nll=nll + seed / 2, rec=nll + seed / 2 - kl)
@@ -45,7 +45,7 @@ def sweep(name: str, *points: tuple[float, float], seeds: int = 2) -> list[Cell]
     ]
 
 
-def at_rate(*cells: Cell, **options) -> pd.DataFrame | None:
+def at_rate(*cells: CellRecord, **options) -> pd.DataFrame | None:
     return compare.matched_rate(cells_frame(cells), SWEEPS, **options)
 
 
@@ -127,7 +127,7 @@ def test_the_panel_of_rates_has_a_dash_where_a_sweep_does_not_go():
 # -- at matched training time --------------------------------------------------------------------------------------
 
 
-def runs(**changes) -> list[Cell]:
+def runs(**changes) -> list[CellRecord]:
     quick = [cell("quick", seed, [(1, -9.0 - seed), (2, -7.0), (4, -8.0)]) for seed in range(2)]
     slow = [cell("slow", seed, [(3, -6.0), (6, -5.0), (90, -1.0)], **changes) for seed in range(2)]
     return quick + slow

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.compiled import check_compiler, compile_networks
-from bench.errors import UserError
-from bench.plan import identify
-from bench.run import main
+from bench.cli.run import main
+from bench.core.errors import UserError
+from bench.experiment.plan import identify
+from bench.models.compilation import check_compiler, compile_networks
 
 from .conftest import TRAIN, assert_equal_weights
 

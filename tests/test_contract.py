@@ -9,17 +9,18 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from bench import registry
-from bench.cell import fresh, run_cell, trained
-from bench.config import load_preset, preset_names
-from bench.context import TrainingContext
-from bench.data import Data, load
-from bench.datasets import Prepared
-from bench.errors import UserError
-from bench.evaluation.measure import EvaluationContext, measure
-from bench.expressions import variants
+from bench.core.errors import UserError
+from bench.core.files import dumps
+from bench.core.presets import load_preset, preset_names
+from bench.data.dataset import Prepared
+from bench.data.tensors import Data, load
+from bench.evaluation.metrics import EvaluationContext, measure
+from bench.experiment.worker import run_cell, trained
 from bench.models.distributions import Gaussian
-from bench.store import dumps
+from bench.training import registry
+from bench.training.context import TrainingContext
+from bench.training.expressions import variants
+from bench.training.factory import fresh
 
 from .conftest import MODEL, TEXT_MODEL, TEXT_TOY, TOY, TRAIN, assert_equal_weights, planner, trainers
 
@@ -194,7 +195,7 @@ class Killed(BaseException):
 def test_resumes_bit_for_bit(expression, modality, at, toys, tmp_path, monkeypatch):
     """Killed within an epoch or further on, it ends as if it had never stopped."""
     trainer = toys[modality].trainer
-    monkeypatch.setattr("bench.train.CHECKPOINT_SECONDS", 0)  # a checkpoint after every update
+    monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)  # a checkpoint after every update
     whole = trainer(expression, tmp_path / "whole")
     expected = whole.run()
 

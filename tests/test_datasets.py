@@ -21,11 +21,15 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_array
 
-from bench import datasets
-from bench.config import ImageModelConfig
-from bench.data import image, load
-from bench.datasets import DataInfo, _download, cached, glyphs, omniglot
-from bench.errors import UserError
+from bench.core.config import ImageModelConfig
+from bench.core.errors import UserError
+from bench.data import dataset as datasets
+from bench.data import download as _download
+from bench.data import image
+from bench.data.cache import cached
+from bench.data.dataset import DataInfo
+from bench.data.datasets import glyphs, omniglot
+from bench.data.tensors import load
 
 SPLITS = ("train", "val", "test")
 

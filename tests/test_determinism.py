@@ -18,12 +18,14 @@ import pandas as pd
 import pytest
 import torch
 
-from bench import registry, watchdog
-from bench.cell import run_cell
-from bench.context import TrainingContext
-from bench.datasets import Prepared, cached
+from bench.core import cancellation as watchdog
+from bench.core.files import read_json
+from bench.data.cache import cached
+from bench.data.dataset import Prepared
+from bench.experiment.worker import run_cell
 from bench.method import Phase
-from bench.store import read_json
+from bench.training import registry
+from bench.training.context import TrainingContext
 
 from .conftest import TEXT_TOY, TOY, TRAIN, planner, tasks
 
@@ -235,7 +237,7 @@ def test_the_cache_built_again_elsewhere_gives_the_same_cell(toys, prepared, tmp
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_another_budget_of_memory_moves_an_evaluation_by_rounding_and_training_not_at_all(modality, toys, monkeypatch):
-    monkeypatch.setattr("bench.evaluation.memory.BUDGET", {"cpu": 2**14})
+    monkeypatch.setattr("bench.evaluation.chunking.BUDGET", {"cpu": 2**14})
     found, expected = (outcome(folder) for folder in (toys.run("vae", modality), toys.whole("vae", modality)))
     for part in ("result", "best.pt", "last.pt", "history"):
         assert found[part] == expected[part]
@@ -310,10 +312,10 @@ def phases(self):
 
 def falling(monkeypatch):
     """Validation as ever, but its ELBO rises and falls, twice: with little patience the learning rate decays."""
-    from bench.evaluation.measure import validate
+    from bench.evaluation.metrics import validate
 
     numbers = iter([-9.0, -1.0, -2.0, -3.0, -9.0, -4.0, -5.0, -6.0])
-    monkeypatch.setattr("bench.train.validate", lambda *args: validate(*args) | {"elbo": next(numbers)})
+    monkeypatch.setattr("bench.training.trainer.validate", lambda *args: validate(*args) | {"elbo": next(numbers)})
 
 
 LONG = {"epochs": 8, "epoch_updates": 2, "patience": 1, "max_decays": 3, "ramp": 0.25}

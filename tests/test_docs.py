@@ -13,20 +13,24 @@ import numpy as np
 import pytest
 import torch
 
-import methods
-from bench import data as tensors
-from bench import registry
-from bench.cell import fresh
-from bench.config import GROUPS, EvaluationConfig
-from bench.estimators import annealed, proposal, representation, usage
-from bench.estimators.information import kl_aggregate_reverse
-from bench.estimators.likelihood import importance_weighted_nll, nll_standard_error
-from bench.evaluation import COLLAPSED_DIMENSION, EPSILONS, evaluate, groups
-from bench.evaluation.measure import COLLAPSED_BELOW, EvaluationContext
+from bench import methods
+from bench.core.config import GROUPS, EvaluationConfig
+from bench.core.files import dumps
+from bench.data import tensors
+from bench.evaluation import metric_groups as groups
+from bench.evaluation.estimators import ais as annealed
+from bench.evaluation.estimators import latent_usage as usage
+from bench.evaluation.estimators import linear_probe as representation
+from bench.evaluation.estimators import proposal
+from bench.evaluation.estimators.likelihood import importance_weighted_nll, nll_standard_error
+from bench.evaluation.estimators.mutual_information import kl_aggregate_reverse
+from bench.evaluation.evaluator import COLLAPSED_DIMENSION, EPSILONS, evaluate
+from bench.evaluation.metrics import COLLAPSED_BELOW, EvaluationContext
 from bench.reporting.columns import UNRELIABLE_K
 from bench.reporting.frame import METRICS
 from bench.reporting.statistics import student_t
-from bench.store import dumps
+from bench.training import registry
+from bench.training.factory import fresh
 from tests.conftest import EVALUATION, MODEL, TEXT_MODEL, TRAIN, assert_equal_weights
 from tests.linear_gaussian import LinearGaussian, generator
 from tests.test_contract import one, unknown, weights

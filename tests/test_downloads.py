@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.datasets import _download, cached
-from bench.datasets._download import download, git_blob_sha1
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.data import download as _download
+from bench.data.cache import cached
+from bench.data.download import download, git_blob_sha1
 
 FILE = np.random.default_rng(0).bytes(300_000)
 BLOB = git_blob_sha1(FILE)
@@ -321,7 +322,7 @@ def test_of_several_threads_one_downloads_and_builds(site, tmp_path):
 
 
 def test_who_waits_is_told(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("bench.datasets.PATIENCE", 0.1)
+    monkeypatch.setattr("bench.data.cache.PATIENCE", 0.1)
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(lambda _: cached(tmp_path, "set", lambda: build(tmp_path)), range(2)))
     assert capsys.readouterr().err == "waiting for another process that prepares set.npz\n"

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.cell import run_cell
-from bench.config import EVALUATION_VERSION, GROUPS, EvaluationConfig
-from bench.data import load
-from bench.errors import UserError
+from bench.core.config import EVALUATION_VERSION, GROUPS, EvaluationConfig
+from bench.core.errors import UserError
+from bench.data.tensors import load
+from bench.experiment.worker import run_cell
 
 from .conftest import EVALUATION, MODEL, TEXT_MODEL
 
@@ -30,7 +30,7 @@ EVERY = replace(
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
     """Bright and dark pictures, whose labels say which; in a cache of their own."""
-    from bench.datasets import cached
+    from bench.data.cache import cached
 
     def build():
         random = np.random.default_rng(0)

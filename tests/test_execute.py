@@ -4,15 +4,15 @@ import time
 
 import pytest
 
-from bench import cell as cells
-from bench.execute import Resources, Spent, execute
+from bench.experiment import worker as cells
+from bench.experiment.executor import Resources, Spent, execute
 
 from .conftest import MODEL
 
 
 @pytest.fixture(autouse=True)
 def sixteen_cores(monkeypatch):
-    monkeypatch.setattr("bench.execute.cores", lambda: 16)
+    monkeypatch.setattr("bench.experiment.executor.cores", lambda: 16)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
 
 
@@ -42,7 +42,7 @@ def test_where_the_time_went_is_told(planned, task, monkeypatch):
         time.sleep(0.05)
         ran.append(task)
 
-    monkeypatch.setattr("bench.cell.run_cell", run_cell)
+    monkeypatch.setattr("bench.experiment.worker.run_cell", run_cell)
     tasks = [task(planned("vae")), task(planned("beta_vae"))]
     spent = execute(tasks, Resources("local"))
     assert ran == tasks

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench import registry
-from bench.checkpoint import save_last
-from bench.run import main
-from bench.store import cell_folders
+from bench.cli.run import main
+from bench.experiment.cell_folder import cell_folders
+from bench.training import registry
+from bench.training.checkpoint import save_last
 
 from . import faults
 from .faults import METHODS, Fault, Place, at, content, fails, gone, hook, move, raising, refused_write, stored, torn
@@ -126,7 +126,7 @@ VANISHING = [
     Injection("OUT moved before the report", at("report", *move(out)), "no report: no stored cells under", "done"),
     Injection("the data moved before training", at("planning", *move(data)), "failed: .*(No such file|not there)",
               "failed", 1),
-    Injection("the data changed before training", raising("bench.cell._load_data", lambda: ValueError(
+    Injection("the data changed before training", raising("bench.experiment.worker._load_data", lambda: ValueError(
         "x.npz is not the data that was planned with: prepare it again")), "failed: .*prepare it again", "failed"),
 ]  # fmt: skip
 
@@ -195,18 +195,18 @@ RECORDS = [
 FAILURES = [
     Injection("memory short in training", at("training", fails(MemoryError("Unable to allocate memory"))),
               "beta_vae.*done", "done", 0),
-    Injection("no memory for training", raising("bench.train.Trainer.end_epoch", lambda: torch.OutOfMemoryError(
+    Injection("no memory for training", raising("bench.training.trainer.Trainer.end_epoch", lambda: torch.OutOfMemoryError(
         "CUDA out of memory")), "failed: .*out of memory: fewer cells side by side", "failed", fast=True),
-    Injection("no memory for data", raising("bench.cell._load_data", lambda: MemoryError("Unable to allocate memory")),
+    Injection("no memory for data", raising("bench.experiment.worker._load_data", lambda: MemoryError("Unable to allocate memory")),
               "failed: .*out of memory: fewer cells side by side", "failed"),
-    Injection("no memory for the evaluation", raising("bench.cell.evaluate", lambda: MemoryError()),
+    Injection("no memory for the evaluation", raising("bench.experiment.worker.evaluate", lambda: MemoryError()),
               "failed: .*out of memory: fewer cells side by side", "evaluation failed"),
-    Injection("an error in the evaluation", raising("bench.cell.evaluate", lambda: RuntimeError("no")),
+    Injection("an error in the evaluation", raising("bench.experiment.worker.evaluate", lambda: RuntimeError("no")),
               "failed: .*RuntimeError: no", "evaluation failed"),
     Injection("an error in training, once", at("training", fails(RuntimeError("once"))), "beta_vae.*done", "done", 0),
     Injection("an error in evaluation, once", at("evaluation", fails(RuntimeError("once"))), "1 cell in .*", "done",
               0),
-    Injection("an error of many lines", raising("bench.train.Trainer.end_epoch", lambda: RuntimeError("one\ntwo")),
+    Injection("an error of many lines", raising("bench.training.trainer.Trainer.end_epoch", lambda: RuntimeError("one\ntwo")),
               "failed: beta_vae.* RuntimeError: one$", "failed"),
     Injection("NaN in the loss", hook("loss", faults.not_a_number), "failed: .*loss is not finite at update 1 of",
               "failed", fast=True),
@@ -243,7 +243,7 @@ def stages(prepared, tmp_path_factory) -> SimpleNamespace:
         run(base / "missing", "--methods", "vae")
         shutil.copytree(base / "missing", base / "half", copy_function=shutil.copy2)
         with patch.context() as interrupted:
-            interrupted.setattr("bench.checkpoint.save_last", partial(save_then_stop, []))
+            interrupted.setattr("bench.training.checkpoint.save_last", partial(save_then_stop, []))
             assert run(base / "half") == 130
         shutil.copytree(base / "missing", base / "done", copy_function=shutil.copy2)
         assert run(base / "done") == 0
@@ -264,7 +264,7 @@ def at_home(patch: pytest.MonkeyPatch, place: Path, prepared: Any) -> None:
     """``quick`` is tiny, ``glyphs`` the toy data, and no figure is drawn, which takes longer than all the rest."""
     (place / "presets").mkdir()
     (place / "presets" / "quick.toml").write_text(TOY)
-    patch.setattr("bench.config.PRESETS", place / "presets")
+    patch.setattr("bench.core.presets.PRESETS", place / "presets")
     patch.setattr(registry, "dataset", lambda name: SimpleNamespace(prepare=lambda *_: prepared))
     patch.setenv("BENCH_CACHE", str(place.parent / "cache"))
     patch.setattr("bench.reporting.figures.draw", lambda *_: [])

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import build
-from bench.store import CellFolder, cell_folders, read_json, write_json
+from bench.core.files import read_json, write_json
+from bench.experiment.cell_folder import CellFolder, cell_folders
+from bench.reporting.report import build
 
 FIXTURES = Path(__file__).parent / "fixtures"
 VOID = {"meta", "link", "br", "hr", "img", "input"}

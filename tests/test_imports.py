@@ -6,7 +6,7 @@ from statistics import median
 
 import pytest
 
-from bench import registry
+from bench.training import registry
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "bench").rglob("*.py"), *(ROOT / "methods").rglob("*.py")])
@@ -56,26 +56,32 @@ def test_there_are_no_cycles():
 
 
 LAYERS = [
-    {"bench.lag"},
-    {"bench.run"},
-    {"bench.running", "bench.checks"},
-    {"bench.on_ray"},
-    {"bench.execute", "bench.report", "bench.progress", "bench.calibrate"},
-    {"bench.cell"},
-    {"bench.train"},
-    {"bench.context", "bench.evaluation", "bench.checkpoint"},
-    {"bench.evaluation.groups"},
-    {"bench.evaluation.measure", "bench.evaluation.exhibits"},
-    {"bench.plan"},
-    {"bench.expressions"},
-    {"bench.registry"},
+    {"bench.cli.lag"},
+    {"bench.cli.run"},
+    {"bench.experiment.session", "bench.cli.validate"},
+    {"bench.experiment.ray_executor"},
+    {"bench.experiment.executor", "bench.reporting.report", "bench.cli.progress", "bench.experiment.runtime_estimate"},
+    {"bench.experiment.worker"},
+    {"bench.training.trainer"},
+    {"bench.training.context", "bench.evaluation.evaluator", "bench.training.checkpoint"},
+    {"bench.evaluation.metric_groups"},
+    {"bench.evaluation.metrics", "bench.evaluation.samples"},
+    {"bench.experiment.plan"},
+    {"bench.training.expressions"},
+    {"bench.training.registry"},
     {"bench.method"},
-    {"bench.data", "bench.data.image", "bench.data.text", "bench.estimators.inference", "bench.models.build"},
+    {
+        "bench.data.tensors",
+        "bench.data.image",
+        "bench.data.text",
+        "bench.evaluation.estimators.inference_gap",
+        "bench.models.build",
+    },
     {"bench.models.decoding", "bench.models.image", "bench.models.text"},
     {"bench.models.vae", "bench.models.distributions"},
-    {"bench.records"},
-    {"bench.config", "bench.store", "bench.errors", "bench.files"},
-    {"bench.locks", "bench.watchdog"},
+    {"bench.experiment.schema"},
+    {"bench.core.config", "bench.experiment.cell_folder", "bench.core.errors", "bench.core.safe_io"},
+    {"bench.core.locks", "bench.core.cancellation"},
 ]
 
 
@@ -93,13 +99,13 @@ def test_the_report_and_the_store_know_neither_torch_nor_ray(path):
 
 def test_only_rays_driver_imports_ray_and_only_to_use_it():
     users = {name_of(path) for path in FILES if any(name.split(".")[0] == "ray" for name in imports(path))}
-    assert users == {"bench.on_ray"}
+    assert users == {"bench.experiment.ray_executor"}
     assert not any(name.split(".")[0] == "ray" for name in imports(ROOT / "bench" / "on_ray.py", everywhere=False))
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "methods")], ids=name_of)
 def test_methods_import_the_contract_and_nothing_else_of_the_harness(path):
-    allowed = ("bench.method", "bench.schedules", "bench.models", "bench.datasets", "methods.")
+    allowed = ("bench.method", "bench.core.schedules", "bench.models", "bench.data.dataset", "methods.")
     own = {name for name in imports(path) if name.split(".")[0] in ("bench", "methods")}
     assert all(name.startswith(allowed) for name in own), own
 

@@ -8,10 +8,10 @@ from torch import nn
 from torch.distributions import Normal
 from torch.nn.functional import softplus
 
-from bench.cell import fresh
-from bench.estimators import inference
-from bench.estimators.inference import elbo, lag, refined, true_posterior
+from bench.evaluation.estimators import inference_gap as inference
+from bench.evaluation.estimators.inference_gap import elbo, lag, refined, true_posterior
 from bench.models.distributions import Gaussian, StandardNormal
+from bench.training.factory import fresh
 from tests.linear_gaussian import LinearGaussian, generator
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.estimators.information import (
+from bench.evaluation.estimators.mutual_information import (
     BLOCK,
     Bracket,
     aggregate_log_prob,

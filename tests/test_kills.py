@@ -8,8 +8,9 @@ from collections import Counter
 
 import pytest
 
-from bench.store import ABANDONED_SECONDS, UNFINISHED, cell_folders
-from bench.train import Trainer
+from bench.core.files import UNFINISHED
+from bench.experiment.cell_folder import ABANDONED_SECONDS, cell_folders
+from bench.training.trainer import Trainer
 
 from .kills import CELLS, FILES, FORK, Place, assert_same, finished, litter, numbers
 from .test_run import bench, toy  # noqa: F401
@@ -34,7 +35,7 @@ PARTS = {
     "Ray's worker": "ray::Impl",
     "raylet": "raylet/raylet",
     "gcs_server": "gcs_server",
-    "Ray's driver": "bench.on_ray",
+    "Ray's driver": "bench.experiment.ray_executor",
 }
 
 
@@ -156,8 +157,8 @@ def at_file(number):
 )
 def test_three_kills_lose_nothing_and_change_no_number(toy, tmp_path, strikes, monkeypatch):  # noqa: F811
     """The command in a process that is forked from this one, and dies at a given point."""
-    monkeypatch.setattr("bench.train.CHECKPOINT_SECONDS", 0)
-    monkeypatch.setattr("bench.report.build", no_report)
+    monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("bench.reporting.report.build", no_report)
     words = ["--methods", "vae,kl_annealing"]
 
     def command(harm, number):
@@ -183,10 +184,10 @@ def test_three_kills_lose_nothing_and_change_no_number(toy, tmp_path, strikes, m
 @forks
 def test_a_kill_after_the_last_number_leaves_nothing_to_clean_up(toy, monkeypatch):  # noqa: F811
     """Every cell is done, but the process that was at the last had not tidied up."""
-    monkeypatch.setattr("bench.report.build", no_report)
+    monkeypatch.setattr("bench.reporting.report.build", no_report)
 
     def command():
-        from bench.store import CellFolder
+        from bench.experiment.cell_folder import CellFolder
 
         def die(folder):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bench import lag
-from bench.cell import fresh
+from bench.cli import lag
 from bench.reporting import lag as pictures
 from bench.reporting.style import looks
-from bench.train import Trainer
+from bench.training.factory import fresh
+from bench.training.trainer import Trainer
 from tests.conftest import TRAIN, assert_equal_weights
 
 SMALL = [
@@ -24,7 +24,7 @@ SMALL = [
 @pytest.fixture
 def run(prepared, tmp_path, monkeypatch):
     """``run("--points", "5")`` -> the exit status of the command on the toy data."""
-    monkeypatch.setattr("bench.expressions.prepare", lambda *_: prepared)
+    monkeypatch.setattr("bench.data.registry.prepare", lambda *_: prepared)
     settings = [word for setting in SMALL for word in ("--set", setting)]
     fixed = ["--out", str(tmp_path), "--device", "cpu", "--updates", "6", "--points", "12", *settings]
     return lambda *words: lag.main([*fixed, *words])

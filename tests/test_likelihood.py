@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bench.estimators.likelihood import (
+from bench.evaluation.estimators.likelihood import (
     effective_sample_size,
     importance_weighted_nll,
     nested_nll,

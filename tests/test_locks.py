@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from bench import watchdog
-from bench.cell import HUNG, run_cell
-from bench.errors import Stopped, UserError
-from bench.execute import Resources, execute, work
-from bench.locks import held
-from bench.running import PREFIX, carry_out, running
-from bench.store import claim
-from bench.train import Trainer
+from bench.core import cancellation as watchdog
+from bench.core.errors import Stopped, UserError
+from bench.core.locks import held
+from bench.experiment.cell_folder import claim
+from bench.experiment.executor import Resources, execute, work
+from bench.experiment.session import PREFIX, carry_out, running
+from bench.experiment.worker import HUNG, run_cell
+from bench.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 linux = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -40,7 +40,7 @@ def not_asked_to_stop():
 @pytest.fixture
 def quick(monkeypatch):
     """A watch that looks often."""
-    monkeypatch.setattr("bench.watchdog.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("bench.core.cancellation.POLL_SECONDS", 0.02)
 
 
 def holder(path):
@@ -73,7 +73,7 @@ def count_up(lock, counter, times):
 @linux
 def test_two_processes_never_hold_a_lock_at_once(tmp_path, monkeypatch):
     """A counter that loses counts as soon as two are at it."""
-    monkeypatch.setattr("bench.locks.POLL_SECONDS", 0.001)
+    monkeypatch.setattr("bench.core.locks.POLL_SECONDS", 0.001)
     lock, counter = tmp_path / ".lock", tmp_path / "counter"
     counter.write_text("0")
     processes = [FORK.Process(target=count_up, args=(lock, counter, 50)) for _ in range(4)]
@@ -307,7 +307,7 @@ def hang(self, ctx, *batch):
 @linux
 def test_a_hanging_hook_is_tried_twice_then_failed_and_others_go_on(planned, task, quick, monkeypatch, capfd):
     """As on Ray, where a worker that ended itself is started again."""
-    from bench import registry
+    from bench.training import registry
 
     silent, other = planned("beta_vae"), planned("vae")
     monkeypatch.setattr(registry.method("beta_vae"), "step", hang)
@@ -332,7 +332,7 @@ def test_a_hanging_hook_is_tried_twice_then_failed_and_others_go_on(planned, tas
 
 @linux
 def test_a_cell_whose_workers_die_without_a_word_is_given_up_with_advice(planned, task, monkeypatch):
-    from bench import registry
+    from bench.training import registry
 
     def die(self, ctx, *batch):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -6,10 +6,11 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from bench.config import TrainConfig, derive_seed
-from bench.evaluation import memory
-from bench.evaluation.measure import EvaluationContext, decoded, measure
-from bench.evaluation.memory import PeakMemory, chunk_for
+from bench.core.config import TrainConfig
+from bench.core.hashing import derive_seed
+from bench.evaluation import chunking as memory
+from bench.evaluation.chunking import PeakMemory, chunk_for
+from bench.evaluation.metrics import EvaluationContext, decoded, measure
 from bench.method import Method
 from bench.models.image import build_image_model
 from bench.models.text import build_text_model
@@ -106,7 +107,7 @@ def short_of_memory(monkeypatch, most, error):
 @pytest.fixture
 def trained(planned, task, monkeypatch):
     """A trained cell that is yet to be evaluated; ``evaluated()`` does, and tells of it."""
-    from bench import cell as cells
+    from bench.experiment import worker as cells
 
     monkeypatch.setitem(memory.BUDGET, "cpu", 3 * 2**20)
     cell = planned("vae")
@@ -153,7 +154,7 @@ def test_a_share_of_the_budget_decodes_so_much_less(monkeypatch):
 
 
 def test_training_without_memory_fails_with_advice(planned, task, monkeypatch):
-    from bench.cell import run_cell
+    from bench.experiment.worker import run_cell
 
     cell = planned("vae")
     short_of_memory(monkeypatch, 0, ERRORS[0])

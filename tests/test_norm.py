@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from bench.models import norm as module
-from bench.models.norm import NormELU
+from bench.models.kernels import norm_elu as module
+from bench.models.kernels.norm_elu import NormELU
 from bench.models.vae import fixed_statistics
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

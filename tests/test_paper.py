@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from bench.cell import run_cell
-from bench.config import EvaluationConfig, load_preset
-from bench.context import TrainingContext
-from bench.datasets import END, SPECIALS, START, cached
-from bench.expressions import variants
-from bench.plan import plan
+from bench.core.config import EvaluationConfig
+from bench.core.presets import load_preset
+from bench.data.cache import cached
+from bench.data.dataset import END, SPECIALS, START
+from bench.experiment.plan import plan
+from bench.experiment.worker import run_cell
+from bench.training.context import TrainingContext
+from bench.training.expressions import variants
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +85,7 @@ def test_two_updates_a_checkpoint_a_resume_and_ten_examples(
     rows, _ = variants([expression], "paper")
     (cell,) = plan(rows, data.info, preset, 1, 0, "cpu", tmp_path)
     assert cell.config["train"]["batch_size"] == {"image": 50, "text": 32}[modality]
-    monkeypatch.setattr("bench.train.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)
     update = TrainingContext.update
 
     def die_after_the_first_step(self, *arguments, **options):

@@ -5,13 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import registry
-from bench.cell import run_cell, settled
-from bench.config import TrainConfig, derive_seed, load_preset, replaced
-from bench.errors import UserError
-from bench.expressions import prepare, split_expressions, split_settings, variants
-from bench.plan import identify, plan, status
-from bench.store import read_json
+from bench.core.config import TrainConfig, replaced
+from bench.core.errors import UserError
+from bench.core.files import read_json
+from bench.core.hashing import derive_seed
+from bench.core.presets import load_preset
+from bench.core.syntax import split_expressions
+from bench.data.registry import prepare
+from bench.experiment.plan import identify, plan, status
+from bench.experiment.worker import run_cell, settled
+from bench.training import registry
+from bench.training.expressions import split_settings, variants
 
 from .conftest import EVALUATION, TOY
 
@@ -162,7 +166,7 @@ def test_folders_are_names_that_any_file_system_takes(prepared, tmp_path):
 
 
 def test_a_method_for_another_modality_is_skipped_with_its_reason(prepared, tmp_path, monkeypatch):
-    from bench import registry
+    from bench.training import registry
 
     monkeypatch.setattr(registry.method("vae"), "modalities", ("text",))
     (cell,) = cells(prepared, tmp_path)

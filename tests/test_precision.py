@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import evaluate, report
-from bench.cell import fresh, run_cell
-from bench.config import EvaluationConfig
-from bench.errors import UserError
-from bench.estimators.information import sample_log_probs
-from bench.plan import identify
-from bench.precision import arithmetic, full
-from bench.run import main
-from bench.stored import evaluation_of_preset
-from bench.train import Trainer
+from bench.cli import evaluate
+from bench.cli.run import main
+from bench.core.config import EvaluationConfig
+from bench.core.errors import UserError
+from bench.evaluation.estimators.mutual_information import sample_log_probs
+from bench.experiment.plan import identify
+from bench.experiment.queries import evaluation_of_preset
+from bench.experiment.worker import run_cell
+from bench.models.precision import arithmetic, full
+from bench.reporting import report
+from bench.training.factory import fresh
+from bench.training.trainer import Trainer
 
 from .conftest import TEXT_TOY, TOY, assert_equal_weights, planner, tasks
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from bench import data as tensors
-from bench.cell import fresh
-from bench.estimators.likelihood import effective_sample_size, importance_weighted_nll, pareto_k
-from bench.estimators.proposal import WIDER, Mixture, common_log_weights, common_proposal, noise, streams
+from bench.data import tensors
+from bench.evaluation.estimators.likelihood import effective_sample_size, importance_weighted_nll, pareto_k
+from bench.evaluation.estimators.proposal import WIDER, Mixture, common_log_weights, common_proposal, noise, streams
 from bench.models.distributions import Gaussian
+from bench.training.factory import fresh
 from tests.conftest import MODEL, TEXT_MODEL
 from tests.linear_gaussian import LinearGaussian, generator
 from tests.test_inference import Sigmoid

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench import merge, report
-from bench.records import LARGEST, PROTOCOL_VERSION, identify, problem
-from bench.reporting import figures
-from bench.store import CellFolder, claim, dumps, read_json, write_json
+from bench.cli import merge
+from bench.core.files import dumps, read_json, write_json
+from bench.experiment.cell_folder import CellFolder, claim
+from bench.experiment.schema import LARGEST, PROTOCOL_VERSION, identify, problem
+from bench.reporting import figures, report
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FILES = ("config.json", "result.json", "evaluation.json", "history.jsonl", "examples.parquet", "arrays.npz")

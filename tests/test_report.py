@@ -21,12 +21,14 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from scipy import stats
 
-from bench import report
-from bench.reporting import cells, examples, points, render, tables, texts
+from bench.core.files import dumps
+from bench.experiment import examples
+from bench.experiment.cell_folder import cell_folders
+from bench.reporting import groups as cells
+from bench.reporting import points, render, report, tables, texts
 from bench.reporting.frame import cells_frame, rows_frame, stored_frame
 from bench.reporting.statistics import crossed
 from bench.reporting.style import looks
-from bench.store import cell_folders, dumps
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PLANES = {"rate_distortion", "nll_time", "nll_flops", "seeds", "gaps"}  # figures of every group with a latent

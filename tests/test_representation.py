@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.estimators import representation
-from bench.estimators.representation import chance_accuracy, few_label_accuracy, linear_probe
+from bench.evaluation.estimators import linear_probe as representation
+from bench.evaluation.estimators.linear_probe import chance_accuracy, few_label_accuracy, linear_probe
 
 
 def blobs(count: int, classes: int, apart: float, seed: int = 0, dim: int = 8):

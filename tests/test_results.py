@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import report
-from bench.reporting import figures
+from bench.reporting import figures, report
 
 RESULTS = Path(__file__).parents[1] / "results"
 TABLES = sorted((RESULTS / "tables").glob("*.csv"))

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import registry
-from bench.run import main
-from bench.store import cell_folders
+from bench.cli.run import main
+from bench.experiment.cell_folder import cell_folders
+from bench.training import registry
 
 ROOT = Path(__file__).parents[1]
 TOY = """
@@ -61,7 +61,7 @@ def toy(prepared, tmp_path, monkeypatch):
     presets = tmp_path / "presets"
     presets.mkdir()
     (presets / "quick.toml").write_text(TOY)
-    monkeypatch.setattr("bench.config.PRESETS", presets)
+    monkeypatch.setattr("bench.core.presets.PRESETS", presets)
     monkeypatch.setattr(registry, "dataset", lambda name: SimpleNamespace(prepare=lambda *_: prepared))
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "out"
@@ -301,20 +301,22 @@ def test_a_new_method_is_one_file_and_no_other_edit(tmp_path):
     )
     (tmp_path / "bench" / "presets" / "quick.toml").write_text(TOY)
     environment = os.environ | {"BENCH_CACHE": os.environ.get("BENCH_CACHE", str(tmp_path / "cache"))}
-    words = ["-m", "bench.run", "--methods", "half,vae", "--executor", "local", "--out", str(tmp_path / "out")]
+    words = ["-m", "bench.cli.run", "--methods", "half,vae", "--executor", "local", "--out", str(tmp_path / "out")]
     done = subprocess.run(
         [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment
     )
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "out" / "tables" / "glyphs-quick.csv")
     assert set(table.method) == {"vae", "half"} and np.isfinite(table.nll).all()
-    listed = subprocess.run([sys.executable, "-m", "bench.run", "--list"], cwd=tmp_path, capture_output=True, text=True)
+    listed = subprocess.run(
+        [sys.executable, "-m", "bench.cli.run", "--list"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert "half the KL" in listed.stdout
 
 
 def test_a_kill_loses_nothing_and_changes_no_number(toy, tmp_path, prepared, planned, task):
     """SIGKILL in the middle of training; the same task again ends with the numbers of an uninterrupted one."""
-    from bench.cell import run_cell
+    from bench.experiment.worker import run_cell
 
     whole = planned("aggressive", out=tmp_path / "whole")
     run_cell(task(whole))

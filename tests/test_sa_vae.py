@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from bench.methods.parts.refinement import refine
 
 from bench.models.distributions import Gaussian
 from bench.models.image import build_image_model
-from methods.parts.refinement import refine
 
 from .conftest import MODEL
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench import merge, report
-from bench.cell import run_cell
-from bench.store import SCHEMA_VERSION, dumps, write_json
+from bench.cli import merge
+from bench.core.files import dumps, write_json
+from bench.experiment.cell_folder import SCHEMA_VERSION
+from bench.experiment.worker import run_cell
+from bench.reporting import report
 
 from .conftest import TEXT_TOY, TOY, planner, tasks
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import speed
+from bench.cli import speed
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_precisions_side_by_side(here, tmp_path):
 
 
 def test_a_method_that_does_not_fit_is_left_out_and_said(here, tmp_path, capsys, monkeypatch):
-    from methods.aggressive import Aggressive
+    from bench.methods.aggressive import Aggressive
 
     monkeypatch.setattr(Aggressive, "modalities", ("image",))
     assert run(tmp_path, "--methods", "aggressive", "--models", "synthetic:quick") == 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.reporting.examples import of_all
+from bench.experiment.examples import of_all
 from bench.reporting.statistics import crossed, paired, student_t, summary, wilson
 
 # -- over seeds ----------------------------------------------------------------------------------------------------

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 import bench
-from bench import evaluate, merge, registry, verify
-from bench.cell import fresh, run_cell, trained
-from bench.errors import UserError
-from bench.evaluation import groups
-from bench.store import CellFolder, claim, read_json, write_json
+from bench.cli import evaluate, merge, verify
+from bench.core.errors import UserError
+from bench.core.files import read_json, write_json
+from bench.evaluation import metric_groups as groups
+from bench.experiment.cell_folder import CellFolder, claim
+from bench.experiment.worker import run_cell, trained
+from bench.training import registry
+from bench.training.factory import fresh
 
 from .conftest import TEXT_TOY, TOY, planner, tasks
 

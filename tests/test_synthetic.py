@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from bench.datasets import fingerprint, synthetic
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.data.dataset import fingerprint
+from bench.data.datasets import synthetic
 
 SMALL = {"train": 2_000, "val": 100, "test": 400}
 

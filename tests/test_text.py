@@ -10,19 +10,21 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from bench.cell import fresh, run_cell
-from bench.config import TextModelConfig, load_preset
-from bench.data import batches_per_pass, load, modelled
-from bench.datasets import END, PAD, START, UNKNOWN, Prepared
-from bench.evaluation.exhibits import texts
-from bench.evaluation.measure import EvaluationContext, measure
-from bench.flops import flop_counter
+from bench.core.config import TextModelConfig
+from bench.core.presets import load_preset
+from bench.data.dataset import END, PAD, START, UNKNOWN, Prepared
+from bench.data.tensors import batches_per_pass, load, modelled
+from bench.evaluation.metrics import EvaluationContext, measure
+from bench.evaluation.samples import texts
+from bench.experiment.worker import run_cell
 from bench.models.build import build_model
 from bench.models.decoding import beam, greedy
 from bench.models.distributions import Gaussian
-from bench.models.lstm import LSTM
+from bench.models.kernels.lstm import LSTM
 from bench.models.text import build_text_model
-from bench.train import Trainer
+from bench.training.factory import fresh
+from bench.training.flops import flop_counter
+from bench.training.trainer import Trainer
 
 from .conftest import TEXT_MODEL, TEXT_TRAIN, assert_equal_weights
 
@@ -115,7 +117,7 @@ def test_scoring_some_words_at_a_time_changes_nothing(model, monkeypatch):
     x, z = sentences([3, 6]), torch.randn(2, 5, 3)
     with torch.no_grad():
         whole = model.log_prob(x, z)
-        monkeypatch.setattr("bench.models.words.SCORES", 2 * VOCABULARY)
+        monkeypatch.setattr("bench.models.kernels.cross_entropy.SCORES", 2 * VOCABULARY)
         torch.testing.assert_close(model.log_prob(x, z), whole)
 
 
@@ -348,7 +350,7 @@ def test_a_killed_text_cell_ends_as_if_it_had_not_been(expression, text_trainer,
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("bench.train.CHECKPOINT_SECONDS", 0)
+        patch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)
         patch.setattr(Trainer, "check_losses", die)
         text_trainer(expression, tmp_path / "killed").run()
     again = text_trainer(expression, tmp_path / "killed")

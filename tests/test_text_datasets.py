@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import datasets
-from bench.datasets import _download, _folder, _text, yahoo, yelp
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.data import corpus as _text
+from bench.data import dataset as datasets
+from bench.data import download as _download
+from bench.data import user_data as _folder
+from bench.data.datasets import yahoo, yelp
 
 SPLITS = ("train", "val", "test")
 TEXTS = {

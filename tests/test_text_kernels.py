@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from bench.config import TextModelConfig
-from bench.flops import flop_counter
-from bench.models import lstm as written_out
-from bench.models import words
-from bench.models.lstm import LSTM
+from bench.core.config import TextModelConfig
+from bench.models.kernels import cross_entropy as words
+from bench.models.kernels import lstm as written_out
+from bench.models.kernels.cross_entropy import surprise
+from bench.models.kernels.lstm import LSTM
 from bench.models.text import build_text_model
 from bench.models.vae import second_order
-from bench.models.words import surprise
+from bench.training.flops import flop_counter
 
 from .test_text import VOCABULARY, sentences
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from bench import cell as cells
-from bench.store import cell_folders
+from bench.experiment import worker as cells
+from bench.experiment.cell_folder import cell_folders
 
 from .kills import CELLS, FORK, assert_same, litter, numbers
 from .test_kills import forks, linux, no_report, place, prepared_glyphs, whole  # noqa: F401
@@ -28,7 +28,7 @@ def together(runs, tmp_path, monkeypatch, report=False):
     with monkeypatch.context() as patch:
         patch.setattr(cells, "train", tell)
         if not report:
-            patch.setattr("bench.report.build", no_report)
+            patch.setattr("bench.reporting.report.build", no_report)
         processes = [FORK.Process(target=lambda run=run: os._exit(run())) for run in runs]
         for process in processes:
             process.start()
@@ -62,7 +62,7 @@ def test_two_runs_of_some_same_cells_share_these(toy, tmp_path, monkeypatch):  #
 
 @forks
 def test_two_runs_that_force_the_same_cells_each_train_them_and_lose_nothing(toy, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("bench.report.build", no_report)
+    monkeypatch.setattr("bench.reporting.report.build", no_report)
     words = ["--methods", "vae,kl_annealing"]
     assert bench(toy, *words) == 0
     before = numbers(toy)

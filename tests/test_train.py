@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import registry
-from bench.cell import run_cell
-from bench.config import load_preset
-from bench.context import Batches
+from bench.core.presets import load_preset
+from bench.core.schedules import Constant, Cyclical, Linear
+from bench.experiment.worker import run_cell
 from bench.method import Method, Phase
-from bench.schedules import Constant, Cyclical, Linear
-from bench.train import NonFiniteLoss, Trainer
+from bench.training import registry
+from bench.training.context import Batches
+from bench.training.trainer import NonFiniteLoss, Trainer
 
 from .conftest import TRAIN
 
@@ -20,7 +20,9 @@ from .conftest import TRAIN
 def with_validation(monkeypatch, elbos):
     """Make validation report these ELBOs, one after the other."""
     values = iter(elbos)
-    monkeypatch.setattr("bench.train.validate", lambda *_: {"elbo": next(values), "mi": 1.0, "mi_batch": 1.0})
+    monkeypatch.setattr(
+        "bench.training.trainer.validate", lambda *_: {"elbo": next(values), "mi": 1.0, "mi_batch": 1.0}
+    )
 
 
 def test_decays_go_back_to_the_best_weights_and_training_stops_when_used_up(trainer, tmp_path, monkeypatch):
@@ -107,7 +109,7 @@ def test_before_validation_normalisation_is_by_averages_under_the_weights_of_tha
 def test_a_phase_is_judged_by_what_it_says(judged_by, best, decays, trainer, tmp_path, monkeypatch):
     values = iter([(-1.0, 9.0), (-2.0, 8.0), (-3.0, 7.0), (-4.0, 6.0)])  # ELBO and loss, say of a KL that rises
     seen = ({"elbo": elbo, "loss": loss, "mi": 1.0, "mi_batch": 1.0} for elbo, loss in values)
-    monkeypatch.setattr("bench.train.validate", lambda *_: next(seen))
+    monkeypatch.setattr("bench.training.trainer.validate", lambda *_: next(seen))
     run = trainer("vae", tmp_path, replace(TRAIN, epochs=4, patience=1, max_decays=9))
     run.phases = [Phase(judged_by=judged_by)]
     assert run.run()["best_update"] == best
@@ -189,7 +191,7 @@ def test_a_failed_cell_keeps_its_traceback_is_tried_again_and_may_succeed(planne
 def test_a_failed_evaluation_leaves_the_training_alone(planned, task, monkeypatch):
     cell = planned("vae")
     with monkeypatch.context() as patch:
-        patch.setattr("bench.cell.evaluate", lambda *_: 1 / 0)
+        patch.setattr("bench.experiment.worker.evaluate", lambda *_: 1 / 0)
         run_cell(task(cell))
     result = cell.folder.result()
     assert result["status"] == "ok" and "ZeroDivisionError" in result["evaluation_failure"]["reason"]
@@ -199,7 +201,7 @@ def test_a_failed_evaluation_leaves_the_training_alone(planned, task, monkeypatc
 
 
 def test_a_torn_checkpoint_costs_one_step_back(trainer, tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.train.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)
     run = trainer("vae", tmp_path / "one")
     whole = run.run()
     (tmp_path / "one" / "last.pt").write_bytes(b"torn")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.estimators.usage import (
+from bench.evaluation.estimators.latent_usage import (
     active_units,
     collapse_curve,
     coupled_samples,

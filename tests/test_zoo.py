@@ -6,29 +6,29 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from bench.methods.bn_vae import BatchNormVAE, NormalisedHead
+from bench.methods.control_vae import ControlVAE
+from bench.methods.delta_vae import BoundedHead
+from bench.methods.dg_vae import DensityGapVAE
+from bench.methods.du_vae import DiverseHead, DiverseUncertainVAE
+from bench.methods.geco import GECO
+from bench.methods.iwae import ImportanceWeightedAutoencoder
+from bench.methods.mae import MutualPosteriorDivergence, pairwise_kl
+from bench.methods.mdr import MinimumDesiredRate
+from bench.methods.mu_forcing import MuForcing
+from bench.methods.parts.brenier import Brenier
+from bench.methods.parts.flows import AutoregressiveFlow, Flowed
+from bench.methods.parts.free_bits import PLACEMENTS, FreeBits
+from bench.methods.parts.mixture import MixturePrior
+from bench.methods.parts.mmd import mmd
+from bench.methods.parts.vmf import UniformSphere, VonMisesFisher, angles, kl_to_uniform, mean_length
+from bench.methods.scale_vae import ScaledHead
+from bench.methods.self_critic import SelfCritic
 from scipy import integrate, stats
 
 from bench.method import Phase, Terms
 from bench.models.distributions import Gaussian, StandardNormal
 from bench.models.vae import unbounded
-from methods.bn_vae import BatchNormVAE, NormalisedHead
-from methods.control_vae import ControlVAE
-from methods.delta_vae import BoundedHead
-from methods.dg_vae import DensityGapVAE
-from methods.du_vae import DiverseHead, DiverseUncertainVAE
-from methods.geco import GECO
-from methods.iwae import ImportanceWeightedAutoencoder
-from methods.mae import MutualPosteriorDivergence, pairwise_kl
-from methods.mdr import MinimumDesiredRate
-from methods.mu_forcing import MuForcing
-from methods.parts.brenier import Brenier
-from methods.parts.flows import AutoregressiveFlow, Flowed
-from methods.parts.free_bits import PLACEMENTS, FreeBits
-from methods.parts.mixture import MixturePrior
-from methods.parts.mmd import mmd
-from methods.parts.vmf import UniformSphere, VonMisesFisher, angles, kl_to_uniform, mean_length
-from methods.scale_vae import ScaledHead
-from methods.self_critic import SelfCritic
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.datasets import DataInfo
+from bench.data.dataset import DataInfo
 
 BINARISATION_SEED = 20_190_506
 POOLINGS = {"mean": "share of ink", "any": "ink anywhere in a block"}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.datasets import END, PAD, SPECIALS, UNKNOWN, DataInfo
+from bench.data.dataset import END, PAD, SPECIALS, UNKNOWN, DataInfo
 
 POOL = 50  # batches that are sorted by length together
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import nn
 
-from bench.config import ImageModelConfig, TextModelConfig
-from bench.datasets import DataInfo
+from bench.core.config import ImageModelConfig, TextModelConfig
+from bench.data.dataset import DataInfo
 from bench.models.image import build_image_model
 from bench.models.text import build_text_model
 from bench.models.vae import VAE

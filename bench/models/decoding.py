@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.datasets import END, PAD, START
+from bench.data.dataset import END, PAD, START
 
 
 def greedy(decoder: Any, code: Tensor) -> Tensor:

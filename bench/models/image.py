@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.config import ImageModelConfig
-from bench.models.convolution import Conv2d
-from bench.models.norm import NormELU
+from bench.core.config import ImageModelConfig
+from bench.models.kernels.conv2d import Conv2d
+from bench.models.kernels.norm_elu import NormELU
 from bench.models.vae import VAE, GaussianHead, NoFeatures, NoHead
-from bench.watchdog import pulse
 
 
 class MaskedConv(Conv2d):
@@ -197,7 +196,6 @@ class MaskedCNNDecoder(nn.Module):
         x = share.new_zeros(batch, 1, height, width)
         uniform = torch.rand(batch, height, width, generator=generator, device=share.device)
         for i in range(height):
-            pulse()
             for j in range(width):
                 logits = self(self.of_image(x[:, :, : i + 1]) + share[:, :, : i + 1])
                 x[:, 0, i, j] = (uniform[:, i, j] < logits[:, 0, i, j].sigmoid()).to(x.dtype)

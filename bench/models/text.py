@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.config import TextModelConfig
-from bench.datasets import END, PAD, START
-from bench.models.lstm import LSTM, State
+from bench.core.config import TextModelConfig
+from bench.data.dataset import END, PAD, START
+from bench.models.kernels.cross_entropy import surprise
+from bench.models.kernels.lstm import LSTM, State
 from bench.models.vae import VAE, GaussianHead, NoFeatures, NoHead
-from bench.models.words import surprise
-from bench.watchdog import pulse
 
 
 class LSTMFeatures(nn.Module):
@@ -120,7 +119,6 @@ class LSTMDecoder(nn.Module):
 
         A pad and a start never follow.
         """
-        pulse()
         hidden, state = self.states(word.unsqueeze(1), code, state)
         scores = self.output(hidden.squeeze(1))
         scores[:, [PAD, START]] = -torch.inf

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.reporting.cells import Cell
+from bench.experiment.cell_record import CellRecord
 from bench.reporting.frame import paired_interval
 from bench.reporting.render import Claims, Verdict, difference, number
 from bench.reporting.statistics import Summary, summary
@@ -35,7 +35,7 @@ class Finding:
     details: tuple[str, ...] = ()
 
 
-def judge(cells: Sequence[Cell], frame: DataFrame) -> Claims | None:
+def judge(cells: Sequence[CellRecord], frame: DataFrame) -> Claims | None:
     """The verdicts for one group of cells and its ``cells_frame``; None where no claim can be tested.
 
     Claims about another modality are left out. Verdicts are on the paper where the protocol and the data are the
@@ -140,7 +140,7 @@ TESTS: dict[str, Callable[[Mapping[str, Any], Mapping[str, DataFrame]], Finding]
 }
 
 
-def capped(cell: Cell) -> bool:
+def capped(cell: CellRecord) -> bool:
     """Whether a finished cell made all the extra updates that its preset allows."""
     train = cell.config["train"]
     if train.get("extra_updates") is None or not cell.history or cell.result is None:
@@ -156,7 +156,7 @@ def last_extra_epoch(history: Sequence[Mapping[str, Any]]) -> int:
     return max((epoch for epoch, (before, now) in enumerate(pairwise(counts), 1) if now > before), default=0)
 
 
-def _mi(cell: Cell, epoch: int) -> float:
+def _mi(cell: CellRecord, epoch: int) -> float:
     value = cell.history[max(epoch, 1) - 1].get("mi")
     return float("nan") if value is None else value
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench.reporting.cells import Cell
+from bench.experiment.cell_record import CellRecord
 from bench.reporting.frame import LIKELIHOODS, headline
 from bench.reporting.render import DASH, Entry, difference, number
 from bench.reporting.statistics import Summary
@@ -117,7 +117,7 @@ def headings(
     rows: DataFrame,
     data: Mapping,
     device: str,
-    judged: Cell | None,
+    judged: CellRecord | None,
     settings: Mapping[str, dict],
     reference: str | None,
 ) -> dict[str, tuple[str, str]]:

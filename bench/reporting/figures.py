@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from bench.files import arrays as read_arrays
-from bench.files import regular
-from bench.records import LARGEST
+from bench.core.safe_io import arrays as read_arrays
+from bench.core.safe_io import regular
+from bench.experiment.schema import LARGEST
 from bench.reporting import curves, lag, points
 from bench.reporting.frame import history_frame
 from bench.reporting.style import RC, looks_of, save

@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import UserError
-from bench.reporting.cells import GROUPS, Cell, common_settings, readable
+from bench.core.errors import UserError
+from bench.core.files import dumps
+from bench.experiment.cell_folder import cell_folders
+from bench.experiment.cell_record import GROUPS, CellRecord, readable
+from bench.reporting.groups import common_settings
 from bench.reporting.statistics import Summary, crossed, paired, summary, wilson
-from bench.store import cell_folders, dumps
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -39,7 +41,7 @@ COLUMNS = (
 )
 
 
-def cells_frame(cells: Iterable[Cell]) -> DataFrame:
+def cells_frame(cells: Iterable[CellRecord]) -> DataFrame:
     """One row per cell, in the order of the tables: (order, expression, base seed, seed).
 
     ``method`` is the expression, made unique where two configurations share it. Metrics (``METRICS``, nats
@@ -59,7 +61,7 @@ def cells_frame(cells: Iterable[Cell]) -> DataFrame:
     return frame.sort_values(["order", "method", "base_seed", "seed"], kind="stable", ignore_index=True)
 
 
-def _record(cell: Cell, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _record(cell: CellRecord, metrics: Mapping[str, Any]) -> dict[str, Any]:
     method, result = cell.config["method"], cell.result or {}
     costs = result if cell.status == "ok" else {}
     return {
@@ -257,7 +259,7 @@ def _selected(members: DataFrame) -> tuple[DataFrame, str]:
     )
 
 
-def _validation_elbo(cell: Cell) -> float:
+def _validation_elbo(cell: CellRecord) -> float:
     """The evaluated weights' validation ELBO: that of ``best_update``, or the last where none was selected."""
     best = (cell.result or {}).get("best_update")
     elbos = [record.get("elbo") for record in cell.history if best is None or record.get("update") == best]

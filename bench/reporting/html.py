@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from bench.core.files import dumps
 from bench.reporting.render import UNSHOWN
-from bench.store import dumps
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from bench.reporting.cells import Cell, Group
+    from bench.experiment.cell_record import CellRecord
+    from bench.reporting.groups import Group
     from bench.reporting.render import Document, Entry
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -149,7 +150,7 @@ def _call(name: str, settings: Mapping) -> str:
     return f"{name}({given})" if given else name
 
 
-def _provenance(cell: Cell) -> dict:
+def _provenance(cell: CellRecord) -> dict:
     return (cell.result or {}).get("provenance") or {}
 
 

@@ -17,9 +17,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
+from bench.core.files import replace
 from bench.reporting import curves
 from bench.reporting.style import RC, WIDTH, Look, looks, save, wrapped
-from bench.store import replace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

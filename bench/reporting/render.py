@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from bench.records import BREAKING as UNSHOWN
+from bench.experiment.schema import BREAKING as UNSHOWN
 from bench.reporting.statistics import Summary
 
 DASH = "–"
@@ -184,13 +184,6 @@ def text(document: Document) -> str:
         ]
         lines += document.claims.notes
     return "\n".join(UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", line.replace("\n", " ")) for line in lines) + "\n"
-
-
-def latex(document: Document) -> str:
-    """LaTeX that needs ``booktabs`` alone."""
-    from bench.reporting.latex import tables
-
-    return tables(document)
 
 
 def grid(panel: Panel, entry: Callable[[Entry, bool], str]) -> tuple[list[list[str]], list[int]]:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.store import replace
+from bench.core.files import replace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

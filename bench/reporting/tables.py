@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.config import FULL_PRECISION
-from bench.reporting.cells import Cell, Group, common_settings, judged_otherwise
+from bench.core.config import FULL_PRECISION
+from bench.core.files import dumps
+from bench.experiment.cell_record import CellRecord
 from bench.reporting.columns import FURTHER, UNRELIABLE_K, Write, columns, headings
 from bench.reporting.frame import COLUMNS, LIKELIHOODS, headline
+from bench.reporting.groups import Group, common_settings, judged_otherwise
 from bench.reporting.matched import matched
 from bench.reporting.render import DASH, Document, Entry, Panel, number
-from bench.store import dumps
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -154,7 +155,7 @@ def _row_notes(row: Any, frame: DataFrame, crossed: bool) -> dict[str, list[str]
     return notes
 
 
-def _notes(group: Group, judged: Cell | None, settings: Mapping[str, dict], rows: DataFrame) -> list[str]:
+def _notes(group: Group, judged: CellRecord | None, settings: Mapping[str, dict], rows: DataFrame) -> list[str]:
     config = group.cells[0].config
     data = config["dataset"]
     sizes = ", ".join(f"{data['sizes'][split]:,} {split}" for split in ("train", "val", "test"))
@@ -180,7 +181,7 @@ def _notes(group: Group, judged: Cell | None, settings: Mapping[str, dict], rows
     return notes + group.notes
 
 
-def _precision(trained: str, judged: Cell | None) -> list[str]:
+def _precision(trained: str, judged: CellRecord | None) -> list[str]:
     """What the networks computed in, where it is not float32 throughout."""
     evaluated = ((judged and judged.evaluation) or {}).get("config", {}).get("precision", FULL_PRECISION)
     if trained == evaluated == FULL_PRECISION:

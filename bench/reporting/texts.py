@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bench.records import problem_of_texts
+from bench.core.files import read_json
+from bench.experiment.schema import problem_of_texts
 from bench.reporting.render import code, escape_markdown
-from bench.store import read_json
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -21,18 +21,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from bench.methods.sa_vae import SemiAmortisedVAE
+from bench.methods.vae import BasicVAE
 
-from bench import data as tensors
-from bench.cell import configure_torch
-from bench.context import TrainingContext
-from bench.estimators.likelihood import importance_weighted_nll
-from bench.evaluation.measure import log_weights
-from bench.evaluation.memory import chunk_for
+from bench.cli.speed import parse_size
+from bench.data import tensors
+from bench.evaluation.chunking import chunk_for
+from bench.evaluation.estimators.likelihood import importance_weighted_nll
+from bench.evaluation.metrics import log_weights
 from bench.models.build import build_model
-from bench.precision import arithmetic
-from bench.speed import parse_size
-from methods.sa_vae import SemiAmortisedVAE
-from methods.vae import BasicVAE
+from bench.models.precision import arithmetic
+from bench.training.context import TrainingContext
+from bench.training.factory import configure_torch
 from tests.perf.naive import NaiveTraining, naive, naive_nll
 from tests.perf.naive_sa import NaiveRefinement
 from tests.perf.pairs import Work, cpu_seconds

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bench import registry
-from bench.store import write_json
+from bench.core.files import write_json
+from bench.training import registry
 
 BASELINE = Path(__file__).with_name("baseline.json")
 WRITING = bool(os.environ.get("BENCH_WRITE_BASELINE"))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.datasets import PAD
+from bench.data.dataset import PAD
 from bench.models.image import LatentMaps, MaskedBlock, MaskedCNNDecoder, MaskedConv, ResidualBlock, ResNetFeatures
 from bench.models.text import LSTMDecoder, LSTMFeatures
 from bench.models.vae import VAE

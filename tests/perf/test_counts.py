@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench.methods.vae import BasicVAE
 
-from bench import registry
-from bench.datasets import DataInfo
-from bench.evaluation.measure import EvaluationContext, measure
-from bench.flops import flop_counter
-from bench.train import Trainer
-from methods.vae import BasicVAE
+from bench.data.dataset import DataInfo
+from bench.evaluation.metrics import EvaluationContext, measure
+from bench.training import registry
+from bench.training.flops import flop_counter
+from bench.training.trainer import Trainer
 from tests.perf import baseline
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32")  # oneDNN's own, when it is switched off

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from bench.methods.sa_vae import SemiAmortisedVAE
 from torch import Tensor
 
-from bench import data as tensors
-from bench.config import TrainConfig
-from bench.evaluation.measure import log_weights
+from bench.core.config import TrainConfig
+from bench.data import tensors
+from bench.evaluation.metrics import log_weights
 from bench.method import Context, Terms
 from bench.models.build import build_model
 from bench.models.vae import VAE
-from methods.sa_vae import SemiAmortisedVAE
 from tests.conftest import MODEL, TEXT_MODEL
 from tests.perf.naive import FullMaskedConv, NaiveTraining, naive, naive_nll
 from tests.perf.naive_sa import NaiveRefinement

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench.methods.vae import BasicVAE
 from torch import Tensor
 
-from bench import data as tensors
-from bench.cell import configure_torch
-from bench.config import TrainConfig
+from bench.cli.speed import parse_size
+from bench.core.config import TrainConfig
+from bench.data import tensors
 from bench.method import Context, Method
 from bench.models.build import build_model
 from bench.models.vae import VAE
-from bench.speed import parse_size
-from bench.train import Trainer
-from methods.vae import BasicVAE
+from bench.training.factory import configure_torch
+from bench.training.trainer import Trainer
 from tests.perf.pairs import no_garbage_collection
 
 

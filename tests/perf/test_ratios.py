@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import data as tensors
-from bench import registry
-from bench.cell import configure_torch
-from bench.config import ImageModelConfig, TextModelConfig, TrainConfig
-from bench.evaluation.measure import EvaluationContext, measure
-from bench.expressions import variants
+from bench.core.config import ImageModelConfig, TextModelConfig, TrainConfig
+from bench.data import tensors
+from bench.evaluation.metrics import EvaluationContext, measure
 from bench.models.build import build_model
-from bench.train import Trainer
+from bench.training import registry
+from bench.training.expressions import variants
+from bench.training.factory import configure_torch
+from bench.training.trainer import Trainer
 from tests.conftest import TRAIN
 from tests.perf import baseline
 from tests.perf.naive import NaiveTraining, naive, naive_nll

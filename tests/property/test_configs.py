@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.config import (
+from bench.core.config import (
     ADDED_LATER,
     BESIDE,
     WATCHING,
@@ -18,15 +18,14 @@ from bench.config import (
     TextModelConfig,
     TrainConfig,
     build,
-    canonical,
-    load_preset,
     replaced,
-    short_hash,
 )
-from bench.errors import UserError
-from bench.plan import identify
-from bench.registry import method, method_names
-from bench.schedules import SCHEDULES
+from bench.core.errors import UserError
+from bench.core.hashing import canonical, short_hash
+from bench.core.presets import load_preset
+from bench.core.schedules import SCHEDULES
+from bench.experiment.plan import identify
+from bench.training.registry import method, method_names
 
 from . import steady
 

@@ -8,11 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.config import TrainConfig
-from bench.context import Batches
+from bench.core.config import TrainConfig
+from bench.data import corpus as _text
+from bench.data.dataset import END, PAD, SPECIALS, START, UNKNOWN, DataInfo
+from bench.data.datasets._common import lot, overlaps, shuffled
 from bench.data.image import ImageData
 from bench.data.text import TextData
-from bench.datasets import END, PAD, SPECIALS, START, UNKNOWN, DataInfo, _text, lot, overlaps, shuffled
+from bench.training.context import Batches
 
 from . import steady
 

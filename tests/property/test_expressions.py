@@ -6,9 +6,10 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import registry
-from bench.errors import UserError
-from bench.expressions import parse_value, split_expressions, split_settings, variants
+from bench.core.errors import UserError
+from bench.core.syntax import parse_value, split_expressions
+from bench.training import registry
+from bench.training.expressions import split_settings, variants
 
 from ..conftest import TOY
 from ..test_plan import cells

@@ -7,14 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.estimators.information import (
+from bench.evaluation.estimators.latent_usage import (
+    active_units,
+    collapse_curve,
+    derangement,
+    informative_units,
+    variance_ratio_units,
+)
+from bench.evaluation.estimators.mutual_information import (
     aggregate_log_prob,
     in_batch_mutual_information,
     kl_aggregate,
     mutual_information_bracket,
     sample_log_probs,
 )
-from bench.estimators.usage import active_units, collapse_curve, derangement, informative_units, variance_ratio_units
 from bench.models.distributions import Gaussian, StandardNormal
 
 from . import steady

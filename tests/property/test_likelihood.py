@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.estimators import likelihood
-from bench.estimators.likelihood import (
+from bench.evaluation.estimators import likelihood
+from bench.evaluation.estimators.likelihood import (
     effective_sample_size,
     importance_weighted_nll,
     nested_nll,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.schedules import Constant, Cyclical, Linear
+from bench.core.schedules import Constant, Cyclical, Linear
 
 from . import steady
 

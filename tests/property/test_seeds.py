@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.cell import fresh
-from bench.config import derive_seed
+from bench.core.hashing import derive_seed
+from bench.training.factory import fresh
 
 from . import steady
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.store import StorageError, dumps, read_json, replace, write_json
+from bench.core.files import StorageError, dumps, read_json, replace, write_json
 
 from . import steady
 

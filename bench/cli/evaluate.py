@@ -1,0 +1,111 @@
+"""``python -m bench.evaluate OUT --metrics …``: measure more of finished cells, without training."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from bench.core.config import GROUPS
+from bench.core.errors import UserError, arguments, exit_status
+
+EPILOG = """\
+groups of metrics:
+  common       NLL under a proposal refined alike for every method, and what inference loses (gaps)
+  convergence  the plain importance-weighted NLL with 50, 500 and 5,000 samples
+  use          what the decoder loses when z comes from another example, or from the prior
+  probe        how well a linear probe, or a few labels, read the labels from posterior means
+  annealed     NLL by annealed importance sampling from the refined posterior: the yardstick, and the dearest
+
+examples:
+  python -m bench.evaluate out --metrics annealed
+  python -m bench.evaluate out --metrics common --set evaluation.common_examples=200
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m bench.evaluate",
+        description="Fill columns into finished cells without training: groups of metrics that they lack, or have with "
+        "other settings. Needs the cells' weights.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("out", type=Path, metavar="OUT", help="folder of a run, or of some of its cells")
+    p.add_argument("--metrics", metavar="GROUPS", help="joined by commas (default: those of each cell's preset)")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="evaluation.common_examples=200, …")
+    p.add_argument("--data-dir", type=Path, help="folder with data sets (default: BENCH_DATA_DIR)")
+    p.add_argument("--executor", choices=["ray", "local"], default="ray", help="ray: cells side by side (default)")
+    p.add_argument("--cpus-per-cell", type=int, default=1, metavar="N", help="cores and threads (default: 1)")
+    p.add_argument(
+        "--gpus-per-cell", type=float, default=1.0, metavar="F", help="for cells trained on GPUs (default: 1)"
+    )
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = arguments(parser(), argv)
+    return exit_status(lambda: evaluate(args), "cells that were finished are stored; the same command goes on")
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    from bench.cli.progress import Monitor, Output, Watched
+    from bench.cli.validate import check_workers, data_folder
+    from bench.core.format import failure_reason
+    from bench.experiment import queries as stored
+    from bench.experiment.cell_folder import claim
+    from bench.experiment.executor import Resources
+    from bench.experiment.session import carry_out
+    from bench.reporting.report import build
+    from bench.training.expressions import split_settings
+
+    check_workers(args)
+    groups = None
+    if args.metrics is not None:
+        groups = [name.strip() for name in args.metrics.split(",") if name.strip()]
+        if not groups or {*groups} - {*GROUPS}:
+            raise UserError(f"--metrics {args.metrics!r}: give some of {', '.join(GROUPS)}, joined by commas")
+    methods, overrides = split_settings(args.set)
+    if methods or {*overrides} - {"evaluation"}:
+        raise UserError("--set takes settings of the evaluation here: the training of these cells is done")
+    console = Output(highlight=False, soft_wrap=True)
+    finished = stored.finished_cells([args.out])
+    folders = [folder for folder in finished if stored.has_weights(folder)]
+    if left := len(finished) - len(folders):
+        console.print(f"left out: {left} finished cells without weights, which git does not keep", markup=False)
+    wanted = {folder: stored.evaluation_of_preset(folder, overrides, groups) for folder in folders}
+    todo = [folder for folder in folders if wanted[folder].missing(folder.evaluation())]
+    console.print(f"{len(folders)} finished cells with weights, {len(todo)} of them to evaluate")
+    stored.check_device(todo)
+    data_dir = data_folder(args)
+    for folder in todo:
+        with claim(folder.path) as free:
+            if not free:
+                console.print(f"{folder.path}: another run is at it, waited for", markup=False)
+    for device in sorted({folder.config["device"] for folder in todo}):
+        those = [folder for folder in todo if folder.config["device"] == device]
+        gpus = args.gpus_per_cell if device == "cuda" else 0.0
+        resources = Resources(args.executor, args.cpus_per_cell, gpus)
+        how = {"gpu_share": gpus, "shared": resources.sharing(len(those))}
+        tasks = [stored.task(folder, wanted[folder], data_dir, args.cpus_per_cell) | how for folder in those]
+        watched = [
+            Watched(f"{folder.path.parent.name} {folder.path.name}", folder, 1, 1.0, wanted[folder]) for folder in those
+        ]
+        log = partial(console.print, markup=False)
+        carry_out(args.out, tasks, resources, Monitor(watched, console), log)
+    for out in sorted({out for folder in finished if (out := stored.out_of(folder))}):
+        place = Path(os.path.relpath(out))
+        for report in build(place, log=lambda line: console.print(line, markup=False)):
+            console.print(f"\n{report.text}", markup=False)
+            console.print(report.places(place), markup=False)
+    failed = [folder for folder in todo if not folder.done(wanted[folder])]
+    for folder in failed:
+        console.print(f"failed: {folder.path}: {failure_reason(folder.result() or {})}", markup=False)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Shared by all: settings, presets, seeds, files, errors. Imports no torch."""

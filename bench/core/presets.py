@@ -1,0 +1,89 @@
+"""Presets: TOML files in ``bench/core/presets/`` read into typed settings."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bench.core.config import MODELS, EvaluationConfig, TrainConfig, build, replaced, suggest
+from bench.core.errors import UserError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+#: The sections of a preset, for each modality.
+SECTIONS = ("model", "train", "evaluation")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A protocol: model sizes, training and evaluation for one modality."""
+
+    name: str
+    summary: str
+    seeds: int
+    notes: tuple[str, ...]
+    model: Any
+    train: TrainConfig
+    evaluation: EvaluationConfig
+
+
+def preset_names() -> list[str]:
+    """The presets, by growing cost."""
+    order = ["quick", "small", "paper"]
+    return sorted((path.stem for path in PRESETS.glob("*.toml")), key=lambda name: (order + [name]).index(name))
+
+
+def load_preset(
+    name: str, modality: str, overrides: Mapping[str, Mapping[str, Any]] | None = None, protocol: str = ""
+) -> Preset:
+    """A preset's protocol for a modality, with ``overrides`` by section (``model``, ``train``, ``evaluation``).
+
+    ``protocol`` names a part of the preset whose settings go before the modality's, for data that ask for their own.
+    """
+    if name not in preset_names():
+        raise UserError(f"unknown preset '{name}': {suggest(name, preset_names())}")
+    record = _preset_record(name)
+    if modality not in record:
+        raise UserError(f"preset '{name}' has no models for {modality} data")
+    own = record.get(protocol, {})
+    notes = list(own.get("notes", record[modality].get("notes", [])))
+    sections: dict[str, Any] = {}
+    for section, cls in zip(SECTIONS, (MODELS[modality], TrainConfig, EvaluationConfig), strict=True):
+        values = {**record[modality].get(section, {}), **own.get(section, {})}
+        chosen = build(cls, values, f"preset {name}, [{protocol or modality}.{section}]")
+        changed = replaced(chosen, (overrides or {}).get(section, {}), section)
+        if section != "evaluation":  # whose settings stand in the record of each evaluation
+            notes += [
+                f"{section}.{f.name} = {getattr(changed, f.name)} (preset: {getattr(chosen, f.name)})"
+                for f in fields(cls)
+                if getattr(changed, f.name) != getattr(chosen, f.name)
+            ]
+        sections[section] = changed
+    return Preset(name, record["summary"], record["seeds"], tuple(notes), **sections)
+
+
+def _preset_record(name: str) -> dict[str, Any]:
+    """What a preset's file holds; ``UserError`` where that is no preset."""
+    path = PRESETS / f"{name}.toml"
+    try:
+        record = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the preset {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no preset ({error}); repair it or remove it") from error
+    parts = [part for key, part in record.items() if key not in ("summary", "seeds", "notes")]
+    sections = [part.get(name, {}) for part in parts if isinstance(part, dict) for name in SECTIONS]
+    notes = [part.get("notes", []) for part in (record, *parts) if isinstance(part, dict)]
+    if not (
+        isinstance(record.get("summary"), str)
+        and type(record.get("seeds")) is int
+        and record["seeds"] > 0
+        and all(isinstance(part, dict) for part in (*parts, *sections))
+        and all(isinstance(some, list) and all(isinstance(note, str) for note in some) for some in notes)
+    ):
+        raise UserError(f"{path} is no preset: it has a summary, seeds, and parts with notes and {', '.join(SECTIONS)}")
+    return record

@@ -1,0 +1,1 @@
+"""Data sets, one file each. A file's presence is its registration."""

@@ -1,0 +1,185 @@
+"""Glyphs: the characters of the DejaVu fonts as 28×28 grey images. Needs no download.
+
+An OMNIGLOT-like set for any machine: many scripts, few images of each character, strokes on an empty ground. The
+fonts (DejaVu Sans, Sans Mono and Serif, each upright and slanted, book and bold) come with matplotlib, whose FreeType
+renders them. Control, format, private-use and unassigned characters, spaces and combining marks are dropped, and so
+are empty and repeated images.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from functools import cache as memoised
+from pathlib import Path
+
+import numpy as np
+
+from bench.core.errors import UserError
+from bench.data.cache import cached
+from bench.data.dataset import Prepared
+from bench.data.datasets._common import lot, overlaps, shuffled
+
+SUMMARY = "characters of the DejaVu fonts that matplotlib ships, 28×28: like OMNIGLOT, and needs no download"
+NEEDS_DOWNLOAD = False
+
+FONTS = tuple(
+    f"DejaVu{family}.ttf"
+    for family in (
+        *("Sans", "Sans-Bold", "Sans-Oblique", "Sans-BoldOblique"),
+        *("SansMono", "SansMono-Bold", "SansMono-Oblique", "SansMono-BoldOblique"),
+        *("Serif", "Serif-Bold", "Serif-Italic", "Serif-BoldItalic"),
+    )
+)
+SIZE, BOX = 28, 22  # a character fills a box of 22 pixels, as drawings do in OMNIGLOT
+EM = 96  # pixels of an em as FreeType renders it, before area averaging to SIZE
+LARGEST_EM = 40  # pixels of an em at most after scaling: an x fills the box, a full stop stays a dot
+FINE = 220  # parts of a rendered pixel: the pitch, a multiple of 1/BOX or EM / LARGEST_EM, has its half in whole ones
+SHARES = {"train": 0.8, "val": 0.9}  # of the characters: below the first number, below the second, the rest
+RECIPE = 2  # raise it when the same fonts come to give other arrays
+
+
+def prepare(data_dir: Path | None, cache: Path) -> Prepared:
+    """The rendered characters, kept in ``cache``; ``data_dir`` is not used. A few seconds the first time."""
+    from matplotlib import get_data_path
+    from matplotlib.ft2font import __freetype_version__ as freetype
+
+    folder = Path(get_data_path()) / "fonts" / "ttf"
+    digest = hashlib.sha1(f"{freetype} {unicodedata.unidata_version}".encode(), usedforsecurity=False)
+    try:
+        for font in FONTS:
+            digest.update(hashlib.sha1((folder / font).read_bytes(), usedforsecurity=False).digest())
+    except OSError as error:
+        raise UserError(f"matplotlib's font {error.filename} cannot be read; install matplotlib again") from error
+
+    def build() -> tuple[dict, Mapping[str, np.ndarray]]:
+        fields = {
+            "name": "glyphs",
+            "title": "glyphs (28×28)",
+            "modality": "image",
+            "unit": "nats per image",
+            "shape": (SIZE, SIZE),
+            "source": f"DejaVu fonts shipped with matplotlib, rendered by FreeType {freetype}",
+            "notes": (
+                "Printed characters, not handwriting; split by character, those that some font draws alike together.",
+                "Validation and test images are binarised once with a fixed seed, training images afresh at every use.",
+            ),
+        }
+        return fields, split(*render(folder))
+
+    return cached(cache, f"glyphs-{digest.hexdigest()[:16]}-r{RECIPE}", build)
+
+
+def render(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every different image of a character, and which characters belong together.
+
+    Returns images float32 ``[N, 28, 28]`` in [0, 1] (ink = 1), their code points int64 ``[N]``, and for each the
+    smallest code point among the characters that share an image with it in some font, directly or through others
+    (Latin A, Greek Alpha, Cyrillic А): int64 ``[N]``. Of equal images the first is kept.
+    """
+    first: dict[bytes, int] = {}  # image → code point
+    leader: dict[int, int] = {}  # union–find over code points
+
+    def find(character: int) -> int:
+        while leader.setdefault(character, character) != character:
+            character = leader[character]
+        return character
+
+    for font in FONTS:
+        for character, ink in _characters(folder / font):
+            key = _fit(ink).tobytes()
+            twin = find(first.setdefault(key, character))
+            one, other = sorted((twin, find(character)))
+            leader[other] = one
+    images = np.frombuffer(b"".join(first), np.uint8).reshape(-1, SIZE, SIZE)
+    characters = np.array(list(first.values()), np.int64)
+    groups = np.array([find(character) for character in first.values()], np.int64)
+    return images.astype(np.float32) / np.float32(255), characters, groups
+
+
+def split(images: np.ndarray, characters: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of ``Prepared``: groups of characters by lot into about 80/10/10; each split shuffled."""
+    lots = np.array([lot(f"glyph {group}") for group in groups.tolist()])
+    splits = np.searchsorted(list(SHARES.values()), lots, side="right")
+    order = shuffled([f"glyph {index} {character}" for index, character in enumerate(characters.tolist())])
+    blocks = [_block(character) for character in characters.tolist()]
+    starts, labels = np.unique([start for start, _ in blocks], return_inverse=True)
+    arrays = {"label_names": np.array([dict(blocks)[start] for start in starts.tolist()])}
+    for index, name in enumerate(("train", "val", "test")):
+        chosen = order[splits[order] == index]
+        arrays[name] = images[chosen]
+        arrays[f"{name}_labels"] = labels[chosen].astype(np.int64)
+        arrays[f"{name}_characters"] = characters[chosen]
+    return arrays
+
+
+def _characters(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """The characters of a font that leave ink: code point, and coverage uint8 cropped to the ink."""
+    from matplotlib.ft2font import FT2Font, LoadFlags
+
+    font = FT2Font(str(path))
+    font.set_size(EM, 72)
+    for character, glyph in sorted(font.get_charmap().items()):
+        # Other (C), separators (Z); marks (M) would be shaped onto a base, which is a dotted circle in some scripts.
+        if glyph == 0 or unicodedata.category(chr(character))[0] in "CZM":
+            continue
+        font.set_text(chr(character), 0.0, flags=LoadFlags.NO_HINTING)
+        font.draw_glyphs_to_bitmap(antialiased=True)
+        image = np.asarray(font.get_image())
+        rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
+        if rows.size:
+            yield character, image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _fit(ink: np.ndarray) -> np.ndarray:
+    """Ink scaled into the box with its aspect kept, and centred: uint8 ``[28, 28]``, halves rounded up.
+
+    All in whole numbers, so that every machine draws the same: a mean falls on a half often, and the last bit of a
+    product of fractions would decide it.
+    """
+    pitch = max(max(ink.shape) * FINE // BOX, EM * FINE // LARGEST_EM)
+    rows, columns = _weights(ink.shape[0], pitch), _weights(ink.shape[1], pitch)
+    sums = (rows @ ink @ columns.T).astype(np.int64)
+    return ((2 * sums + pitch**2) // (2 * pitch**2)).astype(np.uint8)
+
+
+@memoised
+def _weights(length: int, pitch: int) -> np.ndarray:
+    """Overlaps in parts of a pixel: whole numbers, as float64, whose products are quick and below 2⁵³ exact."""
+    return overlaps(SIZE, pitch, length, (length * FINE - SIZE * pitch) // 2, FINE).astype(np.float64)
+
+
+def _block(character: int) -> tuple[int, str]:
+    """The Unicode block of a code point: its first code point and its name."""
+    start, end, name = _BLOCKS[bisect.bisect_right(_STARTS, character) - 1]
+    return (start, name) if character <= end else (end + 1, "other")
+
+
+# The Unicode blocks of the fonts' characters: first and last code point, name (https://www.unicode.org/Public, Blocks).
+_TABLE = """
+0000 007F Basic Latin; 0080 00FF Latin-1 Supplement; 0100 017F Latin Extended-A; 0180 024F Latin Extended-B;
+0250 02AF IPA Extensions; 02B0 02FF Spacing Modifier Letters; 0370 03FF Greek and Coptic; 0400 04FF Cyrillic;
+0500 052F Cyrillic Supplement; 0530 058F Armenian; 0590 05FF Hebrew; 0600 06FF Arabic; 07C0 07FF NKo; 0E00 0E7F Thai;
+0E80 0EFF Lao; 10A0 10FF Georgian; 1400 167F Unified Canadian Aboriginal Syllabics; 1680 169F Ogham;
+1D00 1D7F Phonetic Extensions; 1D80 1DBF Phonetic Extensions Supplement; 1E00 1EFF Latin Extended Additional;
+1F00 1FFF Greek Extended; 2000 206F General Punctuation; 2070 209F Superscripts and Subscripts;
+20A0 20CF Currency Symbols; 2100 214F Letterlike Symbols; 2150 218F Number Forms; 2190 21FF Arrows;
+2200 22FF Mathematical Operators; 2300 23FF Miscellaneous Technical; 2400 243F Control Pictures;
+2460 24FF Enclosed Alphanumerics; 2500 257F Box Drawing; 2580 259F Block Elements; 25A0 25FF Geometric Shapes;
+2600 26FF Miscellaneous Symbols; 2700 27BF Dingbats; 27C0 27EF Miscellaneous Mathematical Symbols-A;
+27F0 27FF Supplemental Arrows-A; 2800 28FF Braille Patterns; 2900 297F Supplemental Arrows-B;
+2980 29FF Miscellaneous Mathematical Symbols-B; 2A00 2AFF Supplemental Mathematical Operators;
+2B00 2BFF Miscellaneous Symbols and Arrows; 2C60 2C7F Latin Extended-C; 2D00 2D2F Georgian Supplement;
+2D30 2D7F Tifinagh; 2E00 2E7F Supplemental Punctuation; 4DC0 4DFF Yijing Hexagram Symbols; A4D0 A4FF Lisu;
+A640 A69F Cyrillic Extended-B; A700 A71F Modifier Tone Letters; A720 A7FF Latin Extended-D;
+FB00 FB4F Alphabetic Presentation Forms; FB50 FDFF Arabic Presentation Forms-A; FE70 FEFF Arabic Presentation Forms-B;
+FFF0 FFFF Specials; 10300 1032F Old Italic; 1D300 1D35F Tai Xuan Jing Symbols;
+1D400 1D7FF Mathematical Alphanumeric Symbols; 1EE00 1EEFF Arabic Mathematical Alphabetic Symbols;
+1F030 1F09F Domino Tiles; 1F0A0 1F0FF Playing Cards; 1F300 1F5FF Miscellaneous Symbols and Pictographs;
+1F600 1F64F Emoticons
+"""
+_BLOCKS = [(int(first, 16), int(last, 16), name) for first, last, name in re.findall(r"(\w+) (\w+) ([^;\n]+)", _TABLE)]
+_STARTS = [start for start, _, _ in _BLOCKS]

@@ -1,0 +1,1 @@
+"""Cells: planning, execution, storage."""

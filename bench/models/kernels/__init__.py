@@ -1,0 +1,1 @@
+"""Hand-written layers, faster than PyTorch's."""

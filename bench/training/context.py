@@ -1,0 +1,188 @@
+"""The trainer's side of the handle that hooks get: batches, noise, updates, clocks, counts.
+
+Every random number is a function of the cell's seed, a purpose and a counter, so a checkpoint holds counters and no
+generator, and a resumed cell goes on exactly as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.core.config import TrainConfig
+from bench.core.hashing import derive_seed
+from bench.data.tensors import Data
+from bench.method import Context, Method, Phase
+from bench.models.precision import arithmetic, full
+from bench.models.vae import VAE, fixed_statistics, frozen
+from bench.training.flops import flop_counter
+
+OPTIMISERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+class Clock:
+    """Seconds by purpose. Waits for the device, so that asynchronous work is counted where it was asked for;
+    not so for batches, whose work on the device is next to nothing and a wait would cost more."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds = {"train": 0.0, "validation": 0.0, "data": 0.0, "checkpoint": 0.0}
+        self.purpose: str | None = None
+        self.since = 0.0
+
+    def to(self, purpose: str | None, wait: bool = True) -> None:
+        """From now on count for ``purpose`` (None: for nothing)."""
+        if wait and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if self.purpose:
+            self.seconds[self.purpose] += now - self.since
+        self.purpose, self.since = purpose, now
+
+
+class Batches:
+    """Training batches as a function of a counter: a new order for every pass, new noise at every use."""
+
+    def __init__(self, data: Data, config: TrainConfig, seed: int, purpose: str):
+        self.data, self.config, self.seed, self.purpose = data, config, seed, purpose
+        self.begin_pass(0)
+        self.per_pass = len(self.order)
+        if not self.per_pass:
+            raise ValueError(f"{len(data.train)} training examples do not fill one batch of {config.batch_size}")
+
+    def begin_pass(self, number: int) -> None:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.purpose, "order", number))
+        self.order = self.data.order(self.config.batch_size, self.config.equal_lengths, generator)
+        self.pass_number = number
+
+    def __getitem__(self, number: int) -> Tensor:
+        pass_number, position = divmod(number, self.per_pass)
+        if pass_number != self.pass_number:
+            self.begin_pass(pass_number)
+        device = self.data.train.device
+        noise = torch.Generator(device).manual_seed(derive_seed(self.seed, self.purpose, "noise", number))
+        return self.data.batch(self.order[position], noise)
+
+
+class TrainingContext(Context):
+    """The trainer's side of the handle that hooks get."""
+
+    def __init__(self, method: Method, model: VAE, data: Data, config: TrainConfig, seed: int):
+        self.method, self.model, self.train, self.seed = method, model, config, seed
+        self.data = data.info
+        self.device = next(model.parameters()).device
+        self.clock = Clock(self.device)
+        self.outer = Batches(data, config, seed, "outer")
+        self.drawn = Batches(data, config, seed, "drawn")
+        self.phase, self.val = Phase(), {}
+        self.draws = 0
+        self.notes: list[str] = []
+        self.updates_by_kind: dict[str, int] = {}
+        self.flops_by_kind: dict[str, int] = {}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        self.generators: dict[str, torch.Generator] = {}
+        self.noise_key: tuple = ()
+
+    def generator(self, purpose: str = "noise") -> torch.Generator:
+        if purpose not in self.generators:
+            seed = derive_seed(self.seed, purpose, *self.noise_key)
+            self.generators[purpose] = torch.Generator(self.device).manual_seed(seed)
+        return self.generators[purpose]
+
+    def outer_batch(self) -> Tensor:
+        return self.timed_batch(self.outer, self.step)
+
+    def draw(self) -> Tensor:
+        self.draws += 1
+        return self.timed_batch(self.drawn, self.draws - 1)
+
+    def update(self, objective: Callable[[], Tensor], groups: Sequence[str] | None = None) -> Tensor:
+        chosen = list(self.optimisers) if groups is None else list(groups)
+        kind = f"{self.phase.name}: {'+'.join(chosen)}"
+        extra = "decoder" not in chosen
+        self.begin_noise("extra" if extra else "step", self.extra_updates if extra else self.step)
+        parameters = [p for name in chosen for g in self.optimisers[name].param_groups for p in g["params"]]
+        alone, counted = self.untouched(set(self.optimisers) - set(chosen)), self.counted(kind)
+        with alone, counted, arithmetic(self.model, self.train.precision):
+            loss = objective()
+            for p in parameters:
+                p.grad = None
+            with full(self.device.type):
+                loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, self.train.clip, foreach=True)
+            for name in chosen:
+                self.optimisers[name].step()
+        self.extra_updates += extra
+        self.updates_by_kind[kind] = self.updates_by_kind.get(kind, 0) + 1
+        return loss.detach()
+
+    def extra_updates_left(self) -> float:
+        if self.train.extra_updates is None:
+            return math.inf
+        return self.train.extra_updates * self.total - self.extra_updates
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def begin_noise(self, *key: Any) -> None:
+        """Start the streams of random numbers anew, torch's global one (dropout) among them: for every step of a
+        method, and for every update in it."""
+        self.noise_key, self.generators = key, {}
+        self.seed_global(*key)
+
+    def seed_global(self, *key: Any) -> None:
+        """As ``torch.manual_seed`` does for this device, without the trace of the stack that it keeps for CUDA in
+        processes that never touch it, at the cost of a hundred small operations."""
+        seed = derive_seed(self.seed, "global", *key)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    @contextmanager
+    def repeatable(self, *key: Any) -> Iterator[None]:
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            self.seed_global(*self.noise_key, *key)
+            yield
+
+    def new_optimisers(self, lr: float) -> None:
+        self.optimisers = {}
+        for name, group in self.method.param_groups(self.model).items():
+            own = ("params", "optimiser", "lr_scale")
+            options = {"lr": lr * group.get("lr_scale", 1.0)} | {k: v for k, v in group.items() if k not in own}
+            make = OPTIMISERS[group.get("optimiser", self.train.optimiser)]
+            self.optimisers[name] = make(group["params"], fused=True, **options)
+
+    def flops(self) -> float:
+        """Floating-point operations of all updates: those counted in the first of each kind, times their number."""
+        return float(sum(count * self.flops_by_kind[kind] for kind, count in self.updates_by_kind.items()))
+
+    def timed_batch(self, batches: Batches, number: int) -> Tensor:
+        self.clock.to("data", wait=False)
+        batch = batches[number]
+        self.clock.to("train", wait=False)
+        return batch
+
+    @contextmanager
+    def untouched(self, groups: set[str]) -> Iterator[None]:
+        """Within: no gradients for these groups' parameters, and their BatchNorm averages stand still."""
+        parameters = [p for name in groups for g in self.optimisers[name].param_groups for p in g["params"]]
+        norms = (m for name in groups for m in self.model.parts().get(name, ()))
+        with fixed_statistics(*norms), frozen(parameters):
+            yield
+
+    @contextmanager
+    def counted(self, kind: str) -> Iterator[None]:
+        """Count the operations of the first update of each kind."""
+        if kind in self.flops_by_kind:
+            yield
+            return
+        with flop_counter() as counter:
+            yield
+        self.flops_by_kind[kind] = counter.get_total_flops()
