@@ -18,14 +18,14 @@ from bench.core.config import TrainConfig, check_ranges
 from bench.core.schedules import Constant, Schedule
 from bench.data.dataset import PAD, DataInfo
 from bench.models.distributions import Posterior
-from bench.models.kl_terms import MeanKL, Rate
+from bench.models.kl_terms import KLTerm, MeanKL
 from bench.models.vae import VAE
 
-__all__ = ["Context", "Method", "Phase", "Terms", "check_ranges"]
+__all__ = ["Context", "Method", "Phase", "ELBOTerms", "check_ranges"]
 
 
 @dataclass
-class Terms:
+class ELBOTerms:
     """The parts of an objective, per example and sample, in nats: any bound can still be made of them."""
 
     x: Tensor  # [B, …]
@@ -37,7 +37,7 @@ class Terms:
     extra: dict[str, Any] = field(default_factory=dict)  # what a method passes from ``terms`` to its own ``loss``
 
     @classmethod
-    def of(cls, model: VAE, x: Tensor, q: Posterior, z: Tensor) -> Terms:
+    def from_samples(cls, model: VAE, x: Tensor, q: Posterior, z: Tensor) -> ELBOTerms:
         kl_dim = model.prior.kl_dim(q)
         kl = model.prior.kl(q)
         if kl is None:
@@ -49,14 +49,14 @@ class Terms:
 class Phase:
     """A stretch of training with optimisers of its own; ``share`` of the preset's updates.
 
-    By ``judged_by``, a number of validation, weights are kept as the best and the learning rate decays for want of
+    By ``selection_metric``, a number of validation, weights are kept as the best and the learning rate decays for want of
     better ones: "elbo", or for a loss that does not seek it "loss", its own there. None: by none, neither happens, and
     a cell whose last phase is one ends with its last weights.
     """
 
     name: str = "main"
     share: float = 1.0
-    judged_by: str | None = "elbo"
+    selection_metric: str | None = "elbo"
 
 
 class Context:
@@ -74,13 +74,13 @@ class Context:
     total: int = 1  # updates planned
     beta: float = 1.0  # the schedule's KL weight at this step
     val: Mapping[str, float]  # the last validation: elbo, rec, kl, mi, mi_batch, kl_aggregate, au
-    extra_updates: int = 0  # updates so far that left the decoder alone
+    encoder_updates: int = 0  # updates so far that left the decoder alone
 
     @property
     def progress(self) -> float:
         return self.step / self.total
 
-    def units(self, x: Tensor) -> Tensor | int:
+    def num_tokens(self, x: Tensor) -> Tensor | int:
         """How many of what the likelihood is per are in a batch where sizes differ: words (``</s>`` too), or images."""
         return (x[:, 1:] != PAD).sum() if self.data.modality == "text" else len(x)
 
@@ -91,12 +91,12 @@ class Context:
         """
         raise NotImplementedError
 
-    def repeatable(self, *key: Any) -> AbstractContextManager[None]:
+    def fixed_rng(self, *key: Any) -> AbstractContextManager[None]:
         """Within: torch's global generators, from which dropout draws, give the stream of ``key``, the same every time
         within an update; behind it they go on as if nothing had been drawn. For a pass that is made twice."""
         return nullcontext()
 
-    def draw(self) -> Tensor:
+    def next_batch(self) -> Tensor:
         """Another random training batch ``[B, …]``, from a stream of its own: the outer batches stay as they are."""
         raise NotImplementedError
 
@@ -104,15 +104,15 @@ class Context:
         """One optimiser step on ``objective()`` for the parameter groups named (all of them by default).
 
         Gradients are zeroed, taken and clipped to one norm over those groups alone; the parameters and the
-        BatchNorm averages of all others stay untouched. Returns the detached loss, on its device.
+        BatchNorm averages of all others stay freeze_groups. Returns the detached loss, on its device.
         """
         raise NotImplementedError
 
-    def extra_updates_left(self) -> float:
+    def encoder_updates_left(self) -> float:
         """How many more updates without the decoder the preset allows."""
         raise NotImplementedError
 
-    def note(self, text: str) -> None:
+    def log_event(self, text: str) -> None:
         """A line for the cell's record: an event in training that a reader of the table would want to know."""
         raise NotImplementedError
 
@@ -125,8 +125,8 @@ class Method:
     summary: ClassVar[str] = ""
     citation: ClassVar[str] = ""
     family: ClassVar[str] = "objective"  # objective, posterior, decoder, optimisation, prior, anchor
-    order: ClassVar[float] = 100  # place in tables
-    shown: ClassVar[Sequence[str]] = ()  # settings that are part of the row's name even at their default
+    table_order: ClassVar[float] = 100  # place in tables
+    display_params: ClassVar[Sequence[str]] = ()  # settings that are part of the row's name even at their default
     suites: ClassVar[Mapping[str, Sequence[str]]] = {}  # suite -> the expressions with which it joins
     footnotes: ClassVar[Mapping[str, str]] = {}  # column -> why it means something else, or nothing, here
     # Said of a method, for the harness.
@@ -134,10 +134,14 @@ class Method:
     revision: ClassVar[int] = 1  # raised by a change of what it trains, a fix, say: its cells are others from then on
     latent: ClassVar[bool] = True  # False: the decoder without z
     baseline: ClassVar[bool] = False  # the row that others are compared with
-    reduced: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset -> settings that differ there
-    neutral: ClassVar[Mapping[str, Any] | str] = {}  # settings at which this is the basic VAE, or why there are none
-    lends: ClassVar[type | None] = None  # a form of the KL term that others can be given with a +, under its name
-    refuses: ClassVar[Mapping[str, str]] = {}  # "schedule", "rate" -> why none can be attached with a +
+    preset_overrides: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset -> settings that differ there
+    vae_settings: ClassVar[
+        Mapping[str, Any] | str
+    ] = {}  # settings at which this is the basic VAE, or why there are none
+    exported_kl_term: ClassVar[type | None] = (
+        None  # a form of the KL term that others can be given with a +, under its name
+    )
+    incompatible_with: ClassVar[Mapping[str, str]] = {}  # "schedule", "kl_term" -> why none can be attached with a +
 
     @dataclass(frozen=True)
     class Config:
@@ -146,13 +150,13 @@ class Method:
     def __init__(self, config: Any = None, schedule: Schedule | None = None):
         self.config = self.Config() if config is None else config
         self.schedule = schedule or self.default_schedule()
-        self.rate_form: Rate = MeanKL()
+        self.kl_term: KLTerm = MeanKL()
 
     @classmethod
-    def made(cls, config: Any, schedule: Schedule | None, rate: Rate | None) -> Method:
+    def create(cls, config: Any, schedule: Schedule | None, rate: KLTerm | None) -> Method:
         """A fresh object: they hold state, so every cell has its own; with what is attached to it, if anything is."""
         method = cls(config, schedule)
-        method.rate_form = rate or method.rate_form
+        method.kl_term = rate or method.kl_term
         return method
 
     def default_schedule(self) -> Schedule:
@@ -186,7 +190,7 @@ class Method:
 
         ``lr_scale``, or an ``lr`` that does not decay with the preset's; ``optimiser`` ("adam", "sgd"); torch's own.
         """
-        return {name: {"params": parameters} for name, parameters in model.groups().items()}
+        return {name: {"params": parameters} for name, parameters in model.parameter_groups().items()}
 
     def phases(self) -> Sequence[Phase]:
         return (Phase(),)
@@ -195,27 +199,36 @@ class Method:
         """q(z|x): the one posterior that training and every metric use."""
         return ctx.model.encode(x)
 
-    def terms(self, ctx: Context, x: Tensor) -> Terms:
+    def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:
         q = self.posterior(ctx, x, train=True)
-        return Terms.of(ctx.model, x, q, q.rsample(1, ctx.generator()))
+        return ELBOTerms.from_samples(ctx.model, x, q, q.rsample(1, ctx.generator()))
 
-    def rate(self, terms: Terms) -> Tensor:
+    def kl_loss(self, terms: ELBOTerms) -> Tensor:
         """The KL part of the objective, a scalar, before the schedule's weight: the mean, or the form attached."""
-        return self.rate_form.of(terms.kl, terms.kl_dim)
+        return self.kl_term(terms.kl, terms.kl_dim)
 
-    def loss(self, ctx: Context, terms: Terms) -> Tensor:
+    def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
         """The objective, a scalar in nats per example. Pure: controllers change in ``on("after_step")``."""
-        return terms.rec.mean() + ctx.beta * self.rate(terms)
+        return terms.rec.mean() + ctx.beta * self.kl_loss(terms)
 
     def objective(self, ctx: Context, x: Tensor) -> Tensor:
-        return self.loss(ctx, self.terms(ctx, x))
+        return self.loss(ctx, self.elbo_terms(ctx, x))
 
     def step(self, ctx: Context, x: Tensor) -> Tensor:
         """One training step on the batch x, with exactly one update of the decoder; returns its loss."""
         return ctx.update(lambda: self.objective(ctx, x))
 
-    def on(self, event: str, ctx: Context) -> None:
-        """``phase_start``, ``after_step``, ``before_validation``, ``epoch_end`` (with fresh ``ctx.val``)."""
+    def on_phase_start(self, ctx: Context) -> None:
+        """Called before the first step of a phase, before its optimisers are made."""
+
+    def on_step_end(self, ctx: Context) -> None:
+        """Called after every training step."""
+
+    def on_validation_start(self, ctx: Context) -> None:
+        """Called before every validation."""
+
+    def on_epoch_end(self, ctx: Context) -> None:
+        """Called after every validation, with its metrics in ``ctx.val``."""
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a kill: tensors and JSON values."""

@@ -67,7 +67,7 @@ def methods() -> str:
         "**Forms of the KL term**, for any method without one of its own, alone or with a schedule: "
         "`aggressive+free_bits(target=4)`, `bn_vae+free_bits+anneal`.",
         "",
-        *(_item(f"`+{name}({_settings(cls)})`: {inspect.getdoc(cls)}") for name, cls in registry.rates().items()),
+        *(_item(f"`+{name}({_settings(cls)})`: {inspect.getdoc(cls)}") for name, cls in registry.kl_terms().items()),
     ]
     for cls in classes:
         lines += ["", *_method(cls, suites)]
@@ -81,7 +81,11 @@ def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
     yield from (f"## {cls.name}", "", "```text", inspect.getdoc(sys.modules[cls.__module__]) or "", "```", "")
     if fields(cls.Config):
         yield from ("```python", *map(partial(_setting, cls.Config), fields(cls.Config)), "```", "")
-    at = f"never: {cls.neutral}" if isinstance(cls.neutral, str) else _codes(f"{k}={v}" for k, v in cls.neutral.items())
+    at = (
+        f"never: {cls.vae_settings}"
+        if isinstance(cls.vae_settings, str)
+        else _codes(f"{k}={v}" for k, v in cls.vae_settings.items())
+    )
     joins = {suite: [row for row in rows if row in cls.suites.get(suite, ())] for suite, rows in suites.items()}
     footnotes = dict.fromkeys(cls.footnotes.values())
     facts = {
@@ -90,11 +94,11 @@ def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
         "for": " and ".join(cls.modalities),
         **{
             f"in preset `{preset}`": _codes(f"{key}={value}" for key, value in changed.items())
-            for preset, changed in cls.reduced.items()
+            for preset, changed in cls.preset_overrides.items()
         },
         "the basic VAE at": at,
         "suites": "; ".join(f"{suite}: {_codes(rows)}" for suite, rows in joins.items() if rows),
-        **{f"no {SAID[kind]} can be attached": reason for kind, reason in cls.refuses.items()},
+        **{f"no {SAID[kind]} can be attached": reason for kind, reason in cls.incompatible_with.items()},
         "columns that mean something else, or nothing": "; ".join(
             f"{_codes(name for name, text in cls.footnotes.items() if text == said)}: {said}" for said in footnotes
         ),

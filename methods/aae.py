@@ -18,11 +18,11 @@ from bench.method import Method, Phase, check_ranges
 class AdversarialAutoencoder(Method):
     summary = "no KL, a discriminator between codes and the prior instead"
     citation = "Makhzani et al., 2015 (arXiv 1511.05644)"
-    order = 67
+    table_order = 67
     revision = 2
-    refuses = {"schedule": "it has no KL term that a weight could change", "rate": "it has no KL term"}
+    incompatible_with = {"schedule": "it has no KL term that a weight could change", "kl_term": "it has no KL term"}
     footnotes = {column: "its loss has no KL, so it seeks no ELBO" for column in ("nll", "elbo", "kl")}
-    neutral = "the KL term is what it lacks"
+    vae_settings = "the KL term is what it lacks"
 
     @dataclass(frozen=True)
     class Config:
@@ -36,7 +36,7 @@ class AdversarialAutoencoder(Method):
         return 1.5
 
     def phases(self):
-        return (Phase(judged_by="loss"),)
+        return (Phase(selection_metric="loss"),)
 
     def build(self, model, data):
         hidden = self.config.hidden

@@ -24,9 +24,9 @@ class Aggressive(Method):
     summary = "encoder updated to convergence before each decoder update, until MI stops rising"
     citation = "He et al., ICLR 2019"
     family = "optimisation"
-    order = 50
+    table_order = 50
     suites = {"core": ["aggressive"], "paper": ["aggressive", "aggressive+anneal"], "lag": ["aggressive"]}
-    neutral = {"max_inner": 0}
+    vae_settings = {"max_inner": 0}
 
     @dataclass(frozen=True)
     class Config:
@@ -44,10 +44,10 @@ class Aggressive(Method):
         self.reference_mi, self.bad_epochs = float("-inf"), 0
 
     def expected_cost(self, train):
-        return 1 + (2 if train.extra_updates is None else train.extra_updates) * (self.config.max_inner > 0)
+        return 1 + (2 if train.max_encoder_updates is None else train.max_encoder_updates) * (self.config.max_inner > 0)
 
     def step(self, ctx, x):
-        if self.on_now and ctx.extra_updates_left() <= 0:
+        if self.on_now and ctx.encoder_updates_left() <= 0:
             self.end(ctx, "the preset's cap on extra updates")
         if not self.on_now:
             return super().step(ctx, x)
@@ -57,11 +57,11 @@ class Aggressive(Method):
     def fit_encoder(self, ctx, x):
         window = self.config.window or WINDOW[ctx.data.modality]
         before, losses, units = float("inf"), [], []
-        for inner in range(int(min(self.config.max_inner, ctx.extra_updates_left()))):
-            batch = x if inner == 0 else ctx.draw()
+        for inner in range(int(min(self.config.max_inner, ctx.encoder_updates_left()))):
+            batch = x if inner == 0 else ctx.next_batch()
             loss = ctx.update(lambda batch=batch: self.objective(ctx, batch), groups=["encoder"])
             losses.append(loss * len(batch))
-            units.append(torch.as_tensor(ctx.units(batch)))
+            units.append(torch.as_tensor(ctx.num_tokens(batch)))
             if len(losses) == window:
                 now = (torch.stack(losses).sum() / torch.stack(units).sum()).item()
                 losses, units = [], []
@@ -69,8 +69,8 @@ class Aggressive(Method):
                     return
                 before = now
 
-    def on(self, event, ctx):
-        if event != "epoch_end" or not self.on_now:
+    def on_epoch_end(self, ctx):
+        if not self.on_now:
             return
         text = ctx.data.modality == "text"
         mi = ctx.val[ctx.train.mi_rule]
@@ -84,7 +84,7 @@ class Aggressive(Method):
 
     def end(self, ctx, reason):
         self.on_now = False
-        ctx.note(f"aggressive training ended after {ctx.step} updates: {reason}")
+        ctx.log_event(f"aggressive training ended after {ctx.step} updates: {reason}")
 
     def state_dict(self):
         return {"on_now": self.on_now, "reference_mi": self.reference_mi, "bad_epochs": self.bad_epochs}

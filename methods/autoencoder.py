@@ -13,17 +13,17 @@ class Autoencoder(Method):
     summary = "the basic VAE without its KL term"
     citation = "Hinton & Salakhutdinov, Science 2006"
     family = "anchor"
-    order = 5
+    table_order = 5
     revision = 2
-    refuses = {
+    incompatible_with = {
         "schedule": "it has no KL term that a weight could change",
-        "rate": "it has no KL term",
+        "kl_term": "it has no KL term",
     }
-    neutral = "the KL term is what it lacks"
-    footnotes = {column: NOT_HELD for column in ("nll", "nll_common", "elbo", "kl")}
+    vae_settings = "the KL term is what it lacks"
+    footnotes = {column: NOT_HELD for column in ("nll", "nll_refined", "elbo", "kl")}
 
     def phases(self):
-        return (Phase(judged_by="loss"),)
+        return (Phase(selection_metric="loss"),)
 
     def loss(self, ctx, terms):
         return terms.rec.mean()

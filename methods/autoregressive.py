@@ -12,9 +12,9 @@ class Autoregressive(Method):
     summary = "the decoder alone, without z"
     citation = "van den Oord et al., ICML 2016 (PixelCNN)"
     family = "anchor"
-    order = 0
+    table_order = 0
     suites = {"core": ["autoregressive"], "paper": ["autoregressive"]}
     latent = False
-    neutral = "there is no latent to switch off"
-    refuses = dict.fromkeys(("schedule", "rate"), "without a latent there is no KL")
+    vae_settings = "there is no latent to switch off"
+    incompatible_with = dict.fromkeys(("schedule", "kl_term"), "without a latent there is no KL")
     footnotes = {column: NO_LATENT for column in ("kl", "mi", "mi_batch", "kl_aggregate", "au", "au_kl", "collapsed")}

@@ -15,9 +15,9 @@ from bench.method import Method, check_ranges
 class BagOfWords(Method):
     summary = "z must tell a sentence's words without their order"
     citation = "Zhao et al., ACL 2017"
-    order = 74
+    table_order = 74
     modalities = ("text",)
-    neutral = {"weight": 0.0}
+    vae_settings = {"weight": 0.0}
 
     @dataclass(frozen=True)
     class Config:

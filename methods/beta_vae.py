@@ -11,10 +11,10 @@ from bench.method import Method, check_ranges
 class BetaVAE(Method):
     summary = "constant KL weight β"
     citation = "Higgins et al., ICLR 2017"
-    order = 30
-    shown = ("beta",)
+    table_order = 30
+    display_params = ("beta",)
     suites = {"core": ["beta_vae"], "paper": [f"beta_vae(beta={beta})" for beta in (0.2, 0.4, 0.6, 0.8)]}
-    neutral = {"beta": 1.0}
+    vae_settings = {"beta": 1.0}
 
     @dataclass(frozen=True)
     class Config:
@@ -23,5 +23,5 @@ class BetaVAE(Method):
         def __post_init__(self):
             check_ranges(self, not_negative="beta")
 
-    def rate(self, terms):
-        return self.config.beta * super().rate(terms)
+    def kl_loss(self, terms):
+        return self.config.beta * super().kl_loss(terms)

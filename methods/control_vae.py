@@ -19,12 +19,12 @@ from .parts.control import Controlled
 class ControlVAE(Controlled):
     summary = "KL weight by a PI controller for a set-point of the KL"
     citation = "Shao et al., ICML 2020"
-    order = 64
+    table_order = 64
     revision = 2
-    shown = ("target",)
-    refuses = {"schedule": "its controller sets the weight of the KL"}
-    reduced = {"quick": {"ki": -1e-3}, "small": {"ki": -1e-3}}
-    neutral = "its weight starts at 0"
+    display_params = ("target",)
+    incompatible_with = {"schedule": "its controller sets the weight of the KL"}
+    preset_overrides = {"quick": {"ki": -1e-3}, "small": {"ki": -1e-3}}
+    vae_settings = "its weight starts at 0"
     STATE = ("weight", "integral")
 
     @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class ControlVAE(Controlled):
         super().__init__(config, schedule)
         self.weight, self.integral = torch.tensor(0.0), torch.tensor(0.0)
 
-    def rate(self, terms):
-        return self.weight * super().rate(terms)
+    def kl_loss(self, terms):
+        return self.weight * super().kl_loss(terms)
 
     def control(self, seen):
         error = self.config.target - seen

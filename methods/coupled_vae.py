@@ -18,8 +18,8 @@ from .parts.mmd import multiquadric
 class CoupledVAE(Method):
     summary = "a deterministic autoencoder beside it guides encoder and decoder"
     citation = "Wu et al., ACL 2020"
-    order = 75
-    neutral = {"reconstruction": 0.0, "match": 0.0}
+    table_order = 75
+    vae_settings = {"reconstruction": 0.0, "match": 0.0}
 
     @dataclass(frozen=True)
     class Config:
@@ -38,7 +38,7 @@ class CoupledVAE(Method):
 
     def build(self, model, data):
         if self.coupled:
-            parts = {"head": model.head, "to_decoder": model.to_decoder, "decoder": model.decoder}
+            parts = {"head": model.head, "latent_to_decoder": model.latent_to_decoder, "decoder": model.decoder}
             model.aux["twin"] = nn.ModuleDict({name: deepcopy(part) for name, part in parts.items()})
         return model
 
@@ -54,7 +54,7 @@ class CoupledVAE(Method):
         if not self.coupled:
             return loss
         twin = ctx.model.aux["twin"]
-        code, own = twin["to_decoder"](terms.q.twin), ctx.model.to_decoder(terms.z[:, 0])
+        code, own = twin["latent_to_decoder"](terms.q.twin), ctx.model.latent_to_decoder(terms.z[:, 0])
         reconstruction = -twin["decoder"].log_prob(code, terms.x, 1).mean()
         apart = (own - code.detach()).flatten(1)
         distance = -multiquadric(apart.square().sum(1), apart.shape[1]).mean()

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 
 from bench.data.dataset import END, PAD, START, UNKNOWN
-from bench.method import Method, Terms, check_ranges
+from bench.method import ELBOTerms, Method, check_ranges
 
 
 class ConsistencyVAE(Method):
     summary = "an example and an altered one have posteriors alike"
     citation = "Sinha & Dieng, NeurIPS 2021"
-    order = 76
-    neutral = "it is trained on altered examples too"
+    table_order = 76
+    vae_settings = "it is trained on altered examples too"
 
     @dataclass(frozen=True)
     class Config:
@@ -33,11 +33,11 @@ class ConsistencyVAE(Method):
     def expected_cost(self, train):
         return 2.0
 
-    def terms(self, ctx, x):
-        terms = super().terms(ctx, x)
+    def elbo_terms(self, ctx, x):
+        terms = super().elbo_terms(ctx, x)
         altered = self.alter(x, ctx)
         q = self.posterior(ctx, altered, train=True)
-        terms.extra["altered"] = Terms.of(ctx.model, altered, q, q.rsample(1, ctx.generator("altered")))
+        terms.extra["altered"] = ELBOTerms.from_samples(ctx.model, altered, q, q.rsample(1, ctx.generator("altered")))
         return terms
 
     def loss(self, ctx, terms):

@@ -14,9 +14,9 @@ from bench.method import Method
 class CyclicalAnnealing(Method):
     summary = "KL weight rising to 1 again and again"
     citation = "Fu et al., NAACL 2019"
-    order = 22
-    refuses = {"schedule": "it has a schedule of its own"}
-    neutral = "a cycle begins with a KL weight of 0"
+    table_order = 22
+    incompatible_with = {"schedule": "it has a schedule of its own"}
+    vae_settings = "a cycle begins with a KL weight of 0"
 
     @dataclass(frozen=True)
     class Config:

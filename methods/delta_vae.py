@@ -36,10 +36,10 @@ class DeltaVAE(Method):
     summary = "every dimension's KL is at least δ"
     citation = "Razavi et al., ICLR 2019"
     family = "posterior"
-    order = 82
-    shown = ("delta",)
+    table_order = 82
+    display_params = ("delta",)
     footnotes = {"au_kl": "at its maximum by construction where δ > 0.01: no dimension's KL is below δ"}
-    neutral = "no δ leaves the posterior free"
+    vae_settings = "no δ leaves the posterior free"
 
     @dataclass(frozen=True)
     class Config:

@@ -16,9 +16,9 @@ from bench.models.distributions import LOG_2PI
 class DensityGapVAE(Method):
     summary = "KL of the batch's aggregate posterior, dimension by dimension"
     citation = "Zhang et al., NeurIPS 2022"
-    order = 70
-    refuses = {"rate": "it has a form of the KL term of its own"}
-    neutral = "its KL is that of a batch"
+    table_order = 70
+    incompatible_with = {"kl_term": "it has a form of the KL term of its own"}
+    vae_settings = "its KL is that of a batch"
 
     @dataclass(frozen=True)
     class Config:
@@ -27,12 +27,12 @@ class DensityGapVAE(Method):
         def __post_init__(self):
             check_ranges(self, "samples")
 
-    def terms(self, ctx, x):
-        terms = super().terms(ctx, x)
+    def elbo_terms(self, ctx, x):
+        terms = super().elbo_terms(ctx, x)
         terms.extra["aggregate"] = terms.q.rsample(self.config.samples, ctx.generator("aggregate"))
         return terms
 
-    def rate(self, terms):
+    def kl_loss(self, terms):
         z, q = terms.extra["aggregate"].flatten(0, 1), terms.q  # [B·M, D]
         squared = (z.unsqueeze(1) - q.mean).square() * (-q.logvar).exp()  # [B·M, B, D]
         log_aggregate = (-0.5 * (squared + q.logvar + LOG_2PI)).logsumexp(1) - math.log(len(q.mean))

@@ -34,10 +34,10 @@ class DiverseUncertainVAE(BatchNormalised):
     summary = "means batch-normalised, variances with a floor and dropout"
     citation = "Shen et al., IJCAI 2021"
     family = "posterior"
-    order = 81
+    table_order = 81
     revision = 2
     footnotes = {"au": "near its maximum by construction: the spread of posterior means is fixed"}
-    neutral = "no setting leaves the means as they are"
+    vae_settings = "no setting leaves the means as they are"
 
     @dataclass(frozen=True)
     class Config:

@@ -12,9 +12,9 @@ class EncoderLearningRate(Method):
     summary = "encoder with a higher learning rate"
     citation = "an ablation of He et al., ICLR 2019"
     family = "optimisation"
-    order = 52
-    shown = ("scale",)
-    neutral = {"scale": 1.0}
+    table_order = 52
+    display_params = ("scale",)
+    vae_settings = {"scale": 1.0}
 
     @dataclass(frozen=True)
     class Config:

@@ -13,10 +13,10 @@ class FixedInnerSteps(Method):
     summary = "a fixed number of encoder updates before each decoder update"
     citation = "an ablation of He et al., ICLR 2019"
     family = "optimisation"
-    order = 51
-    shown = ("steps",)
-    reduced = {"quick": {"steps": 3}, "small": {"steps": 3}}
-    neutral = {"steps": 0}
+    table_order = 51
+    display_params = ("steps",)
+    preset_overrides = {"quick": {"steps": 3}, "small": {"steps": 3}}
+    vae_settings = {"steps": 0}
 
     @dataclass(frozen=True)
     class Config:
@@ -29,9 +29,9 @@ class FixedInnerSteps(Method):
         return 1 + 0.8 * self.config.steps
 
     def step(self, ctx, x):
-        if not self.config.steps or ctx.extra_updates_left() < self.config.steps:
+        if not self.config.steps or ctx.encoder_updates_left() < self.config.steps:
             return super().step(ctx, x)
         for inner in range(self.config.steps):
-            batch = x if inner == 0 else ctx.draw()
+            batch = x if inner == 0 else ctx.next_batch()
             ctx.update(lambda batch=batch: self.objective(ctx, batch), groups=["encoder"])
         return ctx.update(lambda: self.objective(ctx, x), groups=["decoder"])

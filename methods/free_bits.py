@@ -19,11 +19,11 @@ from .parts.free_bits import FreeBits
 class FreeBitsVAE(Method):
     summary = "no penalty on a KL below a target"
     citation = "Kingma et al., NeurIPS 2016"
-    order = 60
-    shown = ("target",)
-    lends = FreeBits
-    refuses = {"rate": "it has a form of the KL term of its own"}
-    neutral = {"target": 0.0}
+    table_order = 60
+    display_params = ("target",)
+    exported_kl_term = FreeBits
+    incompatible_with = {"kl_term": "it has a form of the KL term of its own"}
+    vae_settings = {"target": 0.0}
 
     @dataclass(frozen=True)
     class Config:
@@ -33,5 +33,5 @@ class FreeBitsVAE(Method):
         def __post_init__(self):
             FreeBits(self.target, self.placement)  # which checks them
 
-    def rate(self, terms):
-        return FreeBits(self.config.target, self.config.placement).of(terms.kl, terms.kl_dim)
+    def kl_loss(self, terms):
+        return FreeBits(self.config.target, self.config.placement)(terms.kl, terms.kl_dim)

@@ -22,9 +22,9 @@ FACTOR = (math.log(0.9), math.log(1.05))
 class GECO(Controlled):
     summary = "least KL that reconstructs to a given quality"
     citation = "Rezende & Viola, 2018 (arXiv 1810.00597)"
-    order = 63
-    refuses = {"schedule": "its multiplier sets the weight of the reconstruction against the KL"}
-    neutral = "its multiplier moves from the first step on"
+    table_order = 63
+    incompatible_with = {"schedule": "its multiplier sets the weight of the reconstruction against the KL"}
+    vae_settings = "its multiplier moves from the first step on"
     STATE = ("kappa", "total", "weight", "multiplier")
 
     @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class GECO(Controlled):
     def phases(self):
         if self.config.kappa is not None:
             return (Phase(),)
-        return Phase("pretraining", self.config.share, judged_by=None), Phase("main", 1 - self.config.share)
+        return Phase("pretraining", self.config.share, selection_metric=None), Phase("main", 1 - self.config.share)
 
     def observe(self, terms):
         return terms.rec.mean()
@@ -56,21 +56,24 @@ class GECO(Controlled):
     def loss(self, ctx, terms):
         if ctx.phase.name == "pretraining":
             return terms.rec.mean()
-        return self.rate(terms) + self.multiplier * (terms.rec.mean() - self.kappa)
+        return self.kl_loss(terms) + self.multiplier * (terms.rec.mean() - self.kappa)
 
     def control(self, seen):
         memory = self.config.memory
         self.total, self.weight = memory * self.total + seen, memory * self.weight + 1
 
-    def on(self, event, ctx):
-        super().on(event, ctx)
-        main = ctx.phase.name == "main"
-        if event == "epoch_end" and not main:
+    def on_epoch_end(self, ctx):
+        if ctx.phase.name != "main":
             self.kappa = self.total / self.weight + self.config.margin
             self.total, self.weight = torch.zeros_like(self.total), torch.zeros_like(self.weight)
-        if event == "phase_start" and main and self.config.kappa is None:
-            ctx.note(f"κ = {self.kappa:.2f} nats, an autoencoder's reconstruction plus {self.config.margin:g}")
-        if event == "after_step" and main:
+
+    def on_phase_start(self, ctx):
+        if ctx.phase.name == "main" and self.config.kappa is None:
+            ctx.log_event(f"κ = {self.kappa:.2f} nats, an autoencoder's reconstruction plus {self.config.margin:g}")
+
+    def on_step_end(self, ctx):
+        super().on_step_end(ctx)
+        if ctx.phase.name == "main":
             missing = self.total / self.weight - self.kappa
             factor = (self.config.eta * missing).clamp(*FACTOR).exp()
             self.multiplier = (self.multiplier * factor).clamp(1 / LARGEST, LARGEST)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from bench.method import Method, Terms, check_ranges
+from bench.method import ELBOTerms, Method, check_ranges
 
 from .parts.flows import AutoregressiveFlow, Flowed
 
@@ -29,8 +29,8 @@ class AutoregressiveFlowPosterior(Method):
     summary = "posterior made richer by inverse autoregressive flows"
     citation = "Kingma et al., NeurIPS 2016"
     family = "posterior"
-    order = 85
-    neutral = {"flows": 0}
+    table_order = 85
+    vae_settings = {"flows": 0}
 
     @dataclass(frozen=True)
     class Config:
@@ -45,10 +45,10 @@ class AutoregressiveFlowPosterior(Method):
             model.head = FlowHead(model.head, model.latent_dim, self.config.flows, self.config.width)
         return model
 
-    def terms(self, ctx, x):
+    def elbo_terms(self, ctx, x):
         if not self.config.flows:
-            return super().terms(ctx, x)
+            return super().elbo_terms(ctx, x)
         q = self.posterior(ctx, x, train=True)
         z, log_q = q.sampled(1, ctx.generator())
         kl = (log_q - ctx.model.prior.log_prob(z)).mean(1)
-        return Terms(x, q, z, -ctx.model.log_prob(x, z), kl, None)
+        return ELBOTerms(x, q, z, -ctx.model.log_prob(x, z), kl, None)

@@ -13,8 +13,8 @@ from .lidvae import IdentifiableVAE
 class InverseLipschitzVAE(IdentifiableVAE):
     summary = "decoder maps that spread z by a factor of at least L"
     citation = "Kinoshita et al., ICML 2023"
-    order = 93
-    shown = ("inverse_lipschitz",)
+    table_order = 93
+    display_params = ("inverse_lipschitz",)
 
     @dataclass(frozen=True)
     class Config(IdentifiableVAE.Config):

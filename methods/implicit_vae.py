@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.method import Method, Terms, check_ranges
+from bench.method import ELBOTerms, Method, check_ranges
 from bench.models.vae import fixed_statistics
 
 from .parts.implicit import SAMPLES, ImplicitHead, network
@@ -25,16 +25,16 @@ class ImplicitVAE(Method):
     summary = "posteriors drawn by a network, their KL by its dual form (iVAE)"
     citation = "Fang et al., EMNLP 2019"
     family = "posterior"
-    order = 86
+    table_order = 86
     modalities = ("text",)
-    refuses = {"rate": "its KL is a dual estimate"}
-    reduced = {"quick": {"lr": 1e-4}, "small": {"lr": 1e-4}}
+    incompatible_with = {"kl_term": "its KL is a dual estimate"}
+    preset_overrides = {"quick": {"lr": 1e-4}, "small": {"lr": 1e-4}}
     footnotes = {
         "kl": DUAL,
         **dict.fromkeys(("elbo", "gap_amortisation", "gap_inference"), f"its KL is {DUAL}"),
         **dict.fromkeys(("nll", "mi"), "its posterior has no density"),
     }
-    neutral = "its posterior is no Gaussian"
+    vae_settings = "its posterior is no Gaussian"
 
     @dataclass(frozen=True)
     class Config:
@@ -75,17 +75,17 @@ class ImplicitVAE(Method):
         beside = [] if self.config.aggregate else [q.h.detach().unsqueeze(1).expand(-1, z.shape[1], -1)]
         return ctx.model.aux["dual"](torch.cat([z, *beside], dim=-1)).squeeze(-1)
 
-    def terms(self, ctx, x):
+    def elbo_terms(self, ctx, x):
         q = self.posterior(ctx, x, train=True)
         z = q.rsample(1, ctx.generator())
-        return Terms(x, q, z, -ctx.model.log_prob(x, z), self.dual(ctx, q, z), None)
+        return ELBOTerms(x, q, z, -ctx.model.log_prob(x, z), self.dual(ctx, q, z), None)
 
     @torch.no_grad()
     def drawn(self, ctx, q):
         return q.rsample(1, ctx.generator())
 
-    def rate(self, terms):
-        return super().rate(terms).relu()  # ν = 0 is a bound too
+    def kl_loss(self, terms):
+        return super().kl_loss(terms).relu()  # ν = 0 is a bound too
 
     def step(self, ctx, x):
         with torch.no_grad(), fixed_statistics(ctx.model.features):

@@ -15,8 +15,8 @@ from .parts.mmd import mmd
 class InfoVAE(Method):
     summary = "KL traded for the MMD of the aggregate posterior to the prior"
     citation = "Zhao et al., AAAI 2019"
-    order = 65
-    neutral = {"alpha": 0.0, "lam": 1.0}
+    table_order = 65
+    vae_settings = {"alpha": 0.0, "lam": 1.0}
 
     @dataclass(frozen=True)
     class Config:
@@ -28,8 +28,8 @@ class InfoVAE(Method):
             if self.alpha > 1:
                 raise ValueError(f"'alpha' is at most 1, or the KL would be sought, not {self.alpha}")
 
-    def rate(self, terms):
-        return (1 - self.config.alpha) * super().rate(terms)
+    def kl_loss(self, terms):
+        return (1 - self.config.alpha) * super().kl_loss(terms)
 
     def loss(self, ctx, terms):
         prior = ctx.model.prior.sample(len(terms.z), ctx.generator("prior"), terms.z.device)

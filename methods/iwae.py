@@ -7,20 +7,20 @@ by it on validation: the ELBO, one sample's, may fall without end, since the bes
 import math
 from dataclasses import dataclass
 
-from bench.method import Method, Phase, Terms, check_ranges
+from bench.method import ELBOTerms, Method, Phase, check_ranges
 
 
 class ImportanceWeightedAutoencoder(Method):
     summary = "importance-weighted bound of K samples"
     citation = "Burda et al., ICLR 2016"
-    order = 77
+    table_order = 77
     revision = 2
-    shown = ("samples",)
-    refuses = {
+    display_params = ("samples",)
+    incompatible_with = {
         "schedule": "its bound has no KL term that a weight could change",
-        "rate": "its bound has no KL term",
+        "kl_term": "its bound has no KL term",
     }
-    neutral = "with one sample its KL is an estimate from that sample"
+    vae_settings = "with one sample its KL is an estimate from that sample"
 
     @dataclass(frozen=True)
     class Config:
@@ -33,11 +33,11 @@ class ImportanceWeightedAutoencoder(Method):
         return 0.3 + 0.7 * self.config.samples
 
     def phases(self):
-        return (Phase(judged_by="loss"),)
+        return (Phase(selection_metric="loss"),)
 
-    def terms(self, ctx, x):
+    def elbo_terms(self, ctx, x):
         q = self.posterior(ctx, x, train=True)
-        return Terms.of(ctx.model, x, q, q.rsample(self.config.samples, ctx.generator()))
+        return ELBOTerms.from_samples(ctx.model, x, q, q.rsample(self.config.samples, ctx.generator()))
 
     def loss(self, ctx, terms):
         log_weights = ctx.model.prior.log_prob(terms.z) - terms.q.log_prob(terms.z) - terms.rec

@@ -12,10 +12,10 @@ from bench.method import Method
 class KLAnnealing(Method):
     summary = "KL weight rising linearly to 1"
     citation = "Bowman et al., CoNLL 2016; Sønderby et al., NeurIPS 2016"
-    order = 20
+    table_order = 20
     suites = {"core": ["kl_annealing"]}
-    refuses = {"schedule": "it has a schedule of its own"}
-    neutral = {"start": 1.0}
+    incompatible_with = {"schedule": "it has a schedule of its own"}
+    vae_settings = {"start": 1.0}
 
     @dataclass(frozen=True)
     class Config:

@@ -30,8 +30,8 @@ class IdentifiableVAE(Method):
     summary = "decoder injective in z, by Brenier maps"
     citation = "Wang et al., NeurIPS 2021"
     family = "decoder"
-    order = 92
-    neutral = "z goes through maps of its own"
+    table_order = 92
+    vae_settings = "z goes through maps of its own"
 
     @dataclass(frozen=True)
     class Config:
@@ -60,9 +60,9 @@ class IdentifiableVAE(Method):
 
     def build(self, model, data):
         if data.modality == "image":
-            model.to_decoder = nn.Sequential(*self.maps(model.latent_dim), model.to_decoder)
+            model.latent_to_decoder = nn.Sequential(*self.maps(model.latent_dim), model.latent_to_decoder)
             return model
-        model.to_decoder, model.decoder = nn.Identity(), self.text_decoder(model.decoder, model.latent_dim)
+        model.latent_to_decoder, model.decoder = nn.Identity(), self.text_decoder(model.decoder, model.latent_dim)
         return model
 
     def text_decoder(self, plain, dim):

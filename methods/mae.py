@@ -16,8 +16,8 @@ from bench.method import Method, check_ranges
 class MutualPosteriorDivergence(Method):
     summary = "posteriors of a batch pushed apart, evenly"
     citation = "Ma et al., ICLR 2019"
-    order = 71
-    neutral = {"eta": 0.0, "gamma": 0.0}
+    table_order = 71
+    vae_settings = {"eta": 0.0, "gamma": 0.0}
 
     @dataclass(frozen=True)
     class Config:

@@ -17,14 +17,14 @@ from .parts.control import Controlled
 class MinimumDesiredRate(Controlled):
     summary = "KL at least a target, by a Lagrange multiplier"
     citation = "Pelsmaeker & Aziz, ACL 2020"
-    order = 62
-    shown = ("target",)
-    refuses = {
+    table_order = 62
+    display_params = ("target",)
+    incompatible_with = {
         "schedule": "its multiplier sets the weight of the KL",
-        "rate": "its multiplier belongs to the KL itself",
+        "kl_term": "its multiplier belongs to the KL itself",
     }
-    reduced = {"quick": {"lr": 1e-2}, "small": {"lr": 1e-2}}
-    neutral = {"start": 0.0, "lr": 0.0}
+    preset_overrides = {"quick": {"lr": 1e-2}, "small": {"lr": 1e-2}}
+    vae_settings = {"start": 0.0, "lr": 0.0}
     STATE = ("multiplier", "square")
 
     @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class MinimumDesiredRate(Controlled):
         super().__init__(config, schedule)
         self.multiplier, self.square = torch.tensor(self.config.start), torch.tensor(0.0)
 
-    def rate(self, terms):
+    def kl_loss(self, terms):
         kl = terms.kl.mean()
         return kl + self.multiplier * (self.config.target - kl)
 

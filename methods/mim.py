@@ -18,18 +18,18 @@ from .wae_mmd import FlooredHead
 class MutualInformationMachine(Method):
     summary = "mutual information sought by a symmetric objective (A-MIM)"
     citation = "Livne et al., 2020 (arXiv 2003.02645)"
-    order = 68
+    table_order = 68
     revision = 2
-    refuses = {"schedule": "it has no KL term that a weight could change", "rate": "it has no KL term"}
+    incompatible_with = {"schedule": "it has no KL term that a weight could change", "kl_term": "it has no KL term"}
     footnotes = {column: "its loss seeks no ELBO" for column in ("nll", "elbo", "kl")}
-    neutral = "the sign of log q differs"
+    vae_settings = "the sign of log q differs"
 
     @dataclass(frozen=True)
     class Config:
         floor: float = -6.0  # of a log-variance
 
     def phases(self):
-        return (Phase(judged_by="loss"),)
+        return (Phase(selection_metric="loss"),)
 
     def build(self, model, data):
         model.head = FlooredHead(model.head, self.config.floor)

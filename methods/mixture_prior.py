@@ -29,8 +29,8 @@ class MixturePriorVAE(Method):
     summary = "a learned mixture of Gaussians as the prior"
     citation = "Dilokthanakul et al., 2016 (arXiv 1611.02648); as in Pelsmaeker & Aziz, ACL 2020"
     family = "prior"
-    order = 98
-    neutral = "its prior is learned"
+    table_order = 98
+    vae_settings = "its prior is learned"
 
     @dataclass(frozen=True)
     class Config:

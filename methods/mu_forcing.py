@@ -13,10 +13,10 @@ from bench.method import Method, check_ranges
 class MuForcing(Method):
     summary = "a floor under the variance of posterior means"
     citation = "Liu et al., TALLIP 2019"
-    order = 73
-    shown = ("margin",)
+    table_order = 73
+    display_params = ("margin",)
     footnotes = {"au": "its loss asks for spread of posterior means"}
-    neutral = {"margin": 0.0}
+    vae_settings = {"margin": 0.0}
 
     @dataclass(frozen=True)
     class Config:

@@ -28,9 +28,9 @@ class PoolingEncoder(Method):
     summary = "posterior from all encoder states, pooled"
     citation = "Long et al., 2019 (arXiv 1911.03976)"
     family = "posterior"
-    order = 88
+    table_order = 88
     modalities = ("text",)
-    neutral = "it reads other features"
+    vae_settings = "it reads other features"
 
     @dataclass(frozen=True)
     class Config:

@@ -20,13 +20,13 @@ class PretrainedFreeBits(Method):
     summary = "encoder of an autoencoder, then free bits with a fresh decoder (FBP)"
     citation = "Li et al., EMNLP 2019"
     family = "optimisation"
-    order = 61
-    shown = ("target",)
-    refuses = {
+    table_order = 61
+    display_params = ("target",)
+    incompatible_with = {
         "schedule": "it anneals from 0, by definition",
-        "rate": "it has a form of the KL term of its own",
+        "kl_term": "it has a form of the KL term of its own",
     }
-    neutral = "it starts from another encoder"
+    vae_settings = "it starts from another encoder"
 
     @dataclass(frozen=True)
     class Config:
@@ -42,19 +42,19 @@ class PretrainedFreeBits(Method):
         return Linear(start=0.0)
 
     def phases(self):
-        return Phase("pretraining", self.config.share, judged_by=None), Phase("main", 1 - self.config.share)
+        return Phase("pretraining", self.config.share, selection_metric=None), Phase("main", 1 - self.config.share)
 
     def build(self, model, data):
-        self.fresh = deepcopy([model.to_decoder.state_dict(), model.decoder.state_dict()])
+        self.fresh = deepcopy([model.latent_to_decoder.state_dict(), model.decoder.state_dict()])
         return model
 
-    def rate(self, terms):
-        return FreeBits(self.config.target).of(terms.kl, terms.kl_dim)
+    def kl_loss(self, terms):
+        return FreeBits(self.config.target)(terms.kl, terms.kl_dim)
 
     def loss(self, ctx, terms):
         return terms.rec.mean() if ctx.phase.name == "pretraining" else super().loss(ctx, terms)
 
-    def on(self, event, ctx):
-        if event == "phase_start" and ctx.phase.name == "main":
-            for module, state in zip((ctx.model.to_decoder, ctx.model.decoder), self.fresh, strict=True):
+    def on_phase_start(self, ctx):
+        if ctx.phase.name == "main":
+            for module, state in zip((ctx.model.latent_to_decoder, ctx.model.decoder), self.fresh, strict=True):
                 module.load_state_dict(state)

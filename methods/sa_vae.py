@@ -20,10 +20,10 @@ class SemiAmortisedVAE(Method):
     summary = "encoder's posterior refined by SVI, trained through the refinement"
     citation = "Kim et al., ICML 2018"
     family = "posterior"
-    order = 40
+    table_order = 40
     suites = {"core": ["sa_vae"], "paper": ["sa_vae", "sa_vae+anneal"]}
-    reduced = {"quick": {"steps": 2}, "small": {"steps": 5}}
-    neutral = {"steps": 0}
+    preset_overrides = {"quick": {"steps": 2}, "small": {"steps": 5}}
+    vae_settings = {"steps": 0}
 
     @dataclass(frozen=True)
     class Config:

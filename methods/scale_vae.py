@@ -36,14 +36,14 @@ class ScaleVAE(BatchNormalised):
     summary = "means scaled up for the decoder, not for the KL"
     citation = "Song et al., LREC-COLING 2024"
     family = "posterior"
-    order = 84
+    table_order = 84
     revision = 2
-    shown = ("spread",)
+    display_params = ("spread",)
     footnotes = {
         "au": "near its maximum by construction: the spread of posterior means is fixed",
         "kl": "of the scaled posterior, which the decoder sees; its loss has the KL of the other",
     }
-    neutral = "no setting leaves the means as they are"
+    vae_settings = "no setting leaves the means as they are"
 
     @dataclass(frozen=True)
     class Config:
@@ -56,8 +56,8 @@ class ScaleVAE(BatchNormalised):
         model.head = ScaledHead(model.head, model.latent_dim, self.config.spread)
         return model
 
-    def terms(self, ctx, x):
-        terms = super().terms(ctx, x)
+    def elbo_terms(self, ctx, x):
+        terms = super().elbo_terms(ctx, x)
         terms.kl_dim = ctx.model.prior.kl_dim(terms.q.unscaled)
         terms.kl = terms.kl_dim.sum(-1)
         return terms

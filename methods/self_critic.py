@@ -16,8 +16,8 @@ from bench.method import Method, check_ranges
 class SelfCritic(Method):
     summary = "q(z|x) must tell which example a code came from"
     citation = "Menon et al., UAI 2022"
-    order = 72
-    neutral = {"lam": 0.0}
+    table_order = 72
+    vae_settings = {"lam": 0.0}
 
     @dataclass(frozen=True)
     class Config:

@@ -40,8 +40,8 @@ class SharesOfBlocks(nn.Module):
 class SkipDecoder(MaskedCNNDecoder):
     """The decoder with z's shares of its blocks behind that of layer 0."""
 
-    def of_image(self, x):
-        own = super().of_image(x)
+    def image_projection(self, x):
+        own = super().image_projection(x)
         return F.pad(own, (0, 0, 0, 0, 0, self.width - own.shape[1]))
 
     def forward(self, h):
@@ -53,8 +53,8 @@ class SkipVAE(Method):
     summary = "z enters every layer of the decoder"
     citation = "Dieng et al., AISTATS 2019"
     family = "decoder"
-    order = 91
-    neutral = "its decoder has weights for z in every layer"
+    table_order = 91
+    vae_settings = "its decoder has weights for z in every layer"
 
     def build(self, model, data):
         (self.text if data.modality == "text" else self.image)(model)
@@ -74,4 +74,4 @@ class SkipVAE(Method):
         channels = decoder.norm.num_features
         decoder.sizes = [channels, *[channels // 2] * len(decoder.blocks)]
         decoder.width = sum(decoder.sizes)
-        model.to_decoder = SharesOfBlocks(model.to_decoder, decoder.width - channels)
+        model.latent_to_decoder = SharesOfBlocks(model.latent_to_decoder, decoder.width - channels)

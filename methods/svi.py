@@ -20,10 +20,10 @@ class StochasticVI(Method):
     summary = "no encoder, posteriors by SVI from the prior on"
     citation = "Hoffman et al., JMLR 2013; as in Kim et al., ICML 2018"
     family = "posterior"
-    order = 41
-    reduced = {"quick": {"steps": 3}, "small": {"steps": 5}}
-    neutral = "it has no encoder"
-    refuses = {"rate": "the KL of its posteriors does not depend on what is trained"}
+    table_order = 41
+    preset_overrides = {"quick": {"steps": 3}, "small": {"steps": 5}}
+    vae_settings = "it has no encoder"
+    incompatible_with = {"kl_term": "the KL of its posteriors does not depend on what is trained"}
 
     @dataclass(frozen=True)
     class Config(VAEWithSVI.Config):

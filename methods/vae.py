@@ -9,6 +9,6 @@ from bench.method import Method
 class BasicVAE(Method):
     summary = "the basic VAE"
     citation = "Kingma & Welling, ICLR 2014"
-    order = 10
+    table_order = 10
     suites = {"core": ["vae"], "paper": ["vae", "vae+anneal"], "lag": ["vae"]}
     baseline = True

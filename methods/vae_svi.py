@@ -7,7 +7,7 @@ et al.'s ablation.
 
 from dataclasses import dataclass
 
-from bench.method import Method, Terms, check_ranges
+from bench.method import ELBOTerms, Method, check_ranges
 from bench.models.vae import fixed_statistics, frozen
 
 from .parts.refinement import refine
@@ -17,9 +17,9 @@ class VAEWithSVI(Method):
     summary = "encoder's posterior refined by SVI, each trained on its own"
     citation = "Kim et al., ICML 2018"
     family = "posterior"
-    order = 42
-    reduced = {"quick": {"steps": 2}, "small": {"steps": 5}}
-    neutral = {"steps": 0}
+    table_order = 42
+    preset_overrides = {"quick": {"steps": 2}, "small": {"steps": 5}}
+    vae_settings = {"steps": 0}
 
     @dataclass(frozen=True)
     class Config:
@@ -40,12 +40,12 @@ class VAEWithSVI(Method):
     def refined(self, ctx, x, q):
         return refine(ctx, x, q, differentiable=False, **vars(self.config))
 
-    def terms(self, ctx, x):
+    def elbo_terms(self, ctx, x):
         if not self.config.steps:
-            return super().terms(ctx, x)
+            return super().elbo_terms(ctx, x)
         first = ctx.model.encode(x)
         q = self.refined(ctx, x, first)
-        terms = Terms.of(ctx.model, x, q, q.rsample(1, ctx.generator()))
+        terms = ELBOTerms.from_samples(ctx.model, x, q, q.rsample(1, ctx.generator()))
         terms.extra["first"] = first
         return terms
 
@@ -58,7 +58,7 @@ class VAEWithSVI(Method):
 
     def encoder_loss(self, ctx, terms):
         q, model = terms.extra["first"], ctx.model
-        generative = model.parts()["decoder"]
+        generative = model.submodules()["decoder"]
         with frozen(p for module in generative for p in module.parameters()), fixed_statistics(*generative):
-            first = Terms.of(model, terms.x, q, q.rsample(1, ctx.generator("first")))
+            first = ELBOTerms.from_samples(model, terms.x, q, q.rsample(1, ctx.generator("first")))
         return super().loss(ctx, first)

@@ -8,8 +8,8 @@ from .vae_svi import VAEWithSVI
 
 class VAEWithSVIAndKL(VAEWithSVI):
     summary = "encoder taught to hit where SVI ends"
-    order = 43
-    refuses = {"rate": "the KL to the prior trains neither its encoder nor its decoder"}
+    table_order = 43
+    incompatible_with = {"kl_term": "the KL to the prior trains neither its encoder nor its decoder"}
 
     def encoder_loss(self, ctx, terms):
         first, last = terms.extra["first"], terms.q

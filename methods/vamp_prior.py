@@ -50,9 +50,9 @@ class VampPrior(Method):
     summary = "a prior of posteriors at learned pseudo-inputs"
     citation = "Tomczak & Welling, AISTATS 2018"
     family = "prior"
-    order = 97
-    reduced = {"quick": {"components": 50}, "small": {"components": 100}}
-    neutral = "its prior is learned"
+    table_order = 97
+    preset_overrides = {"quick": {"components": 50}, "small": {"components": 100}}
+    vae_settings = "its prior is learned"
 
     @dataclass(frozen=True)
     class Config:

@@ -31,18 +31,18 @@ class VonMisesFisherVAE(Method):
     summary = "posteriors of fixed concentration on the sphere"
     citation = "Xu & Durrett, EMNLP 2018; Davidson et al., UAI 2018"
     family = "posterior"
-    order = 83
-    shown = ("kappa",)
-    refuses = {
+    table_order = 83
+    display_params = ("kappa",)
+    incompatible_with = {
         "schedule": "its KL is a constant, which no weight changes",
-        "rate": "its KL is a constant, which no form of the term changes",
+        "kl_term": "its KL is a constant, which no form of the term changes",
     }
     footnotes = {
         "kl": "a constant, given by κ",
         "au": "of unit vectors, whose components vary by about 1/D where directions differ",
         "gap_amortisation": "below 0 where its posterior is better than the best Gaussian",
     }
-    neutral = "z is on a sphere"
+    vae_settings = "z is on a sphere"
 
     @dataclass(frozen=True)
     class Config:

@@ -27,11 +27,11 @@ class FlooredHead(nn.Module):
 class WassersteinAutoencoder(Method):
     summary = "no KL, the MMD of the aggregate posterior to the prior instead"
     citation = "Tolstikhin et al., ICLR 2018"
-    order = 66
+    table_order = 66
     revision = 2
-    refuses = {"schedule": "it has no KL term that a weight could change", "rate": "it has no KL term"}
+    incompatible_with = {"schedule": "it has no KL term that a weight could change", "kl_term": "it has no KL term"}
     footnotes = {column: "its loss has no KL, so it seeks no ELBO" for column in ("nll", "elbo", "kl")}
-    neutral = "the KL term is what it lacks"
+    vae_settings = "the KL term is what it lacks"
 
     @dataclass(frozen=True)
     class Config:
@@ -42,7 +42,7 @@ class WassersteinAutoencoder(Method):
             check_ranges(self, not_negative="lam")
 
     def phases(self):
-        return (Phase(judged_by="loss"),)
+        return (Phase(selection_metric="loss"),)
 
     def build(self, model, data):
         model.head = FlooredHead(model.head, self.config.floor)

@@ -31,10 +31,10 @@ class WordDropout(Method):
     summary = "decoder inputs replaced by <unk> at random"
     citation = "Bowman et al., CoNLL 2016"
     family = "decoder"
-    order = 90
+    table_order = 90
     modalities = ("text",)
-    shown = ("rate",)
-    neutral = {"rate": 0.0}
+    display_params = ("rate",)
+    vae_settings = {"rate": 0.0}
 
     @dataclass(frozen=True)
     class Config:

@@ -32,18 +32,18 @@ MODEL = ImageModelConfig(
     maps=2,
 )
 TRAIN = TrainConfig(
-    epochs=3, epoch_updates=4, batch_size=10, ramp=0.5, val_examples=20, extra_updates=6.0, mi_rule="mi"
+    epochs=3, epoch_updates=4, batch_size=10, ramp=0.5, val_examples=20, max_encoder_updates=6.0, mi_rule="mi"
 )
 EVALUATION = EvaluationConfig(
     test_examples=20,
     iw_samples=25,
     batch_size=10,
     pictures=2,
-    metrics=("common", "use"),
-    common_examples=4,
-    common_steps=3,
-    common_samples=25,
-    use_examples=6,
+    metrics=("refined_iw", "latent_use"),
+    refined_iw_examples=4,
+    refined_iw_steps=3,
+    refined_iw_samples=25,
+    latent_use_examples=6,
 )
 TOY = Preset("toy", "for tests", 1, (), MODEL, TRAIN, EVALUATION)
 

@@ -217,7 +217,7 @@ def finished(out: Path) -> dict[Path, tuple[int, str]]:
 
 
 def is_done(cell: CellFolder) -> bool:
-    return cell.trained() and {"common", "use"} <= {*(cell.evaluation() or {}).get("groups", {})}
+    return cell.trained() and {"refined_iw", "latent_use"} <= {*(cell.evaluation() or {}).get("groups", {})}
 
 
 def numbers(out: Path) -> dict:
@@ -243,7 +243,16 @@ def numbers(out: Path) -> dict:
     return found
 
 
-TRAINING = ("status", "updates", "extra_updates", "best_update", "stopped_by", "flops", "updates_by_kind", "parameters")
+TRAINING = (
+    "status",
+    "updates",
+    "encoder_updates",
+    "best_update",
+    "stopped_by",
+    "flops",
+    "updates_by_kind",
+    "parameters",
+)
 
 
 def litter(out: Path) -> list[str]:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from bench.evaluation.estimators import ais as annealed
-from bench.evaluation.estimators.ais import annealed_log_weights, reverse_log_weights
+from bench.evaluation.estimators.ais import ais_log_weights, reverse_log_weights
 from bench.evaluation.estimators.likelihood import importance_weighted_nll
 from bench.evaluation.estimators.proposal import streams
 from bench.models.distributions import Gaussian
 from tests.linear_gaussian import LinearGaussian, generator
 from tests.test_inference import Sigmoid
-from tests.test_proposal import untouched  # noqa: F401, a fixture
+from tests.test_proposal import freeze_groups  # noqa: F401, a fixture
 
 CHUNK = 10_000
 
@@ -30,7 +30,7 @@ def pca() -> LinearGaussian:
 
 def errors(model: LinearGaussian, x: Tensor, chains: int, steps: int, start: Gaussian | None = None) -> list[Tensor]:
     """How far the forward and the reverse estimate are above log p(x): two ``[N]``."""
-    forward = annealed_log_weights(model, x, generator(), CHUNK, chains, steps, start)
+    forward = ais_log_weights(model, x, generator(), CHUNK, chains, steps, start)
     z = model.exact_samples(x)
     reverse = reverse_log_weights(model, x, z, generator(), CHUNK, chains, steps, start)
     truth = model.log_px(x)
@@ -90,7 +90,7 @@ def test_weights_are_unbiased_however_few_the_densities():
     model = LinearGaussian(2, 1.0)
     x = 0.3 * model.data(3)  # where weights have no long tail, whose mean would take ever more chains
     truth = model.log_px(x).unsqueeze(1)
-    forward = annealed_log_weights(model, x, generator(), CHUNK, chains=3000, steps=12) - truth
+    forward = ais_log_weights(model, x, generator(), CHUNK, chains=3000, steps=12) - truth
     many = x.repeat_interleave(3000, dim=0)
     reverse = reverse_log_weights(model, many, model.exact_samples(many), generator(), CHUNK, chains=1, steps=12)
     for weights in (forward.exp(), (truth - reverse.view(3, -1)).exp()):
@@ -156,7 +156,7 @@ def test_nothing_depends_on_the_chunk_nor_on_the_other_examples(reverse):
     def weights(count: int, chunk: int) -> Tensor:
         if reverse:
             return reverse_log_weights(model, x[:count], z[:count], generator(), chunk, 4, 12)
-        return annealed_log_weights(model, x[:count], generator(), chunk, 4, 12)
+        return ais_log_weights(model, x[:count], generator(), chunk, 4, 12)
 
     whole = weights(7, CHUNK)
     torch.testing.assert_close(weights(7, 9), whole, rtol=0, atol=1e-6)
@@ -168,7 +168,7 @@ def test_no_more_pairs_are_decoded_at_a_time_than_asked(monkeypatch):
     model, decoded = LinearGaussian(3, 0.7), []
     inner = model.log_prob
     monkeypatch.setattr(model, "log_prob", lambda x, z: decoded.append(z.shape[0] * z.shape[1]) or inner(x, z))
-    annealed_log_weights(model, model.data(5), generator(), 6, 10, 4)
+    ais_log_weights(model, model.data(5), generator(), 6, 10, 4)
     assert max(decoded) <= 6
     assert sum(decoded) == 5 * ((1 + 3 * 10) * 10 + (1 + 4 * 10) * annealed.PILOTS)
 
@@ -180,15 +180,15 @@ def test_where_the_decoder_gives_no_probability_weights_are_nothing_and_no_chain
 
     model = Cliff(2)
     model.latent_dim = 2
-    weights = annealed_log_weights(model, model.data(4), generator(), CHUNK, 20, 30)
+    weights = ais_log_weights(model, model.data(4), generator(), CHUNK, 20, 30)
     assert weights.isfinite().any(dim=1).all() and not weights.isnan().any()
     assert (weights == -math.inf).any(), "too easy to tell"
 
 
-def test_a_vae_is_left_as_it_was(untouched):  # noqa: F811
-    model, x = untouched
+def test_a_vae_is_left_as_it_was(freeze_groups):  # noqa: F811
+    model, x = freeze_groups
     with torch.no_grad():
-        found, again = (annealed_log_weights(model, x, generator(), 100, 3, 4) for _ in range(2))
+        found, again = (ais_log_weights(model, x, generator(), 100, 3, 4) for _ in range(2))
         backwards = reverse_log_weights(model, x, torch.zeros(len(x), model.latent_dim), generator(), 100, 3, 4)
     assert found.shape == backwards.shape == (6, 3)
     assert found.dtype == backwards.dtype == torch.float64

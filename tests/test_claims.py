@@ -26,13 +26,15 @@ def cell(
         "dataset": {"title": "reviews", "modality": "text"},
         "preset": "small",
         "preset_notes": ["reduced"],
-        "train": {"epochs": 10, "extra_updates": cap},
+        "train": {"epochs": 10, "encoder_updates": cap},
         "base_seed": 0,
         "seed": seed,
     }
     counts = [sum(extra[: epoch + 1]) for epoch in range(len(extra))]
-    history = [{"update": 10 * (e + 1), "extra_updates": n, "mi": 1.0 + e, "elbo": -9.0} for e, n in enumerate(counts)]
-    result = {"status": "ok", "flops": 100.0, "train_seconds": 10.0, "extra_updates": counts[-1]}
+    history = [
+        {"update": 10 * (e + 1), "encoder_updates": n, "mi": 1.0 + e, "elbo": -9.0} for e, n in enumerate(counts)
+    ]
+    result = {"status": "ok", "flops": 100.0, "train_seconds": 10.0, "encoder_updates": counts[-1]}
     metrics = {"nll": 50.0, "kl": 1.0, "mi": 0.9, "au": 2, "collapsed": False}
     for name, value in values.items():
         (result if name in result else metrics)[name] = value
@@ -96,13 +98,13 @@ def test_the_lowest_nll_goes_by_paired_intervals(b: tuple[float, ...], verdict: 
     assert len(found.details) == 2
 
 
-def test_the_lowest_nll_is_the_common_proposal_nll_where_every_cell_has_it():
+def test_the_lowest_nll_is_the_refined_proposal_nll_where_every_cell_has_it():
     cells = with_nll(a=(50.0, 51.0), b=(49.0, 50.1), c=(60.0, 61.0))
     for each, common in zip(cells, (45.0, 46.0, 48.0, 49.1, 59.0, 60.3), strict=True):
-        each.evaluation["metrics"]["nll_common"] = common
+        each.evaluation["metrics"]["nll_refined"] = common
     found = examine(LOWEST, *cells)
     assert (found.verdict, found.details[0][:5]) == ("holds", "-3.05")
-    cells[-1].evaluation["metrics"]["nll_common"] = None
+    cells[-1].evaluation["metrics"]["nll_refined"] = None
     found = examine(LOWEST, *cells)
     assert (found.verdict, found.details[0][:5]) == ("does not hold", "+0.95")
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 METHOD = (
     "from bench.method import Method\n\n\nclass Half(Method):\n"
     "    summary = 'half the KL'\n    citation = 'here'\n\n"
-    "    def rate(self, terms):\n        return 0.5 * terms.kl.mean()\n"
+    "    def kl_loss(self, terms):\n        return 0.5 * terms.kl.mean()\n"
 )
 
 

@@ -156,7 +156,7 @@ def blocks(values: np.ndarray) -> dict[str, pd.DataFrame]:
     methods = [f"method{i}" for i in range(values.shape[1])]
     return {
         f"block{b}": pd.DataFrame(
-            {"method": methods, "nll": row, "nll_common": math.nan, "selection": "", "baseline": False}
+            {"method": methods, "nll": row, "nll_refined": math.nan, "selection": "", "baseline": False}
         )
         for b, row in enumerate(values)
     }

@@ -38,7 +38,7 @@ def test_compiled_training_is_the_same_up_to_rounding(request, tmp_path, make, e
 def test_evaluation_is_as_ever(trainer, tmp_path):
     run = trainer("vae", tmp_path)
     run.model.eval()
-    x = run.ctx.outer_batch()
+    x = run.ctx.next_main_batch()
     before = run.model.encode(x).mean, run.model.log_prob(x, torch.zeros(len(x), 1, run.model.latent_dim))
     compile_networks(run.model, dynamic=False)
     after = run.model.encode(x).mean, run.model.log_prob(x, torch.zeros(len(x), 1, run.model.latent_dim))

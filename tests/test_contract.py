@@ -25,10 +25,10 @@ from bench.training.factory import fresh
 from .conftest import MODEL, TEXT_MODEL, TEXT_TOY, TOY, TRAIN, assert_equal_weights, planner, trainers
 
 METHODS = registry.method_names()
-PARTS = {"schedule": "anneal", "rate": "free_bits(target=50.0,placement=total_example)"}
-ATTACHED = [(name, kind) for name in METHODS for kind in PARTS if kind not in registry.method(name).refuses]
+PARTS = {"schedule": "anneal", "kl_term": "free_bits(target=50.0,placement=total_example)"}
+ATTACHED = [(name, kind) for name in METHODS for kind in PARTS if kind not in registry.method(name).incompatible_with]
 MOVED = {"control_vae": "control_vae(target=0.001)", "free_bits": "free_bits(target=0.0)"}  # else constant
-REFUSED = [(name, kind) for name in METHODS for kind in registry.method(name).refuses]
+REFUSED = [(name, kind) for name in METHODS for kind in registry.method(name).incompatible_with]
 STATEFUL = ["vae", "sa_vae(steps=2)", "aggressive", "bn_vae", "geco", "pretrained_free_bits", "mdr", "aae"]
 
 
@@ -58,7 +58,7 @@ def one(expression: str) -> str:
 
 def light(name: str) -> str:
     """The method with as few inner steps as the smallest preset has."""
-    settings = registry.method(name).reduced.get("quick", {})
+    settings = registry.method(name).preset_overrides.get("quick", {})
     return f"{name}({','.join(f'{key}={value}' for key, value in settings.items())})" if settings else name
 
 
@@ -96,7 +96,7 @@ def test_trains_and_evaluates(name, modality, toys):
         q = method.posterior(EvaluationContext(model.eval(), toy.data.info, TRAIN, 0), x, train=False)
         lacking = unknown(q, model.prior) & metrics.keys()
         assert {name for name, value in metrics.items() if value is None or not math.isfinite(value)} == lacking
-    assert math.isfinite(metrics["nll_common"])
+    assert math.isfinite(metrics["nll_refined"])
     assert metrics["elbo"] == pytest.approx(-metrics["rec"] - (metrics["kl"] or 0))
 
 
@@ -115,7 +115,7 @@ def test_what_is_attached_changes_training(name, kind, toys, tmp_path):
 
 @pytest.mark.parametrize(("name", "kind"), REFUSED)
 def test_what_makes_no_sense_is_refused_with_the_reason(name, kind):
-    with pytest.raises(UserError, match=f"makes no sense: {re.escape(registry.method(name).refuses[kind])}"):
+    with pytest.raises(UserError, match=f"makes no sense: {re.escape(registry.method(name).incompatible_with[kind])}"):
         variants([f"{name}+{PARTS[kind]}"], "quick")
 
 
@@ -173,7 +173,7 @@ def test_posterior_has_the_shapes_of_the_contract(name, toys):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_neutral_setting_is_the_basic_vae_bit_for_bit(name, toys, tmp_path):
-    neutral = registry.method(name).neutral
+    neutral = registry.method(name).vae_settings
     if isinstance(neutral, str):
         assert len(neutral) > 10, "the reason why there is no neutral setting"
         return

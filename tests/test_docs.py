@@ -99,7 +99,7 @@ def test_every_metric_is_documented(expression, modality, request):
     data = tensors.load(prepared, TEXT_MODEL if text else MODEL)
     labels = {split: np.arange(len(getattr(data, split))) % 3 for split in ("train", "val", "test")}
     sizes = {f"{group}_examples": 3 for group in GROUPS} | {"probe_examples": 60, "pictures": 0}
-    sizes |= {"common_steps": 2, "common_samples": 25, "annealed_steps": 2, "annealed_chains": 2}
+    sizes |= {"refined_iw_steps": 2, "refined_iw_samples": 25, "ais_steps": 2, "ais_chains": 2}
     config = dataclasses.replace(EVALUATION, metrics=GROUPS, **sizes)
     record = evaluate(method, model, dataclasses.replace(data, labels=labels), TRAIN, config, seed).record
     documented = set(re.findall(r"`(\w+)`", (DOCS / "metrics.md").read_text("utf-8")))
@@ -154,7 +154,7 @@ def test_a_method_as_printed_runs(page, name, text_trainer, tmp_path, monkeypatc
     (tmp_path / f"{name}.py").write_text(code, "utf-8")
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     monkeypatch.setattr(registry, "method_names", lambda: tuple(sorted([*METHODS, name])))
-    neutral = ",".join(f"{key}={value}" for key, value in registry.method(name).neutral.items())
+    neutral = ",".join(f"{key}={value}" for key, value in registry.method(name).vae_settings.items())
     ends = {}
     for row in (f"{name}({neutral})", name, "vae"):
         text_trainer(row, tmp_path / row).run()
@@ -171,7 +171,7 @@ def test_constants_are_as_documented():
         if name in ("active_units", "informative_units", "variance_ratio_units")
     }
     reverse = inspect.signature(kl_aggregate_reverse).parameters["samples"].default
-    refinement = inspect.signature(proposal.common_proposal).parameters
+    refinement = inspect.signature(proposal.refined_proposal).parameters
     for sentence in (
         f"`mi` < {COLLAPSED_BELOW} nats",
         f"Var_n(E_q z_d) > {threshold['active_units']} ",
@@ -185,16 +185,16 @@ def test_constants_are_as_documented():
         f"move of {annealed.LEAPFROGS} leapfrog steps",
         f"(aim: {annealed.ACCEPTED:.0%} accepted)".replace("%", " %"),
         f"from {reverse:,} samples of the prior",
-        f"`common_steps` = {EvaluationConfig().common_steps} steps",
-        f"`common_samples` = {EvaluationConfig().common_samples} samples",
-        f"{WORDS[groups.USE_SAMPLES]} samples of z for each of `use_examples`",
+        f"`refined_iw_steps` = {EvaluationConfig().refined_iw_steps} steps",
+        f"`refined_iw_samples` = {EvaluationConfig().refined_iw_samples} samples",
+        f"{WORDS[groups.USE_SAMPLES]} samples of z for each of `latent_use_examples`",
         f"stratified {WORDS[representation.FOLDS].lower()}-fold cross-validation",
         f"Above {UNRELIABLE_K} the estimate is not to be trusted",
     ):
         assert sentence in text, f"metrics.md does not say: {sentence}"
 
 
-def test_the_example_of_the_common_proposal_is_as_documented():
+def test_the_example_of_the_refined_proposal_is_as_documented():
     """The third row of the table in metrics.md: the plain estimate is a nat too high, the common proposal is not."""
     (row,) = re.findall(r"^\| its means off by 0.3 \|(.*)\|$", (DOCS / "metrics.md").read_text("utf-8"), re.MULTILINE)
     elbo, _, iw_500, *_, common = (float(number) for number in row.split("|"))
@@ -203,7 +203,7 @@ def test_the_example_of_the_common_proposal_is_as_documented():
     truth, q = -model.log_px(x), model.mean_field(x, 0.3)
     z = q.rsample(500, generator(1))
     weights = model.log_prob(x, z) + model.prior.log_prob(z) - q.log_prob(z)
-    refined = proposal.common_log_weights(model, x, q, generator(2), chunk=100).log_weights
+    refined = proposal.refined_log_weights(model, x, q, generator(2), chunk=100).log_weights
     assert (-weights.mean(1) - truth).mean().item() == pytest.approx(elbo, abs=0.3)
     assert (importance_weighted_nll(weights) - truth).mean().item() == pytest.approx(iw_500, abs=0.2)
     assert (importance_weighted_nll(refined) - truth).mean().item() == pytest.approx(common, abs=0.04)

@@ -21,9 +21,9 @@ EVERY = replace(
     metrics=GROUPS,
     convergence_examples=2,
     probe_examples=30,
-    annealed_examples=2,
-    annealed_chains=3,
-    annealed_steps=8,
+    ais_examples=2,
+    ais_chains=3,
+    ais_steps=8,
 )
 
 
@@ -58,8 +58,8 @@ def test_every_group_finds_what_it_promises(planned, task):
     record = run(cell, task, EVERY)
     metrics = record["metrics"]
     assert record["groups"].keys() == {*GROUPS}
-    assert record["groups"]["annealed"]["settings"] == {"examples": 2, "chains": 3, "steps": 8}
-    for name in ("nll_common", "nll_50", "nll_500", "nll_5000", "nll_annealed", "shuffle_gap", "prior_gap"):
+    assert record["groups"]["ais"]["settings"] == {"examples": 2, "chains": 3, "steps": 8}
+    for name in ("nll_refined", "nll_50", "nll_500", "nll_5000", "nll_ais", "shuffle_gap", "prior_gap"):
         assert math.isfinite(metrics[name]), name
     assert metrics["nll_50"] >= metrics["nll_500"] - 0.05 and metrics["nll_500"] >= metrics["nll_5000"] - 0.05
     assert metrics["gap_inference"] == pytest.approx(metrics["gap_amortisation"] + metrics["gap_approximation"])
@@ -71,8 +71,8 @@ def test_every_group_finds_what_it_promises(planned, task):
 
 def test_a_model_without_a_latent_is_judged_exactly(planned, task):
     metrics = run(planned("autoregressive"), task, EVERY)["metrics"]
-    assert metrics["nll_common"] == metrics["nll"] and metrics["nll_common_se"] > 0
-    for name in ("shuffle_gap", "gap_inference", "nll_5000", "nll_annealed", "mi_high", "pareto_k", "au_ratio"):
+    assert metrics["nll_refined"] == metrics["nll"] and metrics["nll_refined_se"] > 0
+    for name in ("shuffle_gap", "gap_inference", "nll_5000", "nll_ais", "mi_high", "pareto_k", "au_ratio"):
         assert metrics[name] is None, name
 
 
@@ -80,18 +80,18 @@ def test_the_common_nll_of_all_examples_is_the_plain_one_corrected_by_the_sample
     cell = planned("vae")
     metrics = run(cell, task, EVALUATION)["metrics"]
     examples = pd.read_parquet(cell.folder.path / "examples.parquet")
-    sampled = examples.dropna(subset=["nll_common"])
-    assert len(sampled) == EVALUATION.common_examples and list(sampled["index"]) == [0, 6, 13, 19]
-    correction = (sampled["nll_common"] - sampled["nll"]).mean()
-    assert metrics["nll_common"] == pytest.approx(examples["nll"].mean() + correction)
+    sampled = examples.dropna(subset=["nll_refined"])
+    assert len(sampled) == EVALUATION.refined_iw_examples and list(sampled["index"]) == [0, 6, 13, 19]
+    correction = (sampled["nll_refined"] - sampled["nll"]).mean()
+    assert metrics["nll_refined"] == pytest.approx(examples["nll"].mean() + correction)
     assert metrics["elbo_refined"] == pytest.approx(sampled["elbo_refined"].mean())
 
 
-def test_a_common_proposal_of_every_example_is_the_mean_over_all(planned, task):
+def test_a_refined_proposal_of_every_example_is_the_mean_over_all(planned, task):
     cell = planned("vae")
-    metrics = run(cell, task, replace(EVALUATION, common_examples=1000))["metrics"]
+    metrics = run(cell, task, replace(EVALUATION, refined_iw_examples=1000))["metrics"]
     examples = pd.read_parquet(cell.folder.path / "examples.parquet")
-    assert metrics["nll_common"] == pytest.approx(examples["nll_common"].mean())
+    assert metrics["nll_refined"] == pytest.approx(examples["nll_refined"].mean())
 
 
 @pytest.mark.parametrize("expression", ["vae", "sa_vae", "aggressive"])
@@ -115,7 +115,7 @@ def test_what_is_missing_of_an_evaluation():
     about = {"config": EVERY.base, "version": EVALUATION_VERSION}
     whole = about | {"groups": {name: {"settings": EVERY.group(name)} for name in GROUPS}}
     assert EVERY.missing(whole) == ()
-    assert replace(EVERY, common_steps=7).missing(whole) == ("common",)
+    assert replace(EVERY, refined_iw_steps=7).missing(whole) == ("refined_iw",)
     assert EVERY.missing(about) == GROUPS
     assert replace(EVERY, iw_samples=7).missing(whole)[0] == "basic"
     assert EVERY.missing(whole | {"version": 1})[0] == "basic", "what is measured has changed since"

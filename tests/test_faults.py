@@ -210,11 +210,11 @@ FAILURES = [
               "failed: beta_vae.* RuntimeError: one$", "failed"),
     Injection("NaN in the loss", hook("loss", faults.not_a_number), "failed: .*loss is not finite at update 1 of",
               "failed", fast=True),
-    Injection("NaN in the rate", hook("rate", faults.not_a_number), "failed: .*loss is not finite at update 1 of",
+    Injection("NaN in the rate", hook("kl_loss", faults.not_a_number), "failed: .*loss is not finite at update 1 of",
               "failed"),
     *(
         Injection(f"{name} raises", hook(name, faults.raise_), rf"failed: .*out of numbers .*hook '{name}'", "failed")
-        for name in ("loss", "rate", "terms", "posterior", "objective", "step", "on", "phases", "build", "param_groups",
+        for name in ("loss", "kl_loss", "elbo_terms", "posterior", "objective", "step", "on", "phases", "build", "param_groups",
                      "state_dict")
     ),
     *(
@@ -327,7 +327,7 @@ def ended(injection: Injection, place: Place, status: int, printed: str, finishe
     assert [line for line in printed.splitlines() if re.search(injection.line, line)], printed
     assert status == injection.status, printed
     if injection.finished:
-        assert stamps(place.cell("vae").path) == finished, "a finished cell is untouched"
+        assert stamps(place.cell("vae").path) == finished, "a finished cell is freeze_groups"
     assert injection.end in ("any", state(place))
 
 

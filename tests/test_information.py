@@ -203,11 +203,11 @@ def test_ten_thousand_examples_take_seconds_and_little_memory(monkeypatch):
     """100 million pairs, on one thread; in memory a block at a time."""
     largest, pairwise = [0], Gaussian.pairwise_log_prob
 
-    def counted(q: Gaussian, z: Tensor) -> Tensor:
+    def count_flops(q: Gaussian, z: Tensor) -> Tensor:
         largest[0] = max(largest[0], len(z) * len(q.mean))
         return pairwise(q, z)
 
-    monkeypatch.setattr(Gaussian, "pairwise_log_prob", counted)
+    monkeypatch.setattr(Gaussian, "pairwise_log_prob", count_flops)
     q = channel(10_000, 32, 20.0)
     z, threads = q.rsample(1, generator(1))[:, 0], torch.get_num_threads()
     torch.set_num_threads(1)

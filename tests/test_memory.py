@@ -111,7 +111,7 @@ def trained(planned, task, monkeypatch):
 
     monkeypatch.setitem(memory.BUDGET, "cpu", 3 * 2**20)
     cell = planned("vae")
-    task = task(cell, evaluation=asdict(replace(EVALUATION, metrics=("common", "use", "annealed"), **FEW)))
+    task = task(cell, evaluation=asdict(replace(EVALUATION, metrics=("refined_iw", "latent_use", "ais"), **FEW)))
     cell.folder.describe(cell.config)
     cells.store_result(cell.folder, {"status": "ok", "attempt": 1} | cells.train(task))
 
@@ -122,7 +122,7 @@ def trained(planned, task, monkeypatch):
     return evaluated
 
 
-FEW = {"common_steps": 10, "annealed_examples": 1, "annealed_chains": 3, "annealed_steps": 4}
+FEW = {"refined_iw_steps": 10, "ais_examples": 1, "ais_chains": 3, "ais_steps": 4}
 
 
 @pytest.mark.parametrize("error", ERRORS[:2], ids=["gpu", "cpu"])

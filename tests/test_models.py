@@ -21,7 +21,7 @@ def count(*modules: nn.Module) -> int:
 def test_paper_sizes_are_the_published_ones():
     model = build_image_model(ImageModelConfig())
     assert count(model.features, model.head) == 752_448
-    assert count(model.to_decoder, model.decoder) == 894_400
+    assert count(model.latent_to_decoder, model.decoder) == 894_400
     assert count(build_image_model(ImageModelConfig(), latent=False)) == 778_368
 
 
@@ -31,7 +31,7 @@ def test_masked_taps_are_those_of_the_paper():
     held = [m for m in model.modules() if isinstance(m, MaskedConv)]
     always_zero = sum(m.reference_parameters - int(m.mask.sum()) for m in held)
     assert always_zero == 325_184
-    assert count(model.to_decoder, model.decoder) - always_zero == 569_216
+    assert count(model.latent_to_decoder, model.decoder) - always_zero == 569_216
 
 
 @pytest.mark.parametrize("name", ["quick", "small", "paper"])
@@ -71,7 +71,7 @@ def test_decoder_is_causal_in_the_image_and_open_to_z():
 
     def logits(x, z):
         decoder = model.decoder
-        return decoder(decoder.of_image(x) + model.to_decoder(z)).flatten()
+        return decoder(decoder.image_projection(x) + model.latent_to_decoder(z)).flatten()
 
     dependence = torch.autograd.functional.jacobian(lambda x: logits(x, z), x).reshape(49, 49)
     assert (dependence.triu() == 0).all(), "a pixel sees itself or one after it"

@@ -81,7 +81,9 @@ def test_two_updates_a_checkpoint_a_resume_and_ten_examples(
     torch.set_num_threads(1)
     data = {"image": strokes, "text": documents}[modality]
     preset = load_preset("paper", modality)
-    preset = replace(preset, train=replace(preset.train, epochs=1, val_examples=10, extra_updates=2.0, lag_examples=2))
+    preset = replace(
+        preset, train=replace(preset.train, epochs=1, val_examples=10, max_encoder_updates=2.0, lag_examples=2)
+    )
     rows, _ = variants([expression], "paper")
     (cell,) = plan(rows, data.info, preset, 1, 0, "cpu", tmp_path)
     assert cell.config["train"]["batch_size"] == {"image": 50, "text": 32}[modality]
@@ -140,7 +142,7 @@ preset = load_preset("paper", "image")
 method, model, seed = fresh(cell.config)
 trainer = Trainer(method, model, load(data, preset.model), preset.train, seed, Path(sys.argv[2]), lambda history: None)
 trainer.ctx.new_optimisers(1e-3)
-assert method.step(trainer.ctx, trainer.ctx.outer_batch()).isfinite()
+assert method.step(trainer.ctx, trainer.ctx.next_main_batch()).isfinite()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from bench.data import tensors
 from bench.evaluation.estimators.likelihood import effective_sample_size, importance_weighted_nll, pareto_k
-from bench.evaluation.estimators.proposal import WIDER, Mixture, common_log_weights, common_proposal, noise, streams
+from bench.evaluation.estimators.proposal import WIDER, Mixture, noise, refined_log_weights, refined_proposal, streams
 from bench.models.distributions import Gaussian
 from bench.training.factory import fresh
 from tests.conftest import MODEL, TEXT_MODEL
@@ -41,14 +41,14 @@ def correlated() -> LinearGaussian:
 # -- the NLL -------------------------------------------------------------------------------------------------------
 
 
-def test_a_bad_encoder_costs_a_nat_with_the_plain_estimate_and_nothing_with_the_common_proposal():
+def test_a_bad_encoder_costs_a_nat_with_the_plain_estimate_and_nothing_with_the_refined_proposal():
     model = pca()
     x = model.data(60)
     truth = -model.log_px(x)
     good, bad = model.mean_field(x), model.mean_field(x, offset=0.3)
     plain = importance_weighted_nll(log_weights(model, x, bad, 500)) - truth
     assert plain.mean() > 1
-    common = [common_log_weights(model, x, q, generator(), CHUNK).log_weights for q in (good, bad)]
+    common = [refined_log_weights(model, x, q, generator(), CHUNK).log_weights for q in (good, bad)]
     nll = [importance_weighted_nll(weights) for weights in common]
     for each in nll:
         error = (each - truth).std().item() / math.sqrt(len(x))
@@ -65,7 +65,7 @@ def test_the_proposal_is_the_same_from_wherever_it_starts(offset, factor):
         origin = Gaussian(torch.zeros(6, 8), torch.zeros(6, 8))
         best = model.mean_field(x) if isinstance(model, LinearGaussian) else origin
         one, other = (
-            common_proposal(model, x, q, generator(), CHUNK).narrow for q in (best, off(best, offset, factor))
+            refined_proposal(model, x, q, generator(), CHUNK).narrow for q in (best, off(best, offset, factor))
         )
         scale = (0.5 * one.logvar).exp()
         assert ((other.mean - one.mean) / scale).abs().mean() < 0.1
@@ -76,7 +76,7 @@ def test_a_start_too_far_off_shows_in_the_effective_sample_size():
     model = correlated()
     x = model.data(20)
     near, far = (
-        common_log_weights(model, x, model.mean_field(x, offset), generator(), CHUNK, steps=steps).log_weights
+        refined_log_weights(model, x, model.mean_field(x, offset), generator(), CHUNK, steps=steps).log_weights
         for offset, steps in ((0.0, 100), (3.0, 10))
     )
     assert effective_sample_size(near).mean() > 25
@@ -90,7 +90,7 @@ def test_correlations_that_no_diagonal_gaussian_has_cost_little():
     q = model.mean_field(x)
     truth = -model.log_px(x)
     narrow = (importance_weighted_nll(log_weights(model, x, q, 500)) - truth).mean().item()
-    common = importance_weighted_nll(common_log_weights(model, x, q, generator(), CHUNK).log_weights) - truth
+    common = importance_weighted_nll(refined_log_weights(model, x, q, generator(), CHUNK).log_weights) - truth
     assert -0.05 < common.mean().item() < 0.1
     assert common.mean().item() < 0.5 * narrow
 
@@ -100,7 +100,7 @@ def test_a_collapsed_posterior_costs_half_of_the_samples_at_most():
     model.weight = nn.Parameter(torch.zeros_like(model.weight), requires_grad=False)
     x = model.data(20)
     prior = Gaussian(torch.zeros(20, 32, dtype=torch.float64), torch.zeros(20, 32, dtype=torch.float64))
-    found = common_log_weights(model, x, prior, generator(), CHUNK)
+    found = refined_log_weights(model, x, prior, generator(), CHUNK)
     assert effective_sample_size(found.log_weights).min() > 0.5 * 500
     truth = model.log_prob(x, torch.zeros(20, 1, 32, dtype=torch.float64)).squeeze(1)
     torch.testing.assert_close(importance_weighted_nll(found.log_weights), -truth, rtol=0, atol=0.15)
@@ -114,7 +114,7 @@ def test_a_nonlinear_decoder_gives_the_same_nll_by_brute_force():
         z = model.prior.sample(200_000, generator(5)).expand(20, -1, -1)
         truth = torch.cat([importance_weighted_nll(model.log_prob(x[i : i + 1], z[i : i + 1])) for i in range(20)])
     q = Gaussian(torch.zeros(20, 4), torch.zeros(20, 4))
-    nll = importance_weighted_nll(common_log_weights(model, x, q, generator(), CHUNK, draws=2000).log_weights)
+    nll = importance_weighted_nll(refined_log_weights(model, x, q, generator(), CHUNK, draws=2000).log_weights)
     assert (nll - truth).mean().abs() < 0.03
 
 
@@ -126,7 +126,7 @@ def test_where_the_posterior_is_a_diagonal_gaussian_all_of_the_gap_is_amortisati
     x = model.data(40)
     truth, exact = model.log_px(x), model.posterior(x)
     q = off(exact, 0.3)
-    found = common_log_weights(model, x, q, generator(), CHUNK)
+    found = refined_log_weights(model, x, q, generator(), CHUNK)
     approximation = truth - found.elbo
     assert approximation.abs().mean() < 0.02
     amortisation = found.elbo - log_weights(model, x, q, 500).mean(1)
@@ -137,7 +137,7 @@ def test_where_the_posterior_is_a_diagonal_gaussian_all_of_the_gap_is_amortisati
 def test_the_refined_elbo_is_the_best_of_all_diagonal_gaussians():
     model = pca()
     x = model.data(40)
-    found = common_log_weights(model, x, model.mean_field(x, 1.0), generator(), CHUNK, draws=2000)
+    found = refined_log_weights(model, x, model.mean_field(x, 1.0), generator(), CHUNK, draws=2000)
     best = model.log_px(x) - 0.5 * (model.mean_field(x).logvar[0].sum() * -1 + torch.logdet(model.covariance))
     assert (found.elbo - best).mean().item() == pytest.approx(0, abs=0.05)
 
@@ -165,9 +165,9 @@ def test_nothing_depends_on_the_chunk_nor_on_the_other_examples():
     model = Sigmoid(3)
     x = model.data(9)
     q = Gaussian(torch.zeros(9, 3), torch.zeros(9, 3))
-    whole = common_log_weights(model, x, q, generator(), CHUNK, draws=30)
-    small = common_log_weights(model, x, q, generator(), 7, draws=30)
-    few = common_log_weights(model, x[:4], Gaussian(q.mean[:4], q.logvar[:4]), generator(), CHUNK, draws=30)
+    whole = refined_log_weights(model, x, q, generator(), CHUNK, draws=30)
+    small = refined_log_weights(model, x, q, generator(), 7, draws=30)
+    few = refined_log_weights(model, x[:4], Gaussian(q.mean[:4], q.logvar[:4]), generator(), CHUNK, draws=30)
     for found in (small, few):
         count = len(found.elbo)
         torch.testing.assert_close(found.log_weights, whole.log_weights[:count], rtol=0, atol=1e-3)
@@ -179,13 +179,13 @@ def test_no_more_pairs_are_decoded_at_a_time_than_asked(monkeypatch):
     inner = model.log_prob
     monkeypatch.setattr(model, "log_prob", lambda x, z: decoded.append(z.shape[0] * z.shape[1]) or inner(x, z))
     x = model.data(5)
-    common_log_weights(model, x, model.mean_field(x), generator(), 12, steps=3, draws=50)
+    refined_log_weights(model, x, model.mean_field(x), generator(), 12, steps=3, draws=50)
     assert max(decoded) <= 12
     assert sum(decoded) == 5 * (3 * 4 + 50)
 
 
 @pytest.fixture(params=["image", "text"])
-def untouched(request):
+def freeze_groups(request):
     """An untrained model of either modality in evaluation mode with test examples, which the test must leave alone."""
     planned, prepared, sizes = (
         ("planned", "prepared", MODEL) if request.param == "image" else ("text_planned", "text_prepared", TEXT_MODEL)
@@ -200,11 +200,11 @@ def untouched(request):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_vae_is_left_as_it_was(untouched):
-    model, x = untouched
+def test_a_vae_is_left_as_it_was(freeze_groups):
+    model, x = freeze_groups
     with torch.no_grad():
-        found = common_log_weights(model, x, model.encode(x), generator(), 100, steps=5, draws=20)
-        again = common_log_weights(model, x, model.encode(x), generator(), 100, steps=5, draws=20)
+        found = refined_log_weights(model, x, model.encode(x), generator(), 100, steps=5, draws=20)
+        again = refined_log_weights(model, x, model.encode(x), generator(), 100, steps=5, draws=20)
     assert found.log_weights.dtype == found.elbo.dtype == torch.float64
     assert found.log_weights.isfinite().all()
     assert torch.equal(found.log_weights, again.log_weights)

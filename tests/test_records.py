@@ -68,7 +68,7 @@ def built(out: Path) -> tuple[dict[str, str], list[str]]:
         ("evaluation.json", {"metrics": {}}, "lacks 'metrics.nll'"),
         ("evaluation.json", {"metrics": {"nll": 2 * LARGEST}}, "beyond"),
         ("evaluation.json", {"metrics": {"nll": 1.0, "collapsed": 7}}, "true or false as 'metrics.collapsed'"),
-        ("evaluation.json", {"groups": {"use": []}}, "'groups.use'"),
+        ("evaluation.json", {"groups": {"latent_use": []}}, "'groups.use'"),
         ("evaluation.json", {"schema_version": 10**9}, "written by a newer version"),
     ],
 )

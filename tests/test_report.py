@@ -122,10 +122,10 @@ def test_bold_is_on_the_lowest_nll_and_reasons_are_told(out: Path):
     [made] = report.build(out)
     markdown = (out / "tables" / "glyphs-quick.md").read_text("utf-8")
     latex = (out / "tables" / "glyphs-quick.tex").read_text("utf-8")
-    best = min(rows(out).values(), key=lambda row: float(row["nll_common"]))
+    best = min(rows(out).values(), key=lambda row: float(row["nll_refined"]))
     assert markdown.count("**") == 2
     assert latex.count(r"\textbf") == 1
-    assert f"**{float(best['nll_common']):.2f}**" in next(line for line in markdown.splitlines() if "**" in line)
+    assert f"**{float(best['nll_refined']):.2f}**" in next(line for line in markdown.splitlines() if "**" in line)
     assert best["method"] in next(line for line in markdown.splitlines() if "**" in line)
     assert "seed 2 failed: loss is nan at update 120" in made.text
     assert r"lr\_0 = 0.1 \textbar{} 5 \% \& more" in latex
@@ -240,7 +240,7 @@ def as_of_old(out: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_where_no_cell_has_a_common_proposal_nll_the_plain_one_is_the_headline(out: Path):
+def test_where_no_cell_has_a_refined_proposal_nll_the_plain_one_is_the_headline(out: Path):
     as_of_old(out)
     [made] = report.build(out)
     table = rows(out)
@@ -253,7 +253,7 @@ def test_where_no_cell_has_a_common_proposal_nll_the_plain_one_is_the_headline(o
         values = [cell.evaluation["metrics"]["nll"] for cell in stored(out, row["method"]) if cell.evaluation]
         low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
         assert (float(row["nll_ci_low"]), float(row["nll_ci_high"])) == (pytest.approx(low), pytest.approx(high))
-        assert (row["nll_common"], row["nll_ci_examples"]) == ("", "0")
+        assert (row["nll_refined"], row["nll_ci_examples"]) == ("", "0")
 
 
 def stored(out: Path, method: str) -> list[cells.Cell]:
@@ -289,10 +289,10 @@ def test_the_values_of_a_sample_have_the_regression_estimates_mean_and_variance(
 def test_without_a_plain_nll_the_sample_stands_for_all(tmp_path: Path):
     """As the evaluator says of a posterior without density."""
     common = np.array([50.0, math.nan, 54.0, math.nan])
-    pd.DataFrame({"index": [4, 1, 2, 3], "nll": math.nan, "nll_common": common}).to_parquet(tmp_path / examples.FILE)
-    got = examples.read(tmp_path, {"nll": None, "nll_common": 52.0})
+    pd.DataFrame({"index": [4, 1, 2, 3], "nll": math.nan, "nll_refined": common}).to_parquet(tmp_path / examples.FILE)
+    got = examples.read(tmp_path, {"nll": None, "nll_refined": 52.0})
     assert [*got.index] == [1, 2, 3, 4]
-    assert {name: [*values] for name, values in got.values.items()} == {"nll_common": [52.0, 56.0, 52.0, 48.0]}
+    assert {name: [*values] for name, values in got.values.items()} == {"nll_refined": [52.0, 56.0, 52.0, 48.0]}
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -303,7 +303,7 @@ def test_intervals_are_those_of_an_analysis_of_variance_of_the_stored_files(out:
     for method in ("vae", "beta_vae(beta=0.4)"):
         files = [cell.folder / "examples.parquet" for cell in stored(out, method) if cell.status == "ok"]
         columns = [pd.read_parquet(file).sort_values("index") for file in files]
-        for nll in ("nll", "nll_common"):
+        for nll in ("nll", "nll_refined"):
             matrix = []
             for column in columns:
                 c = column[nll].astype(float) - column["nll"].astype(float)
@@ -311,12 +311,12 @@ def test_intervals_are_those_of_an_analysis_of_variance_of_the_stored_files(out:
                 matrix.append((column["nll"] + c.mean() + weight * (c.fillna(0) - c.mean())).to_numpy(float))
             values[method, nll] = np.array(matrix)
     row = table["beta_vae(beta=0.4)"]
-    sampled = int(columns[0]["nll_common"].notna().sum())
+    sampled = int(columns[0]["nll_refined"].notna().sum())
     assert 1 < sampled < fake["EXAMPLES"]
-    got = crossed(values["beta_vae(beta=0.4)", "nll_common"], known=sampled)
-    assert float(row["nll_common_ci_low"]) == pytest.approx(got.low, abs=1e-4)
-    assert float(row["nll_common_ci_high"]) == pytest.approx(got.high, abs=1e-4)
-    assert row["nll_common_ci_examples"] == str(fake["EXAMPLES"])
+    got = crossed(values["beta_vae(beta=0.4)", "nll_refined"], known=sampled)
+    assert float(row["nll_refined_ci_low"]) == pytest.approx(got.low, abs=1e-4)
+    assert float(row["nll_refined_ci_high"]) == pytest.approx(got.high, abs=1e-4)
+    assert row["nll_refined_ci_examples"] == str(fake["EXAMPLES"])
     less = crossed(values["beta_vae(beta=0.4)", "nll"] - values["vae", "nll"][:2])
     assert float(row["nll_minus_baseline_low"]) == pytest.approx(less.low, abs=1e-4)
     assert float(row["nll_minus_baseline_high"]) == pytest.approx(less.high, abs=1e-4)
@@ -345,11 +345,11 @@ def test_without_values_per_example_an_interval_is_over_seeds_alone(out: Path, h
     harm(folder / "examples.parquet")
     [made] = report.build(out)  # the change is seen
     row = rows(out)["beta_vae(beta=0.4)"]
-    values = [cell.evaluation["metrics"]["nll_common"] for cell in stored(out, row["method"]) if cell.status == "ok"]
+    values = [cell.evaluation["metrics"]["nll_refined"] for cell in stored(out, row["method"]) if cell.status == "ok"]
     low, high = stats.t.interval(0.95, 1, np.mean(values), stats.sem(values))
-    assert float(row["nll_common_ci_low"]) == pytest.approx(low)
-    assert float(row["nll_common_ci_high"]) == pytest.approx(high)
-    assert row["nll_common_ci_examples"] == row["nll_common_minus_baseline_examples"] == "0"
+    assert float(row["nll_refined_ci_low"]) == pytest.approx(low)
+    assert float(row["nll_refined_ci_high"]) == pytest.approx(high)
+    assert row["nll_refined_ci_examples"] == row["nll_refined_minus_baseline_examples"] == "0"
     assert "over seeds alone, for values per test example are missing" in made.text
     assert reason in made.text
     assert not reason or f"Not used: beta-vae-beta-0-4/{folder.name}" in made.text
@@ -359,14 +359,14 @@ def test_without_values_per_example_an_interval_is_over_seeds_alone(out: Path, h
 def test_metrics_of_a_group_have_the_settings_of_most_cells(out: Path):
     [made] = report.build(out)
     assert rows(out)["vae"]["n"] == "3"
-    assert rows(out)["vae"]["nll_common_n"] == rows(out)["autoregressive"]["nll_common_n"] == "2"
+    assert rows(out)["vae"]["nll_refined_n"] == rows(out)["autoregressive"]["nll_refined_n"] == "2"
     note = "Metrics of the group common are for examples 25, samples 200, steps 100; left out, for examples 10, steps"
     assert f"{note} 20, samples 200: vae seed 2." in made.text
     assert "of 2 of 3 seeds" in made.text
     frame = cells_frame(cells.read(folder) for folder in cell_folders(out)).set_index(["method", "seed"])
-    assert frame.loc[("vae", 2), [*cells.GROUPS["common"]]].isna().all()
+    assert frame.loc[("vae", 2), [*cells.GROUPS["refined_iw"]]].isna().all()
     assert frame.loc[("vae", 2), ["nll", "shuffle_gap", "nll_5000"]].notna().all()
-    assert frame.loc[("vae", 1), [*cells.GROUPS["common"]]].notna().all()
+    assert frame.loc[("vae", 1), [*cells.GROUPS["refined_iw"]]].notna().all()
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -386,7 +386,7 @@ def test_a_common_nll_that_the_plain_one_undercuts_is_marked(out: Path):
     assert "the fit ended in a worse place than q" not in made.text
     for file in out.glob("runs/*/*/vae/*/evaluation.json"):
         record = json.loads(file.read_text())
-        record["metrics"]["nll_common"] = record["metrics"]["nll"] + 0.2
+        record["metrics"]["nll_refined"] = record["metrics"]["nll"] + 0.2
         file.write_text(json.dumps(record))
     [made] = report.build(out)
     assert made.text.count("the fit ended in a worse place than q") == 1
@@ -418,7 +418,7 @@ def test_differences_and_costs_can_refer_to_another_method(out: Path):
     assert rows["baseline"].to_dict() == {"autoregressive": True, "vae": False, "beta_vae(beta=0.4)": False}
     opposite = default.set_index("method").loc["autoregressive"]
     assert rows.loc["vae", "nll_minus_baseline"] == pytest.approx(-opposite["nll_minus_baseline"])
-    assert rows.loc["vae", "nll_common_minus_baseline_low"] == -opposite["nll_common_minus_baseline_high"]
+    assert rows.loc["vae", "nll_refined_minus_baseline_low"] == -opposite["nll_refined_minus_baseline_high"]
     assert rows.loc["vae", "relative_cost"] == pytest.approx(1 / 0.6)
 
 
@@ -480,7 +480,7 @@ def test_all_cells_are_one_frame_with_their_folders(out: Path, text_out: Path):
     assert row["config"] == {"beta": 0.4}
     assert Path(row["folder"]).is_dir()
     # Every metric as it was judged, with settings of whatever kind.
-    assert frame.loc[(frame["method"] == "vae") & (frame["seed"] == 2), "nll_common"].notna().all()
+    assert frame.loc[(frame["method"] == "vae") & (frame["seed"] == 2), "nll_refined"].notna().all()
 
 
 # -- texts ---------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ epoch_updates = 4
 batch_size = 10
 ramp = 0.5
 val_examples = 20
-extra_updates = 6.0
+max_encoder_updates = 6.0
 mi_rule = "mi"
 
 [image.evaluation]
@@ -47,11 +47,11 @@ test_examples = 20
 iw_samples = 4
 batch_size = 10
 pictures = 2
-metrics = ["common", "use"]
-common_examples = 4
-common_steps = 3
-common_samples = 25
-use_examples = 6
+metrics = ["refined_iw", "latent_use"]
+refined_iw_examples = 4
+refined_iw_steps = 3
+refined_iw_samples = 25
+latent_use_examples = 6
 """
 
 
@@ -183,7 +183,7 @@ def test_a_failed_cell_is_shown_the_rest_go_on_and_the_exit_status_says_so(toy, 
         raise FloatingPointError("out of numbers")
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry.method("beta_vae"), "rate", fail)
+        patch.setattr(registry.method("beta_vae"), "kl_loss", fail)
         assert bench(toy, "--methods", "beta_vae,vae") == 1
     printed = capsys.readouterr().out
     assert "failed: beta_vae(beta=0.4) seed 0: FloatingPointError: out of numbers" in printed
@@ -297,7 +297,7 @@ def test_a_new_method_is_one_file_and_no_other_edit(tmp_path):
     (tmp_path / "methods" / "half.py").write_text(
         '"""Half the KL."""\n\nfrom bench.method import Method\n\n\n'
         'class Half(Method):\n    summary = "half the KL"\n    citation = "this test"\n\n'
-        "    def rate(self, terms):\n        return 0.5 * terms.kl.mean()\n"
+        "    def kl_loss(self, terms):\n        return 0.5 * terms.kl.mean()\n"
     )
     (tmp_path / "bench" / "presets" / "quick.toml").write_text(TOY)
     environment = os.environ | {"BENCH_CACHE": os.environ.get("BENCH_CACHE", str(tmp_path / "cache"))}

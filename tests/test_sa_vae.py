@@ -72,7 +72,7 @@ def test_gradient_equals_finite_differences(setting):
     parameters = list(model.parameters())
     gradients = torch.autograd.grad(loss_of(ctx, x, 1e3), parameters)
     torch.manual_seed(1)
-    for group in (model.groups()["encoder"], model.groups()["decoder"]):
+    for group in (model.parameter_groups()["encoder"], model.parameter_groups()["decoder"]):
         directions = [torch.randn_like(p) if any(p is q for q in group) else torch.zeros_like(p) for p in parameters]
         slope = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True)).item()
         losses = []

@@ -123,7 +123,7 @@ def test_a_frame_has_a_row_for_every_cell(copy):
     assert sorted(frame["method"]) == ["beta_vae(beta=0.5)", "vae"]
     row = frame[frame["method"] == "vae"].iloc[0]
     assert (row["dataset"], row["preset"], row["status"]) == ("toy", "toy", "ok")
-    assert row["nll_common"] == CellFolder(copy / row["folder"]).evaluation()["metrics"]["nll_common"]
+    assert row["nll_refined"] == CellFolder(copy / row["folder"]).evaluation()["metrics"]["nll_refined"]
 
 
 # -- evaluate ------------------------------------------------------------------------------------------------------
@@ -136,14 +136,21 @@ def test_evaluate_fills_a_group_into_finished_cells(copy, capsys):
     for method in ("vae", "beta_vae"):
         record = only(copy, method).evaluation()
         assert record["groups"]["convergence"]["settings"] == {"examples": 2}
-        assert {"common", "use"} <= record["groups"].keys(), "what was there is gone"
+        assert {"refined_iw", "latent_use"} <= record["groups"].keys(), "what was there is gone"
     assert "nll_5000" in (copy / "tables" / "toy-toy.csv").read_text().splitlines()[0]
     assert evaluate.main([str(copy), "--metrics", "convergence", *settings]) == 0
     assert "0 of them to evaluate" in capsys.readouterr().out
 
 
 def test_evaluate_with_other_basic_settings_measures_the_groups_anew(copy):
-    arguments = ["--metrics", "use", "--set", "evaluation.iw_samples=30", "--set", "evaluation.common_examples=3"]
+    arguments = [
+        "--metrics",
+        "latent_use",
+        "--set",
+        "evaluation.iw_samples=30",
+        "--set",
+        "evaluation.refined_iw_examples=3",
+    ]
     before = only(copy, "vae").evaluation()
     assert evaluate.main([str(copy), *arguments, "--executor", "local"]) == 0
     after = only(copy, "vae").evaluation()
@@ -165,7 +172,7 @@ def test_evaluate_one_cell_and_leave_out_those_without_weights(copy, capsys):
         (["--metrics", "comon"], "--metrics 'comon': give some of common"),
         (["--metrics", " ,"], "give some of common"),
         (["--set", "train.epochs=3"], "settings of the evaluation"),
-        (["--set", "evaluation.common_exmples=3"], "did you mean 'common_examples'"),
+        (["--set", "evaluation.common_exmples=3"], "did you mean 'refined_iw_examples'"),
     ],
 )
 def test_mistakes_are_told_in_one_line(copy, capsys, arguments, message):
@@ -307,7 +314,7 @@ def test_groups_that_only_one_result_has_are_kept_or_named(halves, copy, tmp_pat
 
 
 def test_cells_judged_with_other_settings_are_not_merged(halves, copy, tmp_path, capsys):
-    arguments = ["--metrics", "use", "--set", "evaluation.iw_samples=30", "--executor", "local"]
+    arguments = ["--metrics", "latent_use", "--set", "evaluation.iw_samples=30", "--executor", "local"]
     evaluate.main([str(only(halves[0], "vae").path), *arguments])
     assert merge.main([str(copy), str(halves[0]), "--out", str(tmp_path / "merged")]) == 2
     assert "judged with other settings (iw_samples)" in capsys.readouterr().err
@@ -342,7 +349,7 @@ def broken(subject, **settings):
 
 
 def test_a_group_that_fails_costs_no_other(copy, monkeypatch, capsys):
-    monkeypatch.setitem(groups.GROUPS, "annealed", broken)
+    monkeypatch.setitem(groups.GROUPS, "ais", broken)
     arguments = ["--metrics", "annealed,convergence", "--set", "evaluation.convergence_examples=2"]
     assert evaluate.main([str(only(copy, "vae").path), *arguments, "--executor", "local"]) == 1
     assert "RuntimeError: out of order" in capsys.readouterr().out
@@ -354,13 +361,13 @@ def test_groups_are_not_forgotten_where_new_basic_metrics_come_and_one_fails(cop
     before = folder.evaluation()
     other = ["--set", "evaluation.iw_samples=30", "--executor", "local"]
     with monkeypatch.context() as patch:
-        patch.setitem(groups.GROUPS, "common", broken)
-        assert evaluate.main([str(folder.path), "--metrics", "use", *other]) == 1
-    assert {*folder.evaluation()["groups"]} == {"use"} and {*folder.evaluation()["pending"]} == {"common"}
-    assert evaluate.main([str(folder.path), "--metrics", "use", "--executor", "local"]) == 0
+        patch.setitem(groups.GROUPS, "refined_iw", broken)
+        assert evaluate.main([str(folder.path), "--metrics", "latent_use", *other]) == 1
+    assert {*folder.evaluation()["groups"]} == {"latent_use"} and {*folder.evaluation()["pending"]} == {"refined_iw"}
+    assert evaluate.main([str(folder.path), "--metrics", "latent_use", "--executor", "local"]) == 0
     after = folder.evaluation()
     assert {*after["groups"]} == {*before["groups"]} and not after["pending"]
-    assert after["groups"]["common"]["settings"] == before["groups"]["common"]["settings"]
+    assert after["groups"]["refined_iw"]["settings"] == before["groups"]["refined_iw"]["settings"]
 
 
 def test_a_frame_of_nothing_is_refused(tmp_path):

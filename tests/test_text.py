@@ -56,7 +56,7 @@ def model():
 
 def test_parameters_of_the_paper():
     model = build_text_model(TextModelConfig(), vocabulary=20_001, longest=202)
-    counts = {name: sum(p.numel() for p in parameters) for name, parameters in model.groups().items()}
+    counts = {name: sum(p.numel() for p in parameters) for name, parameters in model.parameter_groups().items()}
     assert counts == {"encoder": 16_605_696, "decoder": 37_185_024}
 
 
@@ -70,7 +70,7 @@ def test_initial_weights_are_uniform_as_in_the_reference():
 def test_log_prob_is_the_sum_over_words_and_the_end(model):
     """Word by word through ``next``, with its own state, against one pass."""
     x, z = sentences([5, 5]), torch.randn(2, 3)
-    code = model.to_decoder(z)
+    code = model.latent_to_decoder(z)
     state, total = model.decoder.start(code), torch.zeros(2)
     for t in range(x.shape[1] - 1):
         hidden, state = model.decoder.states(x[:, t : t + 1], code, state)
@@ -82,7 +82,7 @@ def test_z_is_in_the_initial_state_and_in_every_input(model):
     """Against the definition: [embedding; z] into every step, c0 = W z, h0 = tanh(c0)."""
     x, z = sentences([4]), torch.randn(1, 3)
     decoder = model.decoder
-    cell = z @ model.to_decoder.linear.weight.T
+    cell = z @ model.latent_to_decoder.linear.weight.T
     inputs = torch.cat([decoder.embedding(x[:, :-1]), z[:, None].expand(-1, x.shape[1] - 1, -1)], dim=-1)
     states, _ = torch.nn.LSTM.forward(decoder.lstm, inputs, (cell.tanh()[None], cell[None]))
     expected = -torch.nn.functional.cross_entropy(states[0] @ decoder.output.weight.T, x[0, 1:], reduction="sum")
@@ -185,7 +185,7 @@ def test_the_operations_of_an_lstm_are_counted():
 
 
 def test_a_beam_of_one_is_greedy(model):
-    code = model.to_decoder(2 * torch.randn(30, 3))
+    code = model.latent_to_decoder(2 * torch.randn(30, 3))
     one, other = greedy(model.decoder, code), beam(model.decoder, code, width=1)
     assert torch.equal(one, other)
     assert len({tuple(row) for row in one.tolist()}) > 3, "different z say different things"
@@ -200,7 +200,7 @@ def test_a_wide_beam_finds_the_most_probable_sentence():
     words = [UNKNOWN, 4, 5, 6]
     every = [[START, END, PAD, PAD], *([START, a, END, PAD] for a in words)]
     every += [[START, a, b, c] for a in words for b in words for c in [END, *words]]
-    code = model.to_decoder(torch.randn(6, 2))
+    code = model.latent_to_decoder(torch.randn(6, 2))
     state = model.decoder.start(code)
     for i in range(6):
         of_this = tuple(part[:, i : i + 1].expand(-1, len(every), -1).contiguous() for part in state)
@@ -215,7 +215,7 @@ def test_a_wide_beam_finds_the_most_probable_sentence():
 def test_samples_follow_the_model(model):
     """First words at one z, and sentences that end with a mark and are padded."""
     z = torch.randn(1, 3)
-    code = model.to_decoder(z)
+    code = model.latent_to_decoder(z)
     rows = model.sample(z.expand(4000, -1), torch.Generator().manual_seed(0))
     expected = model.decoder.next(torch.tensor([START]), code, model.decoder.start(code))[0].exp()[0]
     drawn = torch.bincount(rows[:, 1], minlength=VOCABULARY) / len(rows)
@@ -237,7 +237,7 @@ def test_an_overfitted_model_reproduces_its_sentences():
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    code = model.eval().to_decoder(model.encode(x).mean)
+    code = model.eval().latent_to_decoder(model.encode(x).mean)
     for rows in (greedy(model.decoder, code), beam(model.decoder, code)):
         assert torch.equal(torch.nn.functional.pad(rows, (0, x.shape[1] - rows.shape[1])), x)
 
@@ -368,7 +368,7 @@ def test_neutral_methods_are_the_basic_vae_on_text(neutral, text_trainer, tmp_pa
 def test_equal_lengths_train_by_passes_of_their_own(text_trainer, tmp_path):
     config = replace(TEXT_TRAIN, equal_lengths=True, epochs=1, epoch_updates=None)
     run = text_trainer("vae", tmp_path, config)
-    assert run.ctx.total == run.ctx.outer.per_pass > len(run.data.train) // config.batch_size
+    assert run.ctx.total == run.ctx.main_batches.per_pass > len(run.data.train) // config.batch_size
     assert run.run()["updates"] == run.ctx.total
 
 
@@ -378,14 +378,14 @@ def test_refinement_sees_the_same_dropout_going_back(text_trainer, tmp_path):
     method, ctx, model = run.method, run.ctx, run.model.double().train()
     for parameter in model.parameters():  # as it starts, its gradients are lost in rounding
         torch.nn.init.normal_(parameter, std=0.5)
-    x = ctx.outer_batch()
-    ctx.begin_noise("step", 0)
+    x = ctx.next_main_batch()
+    ctx.reseed_streams("step", 0)
     head = model.head.linear.weight
 
     def loss():
         ctx.generators = {}
         q = method.posterior(ctx, x, train=True)
-        with ctx.repeatable("the loss itself"):
+        with ctx.fixed_rng("the loss itself"):
             return (model.prior.kl(q) - model.log_prob(x, q.mean.unsqueeze(1)).squeeze(1)).mean()
 
     (gradient,) = torch.autograd.grad(loss(), head)
@@ -406,10 +406,10 @@ def test_the_windows_of_aggressive_training_go_by_words(text_trainer, tmp_path):
     batches, taken = iter([short, short, long, long, short, short, *[long] * 8]), []
 
     class Told:
-        extra_updates_left = staticmethod(lambda: math.inf)
+        encoder_updates_left = staticmethod(lambda: math.inf)
         units = run.ctx.units
 
-        def draw(self):
+        def next_batch(self):
             return next(batches)
 
         def update(self, objective, groups):

@@ -173,7 +173,7 @@ def test_losses_and_gradients_of_the_plain_formulation(training, frozen, samples
     model.double().train(training)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
-    for parameter in model.groups().get(frozen, []):
+    for parameter in model.parameter_groups().get(frozen, []):
         parameter.requires_grad_(False)
     x = sentences([2, 6, 1, 4])
 

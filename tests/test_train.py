@@ -46,7 +46,7 @@ def test_a_decay_renews_the_optimisers_and_keeps_the_methods_state(trainer, tmp_
     run.run()
     assert run.state["decays"] == 1 and run.state["lr"] == 5e-4
     assert all(not optimiser.state for optimiser in run.ctx.optimisers.values())
-    assert run.ctx.extra_updates > 0
+    assert run.ctx.encoder_updates > 0
 
 
 def test_nothing_is_selected_while_the_weight_is_below_one(trainer, tmp_path, monkeypatch):
@@ -96,22 +96,22 @@ def test_before_validation_normalisation_is_by_averages_under_the_weights_of_tha
     assert events[-3:] == ["after_step", "before_validation", "epoch_end"]
     head, others = run.model.head, {k: v.clone() for k, v in run.model.state_dict().items() if "head.mean" not in k}
     head.mean.running_mean.fill_(7.0)  # as after a training that has moved on
-    run.method.on("before_validation", run.ctx)
+    run.method.on_validation_start(run.ctx)
     assert run.model.training and all(
         torch.equal(value, run.model.state_dict()[name]) for name, value in others.items()
     )
-    q = run.model.eval().encode(torch.cat([run.ctx.draw() for _ in range(64)]))
+    q = run.model.eval().encode(torch.cat([run.ctx.next_batch() for _ in range(64)]))
     assert (q.mean.mean(0) - head.shift).abs().max() < 0.1
     assert q.mean.std(0).sub(0.6).abs().max() < 0.1
 
 
-@pytest.mark.parametrize("judged_by, best, decays", [("elbo", 4, 3), ("loss", 16, 0), (None, None, 0)])
-def test_a_phase_is_judged_by_what_it_says(judged_by, best, decays, trainer, tmp_path, monkeypatch):
+@pytest.mark.parametrize("selection_metric, best, decays", [("elbo", 4, 3), ("loss", 16, 0), (None, None, 0)])
+def test_a_phase_is_judged_by_what_it_says(selection_metric, best, decays, trainer, tmp_path, monkeypatch):
     values = iter([(-1.0, 9.0), (-2.0, 8.0), (-3.0, 7.0), (-4.0, 6.0)])  # ELBO and loss, say of a KL that rises
     seen = ({"elbo": elbo, "loss": loss, "mi": 1.0, "mi_batch": 1.0} for elbo, loss in values)
     monkeypatch.setattr("bench.training.trainer.validate", lambda *_: next(seen))
     run = trainer("vae", tmp_path, replace(TRAIN, epochs=4, patience=1, max_decays=9))
-    run.phases = [Phase(judged_by=judged_by)]
+    run.phases = [Phase(selection_metric=selection_metric)]
     assert run.run()["best_update"] == best
     assert run.state["decays"] == decays
 
@@ -152,7 +152,7 @@ def test_draws_outside_an_update_are_functions_of_the_step(trainer, tmp_path):
 
     run.method = run.ctx.method = Draws()
     run.run()
-    run.ctx.begin_noise("outside updates", 5)
+    run.ctx.reseed_streams("outside updates", 5)
     assert torch.rand((), generator=run.ctx.generator("mine")).item() == drawn[5] and len(set(drawn)) == len(drawn)
 
 
@@ -227,21 +227,21 @@ def test_frozen_groups_are_untouched_by_an_update(trainer, tmp_path):
     ctx, model = run.ctx, run.model.train()
     ctx.new_optimisers(1e-3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    x = ctx.outer_batch()
+    x = ctx.next_main_batch()
     ctx.update(lambda: run.method.objective(ctx, x), groups=["encoder"])
     moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"features", "head"}
     assert all(p.grad is None for p in model.decoder.parameters()) and all(p.requires_grad for p in model.parameters())
-    assert (ctx.extra_updates, ctx.step) == (1, 0)
+    assert (ctx.encoder_updates, ctx.step) == (1, 0)
 
 
 def test_clipping_looks_at_the_groups_that_are_stepped(trainer, tmp_path):
     run = trainer("vae", tmp_path, replace(TRAIN, clip=1e-3, optimiser="sgd"))
     ctx = run.ctx
     ctx.new_optimisers(1.0)
-    encoder = run.model.groups()["encoder"]
+    encoder = run.model.parameter_groups()["encoder"]
     before = [p.detach().clone() for p in encoder]
-    x = ctx.outer_batch()
+    x = ctx.next_main_batch()
     ctx.update(lambda: run.method.objective(ctx, x), groups=["encoder"])
     moved = math.sqrt(sum((p - b).square().sum().item() for p, b in zip(encoder, before, strict=True)))
     assert moved == pytest.approx(1e-3, rel=1e-3)
@@ -255,7 +255,7 @@ class Recorded:
 
     def __init__(self, losses, modality="image", left=math.inf):
         self.losses, self.left = iter(losses), left
-        self.groups, self.batches, self.notes = [], [], []
+        self.groups, self.batches, self.events = [], [], []
         self.step, self.train = 0, replace(TRAIN, mi_rule="mi_batch")
         self.data = type("Data", (), {"modality": modality})
         self.val = {}
@@ -264,18 +264,18 @@ class Recorded:
         self.groups.append(groups)
         return torch.tensor(float(next(self.losses)))
 
-    def units(self, x):
+    def num_tokens(self, x):
         return len(x)
 
-    def draw(self):
+    def next_batch(self):
         self.batches.append("drawn")
         return "drawn"
 
-    def extra_updates_left(self):
+    def encoder_updates_left(self):
         return self.left
 
-    def note(self, text):
-        self.notes.append(text)
+    def log_event(self, text):
+        self.events.append(text)
 
 
 def aggressive(**settings):
@@ -301,7 +301,7 @@ def mi_over_epochs(method, ctx, values):
     """The epoch after which aggressive training is off, or None."""
     for epoch, mi in enumerate(values, start=1):
         ctx.val = {"mi_batch": mi}
-        method.on("epoch_end", ctx)
+        method.on_epoch_end(ctx)
         if not method.on_now:
             return epoch
     return None
@@ -316,14 +316,14 @@ def test_mi_rule_on_images_counts_five_epochs_below_the_best_without_going_back(
 def test_mi_rule_on_text_ends_with_the_first_fall():
     ctx = Recorded([], "text")
     assert mi_over_epochs(aggressive(), ctx, [0.1, 0.2, 0.19, 0.3]) == 3
-    assert ctx.notes == ["aggressive training ended after 0 updates: validation MI stopped rising"]
+    assert ctx.events == ["aggressive training ended after 0 updates: validation MI stopped rising"]
 
 
 def test_the_presets_cap_ends_it_and_training_goes_on_jointly():
     ctx = Recorded([1, 1], left=0)
     method = aggressive()
     method.step(ctx, "x")
-    assert ctx.groups == [None] and not method.on_now and "cap" in ctx.notes[0]
+    assert ctx.groups == [None] and not method.on_now and "cap" in ctx.events[0]
 
 
 # -- schedules -----------------------------------------------------------------------------------------------------

@@ -26,9 +26,9 @@ from bench.methods.scale_vae import ScaledHead
 from bench.methods.self_critic import SelfCritic
 from scipy import integrate, stats
 
-from bench.method import Phase, Terms
+from bench.method import ELBOTerms, Phase
 from bench.models.distributions import Gaussian, StandardNormal
-from bench.models.vae import unbounded
+from bench.models.vae import reparametrize_prior
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -52,10 +52,10 @@ def through(h):
     return Gaussian(*h.chunk(2, dim=-1))
 
 
-def terms_of(q: Gaussian, z: torch.Tensor | None = None) -> Terms:
+def terms_of(q: Gaussian, z: torch.Tensor | None = None) -> ELBOTerms:
     prior = StandardNormal(q.mean.shape[1])
     kl_dim = prior.kl_dim(q)
-    return Terms(None, q, z, torch.zeros(len(q.mean), 1, dtype=torch.float64), kl_dim.sum(-1), kl_dim)
+    return ELBOTerms(None, q, z, torch.zeros(len(q.mean), 1, dtype=torch.float64), kl_dim.sum(-1), kl_dim)
 
 
 def context(**given) -> SimpleNamespace:
@@ -115,7 +115,7 @@ def test_a_model_on_the_sphere_and_the_same_one_over_a_normal_have_one_likelihoo
     """log p(x) by many samples of either prior."""
     log_px = lambda z: -3 * (z - torch.tensor([0.6, 0.8])).square().sum(-1)  # noqa: E731
     model = SimpleNamespace(prior=UniformSphere(2), latent_dim=2, log_prob=lambda x, z: log_px(z))
-    over = unbounded(model)
+    over = reparametrize_prior(model)
     on_sphere = log_px(model.prior.sample(200_000, generator())).logsumexp(0)
     over_normal = over.log_prob(None, over.prior.sample(200_000, generator(1))).logsumexp(0)
     assert on_sphere.item() == pytest.approx(over_normal.item(), abs=0.02)
@@ -232,7 +232,7 @@ def test_the_density_gap_of_a_batch_is_its_kl_by_quadrature():
     parts = []
     for part in terms.extra["aggregate"].split(500, dim=1):
         terms.extra["aggregate"] = part
-        parts.append(method.rate(terms).item())
+        parts.append(method.kl_loss(terms).item())
     assert np.mean(parts) == pytest.approx(expected, abs=4 * np.std(parts) / math.sqrt(len(parts)))
 
 
@@ -240,7 +240,7 @@ def test_the_density_gap_of_identical_posteriors_is_the_kl():
     q = Gaussian(torch.full((5, 2), 0.7, dtype=torch.float64), torch.full((5, 2), -1.0, dtype=torch.float64))
     terms = terms_of(q)
     terms.extra["aggregate"] = q.rsample(4000, generator())
-    assert DensityGapVAE().rate(terms).item() == pytest.approx(terms.kl.mean().item(), abs=0.05)
+    assert DensityGapVAE().kl_loss(terms).item() == pytest.approx(terms.kl.mean().item(), abs=0.05)
 
 
 # -- objectives -------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def test_the_importance_weighted_bound_rises_with_its_samples_to_the_evidence():
     for samples in (1, 5, 50):
         z = q.rsample(samples, generator())
         rec = 0.5 * ((x - z).square() + math.log(2 * math.pi)).sum(-1)
-        loss = ImportanceWeightedAutoencoder().loss(context(), Terms(None, q, z, rec, None, None))
+        loss = ImportanceWeightedAutoencoder().loss(context(), ELBOTerms(None, q, z, rec, None, None))
         bounds.append(-loss.item())
     assert bounds[0] < bounds[1] - 0.1 < bounds[2] - 0.1 < log_px
     assert bounds[2] == pytest.approx(log_px, abs=0.1)
@@ -337,7 +337,7 @@ def test_mdr_leaves_a_rate_above_its_target_alone():
         method.control(torch.tensor(7.0))
     assert method.multiplier == 0
     terms = SimpleNamespace(kl=torch.tensor([7.0]))
-    assert method.rate(terms) == 7.0
+    assert method.kl_loss(terms) == 7.0
 
 
 @pytest.mark.parametrize("stuck, bound", [(0.0, 0), (400.0, 1)])
@@ -362,7 +362,7 @@ def test_geco_finds_the_multiplier_that_meets_its_constraint():
     for _ in range(4000):
         kl += 0.2 * (plant(1 / method.multiplier.item()) - kl)  # its weight on the KL, relative to the reconstruction
         method.seen = torch.tensor(20 * math.exp(-kl / 5))
-        method.on("after_step", ctx)
+        method.on_step_end(ctx)
     assert 20 * math.exp(-kl / 5) == pytest.approx(3.0, rel=0.05)
 
 
@@ -373,9 +373,9 @@ def test_geco_s_constraint_is_what_the_last_epoch_of_its_autoencoder_reaches():
     for seen in (500.0, 40.0, 42.0):
         for _ in range(30):
             method.seen = torch.tensor(seen)
-            method.on("after_step", pretraining)
-        method.on("epoch_end", pretraining)
-    method.on("phase_start", main)
+            method.on_step_end(pretraining)
+        method.on_epoch_end(pretraining)
+    method.on_phase_start(main)
     assert method.kappa.item() == pytest.approx(42 + method.config.margin) and "43.00" in notes[0]
 
 

@@ -22,7 +22,7 @@ groups of metrics:
 
 examples:
   python -m bench.evaluate out --metrics annealed
-  python -m bench.evaluate out --metrics common --set evaluation.common_examples=200
+  python -m bench.evaluate out --metrics common --set evaluation.refined_iw_examples=200
 """
 
 
@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("out", type=Path, metavar="OUT", help="folder of a run, or of some of its cells")
     p.add_argument("--metrics", metavar="GROUPS", help="joined by commas (default: those of each cell's preset)")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="evaluation.common_examples=200, …")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="evaluation.refined_iw_examples=200, …"
+    )
     p.add_argument("--data-dir", type=Path, help="folder with data sets (default: BENCH_DATA_DIR)")
     p.add_argument("--executor", choices=["ray", "local"], default="ray", help="ray: cells side by side (default)")
     p.add_argument("--cpus-per-cell", type=int, default=1, metavar="N", help="cores and threads (default: 1)")

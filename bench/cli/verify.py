@@ -144,7 +144,7 @@ def _task(folder: CellFolder, again: CellFolder, retrain: bool, data_dir: Path |
 def _compared(folder: CellFolder, again: CellFolder, retrain: bool) -> Iterator[Comparison]:
     """Every number of the evaluation; of training what it counted and what validation saw."""
     if retrain:
-        for name in ("updates", "extra_updates", "best_update", "flops"):
+        for name in ("updates", "encoder_updates", "best_update", "flops"):
             yield Comparison(name, (folder.result() or {}).get(name), (again.result() or {}).get(name))
         stored, now = folder.history(), again.history()
         yield Comparison("validations", len(stored), len(now))

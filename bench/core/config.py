@@ -98,7 +98,7 @@ class TrainConfig:
     max_decays: int = 5  # training stops when this many are used up
     ramp: float = 0.01  # the length of a KL ramp as a share of all updates
     val_examples: int | None = None  # the first so many of the validation set; None: all
-    extra_updates: float | None = None  # cap on updates without the decoder, per planned update; None: no cap
+    max_encoder_updates: float | None = None  # cap on updates without the decoder, per planned update; None: no cap
     mi_rule: str = "mi_batch"  # which estimate of MI rules may look at
     lag_examples: int = 0  # so many of the validation set tell the lag of inference at every validation
     precision: str = FULL_PRECISION  # of the networks, in training and validation
@@ -108,7 +108,7 @@ class TrainConfig:
         check_ranges(
             self,
             "epochs epoch_updates batch_size lr clip patience decay max_decays val_examples",
-            "decay_from ramp extra_updates lag_examples",
+            "decay_from ramp max_encoder_updates lag_examples",
             optimiser=("adam", "sgd"),
             mi_rule=("mi_batch", "mi"),
             precision=PRECISIONS,
@@ -131,7 +131,7 @@ class TrainConfig:
 EVALUATION_VERSION = 2
 
 #: What can be measured of a finished cell beside the basic metrics: each with settings of its own, ``<group>_…``.
-GROUPS = ("common", "convergence", "use", "probe", "annealed")
+GROUPS = ("refined_iw", "convergence", "latent_use", "probe", "ais")
 
 
 @dataclass(frozen=True)
@@ -142,16 +142,16 @@ class EvaluationConfig:
     iw_samples: int = 500
     batch_size: int = 50  # examples encoded and sampled together; the batch of the paper's in-batch MI
     pictures: int = 16  # reconstructions and prior samples kept for the report
-    metrics: tuple[str, ...] = ("common", "convergence", "use", "probe")  # the groups measured
-    common_examples: int = 100  # evenly spaced among those judged
-    common_steps: int = 100  # of refinement
-    common_samples: int = 500  # of the refined proposal
+    metrics: tuple[str, ...] = ("refined_iw", "convergence", "latent_use", "probe")  # the groups measured
+    refined_iw_examples: int = 100  # evenly spaced among those judged
+    refined_iw_steps: int = 100  # of refinement
+    refined_iw_samples: int = 500  # of the refined proposal
     convergence_examples: int = 100
-    use_examples: int = 500
+    latent_use_examples: int = 500
     probe_examples: int = 2000  # of the training set
-    annealed_examples: int = 20
-    annealed_chains: int = 10
-    annealed_steps: int = 100
+    ais_examples: int = 20
+    ais_chains: int = 10
+    ais_steps: int = 100
     precision: str = FULL_PRECISION  # of the networks: every model is judged in full unless asked otherwise
 
     def __post_init__(self) -> None:

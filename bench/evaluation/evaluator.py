@@ -30,7 +30,7 @@ from bench.evaluation.samples import exhibits
 from bench.method import Method
 from bench.models.distributions import Gaussian
 from bench.models.precision import arithmetic
-from bench.models.vae import VAE, unbounded
+from bench.models.vae import VAE, reparametrize_prior
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -111,7 +111,7 @@ def basic(method: Method, ctx: EvaluationContext, data: Data, config: Evaluation
     metrics, arrays = summarised(ctx, result)
     metrics |= data.scaled(metrics["nll"], config.test_examples) | {"n": len(index)}
     arrays["means"] = result.means.cpu().numpy()[order]
-    if ctx.model.latent_dim in LATTICE and unbounded(ctx.model) is ctx.model:
+    if ctx.model.latent_dim in LATTICE and reparametrize_prior(ctx.model) is ctx.model:
         with arithmetic(ctx.model, config.precision, frozen=True):
             arrays["true_means"] = true_means(ctx.model, data, arrays["means"][:TRUE_MEANS], chunk)
     drawn, texts = exhibits(method, ctx, data, config.pictures) if config.pictures else ({}, None)

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from bench.data.tensors import Data
-from bench.evaluation.estimators.ais import annealed_log_weights
+from bench.evaluation.estimators.ais import ais_log_weights
 from bench.evaluation.estimators.latent_usage import coupled_samples, distortion_gaps
 from bench.evaluation.estimators.likelihood import effective_sample_size, importance_weighted_nll, nested_nll
 from bench.evaluation.estimators.linear_probe import chance_accuracy, few_label_accuracy, linear_probe
-from bench.evaluation.estimators.proposal import common_log_weights, common_proposal
+from bench.evaluation.estimators.proposal import refined_log_weights, refined_proposal
 from bench.evaluation.metrics import EvaluationContext, health, log_weights
 from bench.method import Method
 from bench.models.distributions import Posterior
-from bench.models.vae import unbounded
+from bench.models.vae import reparametrize_prior
 
 CONVERGENCE = (50, 500, 5000)  # samples
 FEW_LABELS = (100, 500, 1000)
@@ -86,38 +86,38 @@ class Found:
 
 
 @torch.no_grad()
-def common(subject: Subject, examples: int, steps: int, samples: int) -> Found:
+def refined_iw(subject: Subject, examples: int, steps: int, samples: int) -> Found:
     """The NLL under a proposal refined in the same way for every method, so that it compares decoders, not encoders.
 
     Refined on a sample alone, for it costs, and carried over to all by ``of_all``.
     """
     plain, elbo = subject.basic.columns["nll"], subject.basic.columns["elbo"]
     if not subject.latent:  # the plain NLL is exact
-        names = ("ess_common", "pareto_k_common", "elbo_refined", "gap_amortisation", "gap_approximation")
-        exact = named("nll_common", of_all(plain, np.arange(len(plain)), plain))
-        return Found(exact | dict.fromkeys((*names, "gap_inference")), {"nll_common": plain})
+        names = ("ess_refined", "pareto_k_refined", "elbo_refined", "gap_amortisation", "gap_approximation")
+        exact = named("nll_refined", of_all(plain, np.arange(len(plain)), plain))
+        return Found(exact | dict.fromkeys((*names, "gap_inference")), {"nll_refined": plain})
     places, parts = [], []
-    model, chunk = unbounded(subject.ctx.model), subject.chunk
+    model, chunk = reparametrize_prior(subject.ctx.model), subject.chunk
     for block in subject.blocks(examples):
         generator = subject.ctx.generator("common")
-        found = common_log_weights(model, block.x, block.q, generator, chunk, steps=steps, draws=samples)
+        found = refined_log_weights(model, block.x, block.q, generator, chunk, steps=steps, draws=samples)
         parts.append({"refined": found.elbo.double(), **health(found.log_weights)})
         places.append(block.places)
     sampled = np.concatenate(places)
     values = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
     amortisation, approximation = values["refined"] - elbo[sampled], -values["nll"] - values["refined"]
     metrics = {
-        **named("nll_common", of_all(plain, sampled, values["nll"])),
-        "ess_common": float(values["ess"].mean()),
-        "pareto_k_common": float(np.nanmedian(values["pareto_k"])),
+        **named("nll_refined", of_all(plain, sampled, values["nll"])),
+        "ess_refined": float(values["ess"].mean()),
+        "pareto_k_refined": float(np.nanmedian(values["pareto_k"])),
         "elbo_refined": float(values["refined"].mean()),
         "gap_amortisation": float(amortisation.mean()),
         "gap_approximation": float(approximation.mean()),
         "gap_inference": float((amortisation + approximation).mean()),
     }
     columns = {
-        "nll_common": values["nll"],
-        "pareto_k_common": values["pareto_k"],
+        "nll_refined": values["nll"],
+        "pareto_k_refined": values["pareto_k"],
         "elbo_refined": values["refined"],
     }
     return Found(metrics, {name: spread(column, sampled, len(plain)) for name, column in columns.items()})
@@ -159,7 +159,7 @@ def convergence(subject: Subject, examples: int) -> Found:
 
 
 @torch.no_grad()
-def use(subject: Subject, examples: int) -> Found:
+def latent_use(subject: Subject, examples: int) -> Found:
     """What the decoder loses when z comes from another example, or from the prior."""
     blocks = list(subject.blocks(examples)) if subject.latent else []
     if sum(len(block.x) for block in blocks) < 2:
@@ -199,22 +199,22 @@ def probe(subject: Subject, examples: int) -> Found:
 
 
 @torch.no_grad()
-def annealed(subject: Subject, examples: int, chains: int, steps: int) -> Found:
+def ais(subject: Subject, examples: int, chains: int, steps: int) -> Found:
     """The NLL by annealed importance sampling, from the refined posterior on: what importance sampling missed of the
     true one, the moves in between find."""
     if not subject.latent:
-        return Found(dict.fromkeys(("nll_annealed", "nll_annealed_se")))
-    places, nll, model = [], [], unbounded(subject.ctx.model)
+        return Found(dict.fromkeys(("nll_ais", "nll_ais_se")))
+    places, nll, model = [], [], reparametrize_prior(subject.ctx.model)
     for block in subject.blocks(examples):
-        start = common_proposal(model, block.x, block.q, subject.ctx.generator("common"), subject.chunk).narrow
+        start = refined_proposal(model, block.x, block.q, subject.ctx.generator("common"), subject.chunk).narrow
         generator = subject.ctx.generator("annealed")
-        weights = annealed_log_weights(model, block.x, generator, subject.chunk, chains, steps, start)
+        weights = ais_log_weights(model, block.x, generator, subject.chunk, chains, steps, start)
         nll.append(importance_weighted_nll(weights))
         places.append(block.places)
     plain, sampled, values = subject.basic.columns["nll"], np.concatenate(places), torch.cat(nll).cpu().numpy()
     return Found(
-        named("nll_annealed", of_all(plain, sampled, values)),
-        {"nll_annealed": spread(values, sampled, len(plain))},
+        named("nll_ais", of_all(plain, sampled, values)),
+        {"nll_ais": spread(values, sampled, len(plain))},
     )
 
 
@@ -254,9 +254,9 @@ def spread(values: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
 
 
 GROUPS: dict[str, Callable[..., Found]] = {
-    "common": common,
+    "refined_iw": refined_iw,
     "convergence": convergence,
-    "use": use,
+    "latent_use": latent_use,
     "probe": probe,
-    "annealed": annealed,
+    "ais": ais,
 }

@@ -32,7 +32,7 @@ from bench.evaluation.estimators.mutual_information import (
 from bench.method import Context, Method, Phase
 from bench.models.distributions import Posterior
 from bench.models.precision import arithmetic
-from bench.models.vae import VAE, unbounded
+from bench.models.vae import VAE, reparametrize_prior
 
 #: Whole-set MI, in nats, below which a posterior counts as collapsed.
 COLLAPSED_BELOW = 0.1
@@ -195,7 +195,7 @@ def validate(
         metrics = measure(method, ctx, blocks, samples=1, chunk=train.batch_size).metrics
         if with_loss:
             metrics["loss"] = mean_loss(method, ctx, blocks)
-        if with_lag and train.lag_examples and model.latent_dim and unbounded(model) is model:
+        if with_lag and train.lag_examples and model.latent_dim and reparametrize_prior(model) is model:
             _, (x,) = data.blocks("val", train.lag_examples, train.lag_examples)
             ctx.block = 0
             with torch.no_grad():

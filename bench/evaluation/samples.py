@@ -59,7 +59,7 @@ def texts(method: Method, ctx: Context, data: TextData, x: Tensor) -> dict[str, 
 
 def decode(model: VAE, data: TextData, z: Tensor, generator: torch.Generator) -> list[dict[str, str]]:
     """What z ``[N, D]`` says: the most probable word at every step, the best of a beam, and one draw."""
-    code = model.to_decoder(z)
+    code = model.latent_to_decoder(z)
     ways = {
         "greedy": greedy(model.decoder, code),
         "beam": beam(model.decoder, code),

@@ -91,7 +91,7 @@ def timed_updates(trainer: Trainer, at_least: float) -> dict[str, list[float]]:
         return results[0]
 
     ctx.update = timed  # type: ignore[method-assign]
-    ctx.extra_updates_left = lambda: EXTRA - (ctx.extra_updates - at_start)  # type: ignore[method-assign]
+    ctx.encoder_updates_left = lambda: EXTRA - (ctx.encoder_updates - at_start)  # type: ignore[method-assign]
     trainer.model.train()
     for phase in range(len(trainer.phases)):
         trainer.start_phase(phase)
@@ -99,11 +99,11 @@ def timed_updates(trainer: Trainer, at_least: float) -> dict[str, list[float]]:
         while time.perf_counter() - started < at_least or any(
             len(found[kind]) <= LEAST for kind in found.keys() - before
         ):
-            at_start = ctx.extra_updates
-            ctx.begin_noise("outside updates", ctx.step)
-            trainer.method.step(ctx, ctx.outer_batch())
+            at_start = ctx.encoder_updates
+            ctx.reseed_streams("outside updates", ctx.step)
+            trainer.method.step(ctx, ctx.next_main_batch())
             ctx.step += 1
-            trainer.method.on("after_step", ctx)
+            trainer.method.on_step_end(ctx)
     return {kind: times[1:] for kind, times in found.items()}
 
 

@@ -15,14 +15,14 @@ from bench.experiment.schema import problem, problem_of_history
 
 #: The optional groups of an evaluation, and their metrics: what one table says of a group has the same settings.
 GROUPS = {
-    "common": (
-        *("nll_common", "nll_common_se", "ess_common", "pareto_k_common"),
+    "refined_iw": (
+        *("nll_refined", "nll_refined_se", "ess_refined", "pareto_k_refined"),
         *("elbo_refined", "gap_amortisation", "gap_approximation", "gap_inference"),
     ),
     "convergence": ("nll_50", "nll_50_se", "nll_500", "nll_500_se", "nll_5000", "nll_5000_se", "ess_5000"),
-    "use": ("shuffle_gap", "prior_gap"),
+    "latent_use": ("shuffle_gap", "prior_gap"),
     "probe": ("probe", "probe_100", "probe_500", "probe_1000", "probe_chance"),
-    "annealed": ("nll_annealed", "nll_annealed_se"),
+    "ais": ("nll_ais", "nll_ais_se"),
 }
 
 

@@ -18,7 +18,7 @@ MOST, FILE_BYTES = 2_000_000, 256 << 20  # rows, and bytes of a file: at most
 class Examples:
     """Per judged test example, by rising ``index`` [N]: float64 values [N] by metric; empty without a file.
 
-    ``sampled``: on how many of them ``nll_common`` was measured. ``problem`` says why a file is not used.
+    ``sampled``: on how many of them ``nll_refined`` was measured. ``problem`` says why a file is not used.
     """
 
     index: Any = None
@@ -28,7 +28,7 @@ class Examples:
 
 
 def read(folder: Path, metrics: Mapping[str, Any]) -> Examples:
-    """The values per example in a cell's folder, whose means are its metrics ``nll`` and ``nll_common``."""
+    """The values per example in a cell's folder, whose means are its metrics ``nll`` and ``nll_refined``."""
     import numpy as np
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
@@ -36,7 +36,7 @@ def read(folder: Path, metrics: Mapping[str, Any]) -> Examples:
 
     try:
         with regular(folder / FILE, FILE_BYTES) as opened, ParquetFile(opened) as file:
-            names = [name for name in ("index", "nll", "nll_common") if name in file.schema_arrow.names]
+            names = [name for name in ("index", "nll", "nll_refined") if name in file.schema_arrow.names]
             kinds = [file.schema_arrow.field(name).type for name in names]
             if file.metadata.num_rows > MOST or not all(is_integer(kind) or is_floating(kind) for kind in kinds):
                 raise ValueError("more examples than any test set has, or something else than numbers")
@@ -52,14 +52,14 @@ def read(folder: Path, metrics: Mapping[str, Any]) -> Examples:
         return Examples()
     except (OSError, ValueError, KeyError, TypeError, ArrowException) as error:
         return Examples(problem=f"{FILE} is damaged ({type(error).__name__})")
-    nll, common = values.get("nll"), values.pop("nll_common", None)
+    nll, common = values.get("nll"), values.pop("nll_refined", None)
     if nll is not None and np.isnan(nll).all() and common is not None:  # of a posterior without density
         del values["nll"]
         nll = np.full_like(common, np.nanmean(common)) if np.isfinite(common).any() else common
     if nll is not None and common is not None and np.isfinite(common).any():
-        values["nll_common"] = of_all(nll, common)
-    elif nll is not None and metrics.get("nll_common") == metrics.get("nll"):  # exact, so no proposal is needed
-        values["nll_common"] = nll
+        values["nll_refined"] = of_all(nll, common)
+    elif nll is not None and metrics.get("nll_refined") == metrics.get("nll"):  # exact, so no proposal is needed
+        values["nll_refined"] = nll
     for name, each in values.items():
         stored = metrics.get(name)
         if stored is None or not abs(each.mean() - stored) <= 1e-5 * max(1.0, abs(stored)):

@@ -29,11 +29,11 @@ DECODING = 0.3  # of an update: what decoding a batch once takes
 
 #: How often each group of metrics decodes an example: a step of refinement its four samples, with their gradient.
 GROUPS: dict[str, Callable[[EvaluationConfig], float]] = {
-    "common": lambda e: e.common_examples * (e.common_samples + 12 * e.common_steps),
+    "refined_iw": lambda e: e.refined_iw_examples * (e.refined_iw_samples + 12 * e.refined_iw_steps),
     "convergence": lambda e: e.convergence_examples * 5000,
-    "use": lambda e: e.use_examples * 12,
+    "latent_use": lambda e: e.latent_use_examples * 12,
     "probe": lambda e: 0,
-    "annealed": lambda e: e.annealed_examples * e.annealed_chains * e.annealed_steps * 40,
+    "ais": lambda e: e.ais_examples * e.ais_chains * e.ais_steps * 40,
 }
 
 

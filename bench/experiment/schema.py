@@ -35,7 +35,7 @@ def identify(config: Mapping[str, Any]) -> str:
     identity["train"] = training_identity(config["train"])
     method = config["method"]
     identity["method"] = {
-        key: method[key] for key in ("name", "config", "schedule", "rate", "revision") if key in method
+        key: method[key] for key in ("name", "config", "schedule", "kl_term", "revision") if key in method
     }
     identity["data"] = config["dataset"]["fingerprint"]
     identity["seed"] = [config["base_seed"], config["seed"]]
@@ -209,7 +209,7 @@ METHOD: dict[str, Any] = {
     **{
         "config": {"*": anything},
         "schedule": {"name": label},
-        "rate?": {"name": label},
+        "kl_term?": {"name": label},
         "revision?": positive,
         "footnotes?": {"*": text},
         "notes?": [text],
@@ -223,13 +223,13 @@ DATASET: dict[str, Any] = {
 CONFIG: dict[str, Any] = {
     **{"schema_version": positive, "cell_id": label, "protocol_version": positive},
     **{"method": METHOD, "dataset": DATASET, "preset": label, "preset_notes?": [text], "precision": label},
-    **{"device": label, "model": {"*": anything}, "train": {"epochs?": positive, "extra_updates?": number}},
+    **{"device": label, "model": {"*": anything}, "train": {"epochs?": positive, "max_encoder_updates?": number}},
     **{"seed": count, "base_seed": integer},
 }
 RESULT: dict[str, Any] = {
     **{"schema_version": positive, "cell_id": label, "status": ending, "shared?": positive},
     **{"reason?": Maybe(text), "evaluation_failure?": {"reason": text}, "provenance?": Maybe(PROVENANCE)},
-    **{f"{name}?": number for name in ("updates", "extra_updates", "best_update", "train_seconds", "flops")},
+    **{f"{name}?": number for name in ("updates", "encoder_updates", "best_update", "train_seconds", "flops")},
 }
 JUDGED: dict[str, Any] = {"test_examples?": Maybe(positive), "iw_samples?": positive, "batch_size?": positive}
 METRICS: dict[str, Any] = {"nll": number, "n?": positive, "collapsed?": Maybe(truth), "*": metric}

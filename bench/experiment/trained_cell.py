@@ -116,7 +116,7 @@ class TrainedCell:
         """Of z ``[N, D]``: for text the most probable word at every step, for images a draw x ~ p(x|z)."""
         z = torch.as_tensor(z, dtype=torch.float32, device=self.context.device)
         if isinstance(self.data, TextData):
-            return self.data.sentences(greedy(self.model.decoder, self.model.to_decoder(z)))
+            return self.data.sentences(greedy(self.model.decoder, self.model.latent_to_decoder(z)))
         return self.model.sample(z, self._seeded(seed).generator("decode")).squeeze(1)
 
     @torch.no_grad()

@@ -148,7 +148,9 @@ def train(task: dict) -> dict:
         folder.write_history,
         should_stop=when_missing(Path(task["marker"])),
     )
-    sizes = {name: sum(reference_parameters(module) for module in modules) for name, modules in model.parts().items()}
+    sizes = {
+        name: sum(reference_parameters(module) for module in modules) for name, modules in model.submodules().items()
+    }
     return trainer.run() | {"parameters": sizes}
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench.core.config import ImageModelConfig
 from bench.models.kernels.conv2d import Conv2d
 from bench.models.kernels.norm_elu import NormELU
-from bench.models.vae import VAE, GaussianHead, NoFeatures, NoHead
+from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
 
 
 class MaskedConv(Conv2d):
@@ -90,7 +90,7 @@ class ResNetFeatures(nn.Module):
         return self.layers(x)
 
 
-class LatentMaps(nn.Module):
+class LatentProjection(nn.Module):
     """z ``[B, D]`` -> ``[B, C, H, W]``, its share of layer 0's pre-activation: linear to a few feature maps, and a k×k
     convolution of these.
 
@@ -113,7 +113,7 @@ class LatentMaps(nn.Module):
         return torch.addmm(flat[-1], z, flat[:-1]).unflatten(1, shares.shape[1:]).permute(0, 3, 1, 2)
 
 
-class NoMaps(nn.Module):
+class EmptyProjection(nn.Module):
     """z without dimensions -> no share."""
 
     def forward(self, z: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class MaskedBlock(nn.Module):
 class MaskedCNNDecoder(nn.Module):
     """p(x|z) over binary pixels in raster order.
 
-    Layer 0 is causal in the image and open to z, whose share ``LatentMaps`` gives; the other layers are masked residual
+    Layer 0 is causal in the image and open to z, whose share ``LatentProjection`` gives; the other layers are masked residual
     blocks, with long skip blocks from layer j into layer j + 3, the last of them into the output.
     """
 
@@ -173,14 +173,14 @@ class MaskedCNNDecoder(nn.Module):
             h = h + self.skips[-1](outputs[len(self.skips) - 1])
         return self.output(h)
 
-    def of_image(self, x: Tensor) -> Tensor:
+    def image_projection(self, x: Tensor) -> Tensor:
         """The image's share of layer 0's pre-activation: ``[B, 1, H, W]`` -> ``[B, C, H, W]``."""
         return self.from_image(F.pad(x, (0, 0, self.from_image.reach, 0)))
 
     def log_prob(self, share: Tensor, x: Tensor, samples: int = 1) -> Tensor:
         """z's share of layer 0 ``[B·S, C, H, W]``, x ``[B, 1, H, W]`` in {0, 1} -> log p(x|z) ``[B, S]``; the image's
         share is computed once for all samples."""
-        h = share + self.of_image(x).repeat_interleave(samples, dim=0)
+        h = share + self.image_projection(x).repeat_interleave(samples, dim=0)
         repeated = x.repeat_interleave(samples, dim=0)
         nats = F.binary_cross_entropy_with_logits(self(h), repeated, reduction="none")
         return -nats.flatten(1).sum(-1).unflatten(0, (len(x), samples))
@@ -197,7 +197,7 @@ class MaskedCNNDecoder(nn.Module):
         uniform = torch.rand(batch, height, width, generator=generator, device=share.device)
         for i in range(height):
             for j in range(width):
-                logits = self(self.of_image(x[:, :, : i + 1]) + share[:, :, : i + 1])
+                logits = self(self.image_projection(x[:, :, : i + 1]) + share[:, :, : i + 1])
                 x[:, 0, i, j] = (uniform[:, i, j] < logits[:, 0, i, j].sigmoid()).to(x.dtype)
         return x
 
@@ -210,10 +210,10 @@ def build_image_model(config: ImageModelConfig, latent: bool = True) -> VAE:
         model = VAE(
             ResNetFeatures(size, config.encoder_channels, config.features),
             GaussianHead(config.features, config.latent_dim),
-            LatentMaps(config.latent_dim, config.maps, size, channels, config.kernels[0]),
+            LatentProjection(config.latent_dim, config.maps, size, channels, config.kernels[0]),
             decoder,
             config.latent_dim,
         )
     else:
-        model = VAE(NoFeatures(), NoHead(), NoMaps(), decoder, latent_dim=0)
+        model = VAE(EmptyFeatures(), EmptyHead(), EmptyProjection(), decoder, latent_dim=0)
     return model.to(memory_format=torch.channels_last)  # the layout in which masked convolutions run fastest

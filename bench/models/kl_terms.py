@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Rate(Protocol):
-    def of(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor: ...
+class KLTerm(Protocol):
+    def __call__(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class MeanKL:
     """E KL: the ELBO's own."""
 
-    def of(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor:
+    def __call__(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor:
         return kl.mean()
 
 
-def restored(record: Mapping[str, Any], forms: Iterable[type]) -> Rate:
+def restored(record: Mapping[str, Any], forms: Iterable[type]) -> KLTerm:
     """The form that a cell's ``config.json`` describes, one of these. ``UserError`` where it is none of them."""
     name, settings = record["name"], {key: value for key, value in record.items() if key != "name"}
     classes = {cls.__name__: cls for cls in forms}

@@ -16,7 +16,7 @@ from bench.core.config import TextModelConfig
 from bench.data.dataset import END, PAD, START
 from bench.models.kernels.cross_entropy import surprise
 from bench.models.kernels.lstm import LSTM, State
-from bench.models.vae import VAE, GaussianHead, NoFeatures, NoHead
+from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
 
 
 class LSTMFeatures(nn.Module):
@@ -163,8 +163,8 @@ def build_text_model(config: TextModelConfig, vocabulary: int, longest: int, lat
     dim = config.latent_dim if latent else 0
     decoder = LSTMDecoder(vocabulary, *sizes, dim, config.dropout, longest)
     if not latent:
-        return VAE(NoFeatures(), NoHead(), nn.Identity(), decoder, latent_dim=0)
-    to_decoder = LatentState(dim, config.hidden)
+        return VAE(EmptyFeatures(), EmptyHead(), nn.Identity(), decoder, latent_dim=0)
+    latent_to_decoder = LatentState(dim, config.hidden)
     head = GaussianHead(config.hidden, dim, bias=False)
     uniform_(head.linear.weight)
-    return VAE(LSTMFeatures(vocabulary, *sizes), head, to_decoder, decoder, dim)
+    return VAE(LSTMFeatures(vocabulary, *sizes), head, latent_to_decoder, decoder, dim)

@@ -1,6 +1,6 @@
 """The model: a VAE with four seams, so that a method can wrap just one of them.
 
-``features(x) -> h``, ``head(h) -> Posterior``, ``to_decoder(z)``, ``decoder``; beside them ``prior`` and ``aux``,
+``features(x) -> h``, ``head(h) -> Posterior``, ``latent_to_decoder(z)``, ``decoder``; beside them ``prior`` and ``aux``,
 the modules that a method adds. With a latent of no dimensions it is the decoder's autoregressive model alone.
 """
 
@@ -31,14 +31,14 @@ class GaussianHead(nn.Module):
         return Gaussian(mean, logvar)
 
 
-class NoFeatures(nn.Module):
+class EmptyFeatures(nn.Module):
     """The encoder of a model without a latent: looks at nothing."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros(len(x), 0, device=x.device)
 
 
-class NoHead(nn.Module):
+class EmptyHead(nn.Module):
     """The posterior over no dimensions: every KL is 0 and every sample is empty."""
 
     def forward(self, h: Tensor) -> Gaussian:
@@ -49,16 +49,16 @@ class VAE(nn.Module):
     """p(z) p(x|z) with q(z|x).
 
     ``decoder`` offers ``log_prob(code [B·S, …], x [B, …], samples=S) -> [B, S]`` in nats and
-    ``sample(code, generator) -> x``; ``code`` is what ``to_decoder`` makes of z.
+    ``sample(code, generator) -> x``; ``code`` is what ``latent_to_decoder`` makes of z.
     """
 
     def __init__(
-        self, features: nn.Module, head: nn.Module, to_decoder: nn.Module, decoder: nn.Module, latent_dim: int
+        self, features: nn.Module, head: nn.Module, latent_to_decoder: nn.Module, decoder: nn.Module, latent_dim: int
     ):
         super().__init__()
         self.features = features
         self.head = head
-        self.to_decoder = to_decoder
+        self.latent_to_decoder = latent_to_decoder
         self.decoder = decoder
         self.prior: nn.Module = StandardNormal(latent_dim)
         self.aux = nn.ModuleDict()
@@ -70,27 +70,27 @@ class VAE(nn.Module):
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x|z): x ``[B, …]``, z ``[B, S, D]`` -> ``[B, S]``."""
         samples = z.shape[1]
-        return self.decoder.log_prob(self.to_decoder(z.flatten(0, 1)), x, samples)
+        return self.decoder.log_prob(self.latent_to_decoder(z.flatten(0, 1)), x, samples)
 
     def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x ~ p(x|z): z ``[B, D]`` -> x ``[B, …]``."""
-        return self.decoder.sample(self.to_decoder(z), generator)
+        return self.decoder.sample(self.latent_to_decoder(z), generator)
 
-    def parts(self) -> dict[str, tuple[nn.Module, ...]]:
+    def submodules(self) -> dict[str, tuple[nn.Module, ...]]:
         """The modules by who learns them: inference network, generative model, a method's own."""
         return {
             "encoder": (self.features, self.head),
-            "decoder": (self.to_decoder, self.decoder, self.prior),
+            "decoder": (self.latent_to_decoder, self.decoder, self.prior),
             "aux": (self.aux,),
         }
 
-    def groups(self) -> dict[str, list[nn.Parameter]]:
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The parameters of each part that has some."""
-        groups = {name: [p for m in modules for p in m.parameters()] for name, modules in self.parts().items()}
+        groups = {name: [p for m in modules for p in m.parameters()] for name, modules in self.submodules().items()}
         return {name: parameters for name, parameters in groups.items() if parameters}
 
 
-class OverNormal(nn.Module):
+class StandardNormalLatentVAE(nn.Module):
     """A VAE whose prior is that of ``carry(u)``, u ~ N(0, I), as the same p(x) with u in R^D for its latent: what looks
     for z where it may take any value then looks for u."""
 
@@ -100,12 +100,12 @@ class OverNormal(nn.Module):
         self.prior = StandardNormal(model.latent_dim)
 
     def log_prob(self, x: Tensor, u: Tensor) -> Tensor:
-        return self.model.log_prob(x, self.model.prior.carry(u))
+        return self.model.log_prob(x, self.model.prior.from_standard_normal(u))
 
 
-def unbounded(model: VAE) -> VAE | OverNormal:
+def reparametrize_prior(model: VAE) -> VAE | StandardNormalLatentVAE:
     """The model with a latent that may take any value in R^D, of the same p(x)."""
-    return OverNormal(model) if hasattr(model.prior, "carry") else model
+    return StandardNormalLatentVAE(model) if hasattr(model.prior, "from_standard_normal") else model
 
 
 @contextmanager

@@ -82,8 +82,8 @@ def lowest_nll(claim: Mapping[str, Any], rows: Mapping[str, DataFrame]) -> Findi
     where one lies above. The NLL is the table's: the common-proposal NLL if every one of these cells has it.
     """
     cells, others = rows[claim["row"]], {other: rows[other] for other in claim["against"]}
-    common = all(each["nll_common"].notna().all() for each in (cells, *others.values()))
-    name = "nll_common" if common else "nll"
+    common = all(each["nll_refined"].notna().all() for each in (cells, *others.values()))
+    name = "nll_refined" if common else "nll"
     found = {other: paired_interval(cells, each, name)[0] for other, each in others.items()}
     if strangers := [other for other, value in found.items() if not value.n]:
         return Finding(NOT_TESTED, f"no common seeds with {', '.join(strangers)}")
@@ -143,16 +143,16 @@ TESTS: dict[str, Callable[[Mapping[str, Any], Mapping[str, DataFrame]], Finding]
 def capped(cell: CellRecord) -> bool:
     """Whether a finished cell made all the extra updates that its preset allows."""
     train = cell.config["train"]
-    if train.get("extra_updates") is None or not cell.history or cell.result is None:
+    if train.get("encoder_updates") is None or not cell.history or cell.result is None:
         return False
     planned = train.get("epochs", 0) * (cell.history[0].get("update") or 0)  # validation is once an epoch
     # What is left of the cap may be a part of an update, which cannot be made.
-    return (cell.result.get("extra_updates") or 0) > train["extra_updates"] * planned - 1
+    return (cell.result.get("encoder_updates") or 0) > train["encoder_updates"] * planned - 1
 
 
 def last_extra_epoch(history: Sequence[Mapping[str, Any]]) -> int:
     """The last epoch, from 1, in which there were extra updates; 0 without any."""
-    counts = [0, *(record.get("extra_updates") or 0 for record in history)]
+    counts = [0, *(record.get("encoder_updates") or 0 for record in history)]
     return max((epoch for epoch, (before, now) in enumerate(pairwise(counts), 1) if now > before), default=0)
 
 

@@ -27,10 +27,10 @@ FURTHER: dict[str, dict[str, int]] = {
         **{"shuffle_gap": 2, "prior_gap": 2, "probe": 3, "probe_100": 3, "probe_500": 3, "probe_1000": 3},
     },
     "Inference": {
-        **{"ess": 1, "pareto_k": 2, "nll_mc_se": 3, "ess_common": 1, "pareto_k_common": 2},
+        **{"ess": 1, "pareto_k": 2, "nll_mc_se": 3, "ess_refined": 1, "pareto_k_refined": 2},
         **{"gap_amortisation": 2, "gap_approximation": 2, "gap_inference": 2},
     },
-    "Convergence of the NLL": {"nll_50": 2, "nll_500": 2, "nll_5000": 2, "ess_5000": 3, "nll_annealed": 2},
+    "Convergence of the NLL": {"nll_50": 2, "nll_500": 2, "nll_5000": 2, "ess_5000": 3, "nll_ais": 2},
 }
 
 
@@ -60,8 +60,8 @@ def columns(rows: DataFrame, reference: str | None) -> dict[str, dict[str, Write
     if several and rows["collapsed"].notna().any():
         detail["collapsed"] = _share
     detail["updates"] = partial(_mean, "updates", 0)
-    if rows["extra_updates"].max() > 0:
-        detail["extra_updates"] = partial(_mean, "extra_updates", 0)
+    if rows["encoder_updates"].max() > 0:
+        detail["encoder_updates"] = partial(_mean, "encoder_updates", 0)
     found = {"": main, "Details": detail}
     for caption, metrics in FURTHER.items():
         those: dict[str, Write] = {
@@ -163,7 +163,7 @@ def headings(
     annealed = f"annealed importance sampling on {of('annealed', 'examples')} {carried}, "
     annealed += f"{of('annealed', 'chains')} chains of {of('annealed', 'steps')} steps from the refined posterior"
     found = {
-        "nll_common": ("NLL", common),
+        "nll_refined": ("NLL", common),
         "nll": (plain, f"importance-weighted estimate{_own(main)}, {samples} samples, {data['unit']}, {judged_on}"),
         "ppl": ("PPL", ppl),
         "kl": ("KL", ""),
@@ -181,7 +181,7 @@ def headings(
         "mi_batch": ("batch MI", within),
         "collapsed": ("collapsed", "share of the seeds whose MI is below 0.1 nats, with Wilson's 95 % interval"),
         "updates": ("updates", "of the decoder"),
-        "extra_updates": ("extra", "further updates of the encoder alone or of auxiliary networks"),
+        "encoder_updates": ("extra", "further updates of the encoder alone or of auxiliary networks"),
         "au_ratio": (
             "AU(σ)",
             "dimensions whose means make up more than 0.05 of the variance of q(z), whatever its scale",
@@ -196,14 +196,14 @@ def headings(
         "ess": ("ESS", f"effective sample size of {plain}'s weights, of {samples}"),
         "pareto_k": ("Pareto k", k),
         "nll_mc_se": ("MC error", f"Monte-Carlo standard error of {plain} on these test examples"),
-        "ess_common": ("ESS(c)", f"effective sample size of NLL's weights, of {of('common', 'samples')}"),
-        "pareto_k_common": ("Pareto k(c)", "the same of NLL's weights"),
+        "ess_refined": ("ESS(c)", f"effective sample size of NLL's weights, of {of('common', 'samples')}"),
+        "pareto_k_refined": ("Pareto k(c)", "the same of NLL's weights"),
         "gap_amortisation": ("amort. gap", "ELBO of the refined posterior − ELBO (Cremer et al., 2018)"),
         "gap_approximation": ("approx. gap", "− NLL − ELBO of the refined posterior"),
         "gap_inference": ("inf. gap", f"the sum of both: − NLL − ELBO, {sample}"),
         **{f"nll_{count}": (f"NLL {count:,}", f"{estimates} {count:,} samples") for count in (50, 500, 5000)},
         "ess_5000": ("ESS/5,000", "effective sample size over the samples, at 5,000"),
-        "nll_annealed": ("NLL (AIS)", annealed),
+        "nll_ais": ("NLL (AIS)", annealed),
     }
     for name in LIKELIHOODS:
         crossed = rows[f"{name}_ci_examples"].max() > 0

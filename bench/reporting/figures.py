@@ -27,7 +27,7 @@ LONGEST = 80  # characters of a name in a figure
 
 #: What each figure shows, in the order of a page.
 CAPTIONS = {
-    "rate_distortion": "Rate and distortion on the test set: what the latent tells, and what the decoder is left to "
+    "rate_distortion": "KLTerm and distortion on the test set: what the latent tells, and what the decoder is left to "
     "explain. Small points are seeds, large ones their means; on a dotted line all have the same ELBO.",
     "seeds": "Every seed as a small point above its row, the mean as a large one, and the mean's 95 % interval: of NLL "
     "with seeds and test examples as crossed noise, of MI over seeds.",

@@ -24,20 +24,20 @@ METRICS = (
     *("kl_aggregate", "kl_aggregate_reverse", "au", "au_kl", "au_ratio", "collapsed_dims", "bpd", "ppl", "words"),
     *(name for names in GROUPS.values() for name in names),
 )
-COSTS = ("train_seconds", "flops", "updates", "extra_updates")
+COSTS = ("train_seconds", "flops", "updates", "encoder_updates")
 #: Means with an interval over seeds and examples, and with one of the paired difference to the baseline.
-LIKELIHOODS = ("nll", "nll_common")
+LIKELIHOODS = ("nll", "nll_refined")
 # Of the csv; the first sixteen are a contract, what is new is added at the end.
 COLUMNS = (
     *"method n nll nll_sd elbo rec kl kl_sd mi mi_sd mi_batch au au_sd train_seconds relative_cost collapsed".split(),
     *"label nll_ci_low nll_ci_high nll_minus_baseline nll_minus_baseline_low nll_minus_baseline_high pairs".split(),
-    *"au_kl au_kl_sd kl_aggregate bpd updates extra_updates flops failed skipped unfinished ppl ppl_sd words".split(),
-    *"nll_common nll_common_n nll_common_sd nll_common_ci_low nll_common_ci_high nll_common_minus_baseline".split(),
-    *"nll_common_minus_baseline_low nll_common_minus_baseline_high nll_common_pairs".split(),
-    *"nll_ci_examples nll_minus_baseline_examples nll_common_ci_examples".split(),
-    *"nll_common_minus_baseline_examples collapsed_low collapsed_high".split(),
+    *"au_kl au_kl_sd kl_aggregate bpd updates encoder_updates flops failed skipped unfinished ppl ppl_sd words".split(),
+    *"nll_refined nll_refined_n nll_refined_sd nll_refined_ci_low nll_refined_ci_high nll_refined_minus_baseline".split(),
+    *"nll_refined_minus_baseline_low nll_refined_minus_baseline_high nll_refined_pairs".split(),
+    *"nll_ci_examples nll_minus_baseline_examples nll_refined_ci_examples".split(),
+    *"nll_refined_minus_baseline_examples collapsed_low collapsed_high".split(),
     *"nll_se nll_mc_se ess pareto_k mi_loo mi_high kl_aggregate_reverse au_ratio collapsed_dims".split(),
-    *(name for names in GROUPS.values() for name in names if name != "nll_common"),
+    *(name for names in GROUPS.values() for name in names if name != "nll_refined"),
 )
 
 
@@ -67,7 +67,7 @@ def _record(cell: CellRecord, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "method": method["expression"],
         "label": method.get("label", method["expression"]),
-        "variant": dumps([method.get(key) for key in ("config", "schedule", "rate", "revision")], sort_keys=True),
+        "variant": dumps([method.get(key) for key in ("config", "schedule", "kl_term", "revision")], sort_keys=True),
         "order": method["order"],
         "baseline": bool(method.get("baseline")),
         "base_seed": cell.config["base_seed"],
@@ -117,7 +117,7 @@ def stored_frame(out: Path) -> DataFrame:
             continue
         cell = cells[path]
         method = cell.config["method"]
-        about = {key: method.get(key) or {} for key in ("config", "schedule", "rate")}
+        about = {key: method.get(key) or {} for key in ("config", "schedule", "kl_term")}
         about |= {"cell_id": cell.config.get("cell_id"), "fingerprint": cell.config["dataset"]["fingerprint"]}
         evaluation = cell.evaluation or {}
         about |= {"device": cell.config["device"], "n": evaluation.get("metrics", {}).get("n")}
@@ -166,7 +166,7 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
 
 def headline(frame: DataFrame) -> str:
     """The column of the NLL that a table is about: the common-proposal NLL where most have it, else the plain one."""
-    return "nll_common" if 2 * frame["nll_common"].notna().sum() > frame["nll"].notna().sum() else "nll"
+    return "nll_refined" if 2 * frame["nll_refined"].notna().sum() > frame["nll"].notna().sum() else "nll"
 
 
 def mean_interval(cells: DataFrame, name: str) -> tuple[Summary, int]:
@@ -203,7 +203,7 @@ def _by_example(cells: DataFrame, name: str) -> dict[str, tuple[Any, Any, int]]:
         row.replicate: row.cell.examples for row in cells.itertuples() if getattr(row, name) == getattr(row, name)
     }
     return {
-        key: (each.index, each.values[name], each.sampled if name == "nll_common" else len(each.index))
+        key: (each.index, each.values[name], each.sampled if name == "nll_refined" else len(each.index))
         for key, each in stored.items()
         if name in each.values
     }
@@ -221,7 +221,7 @@ def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> di
     done = cells[cells["status"] == "ok"]
     of = {name: summary(done[name]) for name in (*METRICS, *COSTS, "collapsed")}
     record: dict[str, Any] = {name: value.mean for name, value in of.items()}
-    record |= {f"{name}_sd": of[name].sd for name in ("nll", "nll_common", "kl", "mi", "au", "au_kl", "ppl")}
+    record |= {f"{name}_sd": of[name].sd for name in ("nll", "nll_refined", "kl", "mi", "au", "au_kl", "ppl")}
     for name in LIKELIHOODS:
         mean, examples = mean_interval(done, name)
         record |= {f"{name}_ci_low": mean.low, f"{name}_ci_high": mean.high, f"{name}_ci_examples": examples}
@@ -232,7 +232,7 @@ def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> di
     low, high = wilson(done["collapsed"].sum(), of["collapsed"].n)
     return record | {
         "n": len(done),
-        "nll_common_n": of["nll_common"].n,
+        "nll_refined_n": of["nll_refined"].n,
         "collapsed_low": low,
         "collapsed_high": high,
         "relative_cost": of["flops"].mean / (summary(reference["flops"]).mean or float("nan")),

@@ -124,14 +124,14 @@ def _methods(frame: DataFrame, chips: Mapping[str, Markup]) -> list[dict]:
                 "rows": [],
             },
         )
-        schedule, rate = ({**(method.get(key) or {})} for key in ("schedule", "rate"))
+        schedule, rate = ({**(method.get(key) or {})} for key in ("schedule", "kl_term"))
         card["rows"].append(
             {
                 "label": cells["label"].iloc[0],
                 "chip": chips[expression],
                 "settings": {**(method.get("config") or {})},
                 "schedule": _call(schedule.pop("name", ""), schedule),
-                "rate": _call(rate.pop("name", ""), rate),
+                "kl_term": _call(rate.pop("name", ""), rate),
                 "notes": [*method.get("notes", []), *_footnotes(method)],
             }
         )

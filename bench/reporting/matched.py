@@ -18,7 +18,7 @@ def matched(made: Document, frame: DataFrame, sweeps: Mapping[str, Collection[st
     """The panels at matched rate and at matched time, as far as there is enough for them; ``made`` has their notes."""
     panels = []
     if (found := matched_rate(frame, sweeps)) is not None:
-        plain = "" if headline(frame) == "nll_common" else " (plain)"
+        plain = "" if headline(frame) == "nll_refined" else " (plain)"
         note = (
             f"mean and 95 % t interval over seeds of the NLL{plain}, read off lines through a sweep's members in the "
         )

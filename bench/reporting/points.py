@@ -104,8 +104,8 @@ def nll_cost(done: DataFrame, style: Looks, cost: str) -> Figure | None:
 def headline(done: DataFrame) -> tuple[str, str]:
     """The column of the NLL that methods are compared by, and its label: the common-proposal one where all have it."""
     judged = done.dropna(subset=["nll"])
-    if "nll_common" in done and len(judged) and judged["nll_common"].notna().all():
-        return "nll_common", "NLL, common proposal (nats)"
+    if "nll_refined" in done and len(judged) and judged["nll_refined"].notna().all():
+        return "nll_refined", "NLL, common proposal (nats)"
     return "nll", "NLL (nats)"
 
 

@@ -138,12 +138,12 @@ def _row_notes(row: Any, frame: DataFrame, crossed: bool) -> dict[str, list[str]
         for column, low in ((f"{name}_ci", f"{name}_ci_low"), (f"{name}_minus_baseline", f"{name}_minus_baseline_low")):
             alone = not getattr(row, f"{column}_examples") and not math.isnan(getattr(row, low))
             notes[column] += ["over seeds alone, for values per test example are missing"] if alone and crossed else []
-    if 0 < row.nll_common_n < row.n:
-        notes["nll_common"].append(f"of {row.nll_common_n} of {row.n} seeds")
-    if row.nll_common - row.nll > WORSE:
+    if 0 < row.nll_refined_n < row.n:
+        notes["nll_refined"].append(f"of {row.nll_refined_n} of {row.n} seeds")
+    if row.nll_refined - row.nll > WORSE:
         lower = "IW-NLL, an upper bound too, is lower"
-        notes["nll_common"].append(f"too high: {lower}, for the fit ended in a worse place than q")
-    for name in ("pareto_k", "pareto_k_common"):
+        notes["nll_refined"].append(f"too high: {lower}, for the fit ended in a worse place than q")
+    for name in ("pareto_k", "pareto_k_refined"):
         if getattr(row, name) > UNRELIABLE_K:
             notes[name].append("above 0.7: not to be trusted")
     shared = cells.loc[cells["status"] == "ok", "shared"].max()

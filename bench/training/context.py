@@ -78,11 +78,11 @@ class TrainingContext(Context):
         self.data = data.info
         self.device = next(model.parameters()).device
         self.clock = Clock(self.device)
-        self.outer = Batches(data, config, seed, "outer")
-        self.drawn = Batches(data, config, seed, "drawn")
+        self.main_batches = Batches(data, config, seed, "outer")
+        self.inner_batches = Batches(data, config, seed, "drawn")
         self.phase, self.val = Phase(), {}
         self.draws = 0
-        self.notes: list[str] = []
+        self.events: list[str] = []
         self.updates_by_kind: dict[str, int] = {}
         self.flops_by_kind: dict[str, int] = {}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
@@ -95,20 +95,20 @@ class TrainingContext(Context):
             self.generators[purpose] = torch.Generator(self.device).manual_seed(seed)
         return self.generators[purpose]
 
-    def outer_batch(self) -> Tensor:
-        return self.timed_batch(self.outer, self.step)
+    def next_main_batch(self) -> Tensor:
+        return self.clocked_batch(self.main_batches, self.step)
 
-    def draw(self) -> Tensor:
+    def next_batch(self) -> Tensor:
         self.draws += 1
-        return self.timed_batch(self.drawn, self.draws - 1)
+        return self.clocked_batch(self.inner_batches, self.draws - 1)
 
     def update(self, objective: Callable[[], Tensor], groups: Sequence[str] | None = None) -> Tensor:
         chosen = list(self.optimisers) if groups is None else list(groups)
         kind = f"{self.phase.name}: {'+'.join(chosen)}"
         extra = "decoder" not in chosen
-        self.begin_noise("extra" if extra else "step", self.extra_updates if extra else self.step)
+        self.reseed_streams("extra" if extra else "step", self.encoder_updates if extra else self.step)
         parameters = [p for name in chosen for g in self.optimisers[name].param_groups for p in g["params"]]
-        alone, counted = self.untouched(set(self.optimisers) - set(chosen)), self.counted(kind)
+        alone, counted = self.freeze_groups(set(self.optimisers) - set(chosen)), self.count_flops(kind)
         with alone, counted, arithmetic(self.model, self.train.precision):
             loss = objective()
             for p in parameters:
@@ -118,19 +118,19 @@ class TrainingContext(Context):
             torch.nn.utils.clip_grad_norm_(parameters, self.train.clip, foreach=True)
             for name in chosen:
                 self.optimisers[name].step()
-        self.extra_updates += extra
+        self.encoder_updates += extra
         self.updates_by_kind[kind] = self.updates_by_kind.get(kind, 0) + 1
         return loss.detach()
 
-    def extra_updates_left(self) -> float:
-        if self.train.extra_updates is None:
+    def encoder_updates_left(self) -> float:
+        if self.train.max_encoder_updates is None:
             return math.inf
-        return self.train.extra_updates * self.total - self.extra_updates
+        return self.train.max_encoder_updates * self.total - self.encoder_updates
 
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+    def log_event(self, text: str) -> None:
+        self.events.append(text)
 
-    def begin_noise(self, *key: Any) -> None:
+    def reseed_streams(self, *key: Any) -> None:
         """Start the streams of random numbers anew, torch's global one (dropout) among them: for every step of a
         method, and for every update in it."""
         self.noise_key, self.generators = key, {}
@@ -145,7 +145,7 @@ class TrainingContext(Context):
             torch.cuda.manual_seed(seed)
 
     @contextmanager
-    def repeatable(self, *key: Any) -> Iterator[None]:
+    def fixed_rng(self, *key: Any) -> Iterator[None]:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             self.seed_global(*self.noise_key, *key)
@@ -163,22 +163,22 @@ class TrainingContext(Context):
         """Floating-point operations of all updates: those counted in the first of each kind, times their number."""
         return float(sum(count * self.flops_by_kind[kind] for kind, count in self.updates_by_kind.items()))
 
-    def timed_batch(self, batches: Batches, number: int) -> Tensor:
+    def clocked_batch(self, batches: Batches, number: int) -> Tensor:
         self.clock.to("data", wait=False)
         batch = batches[number]
         self.clock.to("train", wait=False)
         return batch
 
     @contextmanager
-    def untouched(self, groups: set[str]) -> Iterator[None]:
+    def freeze_groups(self, groups: set[str]) -> Iterator[None]:
         """Within: no gradients for these groups' parameters, and their BatchNorm averages stand still."""
         parameters = [p for name in groups for g in self.optimisers[name].param_groups for p in g["params"]]
-        norms = (m for name in groups for m in self.model.parts().get(name, ()))
+        norms = (m for name in groups for m in self.model.submodules().get(name, ()))
         with fixed_statistics(*norms), frozen(parameters):
             yield
 
     @contextmanager
-    def counted(self, kind: str) -> Iterator[None]:
+    def count_flops(self, kind: str) -> Iterator[None]:
         """Count the operations of the first update of each kind."""
         if kind in self.flops_by_kind:
             yield

@@ -22,13 +22,13 @@ from bench.core.presets import SECTIONS
 from bench.core.schedules import SCHEDULES, Schedule
 from bench.core.syntax import CHARACTERS, _part, parse_value
 from bench.method import Method
-from bench.models.kl_terms import Rate
+from bench.models.kl_terms import KLTerm
 from bench.training import registry
 
 ROWS = 1000  # of a run
 
 #: What can be attached to a method with a +, one of each kind, in the order in which they stand in a row's name.
-SAID = {"rate": "form of the KL term", "schedule": "schedule"}
+SAID = {"kl_term": "form of the KL term", "schedule": "schedule"}
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Variant:
     method: type[Method]
     config: Any
     schedule: Schedule | None  # attached with +; None: the method's own
-    rate: Rate | None  # the same
+    kl_term: KLTerm | None  # the same
     expression: str  # the canonical text: defaults left out, so that one row has one name
     notes: tuple[str, ...]
 
     def instance(self) -> Method:
-        return self.method.made(self.config, self.schedule, self.rate)
+        return self.method.create(self.config, self.schedule, self.kl_term)
 
     def record(self) -> dict:
-        """What determines numbers (name, config, schedule, rate, revision), and what a report needs to know."""
+        """What determines numbers (name, config, schedule, kl_term, revision), and what a report needs to know."""
         method, schedule = self.method, self.instance().schedule
         return {
             "name": method.name,
@@ -54,14 +54,14 @@ class Variant:
             "label": self.expression,
             "config": asdict(self.config),
             "schedule": {"name": type(schedule).__name__, **vars(schedule)},
-            **({"rate": {"name": type(self.rate).__name__, **vars(self.rate)}} if self.rate else {}),
+            **({"kl_term": {"name": type(self.kl_term).__name__, **vars(self.kl_term)}} if self.kl_term else {}),
             **({"revision": method.revision} if method.revision > 1 else {}),
             "summary": method.summary,
             "citation": method.citation,
             "about": inspect.cleandoc(sys.modules[method.__module__].__doc__ or ""),
             "family": method.family,
-            "order": method.order,
-            "baseline": method.baseline and self.schedule is None and self.rate is None,
+            "order": method.table_order,
+            "baseline": method.baseline and self.schedule is None and self.kl_term is None,
             "footnotes": dict(method.footnotes),
             "notes": list(self.notes),
         }
@@ -116,7 +116,7 @@ def _variant(
     if name not in registry.method_names():
         raise UserError(f"unknown method '{name}': {suggest(name, {*registry.method_names(), *registry.suites()})}")
     method = registry.method(name)
-    reduced = method.reduced.get(preset, {})
+    reduced = method.preset_overrides.get(preset, {})
     default = replaced(method.Config(), reduced, f"method '{name}'")
     config = replaced(default, _values({**settings.get(name, {}), **given}), f"method '{name}'")
     attached = _attached(method, others)
@@ -126,14 +126,14 @@ def _variant(
         for key, value in reduced.items()
         if getattr(config, key) == value
     )
-    expression = f"{name}{_arguments(config, default, method.shown)}{suffix}"
+    expression = f"{name}{_arguments(config, default, method.display_params)}{suffix}"
     of_kind = {kind: form for kind, (_, form) in attached.items()}
-    return Variant(method, config, of_kind.get("schedule"), of_kind.get("rate"), expression, notes)
+    return Variant(method, config, of_kind.get("schedule"), of_kind.get("kl_term"), expression, notes)
 
 
 def attachable() -> dict[str, dict[str, type]]:
     """Kind -> name behind the + -> class."""
-    return {"rate": registry.rates(), "schedule": SCHEDULES}
+    return {"kl_term": registry.kl_terms(), "schedule": SCHEDULES}
 
 
 def _attached(method: type[Method], parts: Sequence[tuple[str, dict[str, str]]]) -> dict[str, tuple[str, Any]]:
@@ -147,8 +147,8 @@ def _attached(method: type[Method], parts: Sequence[tuple[str, dict[str, str]]])
             raise UserError(f"'+{part}' is no schedule and no form of the KL term: {suggest(part, known)}")
         if kind in attached:
             raise UserError(f"'+{part}': one {SAID[kind]} at most can be attached")
-        if kind in method.refuses:
-            raise UserError(f"'{method.name}+{part}' makes no sense: {method.refuses[kind]}")
+        if kind in method.incompatible_with:
+            raise UserError(f"'{method.name}+{part}' makes no sense: {method.incompatible_with[kind]}")
         attached[kind] = part, replaced(found[kind][part](), _values(given), f"{SAID[kind]} '{part}'")
     return {kind: attached[kind] for kind in SAID if kind in attached}
 

@@ -14,7 +14,7 @@ from bench.core.hashing import derive_seed
 from bench.data.dataset import DataInfo
 from bench.data.tensors import modelled
 from bench.method import Method
-from bench.models import kl_terms as rates
+from bench.models import kl_terms
 from bench.models.allocator import keep_heap
 from bench.models.build import build_model
 from bench.models.vae import VAE
@@ -35,8 +35,8 @@ def fresh(config: dict) -> tuple[Method, VAE, int]:
         name = f"{about['name']} revision"
         raise UserError(f"trained by {name} {made_by}, this code has revision {cls.revision}: train it anew")
     schedule = schedules.restored(about["schedule"])
-    rate = rates.restored(about["rate"], registry.rates().values()) if "rate" in about else None
-    method = cls.made(build(cls.Config, about["config"], f"method '{cls.name}'"), schedule, rate)
+    kl_term = kl_terms.restored(about["kl_term"], registry.kl_terms().values()) if "kl_term" in about else None
+    method = cls.create(build(cls.Config, about["config"], f"method '{cls.name}'"), schedule, kl_term)
     seed = derive_seed(config["base_seed"], data.name, config["seed"])
     torch.manual_seed(derive_seed(seed, "initialisation"))
     model = method.build(build_model(sizes, data, method.latent), data)

@@ -90,7 +90,7 @@ def _phases(method: Any, value: Any) -> str | None:
     if not isinstance(value, Sequence) or not value or not all(hasattr(phase, "share") for phase in value):
         return f"a sequence of phases, at least one, expected, got {shown(value)}"
     shares = [phase.share for phase in value]
-    judges = [getattr(phase, "judged_by", "elbo") for phase in value]
+    judges = [getattr(phase, "selection_metric", "elbo") for phase in value]
     if not all(judge in ("elbo", "loss", None) for judge in judges):
         return f"phases judged by 'elbo', 'loss' or None expected, got {judges}"
     fine = all(share > 0 for share in shares) and math.isclose(sum(shares), 1, abs_tol=1e-6)
@@ -114,7 +114,7 @@ def _posterior(method: Any, q: Any, ctx: Any, x: Tensor, train: bool) -> str | N
 
 def _terms(method: Any, value: Any, ctx: Any, x: Tensor) -> str | None:
     if lacking := [name for name in ("x", "q", "z", "rec", "kl", "kl_dim") if not hasattr(value, name)]:
-        return f"Terms expected, got {shown(value)} without {', '.join(lacking)}"
+        return f"ELBOTerms expected, got {shown(value)} without {', '.join(lacking)}"
     z, dim = value.z, ctx.model.latent_dim
     if not isinstance(z, Tensor) or z.dim() != 3 or z.shape[2] != dim:
         return f"z of shape [B, S, {dim}] expected, got {shown(z)}"
@@ -163,12 +163,15 @@ HOOKS: dict[str, Callable[..., str | None]] = {
     "param_groups": _groups,
     "phases": _phases,
     "posterior": _posterior,
-    "terms": _terms,
-    "rate": _scalar,
+    "elbo_terms": _terms,
+    "kl_loss": _scalar,
     "loss": _loss,
     "objective": _loss,
     "step": _step,
-    "on": _anything,
+    "on_phase_start": _anything,
+    "on_step_end": _anything,
+    "on_validation_start": _anything,
+    "on_epoch_end": _anything,
     "state_dict": _state,
     "load_state_dict": _anything,
 }
@@ -203,8 +206,8 @@ def _attributes_fault(cls: Any) -> str | None:
             return f"'{name}' must be one line of text, not {shown(value)}"
     if not cls.summary:
         return "it needs a summary, one line for --list and reports"
-    if not isinstance(cls.order, (int, float)) or math.isnan(cls.order):
-        return f"'order' must be a number, not {shown(cls.order)}"
+    if not isinstance(cls.table_order, (int, float)) or math.isnan(cls.table_order):
+        return f"'table_order' must be a number, not {shown(cls.table_order)}"
     if not isinstance(cls.revision, int) or cls.revision < 1:
         return f"'revision' must be a whole number from 1, not {shown(cls.revision)}"
     for name in ("latent", "baseline"):
@@ -212,12 +215,15 @@ def _attributes_fault(cls: Any) -> str | None:
             return f"'{name}' must be True or False, not {shown(value)}"
     if not _texts(cls.modalities) or not {*cls.modalities} <= MODELS.keys() or not cls.modalities:
         return f"'modalities' must be some of {', '.join(MODELS)}, as ('image',), not {cls.modalities!r}"
-    if cls.lends is not None and not callable(getattr(cls.lends, "of", None)):
-        return f"'lends' must be a form of the KL term, a dataclass with 'of', not {shown(cls.lends)}"
+    if cls.exported_kl_term is not None and not isinstance(cls.exported_kl_term, type):
+        return f"'exported_kl_term' must be a form of the KL term, a dataclass with '__call__', not {shown(cls.exported_kl_term)}"
     if not _by_text(cls.footnotes, lambda note: isinstance(note, str)):
         return "'footnotes' must be texts by column"
-    if not _by_text(cls.refuses, lambda reason: isinstance(reason, str)) or not {*cls.refuses} <= {"schedule", "rate"}:
-        return f"'refuses' must be reasons by what cannot be attached, schedule or rate, not {cls.refuses!r}"
+    if not _by_text(cls.incompatible_with, lambda reason: isinstance(reason, str)) or not {*cls.incompatible_with} <= {
+        "schedule",
+        "kl_term",
+    }:
+        return f"'incompatible_with' must be reasons by what cannot be attached, schedule or rate, not {cls.incompatible_with!r}"
     return None
 
 
@@ -232,14 +238,14 @@ def _settings_fault(cls: Any) -> str | None:
         return f"every setting of 'Config' needs a default of its annotated type, a JSON value: {error}"
     if again != default:
         return f"the settings of 'Config' must come back from JSON as they were: {default} became {again}"
-    if not _by_text(cls.reduced, lambda settings: isinstance(settings, Mapping)):
-        return "'reduced' must be settings by preset"
-    if not isinstance(cls.neutral, (str, Mapping)):
-        return f"'neutral' must be settings, or the reason why there are none, not {shown(cls.neutral)}"
-    if not _texts(cls.shown) or not {*cls.shown} <= asdict(default).keys():
-        return f"'shown' must be names of settings, not {cls.shown!r}"
-    neutral = {} if isinstance(cls.neutral, str) else {"neutral": cls.neutral}
-    for where, settings in {**cls.reduced, **neutral}.items():
+    if not _by_text(cls.preset_overrides, lambda settings: isinstance(settings, Mapping)):
+        return "'preset_overrides' must be settings by preset"
+    if not isinstance(cls.vae_settings, (str, Mapping)):
+        return f"'vae_settings' must be settings, or the reason why there are none, not {shown(cls.vae_settings)}"
+    if not _texts(cls.display_params) or not {*cls.display_params} <= asdict(default).keys():
+        return f"'display_params' must be names of settings, not {cls.display_params!r}"
+    neutral = {} if isinstance(cls.vae_settings, str) else {"neutral": cls.vae_settings}
+    for where, settings in {**cls.preset_overrides, **neutral}.items():
         try:
             replaced(default, settings, f"the settings for '{where}'")
         except UserError as error:

@@ -66,7 +66,7 @@ def suites() -> dict[str, list[str]]:
     method at its default. Those that are broken come last in it, so that whoever asks for all hears of them."""
     unusable = broken()
     usable = (method(name) for name in method_names() if name not in unusable)
-    classes = sorted(usable, key=lambda cls: (cls.order, cls.name))
+    classes = sorted(usable, key=lambda cls: (cls.table_order, cls.name))
     reference = [cls.name for cls in classes if cls.baseline]
     result: dict[str, list[str]] = {}
     for cls in classes:
@@ -78,8 +78,8 @@ def suites() -> dict[str, list[str]]:
     return result | {"all": [*(cls.name for cls in classes), *unusable]}
 
 
-def rates() -> dict[str, type]:
+def kl_terms() -> dict[str, type]:
     """Method -> the form of the KL term that it lends to others, of those that do."""
     unusable = broken()
     classes = (method(name) for name in method_names() if name not in unusable)
-    return {cls.name: cls.lends for cls in classes if cls.lends}
+    return {cls.name: cls.exported_kl_term for cls in classes if cls.exported_kl_term}

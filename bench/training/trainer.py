@@ -56,11 +56,11 @@ class Trainer:
         self.folder, self.validate, self.report, self.watch = folder, validate, report, watch
         self.should_stop = should_stop
         self.ctx = TrainingContext(method, model, data, config, seed)
-        self.epoch_updates = config.updates_per_epoch(self.ctx.outer.per_pass)
-        self.ctx.total = config.updates(self.ctx.outer.per_pass)
+        self.epoch_updates = config.updates_per_epoch(self.ctx.main_batches.per_pass)
+        self.ctx.total = config.updates(self.ctx.main_batches.per_pass)
         self.phases = list(method.phases())
         self.cell = short_hash(
-            [method.name, method.config, method.schedule, method.rate_form, identity(asdict(config)), seed]
+            [method.name, method.config, method.schedule, method.kl_term, identity(asdict(config)), seed]
         )
         self.history: list[dict] = []
         self.losses: list[Tensor] = []
@@ -96,10 +96,10 @@ class Trainer:
                     self.look()
             phase_length = self.phase_end(state["phase"]) - state["phase_start"]
             ctx.beta = self.method.schedule.weight(ctx.step - state["phase_start"], phase_length, self.config.ramp)
-            ctx.begin_noise("outside updates", ctx.step)
-            self.losses.append(self.method.step(ctx, ctx.outer_batch()))
+            ctx.reseed_streams("outside updates", ctx.step)
+            self.losses.append(self.method.step(ctx, ctx.next_main_batch()))
             ctx.step += 1
-            self.method.on("after_step", ctx)
+            self.method.on_step_end(ctx)
             self.look()
             if len(self.losses) >= FINITE_CHECK_UPDATES:
                 self.check_losses()
@@ -135,7 +135,7 @@ class Trainer:
         self.state |= {"phase": index, "phase_start": self.ctx.step, "lr": self.config.lr, "bad_epochs": 0}
         self.state |= {"phase_over": False, "decays": 0, "best_score": -math.inf, "best_update": None}
         self.ctx.phase = self.phases[index]
-        self.method.on("phase_start", self.ctx)
+        self.method.on_phase_start(self.ctx)
         self.ctx.new_optimisers(self.state["lr"])
 
     def check_losses(self) -> None:
@@ -156,19 +156,19 @@ class Trainer:
     def end_epoch(self) -> None:
         ctx, state = self.ctx, self.state
         self.check_losses()
-        self.method.on("before_validation", ctx)
+        self.method.on_validation_start(ctx)
         ctx.clock.to("validation")
-        by_loss = ctx.phase.judged_by == "loss"
+        by_loss = ctx.phase.selection_metric == "loss"
         ctx.val = self.validate(self.method, self.model, self.data, self.config, self.seed, self.lag_is_due(), by_loss)
         ctx.clock.to("train")
         if not math.isfinite(ctx.val["elbo"]):
             raise NonFiniteLoss(f"validation ELBO is not finite after update {ctx.step} of {self.method.name}")
-        self.method.on("epoch_end", ctx)
+        self.method.on_epoch_end(ctx)
         self.history.append(
             {
                 "phase": ctx.phase.name,
                 "update": ctx.step,
-                "extra_updates": ctx.extra_updates,
+                "encoder_updates": ctx.encoder_updates,
                 "seconds": ctx.clock.seconds["train"],
                 "train_loss": state["loss_sum"] / state["loss_count"],
                 "beta": ctx.beta,
@@ -195,10 +195,10 @@ class Trainer:
     def select(self) -> bool:
         """Keep the weights if validation likes them best; else count towards a decay. Not while a ramp is running, nor
         in a phase that nothing judges."""
-        state, judged_by = self.state, self.ctx.phase.judged_by
-        if self.ctx.beta < 1 or judged_by is None:
+        state, selection_metric = self.state, self.ctx.phase.selection_metric
+        if self.ctx.beta < 1 or selection_metric is None:
             return False
-        score = self.ctx.val["elbo"] if judged_by == "elbo" else -self.ctx.val["loss"]
+        score = self.ctx.val["elbo"] if selection_metric == "elbo" else -self.ctx.val["loss"]
         if score > state["best_score"]:
             state |= {"best_score": score, "best_update": self.ctx.step, "bad_epochs": 0}
             self.save_best()
@@ -224,7 +224,7 @@ class Trainer:
         state["update"] = self.state["best_update"]
         checkpoint.save(self.folder, "best.pt", state)
 
-    COUNTERS = ("step", "extra_updates", "draws", "notes", "val", "updates_by_kind", "flops_by_kind")
+    COUNTERS = ("step", "encoder_updates", "draws", "events", "val", "updates_by_kind", "flops_by_kind")
 
     def save(self) -> None:
         ctx = self.ctx
@@ -280,7 +280,7 @@ class Trainer:
             self.save_best()
         return {
             "updates": ctx.step,
-            "extra_updates": ctx.extra_updates,
+            "encoder_updates": ctx.encoder_updates,
             "best_update": state["best_update"],
             "stopped_by": state["stopped_by"],
             **{f"{purpose}_seconds": seconds for purpose, seconds in ctx.clock.seconds.items()},
@@ -288,5 +288,5 @@ class Trainer:
             "updates_by_kind": ctx.updates_by_kind,
             "flops_by_kind": ctx.flops_by_kind,
             "resumes": state["resumes"],
-            "events": ctx.notes,
+            "events": ctx.events,
         }

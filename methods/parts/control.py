@@ -19,13 +19,12 @@ class Controlled(Method):
         raise NotImplementedError
 
     def objective(self, ctx, x):
-        terms = self.terms(ctx, x)
+        terms = self.elbo_terms(ctx, x)
         self.seen = self.observe(terms).detach()
         return self.loss(ctx, terms)
 
-    def on(self, event, ctx):
-        if event == "after_step":
-            self.control(self.seen)
+    def on_step_end(self, ctx):
+        self.control(self.seen)
 
     def state_dict(self):
         return {name: getattr(self, name) for name in self.STATE}

@@ -27,7 +27,7 @@ class FreeBits:
     def __post_init__(self) -> None:
         check_ranges(self, not_negative="target", placement=PLACEMENTS)
 
-    def of(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor:
+    def __call__(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor:
         if not self.target:
             return kl.mean()  # what rounds to a KL below 0 counts too
         over, mean = self.placement.split("_")

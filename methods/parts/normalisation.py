@@ -35,9 +35,8 @@ class BatchNormalised(Method):
     less than a few updates move them all, it is no average of anything.
     """
 
-    def on(self, event, ctx):
-        if event == "before_validation":
-            average(ctx)
+    def on_validation_start(self, ctx):
+        average(ctx)
 
 
 @torch.no_grad()
@@ -50,7 +49,7 @@ def average(ctx) -> None:
         part.reset_running_stats()
         part.momentum, usual = None, part.momentum  # torch's way to say: all batches alike
     for _ in range(BATCHES):
-        ctx.model.encode(ctx.draw())
+        ctx.model.encode(ctx.next_batch())
     for part in parts:
         part.momentum = usual
     ctx.model.train()

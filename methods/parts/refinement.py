@@ -46,7 +46,7 @@ def refine(
     generator = ctx.generator("refine")
     noise = torch.randn(steps, *q.mean.shape, generator=generator, device=x.device, dtype=q.mean.dtype)
     model = ctx.model
-    parameters = [*model.to_decoder.parameters(), *model.decoder.parameters(), *model.prior.parameters()]
+    parameters = [*model.latent_to_decoder.parameters(), *model.decoder.parameters(), *model.prior.parameters()]
     if not differentiable:
         parameters, start = [], start.detach()
     by_differences = difference if gradient == "differences" and differentiable else None
@@ -79,7 +79,7 @@ class _Problem:
             state = state if twice else state.detach().requires_grad_()
             mean, logvar = state
             z = mean + (0.5 * logvar).exp() * self.noise[step]
-            with self.ctx.repeatable("refine", step):
+            with self.ctx.fixed_rng("refine", step):
                 rec = -model.log_prob(self.x, z.unsqueeze(1)).sum()
             loss = self.ctx.beta * model.prior.kl(Gaussian(mean, logvar)).sum() + rec
             found = torch.autograd.grad(loss, [state, *also], create_graph=twice, allow_unused=True)

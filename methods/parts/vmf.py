@@ -88,9 +88,9 @@ class UniformSphere(nn.Module):
     def sample(
         self, count: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
-        return self.carry(torch.randn(count, self.dim, generator=generator, device=device))
+        return self.from_standard_normal(torch.randn(count, self.dim, generator=generator, device=device))
 
-    def carry(self, u: Tensor) -> Tensor:
+    def from_standard_normal(self, u: Tensor) -> Tensor:
         """What makes of u ~ N(0, I) a z of this distribution."""
         return F.normalize(u, dim=-1)
 

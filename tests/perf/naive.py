@@ -15,7 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.data.dataset import PAD
-from bench.models.image import LatentMaps, MaskedBlock, MaskedCNNDecoder, MaskedConv, ResidualBlock, ResNetFeatures
+from bench.models.image import (
+    LatentProjection,
+    MaskedBlock,
+    MaskedCNNDecoder,
+    MaskedConv,
+    ResidualBlock,
+    ResNetFeatures,
+)
 from bench.models.text import LSTMDecoder, LSTMFeatures
 from bench.models.vae import VAE
 
@@ -152,15 +159,18 @@ def naive(model: VAE) -> VAE:
     if isinstance(made.features, ResNetFeatures):
         *blocks, last, last_norm, _ = made.features.layers
         layers = (*map(PlainResidualBlock, blocks), conv(last), norm(last_norm), nn.ELU(), nn.Flatten())
-        made.features, made.decoder = nn.Sequential(*layers), NaiveImageDecoder(made.decoder, made.to_decoder.conv)
-        made.to_decoder = PlainMaps(made.to_decoder)
+        made.features, made.decoder = (
+            nn.Sequential(*layers),
+            NaiveImageDecoder(made.decoder, made.latent_to_decoder.conv),
+        )
+        made.latent_to_decoder = PlainMaps(made.latent_to_decoder)
     else:
         made.features, made.decoder = NaiveTextFeatures(made.features), NaiveTextDecoder(made.decoder)
     return made.to(memory_format=torch.contiguous_format)
 
 
 class PlainMaps(nn.Module):
-    def __init__(self, ours: LatentMaps):
+    def __init__(self, ours: LatentProjection):
         super().__init__()
         self.linear, self.shape = copy.deepcopy(ours.linear), ours.shape
 
@@ -179,7 +189,7 @@ class NaiveTraining:
     def __init__(self, model: VAE, optimiser: str, lr: float, clip: float = 5.0):
         self.model, self.clip = model, clip
         make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimiser]
-        self.optimisers = {name: make(group, lr=lr) for name, group in model.groups().items()}
+        self.optimisers = {name: make(group, lr=lr) for name, group in model.parameter_groups().items()}
 
     def loss(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         q = self.model.encode(x)

@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.core.config import TrainConfig
 from bench.data import tensors
 from bench.evaluation.metrics import log_weights
-from bench.method import Context, Terms
+from bench.method import Context, ELBOTerms
 from bench.models.build import build_model
 from bench.models.vae import VAE
 from tests.conftest import MODEL, TEXT_MODEL
@@ -53,7 +53,7 @@ def assert_same_gradients(model: VAE, plain: VAE, tolerance: float = 1e-9) -> No
 def test_loss_and_gradients_are_the_same(pair):
     model, plain, x = pair
     q = model.encode(x)
-    terms = Terms.of(model, x, q, q.rsample(1, torch.Generator().manual_seed(1)))
+    terms = ELBOTerms.from_samples(model, x, q, q.rsample(1, torch.Generator().manual_seed(1)))
     loss = terms.rec.mean() + terms.kl.mean()
     loss.backward()
     other = NaiveTraining(plain, "adam", 1e-3).loss(x, torch.Generator().manual_seed(1))

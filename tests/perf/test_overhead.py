@@ -69,7 +69,7 @@ def overhead(name: str, folder: Path, rounds: int) -> float:
     def watch(ctx) -> None:
         nonlocal bare, since
         loop = time.process_time() - since
-        bare = bare or bare_step(BasicVAE(), copy.deepcopy(model), train, ctx.outer[0])
+        bare = bare or bare_step(BasicVAE(), copy.deepcopy(model), train, ctx.main_batches[0])
         started = time.process_time()
         bare()
         since = time.process_time()

@@ -60,7 +60,7 @@ def made(modality, data, tmp_path: Path) -> Callable[[str], Trainer]:
     """``made("vae")`` -> a Trainer in its first phase, of the method as the smallest preset has it."""
 
     def make(name: str) -> Trainer:
-        train = replace(TRAIN, batch_size=BATCH, extra_updates=float(EXTRA), optimiser=OPTIMISER[modality][0])
+        train = replace(TRAIN, batch_size=BATCH, max_encoder_updates=float(EXTRA), optimiser=OPTIMISER[modality][0])
         ((row,), _) = variants([name], "quick")
         method = row.instance()
         if reason := method.skip(data.info):
@@ -81,7 +81,7 @@ def step(trainer: Trainer) -> Work:
     trainer.model.train()
 
     def work() -> None:
-        ctx.extra_updates = 0
+        ctx.encoder_updates = 0
         trainer.method.step(ctx, x)
 
     return work

@@ -52,7 +52,7 @@ def chosen(draw, known):
 def expressions(draw):
     """(method, its settings, schedule or None, its settings)."""
     method = draw(st.sampled_from(sorted(METHODS)))
-    fixed = "schedule" in registry.method(method).refuses
+    fixed = "schedule" in registry.method(method).incompatible_with
     schedule = None if fixed else draw(st.sampled_from((None, *sorted(SCHEDULES))))
     return method, draw(chosen(METHODS[method])), schedule, draw(chosen(SCHEDULES[schedule])) if schedule else []
 

@@ -49,7 +49,7 @@ class Point(NamedTuple):
 At = Callable[[Tensor], Point]
 
 
-def annealed_log_weights(
+def ais_log_weights(
     model: VAE,
     x: Tensor,
     generator: torch.Generator,

@@ -44,7 +44,7 @@ class Mixture:
         return torch.logaddexp(self.narrow.log_prob(z), self.wide.log_prob(z)) - math.log(2)
 
 
-class CommonWeights(NamedTuple):
+class RefinedWeights(NamedTuple):
     """Of the common proposal: log weights ``[B, draws]``, for the estimators of the likelihood, and the ELBO of its
     Gaussian ``[B]``, both in nats and float64."""
 
@@ -53,7 +53,7 @@ class CommonWeights(NamedTuple):
     proposal: Mixture
 
 
-def common_proposal(
+def refined_proposal(
     model: VAE,
     x: Tensor,
     q: Posterior,
@@ -68,12 +68,12 @@ def common_proposal(
     mean, which leaves no noise in the mean's gradient where the true posterior is Gaussian, however correlated.
     """
     start = torch.stack([q.mean.detach(), torch.full_like(q.mean, 2 * math.log(NARROW))])
-    half = _common_noise(generator, steps, (samples + 1) // 2, q.mean)
+    half = _shared_noise(generator, steps, (samples + 1) // 2, q.mean)
     return Mixture(_refine(model, x, start, torch.cat([half, -half], dim=1), chunk, lr=0.3, power=2))
 
 
 @torch.no_grad()
-def common_log_weights(
+def refined_log_weights(
     model: VAE,
     x: Tensor,
     q: Posterior,
@@ -82,17 +82,17 @@ def common_log_weights(
     steps: int = 100,
     samples: int = 4,
     draws: int = 500,
-) -> CommonWeights:
+) -> RefinedWeights:
     """Importance weights of ``draws`` samples of its common proposal for each example of x ``[B, …]``.
 
     ``importance_weighted_nll`` makes of them an upper bound of -log p(x) in expectation, which hardly depends on q;
     ``effective_sample_size`` and ``pareto_k`` say where the refinement did not get there.
     """
-    proposal = common_proposal(model, x, q, generator, chunk, steps, samples)
+    proposal = refined_proposal(model, x, q, generator, chunk, steps, samples)
     z = proposal.sample(draws, streams(generator, len(x)))
     log_joint = joint_log_prob(model, x, z, chunk)
     of_narrow = log_joint - proposal.narrow.log_prob(z).double()
-    return CommonWeights(log_joint - proposal.log_prob(z).double(), of_narrow[:, ::2].mean(1), proposal)
+    return RefinedWeights(log_joint - proposal.log_prob(z).double(), of_narrow[:, ::2].mean(1), proposal)
 
 
 def refined(
@@ -111,7 +111,7 @@ def refined(
     """
     mean = q.mean.detach()
     logvar = q.logvar if isinstance(q, Gaussian) else q.rsample(SAMPLES, generator).var(dim=1).log()
-    noises = _common_noise(generator, steps, samples, mean)
+    noises = _shared_noise(generator, steps, samples, mean)
     return _refine(model, x, torch.stack([mean, logvar.detach()]), noises, chunk, lr, power=1)
 
 
@@ -154,7 +154,7 @@ def joint_log_prob(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
     return torch.cat(log_px).double() + model.prior.log_prob(z).double()
 
 
-def _common_noise(generator: torch.Generator, steps: int, samples: int, like: Tensor) -> Tensor:
+def _shared_noise(generator: torch.Generator, steps: int, samples: int, like: Tensor) -> Tensor:
     """Standard normal ``[steps, samples, D]``, for all examples alike."""
     return torch.randn(steps, samples, like.shape[1], generator=generator, device=like.device, dtype=like.dtype)
 
