@@ -76,7 +76,7 @@ def methods() -> str:
 
 def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
     """The section of one method."""
-    from bench.training.expressions import SAID
+    from bench.training.expressions import MODIFIER_NAMES
 
     yield from (f"## {cls.name}", "", "```text", inspect.getdoc(sys.modules[cls.__module__]) or "", "```", "")
     if fields(cls.Config):
@@ -98,7 +98,7 @@ def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
         },
         "the basic VAE at": at,
         "suites": "; ".join(f"{suite}: {_codes(rows)}" for suite, rows in joins.items() if rows),
-        **{f"no {SAID[kind]} can be attached": reason for kind, reason in cls.incompatible_with.items()},
+        **{f"no {MODIFIER_NAMES[kind]} can be attached": reason for kind, reason in cls.incompatible_with.items()},
         "columns that mean something else, or nothing": "; ".join(
             f"{_codes(name for name, text in cls.footnotes.items() if text == said)}: {said}" for said in footnotes
         ),

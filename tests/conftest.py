@@ -17,8 +17,8 @@ from bench.data.dataset import END, SPECIALS, START, Prepared
 from bench.data.image import ImageData
 from bench.evaluation.metrics import validate
 from bench.experiment.plan import PlannedCell, plan
-from bench.training.expressions import variants
-from bench.training.factory import fresh
+from bench.training.expressions import parse_methods
+from bench.training.factory import build_from_config
 from bench.training.trainer import Trainer
 
 MODEL = ImageModelConfig(
@@ -113,7 +113,7 @@ def data(prepared) -> ImageData:
 
 def planner(data: Prepared, preset: Preset, folder: Path):
     def make(expression: str, train: TrainConfig = preset.train, out: Path | None = None, seed: int = 0) -> PlannedCell:
-        rows, _ = variants([expression], preset.name)
+        rows, _ = parse_methods([expression], preset.name)
         return plan(rows, data.info, replace(preset, train=train), 1, seed, "cpu", out or folder)[0]
 
     return make
@@ -141,7 +141,7 @@ def tasks(data: Prepared):
 def trainers(planned, data: Prepared, preset: Preset):
     def make(expression: str, folder: Path, train: TrainConfig = preset.train) -> Trainer:
         folder.mkdir(parents=True, exist_ok=True)
-        method, model, seed = fresh(planned(expression, train).config)
+        method, model, seed = build_from_config(planned(expression, train).config)
         return Trainer(
             method, model, tensors.load(data, preset.model), train, seed, folder, validate, lambda history: None
         )

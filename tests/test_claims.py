@@ -249,10 +249,10 @@ def test_where_nothing_can_be_tested_nothing_is_said():
 
 def test_the_claims_speak_of_rows_and_data_that_there_are():
     rows = {row for claim in PAPER["claim"] for row in (claim["row"], *claim.get("against", ()))}
-    known, _ = expressions.variants(sorted(rows), "paper")
+    known, _ = expressions.parse_methods(sorted(rows), "paper")
     assert {variant.expression for variant in known} == rows
     assert {claim["test"] for claim in PAPER["claim"]} == {*claims.TESTS}
-    suite, _ = expressions.variants(["paper"], "paper")
+    suite, _ = expressions.parse_methods(["paper"], "paper")
     lowest = next(claim for claim in PAPER["claim"] if claim["test"] == "lowest nll")
     assert {variant.expression for variant in suite} == {lowest["row"], *lowest["against"]}
     with tables.PUBLISHED.open(encoding="utf-8", newline="") as file:

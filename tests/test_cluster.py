@@ -15,7 +15,7 @@ import pytest
 from bench.experiment.collect import Office, work_away
 
 from bench.experiment.cell_folder import cell_folders
-from bench.experiment.executor import Work
+from bench.experiment.executor import WorkerStats
 
 from .test_run import TOY
 
@@ -31,16 +31,16 @@ def test_cells_come_from_an_office_and_go_back_to_it(planned, task, tmp_path, mo
     """Without Ray: a worker that sees nothing but the office leaves the files that it would have written itself."""
     monkeypatch.setattr("bench.experiment.collect.SYNC_SECONDS", 0.05)
     near, far = planned("vae", out=tmp_path / "near"), planned("vae", out=tmp_path / "far")
-    from bench.experiment.executor import work
+    from bench.experiment.executor import worker_loop
 
     marker = tmp_path / "marker"
     marker.touch()
-    work([task(near, marker=str(marker))])
+    worker_loop([task(near, marker=str(marker))])
     office = Office([task(far, marker=str(marker))])
     told = []
     work_away(office, told.append)
     assert office.take() is False and not office.loans
-    assert isinstance(told[0], Work) and told[0].seconds > 0
+    assert isinstance(told[0], WorkerStats) and told[0].seconds > 0
     assert far.folder.evaluation()["metrics"] == near.folder.evaluation()["metrics"]
     left_behind = {"previous.pt"}
     names = [{path.name for path in cell.folder.path.iterdir()} for cell in (near, far)]

@@ -14,13 +14,13 @@ from bench.core.files import dumps
 from bench.core.presets import load_preset, preset_names
 from bench.data.dataset import Prepared
 from bench.data.tensors import Data, load
-from bench.evaluation.metrics import EvaluationContext, measure
-from bench.experiment.worker import run_cell, trained
+from bench.evaluation.metrics import EvaluationContext, compute_metrics
+from bench.experiment.worker import load_trained, run_cell
 from bench.models.distributions import Gaussian
 from bench.training import registry
 from bench.training.context import TrainingContext
-from bench.training.expressions import variants
-from bench.training.factory import fresh
+from bench.training.expressions import parse_methods
+from bench.training.factory import build_from_config
 
 from .conftest import MODEL, TEXT_MODEL, TEXT_TOY, TOY, TRAIN, assert_equal_weights, planner, trainers
 
@@ -89,7 +89,7 @@ def test_trains_and_evaluates(name, modality, toys):
     assert evaluation is not None, result.get("evaluation_failure")
     assert result["updates"] == TRAIN.epochs * TRAIN.epoch_updates == history[-1]["update"]
     assert len(history) == TRAIN.epochs and result["flops"] > 0
-    method, model, _ = trained(cell.folder, cell.config)
+    method, model, _ = load_trained(cell.folder, cell.config)
     metrics, lacking = evaluation["metrics"], set()
     if method.latent:
         _, (x,) = toy.data.blocks("test", 2, 2)
@@ -116,7 +116,7 @@ def test_what_is_attached_changes_training(name, kind, toys, tmp_path):
 @pytest.mark.parametrize(("name", "kind"), REFUSED)
 def test_what_makes_no_sense_is_refused_with_the_reason(name, kind):
     with pytest.raises(UserError, match=f"makes no sense: {re.escape(registry.method(name).incompatible_with[kind])}"):
-        variants([f"{name}+{PARTS[kind]}"], "quick")
+        parse_methods([f"{name}+{PARTS[kind]}"], "quick")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -158,7 +158,7 @@ def test_says_what_it_is(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_posterior_has_the_shapes_of_the_contract(name, toys):
     toy = toys[one(name)]
-    method, model, seed = fresh(toy.planned(name).config)
+    method, model, seed = build_from_config(toy.planned(name).config)
     ctx = EvaluationContext(model.eval(), toy.data.info, TRAIN, seed)
     _, (x,) = toy.data.blocks("val", 5, 5)
     q = method.posterior(ctx, x, train=False)
@@ -234,10 +234,10 @@ def test_state_survives_a_round_trip(name, toys, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_evaluation_does_not_depend_on_the_chunk(name, toys):
     toy = toys[one(name)]
-    method, model, seed = fresh(toy.planned(name).config)
+    method, model, seed = build_from_config(toy.planned(name).config)
     ctx = EvaluationContext(model, toy.data.info, TRAIN, seed)
     _, blocks = toy.data.blocks("test", 20, 10)
-    small, large = (measure(method, ctx, blocks, 6, chunk) for chunk in (10, 60))
+    small, large = (compute_metrics(method, ctx, blocks, 6, chunk) for chunk in (10, 60))
     for key, value in small.metrics.items():
         assert large.metrics[key] == (
             value if value is None else pytest.approx(value, rel=1e-5, abs=1e-5, nan_ok=True)
@@ -246,10 +246,12 @@ def test_evaluation_does_not_depend_on_the_chunk(name, toys):
 
 def test_methods_of_a_comparison_start_alike(planned, prepared):
     """Initial weights do not depend on the method where the architecture is the same."""
-    models = [fresh(planned(e).config)[1] for e in ("vae", "beta_vae", "aggressive", "sa_vae", "vae+anneal")]
+    models = [
+        build_from_config(planned(e).config)[1] for e in ("vae", "beta_vae", "aggressive", "sa_vae", "vae+anneal")
+    ]
     for model in models[1:]:
         assert_equal_weights(model.state_dict(), models[0].state_dict())
-    alone = fresh(planned("autoregressive").config)[1].decoder.state_dict()
+    alone = build_from_config(planned("autoregressive").config)[1].decoder.state_dict()
     whole = models[0].decoder.state_dict()
     assert_equal_weights(alone, {name: whole[name] for name in alone})
     assert load(prepared, MODEL).fingerprint == prepared.info.fingerprint
@@ -263,12 +265,12 @@ def test_kl_annealing_is_vae_with_the_schedule_attached(trainer, tmp_path):
 
 def test_every_suite_can_be_planned():
     for suite in registry.suites():
-        rows, _ = variants([suite], "quick")
+        rows, _ = parse_methods([suite], "quick")
         assert rows
-    assert [row.expression for row in variants(["core"], "quick")[0]] == [
+    assert [row.expression for row in parse_methods(["core"], "quick")[0]] == [
         "autoregressive", "vae", "kl_annealing", "beta_vae(beta=0.4)", "sa_vae", "aggressive",
     ]  # fmt: skip
-    assert [row.expression for row in variants(["paper"], "paper")[0]] == [
+    assert [row.expression for row in parse_methods(["paper"], "paper")[0]] == [
         "autoregressive", "vae", "vae+anneal",
         "beta_vae(beta=0.2)", "beta_vae(beta=0.4)", "beta_vae(beta=0.6)", "beta_vae(beta=0.8)",
         "sa_vae", "sa_vae+anneal", "aggressive", "aggressive+anneal",

@@ -30,7 +30,7 @@ from bench.reporting.columns import UNRELIABLE_K
 from bench.reporting.frame import METRICS
 from bench.reporting.statistics import student_t
 from bench.training import registry
-from bench.training.factory import fresh
+from bench.training.factory import build_from_config
 from tests.conftest import EVALUATION, MODEL, TEXT_MODEL, TRAIN, assert_equal_weights
 from tests.linear_gaussian import LinearGaussian, generator
 from tests.test_contract import one, unknown, weights
@@ -95,7 +95,7 @@ def test_every_metric_is_documented(expression, modality, request):
     text = modality == "text"
     cell = request.getfixturevalue("text_planned" if text else "planned")(expression)
     prepared = request.getfixturevalue("text_prepared" if text else "prepared")
-    method, model, seed = fresh(cell.config)
+    method, model, seed = build_from_config(cell.config)
     data = tensors.load(prepared, TEXT_MODEL if text else MODEL)
     labels = {split: np.arange(len(getattr(data, split))) % 3 for split in ("train", "val", "test")}
     sizes = {f"{group}_examples": 3 for group in GROUPS} | {"probe_examples": 60, "pictures": 0}
@@ -125,7 +125,7 @@ def test_metrics_that_cannot_be_given_are_those_of_the_table(planned, text_plann
     data = {"image": tensors.load(prepared, MODEL), "text": tensors.load(text_prepared, TEXT_MODEL)}
     for name in METHODS:
         modality = one(name)
-        method, model, _ = fresh((text_planned if modality == "text" else planned)(name).config)
+        method, model, _ = build_from_config((text_planned if modality == "text" else planned)(name).config)
         if method.latent:
             _, (x,) = data[modality].blocks("test", 2, 2)
             ctx = EvaluationContext(model.eval(), data[modality].info, TRAIN, 0)

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from bench.experiment import worker as cells
-from bench.experiment.executor import Resources, Spent, execute
+from bench.experiment.executor import Resources, RunStats, execute
 
 from .conftest import MODEL
 
@@ -31,8 +31,8 @@ def sixteen_cores(monkeypatch):
     ],
 )
 def test_cells_share_gpus_by_fractions_and_the_processor_by_cores(resources, cells, side_by_side, sharing):
-    assert resources.side_by_side(cells) == side_by_side
-    assert resources.sharing(cells) == sharing
+    assert resources.max_parallel(cells) == side_by_side
+    assert resources.cells_per_device(cells) == sharing
 
 
 def test_where_the_time_went_is_told(planned, task, monkeypatch):
@@ -48,10 +48,10 @@ def test_where_the_time_went_is_told(planned, task, monkeypatch):
     assert ran == tasks
     assert (spent.cells, spent.workers) == (2, 1)
     assert 0.1 <= spent.in_cells <= spent.wall < 1 and spent.starting < 0.1
-    assert str(Spent(6, 2, 213.2, 6.4, 413.0)) == (
+    assert str(RunStats(6, 2, 213.2, 6.4, 413.0)) == (
         "6 cells in 3 min 33 s on 2 workers: 6 s until the first began, 97 % of the workers' time in cells"
     )
-    assert str(Spent(1, 1, 12.0, 0.0, 11.4)).startswith("1 cell in 12 s on 1 worker: 0 s until")
+    assert str(RunStats(1, 1, 12.0, 0.0, 11.4)).startswith("1 cell in 12 s on 1 worker: 0 s until")
 
 
 def test_a_worker_loads_a_data_set_once(planned, task, monkeypatch):

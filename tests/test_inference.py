@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 from bench.evaluation.estimators import inference_gap as inference
 from bench.evaluation.estimators.inference_gap import elbo, lag, refined, true_posterior
 from bench.models.distributions import Gaussian, StandardNormal
-from bench.training.factory import fresh
+from bench.training.factory import build_from_config
 from tests.linear_gaussian import LinearGaussian, generator
 
 
@@ -126,7 +126,7 @@ def test_nothing_depends_on_the_chunk_nor_on_the_other_examples(dim):
     whole = lag(model, x, q, generator(), chunk=5000)
     assert lag(model, x, q, generator(), chunk=7) == pytest.approx(whole, rel=1e-9)
     few = Gaussian(q.mean[:4], q.logvar[:4])
-    if dim in inference.LATTICE:
+    if dim in inference.GRID_LEVELS:
         both = [true_posterior(model, some, near, 1000).mean[:4] for some, near in ((x, q.mean), (x[:4], few.mean))]
     else:
         both = [refined(model, some, each, generator(), 1000).mean[:4] for some, each in ((x, q), (x[:4], few))]
@@ -206,7 +206,7 @@ def test_a_posterior_without_density_has_a_lag_and_no_kl(dim):
 def test_a_model_is_left_as_it_was(dim, planned, data):
     config = planned("vae").config
     config["model"]["latent_dim"] = dim
-    _, model, _ = fresh(config)
+    _, model, _ = build_from_config(config)
     model.eval()
     gradients = {name: torch.randn_like(p) for name, p in model.named_parameters()}
     for name, parameter in model.named_parameters():

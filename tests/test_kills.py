@@ -127,7 +127,7 @@ def no_report(*_, **__):
 
 def at_update(number):
     """Die after so many updates of training."""
-    look, left = Trainer.look, [number]
+    look, left = Trainer.poll, [number]
 
     def die(trainer):
         left[0] -= 1
@@ -135,7 +135,7 @@ def at_update(number):
             os.kill(os.getpid(), signal.SIGKILL)
         look(trainer)
 
-    Trainer.look = die
+    Trainer.poll = die
 
 
 def at_file(number):
@@ -192,7 +192,7 @@ def test_a_kill_after_the_last_number_leaves_nothing_to_clean_up(toy, monkeypatc
         def die(folder):
             os.kill(os.getpid(), signal.SIGKILL)
 
-        CellFolder.end_tries = die
+        CellFolder.end_attempts = die
         bench(toy, "--methods", "vae")
 
     process = FORK.Process(target=command)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from bench.cli import lag
 from bench.reporting import lag as pictures
-from bench.reporting.style import looks
-from bench.training.factory import fresh
+from bench.reporting.style import plot_styles
+from bench.training.factory import build_from_config
 from bench.training.trainer import Trainer
 from tests.conftest import TRAIN, assert_equal_weights
 
@@ -96,8 +96,8 @@ def test_looking_changes_nothing_in_training(planned, data, tmp_path: Path):
     trained = []
     for name in ("plain", "watched"):
         (tmp_path / name).mkdir()
-        method, model, seed = fresh(config)
-        look = lag.observer(method, model, data, TRAIN, seed, points=3)
+        method, model, seed = build_from_config(config)
+        look = lag.make_lag_observer(method, model, data, TRAIN, seed, points=3)
         watch = (lambda ctx, look=look: look()) if name == "watched" else None
         Trainer(method, model, data, TRAIN, seed, tmp_path / name, lambda history: None, watch).run()
         trained.append(model.state_dict())
@@ -122,7 +122,7 @@ def test_pictures_are_the_same_bytes_when_drawn_again_and_the_film_has_every_sta
 
 def test_curves_of_a_history_with_and_without_lag():
     history = pd.DataFrame({"method": ["one"] * 3 + ["other"] * 3, "update": [1, 2, 3] * 2, "kl": 1.0})
-    style = looks(["one", "other"])
+    style = plot_styles(["one", "other"])
     assert pictures.while_training(history, style) is None
     assert pictures.while_training(history.assign(lag=np.nan, lag_kl=np.nan), style) is None
     figure = pictures.while_training(history.assign(lag=[np.nan] * 3 + [1.0, 2.0, 3.0], lag_kl=0.5), style)
@@ -132,7 +132,7 @@ def test_curves_of_a_history_with_and_without_lag():
 def test_methods_that_are_too_many_for_one_panel_stand_in_rows():
     names = [f"method_{i}" for i in range(14)]
     history = pd.DataFrame({"method": np.repeat(names, 3), "update": [1, 2, 3] * 14, "lag": np.arange(42.0)})
-    figure = pictures.while_training(history, looks(names))
+    figure = pictures.while_training(history, plot_styles(names))
     assert [len(ax.lines) for ax in figure.axes] == [9, 1 + 5], "in the second row the first method in grey"
     first, second = figure.axes
     assert first.get_ylim() == second.get_ylim() and first.get_ylim()[1] > 41, "limits hold all of a column"
@@ -142,7 +142,7 @@ def test_methods_that_are_too_many_for_one_panel_stand_in_rows():
 def test_scatter_takes_methods_that_have_true_means():
     random = np.random.default_rng(0)
     arrays = {"means": random.normal(size=(30, 2)), "true_means": random.normal(size=(20, 2))}
-    style = looks(["one", "two", "three"])
+    style = plot_styles(["one", "two", "three"])
     assert pictures.scatter({"one": {"means": arrays["means"]}}, style) is None
     figure = pictures.scatter({"one": {"means": arrays["means"]}, "two": arrays, "three": arrays}, style)
     assert [ax.get_title() for ax in figure.axes if ax.get_visible()] == ["two", "three"]

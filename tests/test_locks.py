@@ -14,10 +14,10 @@ import pytest
 
 from bench.core import cancellation as watchdog
 from bench.core.errors import Stopped, UserError
-from bench.core.locks import held
-from bench.experiment.cell_folder import claim
-from bench.experiment.executor import Resources, execute, work
-from bench.experiment.session import PREFIX, carry_out, running
+from bench.core.locks import file_lock
+from bench.experiment.cell_folder import lock_cell
+from bench.experiment.executor import Resources, execute, worker_loop
+from bench.experiment.session import PREFIX, run_tasks, running
 from bench.experiment.worker import HUNG, run_cell
 from bench.training.trainer import Trainer
 
@@ -63,7 +63,7 @@ def kill(process):
 
 def count_up(lock, counter, times):
     for _ in range(times):
-        with held(lock, patience=None) as mine:
+        with file_lock(lock, patience=None) as mine:
             assert mine
             value = int(counter.read_text())
             time.sleep(0.001)
@@ -91,17 +91,17 @@ def test_a_holder_that_is_killed_lets_go_and_one_that_lives_does_not(tmp_path):
     process = holder(lock)
     try:
         began = time.monotonic()
-        with held(lock) as mine:
+        with file_lock(lock) as mine:
             assert not mine and time.monotonic() - began < 0.1, "without patience nobody waits"
-        with held(lock, patience=0.4) as mine:
+        with file_lock(lock, patience=0.4) as mine:
             assert not mine and 0.4 < time.monotonic() - began < 1.5
         threading.Timer(0.3, process.kill).start()
-        with held(lock, patience=None) as mine:
+        with file_lock(lock, patience=None) as mine:
             assert mine, "whoever waits gets it"
     finally:
         kill(process)
     assert not lock.exists()
-    with held(lock) as mine:
+    with file_lock(lock) as mine:
         assert mine
 
 
@@ -117,7 +117,7 @@ def test_whoever_waited_for_a_file_that_was_removed_holds_the_one_that_is_there(
         flock(descriptor, operation)
 
     monkeypatch.setattr("fcntl.flock", flock_too_late)
-    with held(path, patience=5) as mine:
+    with file_lock(path, patience=5) as mine:
         assert mine and removed and path.exists()
         other = subprocess.run(
             [sys.executable, "-c", HOLD.replace("; time.sleep(60)", ""), str(path)],
@@ -128,9 +128,9 @@ def test_whoever_waited_for_a_file_that_was_removed_holds_the_one_that_is_there(
 
 
 def test_an_error_within_lets_go_and_is_not_swallowed(tmp_path):
-    with pytest.raises(ValueError, match="inside"), held(tmp_path / ".lock"):
+    with pytest.raises(ValueError, match="inside"), file_lock(tmp_path / ".lock"):
         raise ValueError("inside")
-    with held(tmp_path / ".lock") as mine:
+    with file_lock(tmp_path / ".lock") as mine:
         assert mine
 
 
@@ -139,7 +139,7 @@ def test_a_file_system_without_locks_is_refused_in_one_line(tmp_path, monkeypatc
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.raises((OSError, NotImplementedError)), held(tmp_path / ".lock"):
+    with pytest.raises((OSError, NotImplementedError)), file_lock(tmp_path / ".lock"):
         pass
     with pytest.raises(UserError, match="cannot lock files under --out .* another file system") as refused:
         with running(tmp_path):
@@ -149,9 +149,9 @@ def test_a_file_system_without_locks_is_refused_in_one_line(tmp_path, monkeypatc
 
 def test_a_cell_is_claimed_by_one(tmp_path):
     folder = tmp_path / "runs" / "vae" / "seed-0-abc"
-    with claim(folder) as mine:
+    with lock_cell(folder) as mine:
         assert mine and not folder.exists(), "a claim writes nothing into the folder"
-        with claim(folder) as another, claim(folder.with_name("seed-1-abc")) as neighbour:
+        with lock_cell(folder) as another, lock_cell(folder.with_name("seed-1-abc")) as neighbour:
             assert not another and neighbour
     assert not any(folder.parent.iterdir())
 
@@ -187,7 +187,7 @@ def test_the_first_signal_removes_the_marker_the_second_raises_and_handlers_come
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with running(tmp_path) as run:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert run.signal == signal.SIGTERM and not run.marker.exists() and not run.vanished()
+        assert run.signal == signal.SIGTERM and not run.marker.exists() and not run.output_deleted()
         assert "once more to stop at once" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -223,7 +223,7 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on_from_there(plann
     cells = [planned("vae"), planned("beta_vae")]
     whole = planned("beta_vae", out=tmp_path / "whole")
     run_cell(task(whole))
-    step, steps = Trainer.look, []
+    step, steps = Trainer.poll, []
 
     def stop_in_the_second_cell(trainer):
         step(trainer)
@@ -235,7 +235,7 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on_from_there(plann
     def carry(cells):
         keys = ("run", "marker", "silence")
         tasks = [{name: value for name, value in task(cell).items() if name not in keys} for cell in cells]
-        return carry_out(tmp_path / "out", tasks, Resources("local"), 1, threading.Lock(), print)
+        return run_tasks(tmp_path / "out", tasks, Resources("local"), 1, threading.Lock(), print)
 
     (tmp_path / "out").mkdir(exist_ok=True)
     with monkeypatch.context() as patch:
@@ -250,7 +250,7 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on_from_there(plann
 
 
 def test_an_output_folder_that_vanishes_ends_the_run_and_is_not_made_again(planned, task, tmp_path, monkeypatch):
-    cell, look = planned("vae"), Trainer.look
+    cell, look = planned("vae"), Trainer.poll
 
     def vanish(trainer):
         look(trainer)
@@ -260,7 +260,7 @@ def test_an_output_folder_that_vanishes_ends_the_run_and_is_not_made_again(plann
     monkeypatch.setattr(Trainer, "look", vanish)
     (tmp_path / "out").mkdir(exist_ok=True)
     with pytest.raises(UserError, match="has vanished: bring it back"):
-        carry_out(tmp_path / "out", [task(cell)], Resources("local"), 1, threading.Lock(), print)
+        run_tasks(tmp_path / "out", [task(cell)], Resources("local"), 1, threading.Lock(), print)
     assert not (tmp_path / "out" / "runs" / "toy").exists()
 
 
@@ -314,7 +314,7 @@ def test_a_hanging_hook_is_tried_twice_then_failed_and_others_go_on(planned, tas
     tasks = [task(silent, silence=2), task(other)]
     statuses = []
     while not statuses or statuses[-1]:
-        worker = FORK.Process(target=work, args=(tasks,))
+        worker = FORK.Process(target=worker_loop, args=(tasks,))
         worker.start()
         worker.join(30)
         statuses.append(worker.exitcode)
@@ -322,7 +322,7 @@ def test_a_hanging_hook_is_tried_twice_then_failed_and_others_go_on(planned, tas
     result = silent.folder.result()
     assert result["status"] == "failed" and "no progress for" in result["reason"]
     assert "hang" in result["traceback"] and "time.sleep(60)" in result["traceback"]
-    assert {"run": "this", "number": 3, "over": True}.items() <= silent.folder.tries().items()
+    assert {"run": "this", "number": 3, "over": True}.items() <= silent.folder.attempts().items()
     assert planned("vae").status == "done"
     assert capfd.readouterr().err.count("ended, for want of progress") == 2
     monkeypatch.undo()
@@ -341,7 +341,7 @@ def test_a_cell_whose_workers_die_without_a_word_is_given_up_with_advice(planned
     monkeypatch.setattr(registry.method("beta_vae"), "step", die)
     statuses = []
     while not statuses or statuses[-1]:
-        worker = FORK.Process(target=work, args=([task(cell), task(other)],))
+        worker = FORK.Process(target=worker_loop, args=([task(cell), task(other)],))
         worker.start()
         worker.join(30)
         statuses.append(worker.exitcode)

@@ -9,8 +9,8 @@ import torch
 from bench.core.config import TrainConfig
 from bench.core.hashing import derive_seed
 from bench.evaluation import chunking as memory
-from bench.evaluation.chunking import PeakMemory, chunk_for
-from bench.evaluation.metrics import EvaluationContext, decoded, measure
+from bench.evaluation.chunking import PeakMemory, auto_chunk_size
+from bench.evaluation.metrics import EvaluationContext, chunked_log_prob, compute_metrics
 from bench.method import Method
 from bench.models.image import build_image_model
 from bench.models.text import build_text_model
@@ -43,24 +43,24 @@ def test_as_many_pairs_as_the_budget_allows(modality, monkeypatch):
     model.eval()
     before = torch.get_rng_state()
     monkeypatch.setitem(memory.BUDGET, "cpu", 2**20)
-    chunk = chunk_for(model, blocks)
-    assert chunk > memory.PROBE and torch.equal(torch.get_rng_state(), before)
+    chunk = auto_chunk_size(model, blocks)
+    assert chunk > memory.PROBE_PAIRS and torch.equal(torch.get_rng_state(), before)
     with PeakMemory() as counted, torch.no_grad():
-        decoded(model, blocks[-1], torch.zeros(5, 2 * chunk, model.latent_dim), chunk)
+        chunked_log_prob(model, blocks[-1], torch.zeros(5, 2 * chunk, model.latent_dim), chunk)
     assert 2**19 < counted.peak < 1.2 * 2**20  # the results of chunks are held until the last one is there
     monkeypatch.setitem(memory.BUDGET, "cpu", 2**19)
-    assert chunk_for(model, blocks) == pytest.approx(chunk / 2, abs=1)
+    assert auto_chunk_size(model, blocks) == pytest.approx(chunk / 2, abs=1)
     monkeypatch.setitem(memory.BUDGET, "cpu", 1)
-    assert chunk_for(model, blocks) == 1
+    assert auto_chunk_size(model, blocks) == 1
 
 
 def test_an_evaluation_keeps_no_graph(data):
     model = build_image_model(MODEL).eval()
     ctx = EvaluationContext(model, data.info, TrainConfig(), derive_seed(0))
     with PeakMemory() as one:
-        measure(Method(), ctx, data.test[:10].split(10), samples=8, chunk=80)
+        compute_metrics(Method(), ctx, data.test[:10].split(10), samples=8, chunk=80)
     with PeakMemory() as four:
-        measure(Method(), ctx, data.test[:10].split(10), samples=32, chunk=80)
+        compute_metrics(Method(), ctx, data.test[:10].split(10), samples=32, chunk=80)
     assert four.peak < 1.3 * one.peak
 
 
@@ -112,7 +112,7 @@ def trained(planned, task, monkeypatch):
     monkeypatch.setitem(memory.BUDGET, "cpu", 3 * 2**20)
     cell = planned("vae")
     task = task(cell, evaluation=asdict(replace(EVALUATION, metrics=("refined_iw", "latent_use", "ais"), **FEW)))
-    cell.folder.describe(cell.config)
+    cell.folder.write_config(cell.config)
     cells.store_result(cell.folder, {"status": "ok", "attempt": 1} | cells.train(task))
 
     def evaluated():
@@ -149,8 +149,8 @@ def test_an_evaluation_without_memory_for_a_single_sample_fails_with_advice(trai
 
 def test_a_share_of_the_budget_decodes_so_much_less(monkeypatch):
     model, blocks = build_image_model(MODEL).eval(), [torch.ones(5, 1, 7, 7)]
-    whole = chunk_for(model, blocks)
-    assert chunk_for(model, blocks, 0.25) == pytest.approx(whole / 4, rel=0.01)
+    whole = auto_chunk_size(model, blocks)
+    assert auto_chunk_size(model, blocks, 0.25) == pytest.approx(whole / 4, rel=0.01)
 
 
 def test_training_without_memory_fails_with_advice(planned, task, monkeypatch):

@@ -16,11 +16,11 @@ from bench.data.dataset import END, SPECIALS, START
 from bench.experiment.plan import plan
 from bench.experiment.worker import run_cell
 from bench.training.context import TrainingContext
-from bench.training.expressions import variants
+from bench.training.expressions import parse_methods
 
 pytestmark = pytest.mark.slow
 
-ROWS = [row.expression for row in variants(["paper"], "paper")[0]]
+ROWS = [row.expression for row in parse_methods(["paper"], "paper")[0]]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_two_updates_a_checkpoint_a_resume_and_ten_examples(
     preset = replace(
         preset, train=replace(preset.train, epochs=1, val_examples=10, max_encoder_updates=2.0, lag_examples=2)
     )
-    rows, _ = variants([expression], "paper")
+    rows, _ = parse_methods([expression], "paper")
     (cell,) = plan(rows, data.info, preset, 1, 0, "cpu", tmp_path)
     assert cell.config["train"]["batch_size"] == {"image": 50, "text": 32}[modality]
     monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)

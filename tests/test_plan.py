@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.core.config import TrainConfig, replaced
+from bench.core.config import TrainConfig, with_overrides
 from bench.core.errors import UserError
 from bench.core.files import read_json
 from bench.core.hashing import derive_seed
@@ -13,15 +13,15 @@ from bench.core.presets import load_preset
 from bench.core.syntax import split_expressions
 from bench.data.registry import prepare
 from bench.experiment.plan import identify, plan, status
-from bench.experiment.worker import run_cell, settled
+from bench.experiment.worker import is_finished, run_cell
 from bench.training import registry
-from bench.training.expressions import split_settings, variants
+from bench.training.expressions import parse_methods, split_settings
 
 from .conftest import EVALUATION, TOY
 
 
 def names(*expressions, preset="quick", settings=None):
-    return [row.expression for row in variants(expressions, preset, settings)[0]]
+    return [row.expression for row in parse_methods(expressions, preset, settings)[0]]
 
 
 def test_expressions_are_split_at_commas_outside_parentheses():
@@ -42,16 +42,16 @@ def test_one_row_has_one_name():
 
 
 def test_sweeps_are_rows_of_their_own():
-    rows, sweeps = variants(["beta_vae(beta=0.2|0.4)+anneal"], "quick")
+    rows, sweeps = parse_methods(["beta_vae(beta=0.2|0.4)+anneal"], "quick")
     assert [row.expression for row in rows] == ["beta_vae(beta=0.2)+anneal", "beta_vae(beta=0.4)+anneal"]
     assert sweeps == {"beta_vae(beta=0.2|0.4)+anneal": ["beta_vae(beta=0.2)+anneal", "beta_vae(beta=0.4)+anneal"]}
     assert len(names("sa_vae(steps=1|2,lr=0.1|0.2)")) == 4
 
 
 def test_a_presets_settings_are_its_default_and_said():
-    (row,), _ = variants(["sa_vae"], "quick")
+    (row,), _ = parse_methods(["sa_vae"], "quick")
     assert row.expression == "sa_vae" and row.config.steps == 2 and "steps = 2" in row.notes[0]
-    (row,), _ = variants(["sa_vae(steps=10)"], "quick")
+    (row,), _ = parse_methods(["sa_vae(steps=10)"], "quick")
     assert row.expression == "sa_vae(steps=10)" and row.config.steps == 10 and not row.notes
 
 
@@ -85,7 +85,7 @@ def test_set_changes_a_method_everywhere_and_an_expression_goes_before():
 )
 def test_a_bad_expression_is_refused_in_one_line(expression, message):
     with pytest.raises(UserError) as error:
-        variants([expression], "quick")
+        parse_methods([expression], "quick")
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -104,7 +104,7 @@ def test_a_bad_set_is_refused(assignment, message):
 
 def test_set_of_a_method_that_is_not_run_is_refused():
     with pytest.raises(UserError, match="not among the methods of this run"):
-        variants(["vae"], "quick", {"sa_vae": {"steps": "2"}})
+        parse_methods(["vae"], "quick", {"sa_vae": {"steps": "2"}})
 
 
 def test_protocol_settings_are_checked_and_noted():
@@ -130,11 +130,11 @@ def test_protocol_settings_are_checked_and_noted():
             load_preset("quick", "image", {"model": setting})
     with pytest.raises(UserError, match="no models for audio"):
         load_preset("quick", "audio")
-    assert replaced(TrainConfig(), {"lr": 1}, "").lr == 1.0
+    assert with_overrides(TrainConfig(), {"lr": 1}, "").lr == 1.0
 
 
 def cells(prepared, out, expression="vae", preset=TOY, seeds=1, base=0, data=None):
-    rows, _ = variants([expression], preset.name)
+    rows, _ = parse_methods([expression], preset.name)
     return plan(rows, data or prepared.info, preset, seeds, base, "cpu", out)
 
 
@@ -235,9 +235,9 @@ def test_records_that_a_report_leaves_out_are_not_taken_for_a_cells_own(planned,
 
     folder.write_json("evaluation.json", other.evaluation())
     assert status(folder, EVALUATION) == ("trained", "")
-    assert not settled(task(vae, run="second")) and not folder.done(EVALUATION)
+    assert not is_finished(task(vae, run="second")) and not folder.done(EVALUATION)
     run_cell(task(vae, run="second"))
-    assert settled(task(vae, run="third")) and folder.done(EVALUATION)
+    assert is_finished(task(vae, run="third")) and folder.done(EVALUATION)
     assert folder.result()["provenance"] == own["provenance"], "it is not trained again"
 
     for change in ({"status": "odd"}, {"cell_id": None}, {"flops": "many"}, {"schema_version": 99}):
@@ -247,8 +247,8 @@ def test_records_that_a_report_leaves_out_are_not_taken_for_a_cells_own(planned,
 
     folder.write_json("result.json", other.result())
     assert status(folder, EVALUATION) == ("missing", f"its result.json is of another cell, {other.cell_id}")
-    assert not settled(task(vae, run="third")) and not folder.trained()
+    assert not is_finished(task(vae, run="third")) and not folder.trained()
     run_cell(task(vae, run="third"))
-    assert settled(task(vae, run="fourth")) and folder.result()["cell_id"] == vae.config["cell_id"]
+    assert is_finished(task(vae, run="fourth")) and folder.result()["cell_id"] == vae.config["cell_id"]
     (aside,) = folder.path.parent.glob("superseded-seed-*")
     assert read_json(aside / "result.json") == other.result()

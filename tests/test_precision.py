@@ -17,9 +17,9 @@ from bench.evaluation.estimators.mutual_information import sample_log_probs
 from bench.experiment.plan import identify
 from bench.experiment.queries import evaluation_of_preset
 from bench.experiment.worker import run_cell
-from bench.models.precision import arithmetic, full
+from bench.models.precision import autocast, no_autocast
 from bench.reporting import report
-from bench.training.factory import fresh
+from bench.training.factory import build_from_config
 from bench.training.trainer import Trainer
 
 from .conftest import TEXT_TOY, TOY, assert_equal_weights, planner, tasks
@@ -48,7 +48,7 @@ def test_what_is_made_of_the_networks_stays_in_full(make, toy, tmp_path):
     run = make("vae", tmp_path)
     run.model.eval()
     x = run.ctx.next_main_batch()
-    with arithmetic(run.model, "bfloat16"):
+    with autocast(run.model, "bfloat16"):
         assert run.model.features(x).dtype == torch.bfloat16
         q = run.model.encode(x)
         z = q.rsample(2)
@@ -59,7 +59,7 @@ def test_what_is_made_of_the_networks_stays_in_full(make, toy, tmp_path):
     exact = run.model.log_prob(x, z)
     assert not torch.equal(log_px, exact), "nothing was rounded"
     assert torch.allclose(log_px, exact, rtol=1e-2)
-    with arithmetic(run.model, "bfloat16"), full("cpu"):
+    with autocast(run.model, "bfloat16"), no_autocast("cpu"):
         assert torch.equal(run.model.log_prob(x, z), exact)
     assert not run.model.head._forward_hooks and not run.model.head._forward_pre_hooks
 
@@ -138,8 +138,8 @@ def test_a_cell_is_judged_in_full_unless_asked_otherwise(toy, tmp_path, monkeypa
 
 def test_tf32_is_refused_on_a_cpu(planned, prepared, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    _, model, _ = fresh(planned("vae").config)
-    with pytest.raises(UserError, match="on a CPU"), arithmetic(model, "tf32"):
+    _, model, _ = build_from_config(planned("vae").config)
+    with pytest.raises(UserError, match="on a CPU"), autocast(model, "tf32"):
         pass
     for section in ("train", "evaluation"):
         arguments = ["--methods", "vae", "--device", "cpu", "--dry-run", "--set", f"{section}.precision=tf32"]

@@ -10,7 +10,7 @@ from bench.data import tensors
 from bench.evaluation.estimators.likelihood import effective_sample_size, importance_weighted_nll, pareto_k
 from bench.evaluation.estimators.proposal import WIDER, Mixture, noise, refined_log_weights, refined_proposal, streams
 from bench.models.distributions import Gaussian
-from bench.training.factory import fresh
+from bench.training.factory import build_from_config
 from tests.conftest import MODEL, TEXT_MODEL
 from tests.linear_gaussian import LinearGaussian, generator
 from tests.test_inference import Sigmoid
@@ -190,7 +190,7 @@ def freeze_groups(request):
     planned, prepared, sizes = (
         ("planned", "prepared", MODEL) if request.param == "image" else ("text_planned", "text_prepared", TEXT_MODEL)
     )
-    _, model, _ = fresh(request.getfixturevalue(planned)("vae").config)
+    _, model, _ = build_from_config(request.getfixturevalue(planned)("vae").config)
     _, (x,) = tensors.load(request.getfixturevalue(prepared), sizes).blocks("test", 6, 6)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()

@@ -13,7 +13,7 @@ import pytest
 import bench
 from bench.cli import merge
 from bench.core.files import dumps, read_json, write_json
-from bench.experiment.cell_folder import CellFolder, claim
+from bench.experiment.cell_folder import CellFolder, lock_cell
 from bench.experiment.schema import LARGEST, PROTOCOL_VERSION, identify, problem
 from bench.reporting import figures, report
 
@@ -180,7 +180,7 @@ def test_merging_leaves_a_cell_that_a_run_is_at(out, where, capsys):
     merged = out.parent / "merged"
     folder = cell_of(out).path
     held = folder if where == "source" else merged / folder.relative_to(out)
-    with claim(held) as mine:
+    with lock_cell(held) as mine:
         assert mine and merge.main([str(out), "--out", str(merged)]) == 0
     assert f"left out: {held}: a run is at it" in capsys.readouterr().out
     assert not (merged / folder.relative_to(out)).exists() and len(bench.frame(merged)) == 5

@@ -28,7 +28,7 @@ from bench.reporting import groups as cells
 from bench.reporting import points, render, report, tables, texts
 from bench.reporting.frame import cells_frame, rows_frame, stored_frame
 from bench.reporting.statistics import crossed
-from bench.reporting.style import looks
+from bench.reporting.style import plot_styles
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PLANES = {"rate_distortion", "nll_time", "nll_flops", "seeds", "gaps"}  # figures of every group with a latent
@@ -695,8 +695,8 @@ def test_a_method_far_from_the_rest_leaves_them_a_panel_of_their_own():
     near = [(f"near {number}", 1.0 + number, 40.0 - number) for number in range(5)]
     for kl, rec in ((90.0, 20.0), (1.0, 210.0)):
         done = pd.DataFrame([*near, ("far", kl, rec)], columns=["method", "kl", "rec"])
-        every, most = points.rate_distortion(done, looks(done["method"])).axes[:2]
+        every, most = points.rate_distortion(done, plot_styles(done["method"])).axes[:2]
         assert every.get_ylim()[0] < rec < every.get_ylim()[1] and every.get_xlim()[1] > kl
         assert most.get_ylim()[1] < 50 and most.get_xlim()[1] < 10
-    (alone,) = points.rate_distortion(done[done["method"] != "far"], looks(done["method"])).axes
+    (alone,) = points.rate_distortion(done[done["method"] != "far"], plot_styles(done["method"])).axes
     assert alone.get_ylim()[1] < 50

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.cli.progress import BY_TURNS, NEXT, Monitor, Watched
+from bench.cli.progress import POLLED_FIRST, POLLED_IN_TURN, CellStatus, Monitor
 from bench.core.config import EvaluationConfig
 from bench.core.format import reason
-from bench.core.locks import held
+from bench.core.locks import file_lock
 from bench.experiment.cell_folder import CellFolder
 from bench.reporting import figures, report
 
@@ -94,26 +94,26 @@ def test_a_report_grows_with_the_number_of_cells_and_reads_each_file_at_most_twi
     assert called[400] < 6 * called[100]
 
 
-def waiting(out: Path, count: int) -> list[Watched]:
-    return [Watched(f"cell {i}", CellFolder(out / f"{i}"), 10, 1.0, EvaluationConfig()) for i in range(count)]
+def waiting(out: Path, count: int) -> list[CellStatus]:
+    return [CellStatus(f"cell {i}", CellFolder(out / f"{i}"), 10, 1.0, EvaluationConfig()) for i in range(count)]
 
 
-def write(cell: Watched, record: str) -> None:
+def write(cell: CellStatus, record: str) -> None:
     cell.folder.path.mkdir(exist_ok=True)
     (cell.folder.path / "result.json").write_text(record, "utf-8")
 
 
 def test_of_thousands_that_wait_few_are_looked_at_in_a_poll_and_all_by_turns(tmp_path):
     monitor = Monitor(waiting(tmp_path, 1000), Console(quiet=True))
-    looked = [monitor._due() for _ in range((1000 - NEXT) // BY_TURNS)]
-    assert {len(those) for those in looked} == {NEXT + BY_TURNS}
+    looked = [monitor._cells_to_poll() for _ in range((1000 - POLLED_FIRST) // POLLED_IN_TURN)]
+    assert {len(those) for those in looked} == {POLLED_FIRST + POLLED_IN_TURN}
     assert {cell for those in looked for cell in those} == {*monitor.cells}
     last = monitor.cells[-1]
     write(last, '{"status": "running"}')
-    monitor._look([last])
-    assert monitor._due()[0] is last, "one that has begun is looked at every time"
+    monitor._poll([last])
+    assert monitor._cells_to_poll()[0] is last, "one that has begun is looked at every time"
     write(last, '{"status": "failed", "reason": "lost"}')
-    monitor._look(monitor._due())
+    monitor._poll(monitor._cells_to_poll())
     assert monitor.over == 1 and last not in monitor.open
 
 
@@ -124,10 +124,10 @@ def test_a_damaged_or_foreign_record_is_no_news(tmp_path, record):
     (cell,) = waiting(tmp_path, 1)
     monitor = Monitor([cell], Console(quiet=True))
     write(cell, record)
-    monitor._look([cell])
+    monitor._poll([cell])
     assert cell.status in ("waiting", "evaluating")
     write(cell, '{"status": "failed", "reason": "loss is nan"}')
-    monitor._look([cell])
+    monitor._poll([cell])
     assert cell.status == "failed"
 
 
@@ -136,7 +136,7 @@ def test_damaged_lines_of_a_history_do_not_end_the_monitor(tmp_path, capsys):
     monitor = Monitor([cell], Console())
     write(cell, '{"status": "running"}')
     (cell.folder.path / "history.jsonl").write_text('{"update": "x", "elbo": [1], "kl": 2.5}\n', "utf-8")
-    monitor._look([cell])
+    monitor._poll([cell])
     monitor._view()
     assert "cell 0: started – kl 2.50" in capsys.readouterr().out
 
@@ -178,7 +178,7 @@ def test_one_report_waits_for_another(studies, monkeypatch):
     out, said = studies[100], []
     other = threading.Thread(target=lambda: report.build(out, force=True, log=said.append))
     (out / "tables").mkdir(exist_ok=True)
-    with held(out / report.LOCK):
+    with file_lock(out / report.LOCK):
         before = {file: file.stat().st_mtime_ns for file in out.rglob("*.md")}
         other.start()
         time.sleep(1)

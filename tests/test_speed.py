@@ -92,7 +92,7 @@ def test_mistakes_are_one_line(words, said, tmp_path, capsys):
 
 
 def test_a_process_of_its_own():
-    assert speed.alone(os.getpid) != os.getpid()
+    assert speed.run_in_subprocess(os.getpid) != os.getpid()
 
 
 def test_what_fails_costs_the_others_nothing(tmp_path, capsys, monkeypatch):
@@ -101,7 +101,7 @@ def test_what_fails_costs_the_others_nothing(tmp_path, capsys, monkeypatch):
             return killed(os._exit, 9)
         return function(*given)
 
-    killed = speed.alone
+    killed = speed.run_in_subprocess
     monkeypatch.setattr(speed, "alone", alone)
     assert run(tmp_path, "--methods", "vae,kl_annealing", "--models", "synthetic:quick") == 1
     said = "failed: kl_annealing at synthetic:quick, float32: its process was killed"

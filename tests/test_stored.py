@@ -14,10 +14,10 @@ from bench.cli import evaluate, merge, verify
 from bench.core.errors import UserError
 from bench.core.files import read_json, write_json
 from bench.evaluation import metric_groups as groups
-from bench.experiment.cell_folder import CellFolder, claim
-from bench.experiment.worker import run_cell, trained
+from bench.experiment.cell_folder import CellFolder, lock_cell
+from bench.experiment.worker import load_trained, run_cell
 from bench.training import registry
-from bench.training.factory import fresh
+from bench.training.factory import build_from_config
 
 from .conftest import TEXT_TOY, TOY, planner, tasks
 
@@ -106,13 +106,13 @@ def test_a_cell_that_cannot_be_loaded_says_why(copy, harm):
 
 def test_the_state_of_another_method_is_refused_in_one_line(planned):
     cell = planned("aggressive")
-    cell.folder.describe(cell.config)
-    method, model, _ = fresh(cell.config)
+    cell.folder.write_config(cell.config)
+    method, model, _ = build_from_config(cell.config)
     torch.save({"model": model.state_dict(), "method": method.state_dict()}, cell.folder.path / "best.pt")
-    trained(cell.folder, cell.config)
+    load_trained(cell.folder, cell.config)
     torch.save({"model": model.state_dict(), "method": {}}, cell.folder.path / "best.pt")
     with pytest.raises(UserError, match=r"best\.pt holds another model or method than .* train it anew"):
-        trained(cell.folder, cell.config)
+        load_trained(cell.folder, cell.config)
 
 
 # -- frame ---------------------------------------------------------------------------------------------------------
@@ -379,7 +379,7 @@ def test_evaluating_says_that_another_run_is_at_a_cell_and_waits_for_it(copy, ca
     folder = only(copy, "vae")
     settings = ["--metrics", "convergence", "--set", "evaluation.convergence_examples=2", "--executor", "local"]
     with ThreadPoolExecutor(1) as pool:
-        with claim(folder.path) as mine:
+        with lock_cell(folder.path) as mine:
             assert mine
             waiting = pool.submit(evaluate.evaluate, evaluate.parser().parse_args([str(copy), *settings]))
             with pytest.raises(TimeoutError):

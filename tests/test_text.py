@@ -13,8 +13,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from bench.core.config import TextModelConfig
 from bench.core.presets import load_preset
 from bench.data.dataset import END, PAD, START, UNKNOWN, Prepared
-from bench.data.tensors import batches_per_pass, load, modelled
-from bench.evaluation.metrics import EvaluationContext, measure
+from bench.data.tensors import apply_model_config, batches_per_pass, load
+from bench.evaluation.metrics import EvaluationContext, compute_metrics
 from bench.evaluation.samples import texts
 from bench.experiment.worker import run_cell
 from bench.models.build import build_model
@@ -22,7 +22,7 @@ from bench.models.decoding import beam, greedy
 from bench.models.distributions import Gaussian
 from bench.models.kernels.lstm import LSTM
 from bench.models.text import build_text_model
-from bench.training.factory import fresh
+from bench.training.factory import build_from_config
 from bench.training.flops import flop_counter
 from bench.training.trainer import Trainer
 
@@ -117,7 +117,7 @@ def test_scoring_some_words_at_a_time_changes_nothing(model, monkeypatch):
     x, z = sentences([3, 6]), torch.randn(2, 5, 3)
     with torch.no_grad():
         whole = model.log_prob(x, z)
-        monkeypatch.setattr("bench.models.kernels.cross_entropy.SCORES", 2 * VOCABULARY)
+        monkeypatch.setattr("bench.models.kernels.cross_entropy.MAX_LOGITS", 2 * VOCABULARY)
         torch.testing.assert_close(model.log_prob(x, z), whole)
 
 
@@ -297,7 +297,7 @@ def test_rare_words_become_unknown_and_documents_are_cut(text_prepared):
         words = [word if word < 8 else UNKNOWN for word in row[1 : row.index(END)]][:3]
         assert short == [START, *words, END, *[PAD] * (3 - len(words))]
     sizes = replace(TEXT_MODEL, vocabulary=8, words=3)
-    model = build_model(sizes, modelled(text_prepared.info, sizes))
+    model = build_model(sizes, apply_model_config(text_prepared.info, sizes))
     assert model.decoder.longest == 5 and model.decoder.output.out_features == 8
 
 
@@ -431,7 +431,7 @@ def test_examples_are_stored_in_the_order_of_the_set(text_planned, text_task):
     assert pd.read_parquet(cell.folder.path / "examples.parquet")["index"].tolist() == list(range(20))
     with np.load(cell.folder.path / "arrays.npz") as arrays:
         assert arrays["true_means"].shape == arrays["means"].shape == (20, 2)
-    method, model, _ = fresh(cell.config)
+    method, model, _ = build_from_config(cell.config)
     model.load_state_dict(torch.load(cell.folder.path / "best.pt", weights_only=True)["model"])
     data = load(Prepared.read(Path(text_task(cell)["data"])), TEXT_MODEL)
     x = data.test[:20].long()
@@ -447,7 +447,7 @@ def test_measures_are_those_of_unpadded_sentences(text_trainer, tmp_path):
     run.model.eval()
     with torch.no_grad():
         expected = torch.cat([run.model.encode(x).mean for x in alone])
-    torch.testing.assert_close(measure(run.method, ctx, blocks, 2, 8).means, expected)
+    torch.testing.assert_close(compute_metrics(run.method, ctx, blocks, 2, 8).means, expected)
 
 
 def test_interpolations_end_at_the_reconstructions(text_trainer, tmp_path):
@@ -478,6 +478,6 @@ def test_the_paper_preset_holds_the_published_protocol():
 
 
 def test_the_posterior_of_no_latent_has_no_dimensions(text_planned):
-    method, model, _ = fresh(text_planned("autoregressive").config)
+    method, model, _ = build_from_config(text_planned("autoregressive").config)
     q = model.encode(sentences([2, 3]))
     assert isinstance(q, Gaussian) and q.mean.shape == (2, 0)

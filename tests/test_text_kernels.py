@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from bench.core.config import TextModelConfig
 from bench.models.kernels import cross_entropy as words
 from bench.models.kernels import lstm as written_out
-from bench.models.kernels.cross_entropy import surprise
+from bench.models.kernels.cross_entropy import chunked_token_nll
 from bench.models.kernels.lstm import LSTM
 from bench.models.text import build_text_model
 from bench.models.vae import second_order
@@ -122,11 +122,13 @@ def test_surprise_is_the_cross_entropy_of_scores(at_a_time, frozen):
     for i in frozen:
         factors[i].requires_grad_(False)
     expected = F.cross_entropy(F.linear(*factors), target, reduction="none")
-    torch.testing.assert_close(surprise(*factors, target), expected)
+    torch.testing.assert_close(chunked_token_nll(*factors, target), expected)
     with torch.no_grad():
-        torch.testing.assert_close(surprise(*factors, target), expected)
+        torch.testing.assert_close(chunked_token_nll(*factors, target), expected)
     above, wanted = torch.randn(7, dtype=torch.double), [f for f in factors if f.requires_grad]
-    grads = [torch.autograd.grad((nats * above).sum(), wanted) for nats in (surprise(*factors, target), expected)]
+    grads = [
+        torch.autograd.grad((nats * above).sum(), wanted) for nats in (chunked_token_nll(*factors, target), expected)
+    ]
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -137,13 +139,13 @@ def test_a_frozen_weight_saves_a_product():
     for learned, products in ((True, 3), (False, 2)):
         weight.requires_grad_(learned)
         with flop_counter() as counter:
-            surprise(states, weight, target).sum().backward()
+            chunked_token_nll(states, weight, target).sum().backward()
         assert counter.get_total_flops() == products * product
 
 
 def test_a_hopeless_word_is_a_finite_surprise():
     states = torch.tensor([[400.0]], requires_grad=True)
-    nats = surprise(states, torch.tensor([[1.0], [-1.0]]), torch.tensor([1]))
+    nats = chunked_token_nll(states, torch.tensor([[1.0], [-1.0]]), torch.tensor([1]))
     nats.sum().backward()
     assert nats.item() == 800 and states.grad.item() == 2
 
@@ -153,7 +155,7 @@ def test_surprise_in_bfloat16(at_a_time):
     rounded = [f.detach().bfloat16().float().requires_grad_() for f in factors]
     expected = F.cross_entropy(F.linear(*rounded), target, reduction="none")
     with torch.autocast("cpu", torch.bfloat16):
-        nats = surprise(*factors, target)
+        nats = chunked_token_nll(*factors, target)
     assert nats.dtype == torch.float
     torch.testing.assert_close(nats, expected, rtol=0, atol=0.03)
     grads = torch.autograd.grad(nats.sum(), factors), torch.autograd.grad(expected.sum(), rounded)

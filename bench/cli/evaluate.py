@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.core.config import GROUPS
-from bench.core.errors import UserError, arguments, exit_status
+from bench.core.errors import UserError, exit_status, parse_arguments
 
 EPILOG = """\
 groups of metrics:
@@ -49,18 +49,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments(parser(), argv)
+    args = parse_arguments(parser(), argv)
     return exit_status(lambda: evaluate(args), "cells that were finished are stored; the same command goes on")
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from bench.cli.progress import Monitor, Output, Watched
+    from bench.cli.progress import CellStatus, Monitor, Output
     from bench.cli.validate import check_workers, data_folder
     from bench.core.format import failure_reason
     from bench.experiment import queries as stored
-    from bench.experiment.cell_folder import claim
+    from bench.experiment.cell_folder import lock_cell
     from bench.experiment.executor import Resources
-    from bench.experiment.session import carry_out
+    from bench.experiment.session import run_tasks
     from bench.reporting.report import build
     from bench.training.expressions import split_settings
 
@@ -84,20 +84,21 @@ def evaluate(args: argparse.Namespace) -> int:
     stored.check_device(todo)
     data_dir = data_folder(args)
     for folder in todo:
-        with claim(folder.path) as free:
+        with lock_cell(folder.path) as free:
             if not free:
                 console.print(f"{folder.path}: another run is at it, waited for", markup=False)
     for device in sorted({folder.config["device"] for folder in todo}):
         those = [folder for folder in todo if folder.config["device"] == device]
         gpus = args.gpus_per_cell if device == "cuda" else 0.0
         resources = Resources(args.executor, args.cpus_per_cell, gpus)
-        how = {"gpu_share": gpus, "shared": resources.sharing(len(those))}
+        how = {"gpu_share": gpus, "shared": resources.cells_per_device(len(those))}
         tasks = [stored.task(folder, wanted[folder], data_dir, args.cpus_per_cell) | how for folder in those]
         watched = [
-            Watched(f"{folder.path.parent.name} {folder.path.name}", folder, 1, 1.0, wanted[folder]) for folder in those
+            CellStatus(f"{folder.path.parent.name} {folder.path.name}", folder, 1, 1.0, wanted[folder])
+            for folder in those
         ]
         log = partial(console.print, markup=False)
-        carry_out(args.out, tasks, resources, Monitor(watched, console), log)
+        run_tasks(args.out, tasks, resources, Monitor(watched, console), log)
     for out in sorted({out for folder in finished if (out := stored.out_of(folder))}):
         place = Path(os.path.relpath(out))
         for report in build(place, log=lambda line: console.print(line, markup=False)):

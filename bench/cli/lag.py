@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli.validate import check, check_counts, check_fit, data_folder, resolve_device
-from bench.core.errors import UserError, arguments, exit_status
+from bench.core.errors import UserError, exit_status, parse_arguments
 from bench.core.hashing import short_hash
 from bench.core.presets import load_preset
 
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments(parser(), argv)
+    args = parse_arguments(parser(), argv)
     return exit_status(lambda: run(args), "methods that were finished are stored")
 
 
@@ -69,12 +69,12 @@ def run(args: argparse.Namespace) -> int:
     from bench.data.cache import cache_dir
     from bench.data.registry import prepare
     from bench.experiment.plan import plan
-    from bench.training.expressions import split_settings, variants
+    from bench.training.expressions import parse_methods, split_settings
 
     settings, overrides = split_settings(args.set)
-    rows, _ = variants(split_expressions(args.methods), args.preset, settings)
+    rows, _ = parse_methods(split_expressions(args.methods), args.preset, settings)
     data = prepare(args.dataset, data_folder(args), cache_dir())
-    preset = scalar(args, data, overrides)
+    preset = scalar_latent_preset(args, data, overrides)
     cells = plan(rows, data.info, preset, 1, args.seed, resolve_device(args), args.out)
     cells.sort(key=lambda cell: not cell.config["method"]["baseline"])
     stem = f"{data.info.name}-{preset.name}"
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         if reason:
             print(f"{name}: left out, {reason}")
         else:
-            traces[name] = stored_or_made(args, cell, data, args.out / "lag" / stem)
+            traces[name] = load_or_train(args, cell, data, args.out / "lag" / stem)
     if not traces:
         raise UserError("none of these methods has a latent on this data set: name others with --methods")
 
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def scalar(args: argparse.Namespace, data: Prepared, overrides: dict[str, dict[str, Any]]) -> Preset:
+def scalar_latent_preset(args: argparse.Namespace, data: Prepared, overrides: dict[str, dict[str, Any]]) -> Preset:
     """The preset with a latent of one dimension and the updates asked for."""
     if overrides.get("model", {}).get("latent_dim", 1) != 1:
         raise UserError("--set model.latent_dim: the picture of lag is of a scalar latent, so it is 1 here")
@@ -116,7 +116,7 @@ def scalar(args: argparse.Namespace, data: Prepared, overrides: dict[str, dict[s
     return load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
 
 
-def stored_or_made(args: argparse.Namespace, cell: PlannedCell, data: Prepared, folder: Path) -> Trace:
+def load_or_train(args: argparse.Namespace, cell: PlannedCell, data: Prepared, folder: Path) -> Trace:
     """The trace of a cell as it is stored for the same settings, or else trained, looked at and stored."""
     from dataclasses import asdict
 
@@ -153,14 +153,14 @@ def stored_or_made(args: argparse.Namespace, cell: PlannedCell, data: Prepared, 
 def stored(record: Path, arrays: Path, key: str) -> Trace | None:
     """The trace that was stored under ``key``; None where it is not there, or damaged."""
     from bench.core.files import read_json
-    from bench.core.safe_io import arrays as read_arrays
-    from bench.core.safe_io import regular
+    from bench.core.safe_io import open_regular_file
+    from bench.core.safe_io import read_arrays as read_arrays
     from bench.reporting.lag import Trace
 
     try:
         if read_json(record)["key"] != key:
             return None
-        with regular(arrays, ARRAYS_BYTES) as file:
+        with open_regular_file(arrays, ARRAYS_BYTES) as file:
             content = read_arrays(file)
     except Exception:  # zipfile, zlib and NumPy each fail in ways of their own
         return None
@@ -179,17 +179,17 @@ def train(cell: PlannedCell, data: Prepared, points: int) -> tuple[Trace, float]
     from bench.evaluation.metrics import validate
     from bench.experiment.worker import load_data
     from bench.reporting.lag import Trace
-    from bench.training.factory import configure_torch, fresh
+    from bench.training.factory import build_from_config, configure_torch
     from bench.training.trainer import Trainer
 
     started = time.perf_counter()
     config = cell.config
     configure_torch(threads=1, device=config["device"], gpu_share=0)
     tensors = load_data({"config": config, "data": str(data.path)})
-    method, model, seed = fresh(config)
+    method, model, seed = build_from_config(config)
     settings = build(TrainConfig, config["train"], "train")
     looks: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
-    look = observer(method, model, tensors, settings, seed, points)
+    look = make_lag_observer(method, model, tensors, settings, seed, points)
 
     def watch(ctx) -> None:
         if ctx.step in stages(ctx.total):
@@ -208,18 +208,18 @@ def stages(total: int) -> set[int]:
     return {0} | {round(total ** (i / (FRAMES - 2))) for i in range(FRAMES - 1)}
 
 
-def observer(method, model, data, settings, seed: int, points: int) -> Callable[[], tuple[np.ndarray, ...]]:
+def make_lag_observer(method, model, data, settings, seed: int, points: int) -> Callable[[], tuple[np.ndarray, ...]]:
     """A function that gives means of q, means of p(z|x) and KL(q ‖ p(z|x)) on the first test examples: ``[N]`` each."""
     import torch
 
     from bench.core.hashing import derive_seed
-    from bench.evaluation.chunking import chunk_for
+    from bench.evaluation.chunking import auto_chunk_size
     from bench.evaluation.estimators.inference_gap import elbo, true_posterior
     from bench.evaluation.metrics import EvaluationContext
 
     ctx = EvaluationContext(model, data.info, settings, derive_seed(seed, "lag"))
     _, (x,) = data.blocks("test", points, points)
-    chunk = chunk_for(model.eval(), [x])
+    chunk = auto_chunk_size(model.eval(), [x])
 
     @torch.no_grad()
     def look() -> tuple[np.ndarray, ...]:

@@ -17,7 +17,7 @@ from bench.training import expressions, registry
 NAME = 22  # columns
 
 
-def listing() -> int:
+def print_list() -> int:
     """Wrapped in a terminal; a line for each thing in a pipe, for grep."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     for heading, entries in _sections():
@@ -29,10 +29,10 @@ def listing() -> int:
 
 
 def _sections() -> Iterator[tuple[str, Iterable[tuple[str, str]]]]:
-    suites, broken = registry.suites(), registry.broken()
+    suites, broken = registry.suites(), registry.import_errors()
     yield "methods", [(name, broken.get(name) or _method(name)) for name in suites["all"]]
-    for kind, forms in expressions.attachable().items():
-        heading = f"to attach: {expressions.SAID[kind]}, as in vae+{next(iter(forms))}"
+    for kind, forms in expressions.modifiers().items():
+        heading = f"to attach: {expressions.MODIFIER_NAMES[kind]}, as in vae+{next(iter(forms))}"
         yield heading, [(f"+{name}", _form(cls)) for name, cls in forms.items()]
     yield "suites", [(name, ", ".join(members)) for name, members in suites.items()]
     yield "data sets", [(name, _dataset(name)) for name in dataset_names()]

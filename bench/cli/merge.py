@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench.core.errors import UserError, arguments, exit_status
-from bench.core.files import put_aside, write_json
-from bench.experiment.cell_folder import CellFolder, cell_folders, claim
+from bench.core.errors import UserError, exit_status, parse_arguments
+from bench.core.files import rename_to_backup, write_json
+from bench.experiment.cell_folder import CellFolder, cell_folders, lock_cell
 from bench.experiment.cell_record import GROUPS, CellRecord, read, readable
 from bench.reporting import groups as cells
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("sources", nargs="+", type=Path, metavar="OUT", help="folders that --out of bench.run named")
     parser.add_argument("--out", type=Path, required=True, metavar="C", help="where to; what it holds already stays")
-    args = arguments(parser, argv)
+    args = parse_arguments(parser, argv)
     return exit_status(lambda: merge(args.sources, args.out), "the same command copies the rest")
 
 
@@ -130,7 +130,7 @@ def _copy(cell: CellRecord, target: Path) -> bool:
 
     Left alone, with a line, is a cell that a run is at, here or there, or that has changed since it was looked at.
     """
-    with _claimed(cell.folder) as mine, claim(target) as free:
+    with _claimed(cell.folder) as mine, lock_cell(target) as free:
         if not mine or not free:
             print(f"left out: {target if mine else cell.folder}: a run is at it; merge again when it is through")
             return False
@@ -140,7 +140,7 @@ def _copy(cell: CellRecord, target: Path) -> bool:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".merging-") as scratch:
             copy = Path(shutil.copytree(cell.folder, Path(scratch) / cell.folder.name, ignore=_strange))
             if target.exists():
-                put_aside(target)
+                rename_to_backup(target)
             copy.rename(target)
     return True
 
@@ -157,7 +157,7 @@ def _claimed(folder: Path) -> Iterator[bool]:
     """``claim`` of a source, which may lie where nothing can be written, and so no run can be at it either."""
     with ExitStack() as stack:
         try:
-            mine = stack.enter_context(claim(folder))
+            mine = stack.enter_context(lock_cell(folder))
         except OSError:
             mine = True
         yield mine

@@ -23,14 +23,17 @@ from bench.experiment.cell_folder import CellFolder
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 60  # without a terminal: how often a running cell says how far it is
-NEXT, BY_TURNS = 50, 50  # of the cells that wait: how many next in line, and how many others, are looked at in a poll
+POLLED_FIRST, POLLED_IN_TURN = (
+    50,
+    50,
+)  # of the cells that wait: how many next in line, and how many others, are looked at in a poll
 
 FILES = ("result.json", "evaluation.json", "history.jsonl", "tries.json")
 SHOWN = ("update", "nll", "elbo", "kl", "mi", "au")
 
 
 @dataclass(eq=False)
-class Watched:
+class CellStatus:
     """One cell as the monitor sees it."""
 
     name: str
@@ -50,7 +53,7 @@ class Watched:
         """What tells one version of each file from another, None where there is none."""
         return tuple(_version(f"{self.folder.path}/{name}") for name in FILES)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take in what the folder says now. Damaged and foreign files raise whatever they raise, and change nothing."""
         if (now := self._versions()) == self.seen:
             return
@@ -61,7 +64,7 @@ class Watched:
         result = (self.folder.result() or {}) if new_result else {}
         status, state, last = result.get("status"), self.status, self.last
         if status == "failed" or "evaluation_failure" in result:
-            if not new_tries or self.folder.tries()["over"]:  # else it is tried once more
+            if not new_tries or self.folder.attempts()["over"]:  # else it is tried once more
                 state = "failed"
         elif new_evaluation and not self.wanted.missing(evaluation := self.folder.evaluation()):
             state, last = "ok", last | _numbers((evaluation or {})["metrics"])
@@ -105,7 +108,7 @@ class Monitor:
     ``cells`` are in the order in which they are likely to begin: of thousands that wait, the first are looked at often.
     """
 
-    def __init__(self, cells: Sequence[Watched], console: Console):
+    def __init__(self, cells: Sequence[CellStatus], console: Console):
         self.cells, self.console = cells, console
         self.open = list(cells)  # those not over when last looked at
         self.over = 0
@@ -126,33 +129,33 @@ class Monitor:
         if self.console.is_terminal:
             with Live(self._view(), console=self.console, refresh_per_second=2, transient=True) as live:
                 while not self.stop.wait(POLL_SECONDS):
-                    self._look(self._due())
+                    self._poll(self._cells_to_poll())
                     live.update(self._view())
         else:
             while not self.stop.wait(POLL_SECONDS):
-                self._look(self._due())
-        self._look([*self.open])
+                self._poll(self._cells_to_poll())
+        self._poll([*self.open])
 
-    def _due(self) -> list[Watched]:
+    def _cells_to_poll(self) -> list[CellStatus]:
         """The cells to look at now: all that have begun, those next in line, and some of the others by turns."""
         begun = [cell for cell in self.open if cell.status != "waiting"]
         waiting = [cell for cell in self.open if cell.status == "waiting"]
-        later = waiting[NEXT:]
+        later = waiting[POLLED_FIRST:]
         self.turn = 0 if self.turn >= len(later) else self.turn
-        those = [*islice(later, self.turn, self.turn + BY_TURNS)]
-        self.turn += BY_TURNS
-        return [*begun, *waiting[:NEXT], *those]
+        those = [*islice(later, self.turn, self.turn + POLLED_IN_TURN)]
+        self.turn += POLLED_IN_TURN
+        return [*begun, *waiting[:POLLED_FIRST], *those]
 
-    def _look(self, cells: Sequence[Watched]) -> None:
+    def _poll(self, cells: Sequence[CellStatus]) -> None:
         for cell in cells:
             before = cell.status
             with suppress(Exception):  # damaged, foreign or vanished files: no news
-                cell.look()
+                cell.poll()
             self.over += cell.over
-            self._say(cell, before)
+            self._log(cell, before)
         self.open = [cell for cell in self.open if not cell.over]
 
-    def _say(self, cell: Watched, before: str) -> None:
+    def _log(self, cell: CellStatus, before: str) -> None:
         if self.console.is_terminal and not cell.over:
             return
         now = time.monotonic()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli.validate import CELLS, check, check_arithmetic, check_fit, data_folder, resolve_device
-from bench.core.errors import UserError, arguments, exit_status
+from bench.core.errors import UserError, exit_status, parse_arguments
 from bench.core.presets import load_preset, preset_names
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bench.experiment.executor import Resources
     from bench.experiment.plan import PlannedCell
 
-TOLD = 50  # cells that failed, one by one
+MAX_FAILURES_SHOWN = 50  # cells that failed, one by one
 
 EPILOG = """\
 methods are expressions, joined by commas:
@@ -87,15 +87,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments(parser(), argv)
+    args = parse_arguments(parser(), argv)
     return exit_status(lambda: run(args), "the same command goes on from the last checkpoints")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.list:
-        from bench.cli.list import listing
+        from bench.cli.list import print_list
 
-        return listing()
+        return print_list()
     check(args)
     from rich.markup import escape
 
@@ -104,14 +104,14 @@ def run(args: argparse.Namespace) -> int:
     from bench.data.cache import cache_dir
     from bench.data.registry import prepare
     from bench.experiment.executor import Resources
-    from bench.experiment.plan import TO_DO, plan
-    from bench.experiment.session import tidy
-    from bench.training.expressions import split_settings, variants
+    from bench.experiment.plan import PENDING_STATES, plan
+    from bench.experiment.session import remove_leftovers
+    from bench.training.expressions import parse_methods, split_settings
 
     console = Output(highlight=False, soft_wrap=True)
     settings, overrides = split_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
     expressions = split_expressions(args.methods)
-    rows, sweeps = variants(expressions, args.preset, settings)
+    rows, sweeps = parse_methods(expressions, args.preset, settings)
     with console.status(escape(f"preparing {args.dataset}: up to a few minutes the first time")):
         data = prepare(args.dataset, data_folder(args), cache_dir())
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     if len(rows) * seeds > CELLS:
         raise UserError(f"{len(rows)} methods × {seeds:,} seeds are more than {CELLS:,} cells: run them in parts")
     cells = plan(rows, data.info, preset, seeds, args.seed, device, args.out, args.force)
-    todo = [cell for cell in cells if cell.status in TO_DO]
+    todo = [cell for cell in cells if cell.status in PENDING_STATES]
 
     counts = f"{len(rows)} method{'s' * (len(rows) > 1)} × {seeds} seed{'s' * (seeds > 1)}"
     of_them = f"{len(cells)} cell{'s' * (len(cells) > 1)}, {len(cells) - len(todo)} done"
@@ -133,68 +133,68 @@ def run(args: argparse.Namespace) -> int:
         from bench.experiment.runtime_estimate import estimate
 
         seconds = estimate(todo, preset, data, device, args.cpus_per_cell)
-        announce(console, args, data, seconds, resources)
+        print_plan(console, args, data, seconds, resources)
     if args.dry_run:
         return 0
-    keep(args.out, preset.name, cells, sweeps)
+    write_configs(args.out, preset.name, cells, sweeps)
     if todo:
         run_missing(console, args, todo, seconds, data, preset, resources)
     else:
         with suppress(OSError):
-            tidy(args.out)
-    return conclude(console, args.out, data, preset, todo)
+            remove_leftovers(args.out)
+    return report_results(console, args.out, data, preset, todo)
 
 
-def announce(
+def print_plan(
     console: Console, args: argparse.Namespace, data: Prepared, seconds: Mapping[Path, float], resources: Resources
 ) -> None:
     """What is going to run, how long it may take, and what to type for more."""
     from bench.core.format import duration
     from bench.core.syntax import split_expressions
-    from bench.experiment.plan import TO_DO, plan
-    from bench.experiment.runtime_estimate import estimate, measurable, wall
-    from bench.training.expressions import split_settings, variants
+    from bench.experiment.plan import PENDING_STATES, plan
+    from bench.experiment.runtime_estimate import can_measure, estimate, wall_clock
+    from bench.training.expressions import parse_methods, split_settings
 
     cells = f"{len(seconds)} cell{'s' * (len(seconds) > 1)} to run"
-    if not measurable(device := resolve_device(args)):
+    if not can_measure(device := resolve_device(args)):
         console.print(f"{cells}; how long they take cannot be measured here, without a GPU")
         return
-    side_by_side = resources.side_by_side(len(seconds))
+    side_by_side = resources.max_parallel(len(seconds))
     if args.dry_run:
         for path, each in seconds.items():
             console.print(f"  to run: {path.relative_to(args.out)}, about {duration(each)}")
-    total = wall(seconds.values(), side_by_side)
+    total = wall_clock(seconds.values(), side_by_side)
     console.print(f"{cells}, {side_by_side} at a time: about {duration(total)} on this machine")
     settings, overrides = split_settings(args.set)
     for name in preset_names():
         if name == args.preset or overrides:
             continue
         other = load_preset(name, data.info.modality, protocol=data.info.protocol)
-        rows, _ = variants(split_expressions(args.methods), name, settings)
+        rows, _ = parse_methods(split_expressions(args.methods), name, settings)
         planned = plan(rows, data.info, other, args.seeds or other.seeds, args.seed, device, args.out)
-        todo = [cell for cell in planned if cell.status in TO_DO]
+        todo = [cell for cell in planned if cell.status in PENDING_STATES]
         if not todo:
             continue
         guess = estimate(todo, other, data, device, args.cpus_per_cell)
         seeds = f"{args.seeds or other.seeds} seed{'s' * ((args.seeds or other.seeds) > 1)}"
         console.print(
-            f"  --preset {name}: {other.summary}; {seeds}, about {duration(wall(guess.values(), side_by_side))}"
+            f"  --preset {name}: {other.summary}; {seeds}, about {duration(wall_clock(guess.values(), side_by_side))}"
         )
 
 
-def keep(out: Path, preset: str, cells: Sequence[PlannedCell], sweeps: Mapping[str, list[str]]) -> None:
+def write_configs(out: Path, preset: str, cells: Sequence[PlannedCell], sweeps: Mapping[str, list[str]]) -> None:
     """Store what needs no training: sweeps, the plan of each cell."""
     from bench.core.files import write_json
-    from bench.core.locks import held
+    from bench.core.locks import file_lock
     from bench.reporting import groups as stored
 
     if sweeps:
-        with held(out / f".{stored.SWEEPS}.lock", patience=None):
+        with file_lock(out / f".{stored.SWEEPS}.lock", patience=None):
             known = stored.sweeps(out)
             write_json(out / stored.SWEEPS, known | {preset: known.get(preset, {}) | dict(sweeps)})
     for cell in cells:
         if not cell.anew:  # else what is there is put aside before it is trained anew
-            cell.folder.describe(cell.config)
+            cell.folder.write_config(cell.config)
         if cell.status == "skipped":
             about = {"schema_version": cell.config["schema_version"], "cell_id": cell.config["cell_id"]}
             cell.folder.write_json("result.json", about | {"status": "skipped", "reason": cell.reason})
@@ -210,9 +210,9 @@ def run_missing(
     resources: Resources,
 ) -> None:
     """Execute the cells, the longest first so that no core waits at the end; show how it goes and where time went."""
-    from bench.cli.progress import Monitor, Watched
+    from bench.cli.progress import CellStatus, Monitor
     from bench.experiment.runtime_estimate import planned_updates
-    from bench.experiment.session import carry_out
+    from bench.experiment.session import run_tasks
 
     for cell in todo:
         if cell.anew:
@@ -220,7 +220,7 @@ def run_missing(
     order = sorted(todo, key=lambda cell: -seconds[cell.folder.path])
     updates = planned_updates(preset, data)
     watched = [
-        Watched(
+        CellStatus(
             f"{cell.variant.expression} seed {cell.config['seed']}",
             cell.folder,
             updates,
@@ -231,7 +231,7 @@ def run_missing(
     ]
     tasks = [task(cell, data, preset, resources, len(todo)) for cell in order]
     log = partial(console.print, markup=False)
-    spent = carry_out(args.out, tasks, resources, Monitor(watched, console), log)
+    spent = run_tasks(args.out, tasks, resources, Monitor(watched, console), log)
     log(str(spent))
     for problem in spent.problems:
         log(f"a worker stopped: {problem}; the same command goes on")
@@ -249,23 +249,23 @@ def task(cell: PlannedCell, data: Prepared, preset: Preset, resources: Resources
         "data": str(data.path.resolve()),
         "evaluation": asdict(preset.evaluation),
         "threads": resources.cpus_per_cell,
-        "shared": resources.sharing(cells),
+        "shared": resources.cells_per_device(cells),
         "gpu_share": resources.gpus_per_cell,
         "command": command(),
         "anew": cell.anew,
     }
 
 
-def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: Sequence[PlannedCell]) -> int:
+def report_results(console: Console, out: Path, data: Prepared, preset: Preset, todo: Sequence[PlannedCell]) -> int:
     """Print the table and where the rest is; the exit status says whether every cell is done, and told."""
     from bench.core.format import failure_reason
-    from bench.experiment.cell_folder import claim
+    from bench.experiment.cell_folder import lock_cell
     from bench.experiment.plan import status
     from bench.reporting.report import build
 
     for cell in todo:
         if status(cell.folder, preset.evaluation)[0] != "done":
-            with claim(cell.folder.path, patience=None):
+            with lock_cell(cell.folder.path, patience=None):
                 pass  # another run, with --force, may be training it anew
     reported = False
     try:
@@ -277,11 +277,11 @@ def conclude(console: Console, out: Path, data: Prepared, preset: Preset, todo: 
         console.print(f"no report: {error}", markup=False)
     found = [(cell, *status(cell.folder, preset.evaluation)) for cell in todo]
     unfinished = [(cell, damage) for cell, state, damage in found if state != "done"]
-    for cell, damage in unfinished[:TOLD]:
+    for cell, damage in unfinished[:MAX_FAILURES_SHOWN]:
         why = damage or failure_reason(cell.folder.result())
         console.print(f"failed: {cell.variant.expression} seed {cell.config['seed']}: {why}", markup=False)
         console.print(f"  record: {cell.folder.path / 'result.json'}; the same command tries it again", markup=False)
-    if left := len(unfinished[TOLD:]):
+    if left := len(unfinished[MAX_FAILURES_SHOWN:]):
         console.print(f"failed: {left} more, for reasons that the table gives; the same command tries them again")
     return 1 if unfinished else 0 if reported else 2
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.core import provenance
 from bench.core.config import FULL_PRECISION, PRECISIONS, suggest
-from bench.core.errors import UserError, arguments, exit_status
+from bench.core.errors import UserError, exit_status, parse_arguments
 from bench.core.files import replace as replace_file
 from bench.core.presets import Preset, load_preset, preset_names
 from bench.data.cache import cached
@@ -41,12 +41,12 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "method": ("method", str),
     "precision": ("precision", str),
     "update": ("update", str),
-    "updates_per_second": ("updates/s", lambda value: digits(value)),
-    "seconds_per_update": ("ms/update", lambda value: digits(1000 * value)),
-    "gflop_per_update": ("GFLOP/update", lambda value: digits(value)),
+    "updates_per_second": ("updates/s", lambda value: significant(value)),
+    "seconds_per_update": ("ms/update", lambda value: significant(1000 * value)),
+    "gflop_per_update": ("GFLOP/update", lambda value: significant(value)),
     "utilisation": ("of peak", lambda value: f"{value:.0%}"),
     "peak_memory_mb": ("memory (MB)", lambda value: f"{value:,.0f}"),
-    "evaluated_per_second": ("evaluated/s", lambda value: digits(value)),
+    "evaluated_per_second": ("evaluated/s", lambda value: significant(value)),
 }
 EPILOG = f"""\
 models are MODEL:PRESET, joined by commas: {", ".join(NAMED)}; presets: {", ".join(preset_names())}
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments(parser(), argv)
+    args = parse_arguments(parser(), argv)
     return exit_status(lambda: run(args), "nothing is stored before all is measured")
 
 
@@ -98,19 +98,19 @@ def run(args: argparse.Namespace) -> int:
         tasks, skipped = planned(args, sizes, precisions, device, Path(folder))
         if not tasks:
             raise UserError("; ".join(skipped))
-        peaks = {precision: alone(peak_flops, device, args.threads, precision) for precision in precisions}
+        peaks = {precision: run_in_subprocess(peak_flops, device, args.threads, precision) for precision in precisions}
         rows, failed = [], []
         for number, task in enumerate(tasks, start=1):
             name = f"{task['method']} at {task['model']}, {task['precision']}"
-            say(f"{number}/{len(tasks)} {name}")
+            print_progress(f"{number}/{len(tasks)} {name}")
             try:
-                found = alone(measure, task)
+                found = run_in_subprocess(measure, task)
             except Exception as error:  # its own: the others may still be measured
                 failed.append(f"failed: {name}: {reason(error)}")
                 continue
             for row in found:
                 rows.append(row | {"utilisation": 1e9 * row["gflop_per_second"] / peaks[row["precision"]]})
-    say("")
+    print_progress("")
     if not rows:
         raise UserError("; ".join(failed))
     notes = [*about(device, args.threads, peaks), *skipped, *failed]
@@ -176,16 +176,16 @@ class Size:
         import numpy as np
         import torch
 
-        from bench.data.tensors import modelled
+        from bench.data.tensors import apply_model_config
         from bench.experiment.benchmark import EVALUATED
-        from bench.experiment.runtime_estimate import made_up
+        from bench.experiment.runtime_estimate import random_batch
 
         batch = self.preset.train.batch_size
         counts = {"train": BATCHES * batch, "val": batch, "test": max(batch, EVALUATED)}
         info = DataInfo(self.name, f"made up for {self.name}", self.modality, "nats", self.shape, counts, "", "made up")
-        info = modelled(replace(info, vocabulary=self.vocabulary), self.preset.model)
+        info = apply_model_config(replace(info, vocabulary=self.vocabulary), self.preset.model)
         torch.manual_seed(0)
-        arrays = {split: made_up(self.preset.model, info, count).numpy() for split, count in counts.items()}
+        arrays = {split: random_batch(self.preset.model, info, count).numpy() for split, count in counts.items()}
         if self.modality == "image":
             arrays = {split: images.squeeze(1) for split, images in arrays.items()}
         else:
@@ -202,12 +202,12 @@ def planned(
     """What is to be measured, and what is left out and why."""
     from bench.core.syntax import split_expressions
     from bench.experiment.plan import plan
-    from bench.training.expressions import variants
+    from bench.training.expressions import parse_methods
 
     tasks: list[dict] = []
     skipped: list[str] = []
     for size in sizes:
-        rows, _ = variants(split_expressions(args.methods), size.preset.name)
+        rows, _ = parse_methods(split_expressions(args.methods), size.preset.name)
         if not rows:
             raise UserError("--methods is empty: name methods or a suite")
         data = size.prepared(folder)
@@ -223,7 +223,7 @@ def planned(
     return tasks, [*dict.fromkeys(skipped)]
 
 
-def alone(function: Callable, *given: Any) -> Any:
+def run_in_subprocess(function: Callable, *given: Any) -> Any:
     """The result of a function in a new process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         return executor.submit(function, *given).result()
@@ -264,7 +264,7 @@ def shown(rows: Iterable[dict]) -> list[list[str]]:
     return lines
 
 
-def say(line: str) -> None:
+def print_progress(line: str) -> None:
     """Where it has come to: over the line before, in a terminal."""
     if sys.stdout.isatty():
         print(f"\r\033[K{line}", end="", flush=True)
@@ -276,7 +276,7 @@ def store(path: Path, content: str) -> None:
     replace_file(path, lambda file: file.write(content.encode()))
 
 
-def digits(value: float) -> str:
+def significant(value: float) -> str:
     """Three that count, and all before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 

@@ -69,10 +69,10 @@ def check_fit(preset: Preset, data: DataInfo) -> None:
         raise UserError(f"train.batch_size = {preset.train.batch_size}: there are only {data.sizes['train']} examples")
     if isinstance(preset.model, ImageModelConfig) and data.shape[-1] % preset.model.image_size:
         raise UserError(f"model.image_size = {preset.model.image_size} does not divide the images' {data.shape[-1]}")
-    from bench.data.tensors import modelled
+    from bench.data.tensors import apply_model_config
     from bench.models.build import parameters
 
-    needed, there = TRAINING * parameters(preset.model, modelled(data, preset.model)), memory()
+    needed, there = TRAINING * parameters(preset.model, apply_model_config(data, preset.model)), memory()
     if needed > there:
         raise UserError(
             f"a model of these sizes takes at least {needed / 2**30:,.0f} GiB to train, and this machine has "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.config import EVALUATION_VERSION
-from bench.core.errors import UserError, arguments, exit_status
+from bench.core.errors import UserError, exit_status, parse_arguments
 
 if TYPE_CHECKING:
     from bench.experiment.cell_folder import CellFolder
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments(parser(), argv)
+    args = parse_arguments(parser(), argv)
     return exit_status(lambda: verify(args), "nothing was changed")
 
 

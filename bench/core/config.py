@@ -188,10 +188,10 @@ MODELS: dict[str, type] = {"image": ImageModelConfig, "text": TextModelConfig}
 
 def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     """A config dataclass from plain values: lists become tuples, unknown names and wrong types are refused."""
-    return replaced(cls(), values, where)
+    return with_overrides(cls(), values, where)
 
 
-def replaced(config: Any, values: Mapping[str, Any], where: str) -> Any:
+def with_overrides(config: Any, values: Mapping[str, Any], where: str) -> Any:
     """``config`` with some fields changed, each checked against its annotation, all by the class's own check.
 
     ``UserError``, which begins with ``where``, for what does not fit.
@@ -203,7 +203,7 @@ def replaced(config: Any, values: Mapping[str, Any], where: str) -> Any:
         if key not in known:
             raise UserError(f"{where} has no setting '{key}': {suggest(key, known)}")
         try:
-            typed[key] = _typed(value, known[key])
+            typed[key] = _coerce(value, known[key])
         except TypeError as error:
             hint = known[key].__name__ if isinstance(known[key], type) else str(known[key])
             wanted = hint.replace(" | None", " or none")
@@ -214,7 +214,7 @@ def replaced(config: Any, values: Mapping[str, Any], where: str) -> Any:
         raise UserError(f"{where}: {error}") from error
 
 
-def _typed(value: Any, hint: Any) -> Any:
+def _coerce(value: Any, hint: Any) -> Any:
     """``value`` as the annotation ``hint`` has it: lists as tuples, whole numbers as floats where these are wanted.
 
     ``TypeError`` for anything else, and for numbers that are not finite or beyond 64 bits.
@@ -222,13 +222,13 @@ def _typed(value: Any, hint: Any) -> Any:
     if get_origin(hint) in (Union, UnionType):
         for each in get_args(hint):
             with suppress(TypeError):
-                return _typed(value, each)
+                return _coerce(value, each)
     elif get_origin(hint) is tuple and isinstance(value, (list, tuple)):
         inner = get_args(hint)
         if inner[1:] == (...,):
-            return tuple(_typed(item, inner[0]) for item in value)
+            return tuple(_coerce(item, inner[0]) for item in value)
         if len(inner) == len(value):
-            return tuple(_typed(item, each) for item, each in zip(value, inner, strict=True))
+            return tuple(_coerce(item, each) for item, each in zip(value, inner, strict=True))
     elif type(value) is int and hint in (int, float):
         if abs(value) < 2**63:
             return hint(value)
@@ -249,17 +249,18 @@ def suggest(word: str, known: Any) -> str:
 
 
 #: Training settings that came later, with the value that stood for them before: there they change no identity.
-ADDED_LATER = {"equal_lengths": False, "compile": False}
+IDENTITY_DEFAULTS = {"equal_lengths": False, "compile": False}
 #: Training settings that watch training and do not change it.
-WATCHING = ("lag_examples",)
+MONITORING_FIELDS = ("lag_examples",)
 #: Training settings that stand beside the others in ``config.json``.
-BESIDE = ("precision",)
+RECORDED_SEPARATELY = ("precision",)
 
 
-def identity(train: Mapping[str, Any]) -> dict[str, Any]:
+def training_identity(train: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a cell's training settings that tell it from others."""
     return {
         key: value
         for key, value in train.items()
-        if key not in (*WATCHING, *BESIDE) and not (key in ADDED_LATER and value == ADDED_LATER[key])
+        if key not in (*MONITORING_FIELDS, *RECORDED_SEPARATELY)
+        and not (key in IDENTITY_DEFAULTS and value == IDENTITY_DEFAULTS[key])
     }

@@ -30,7 +30,7 @@ class Stopped(Exception):
         self.signal = signal
 
 
-def arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments of a command.
 
     Refused are ``--option=--``, which ``argparse`` takes for a list whatever the option, and bytes that are no text, as

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from bench.core.safe_io import regular
+from bench.core.safe_io import open_regular_file
 
 if TYPE_CHECKING:
     pass
@@ -30,7 +30,7 @@ class StorageError(OSError):
     """A file could not be written: the disk is full, the folder is gone or may not be written to."""
 
 
-def put_aside(path: Path) -> Path:
+def rename_to_backup(path: Path) -> Path:
     """Rename a cell's folder, or a file of it, so that nothing of it is lost to what takes its place; its new path."""
     number = 1
     while (aside := path.with_name(f"superseded-{path.name}-{number}")).exists():
@@ -60,7 +60,7 @@ def read_json(path: Path, missing_ok: bool = False) -> Any:
 def read_text(path: Path, missing_ok: bool) -> str | None:
     """The text of a file, within bounds; None where there is none and ``missing_ok``. ``ValueError``: it is no text."""
     try:
-        with regular(path, RECORD_BYTES) as file:
+        with open_regular_file(path, RECORD_BYTES) as file:
             return file.read(RECORD_BYTES).decode()
     except FileNotFoundError:
         if missing_ok:

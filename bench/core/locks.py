@@ -17,7 +17,7 @@ POLL_SECONDS = 0.2
 
 
 @contextmanager
-def held(path: Path, patience: float | None = 0) -> Iterator[bool]:
+def file_lock(path: Path, patience: float | None = 0) -> Iterator[bool]:
     """Hold the lock file ``path`` within, and say whether it is held.
 
     Waits at most ``patience`` seconds for whoever holds it, None: for as long as it takes. Not re-entrant. The file is

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bench.core.config import MODELS, EvaluationConfig, TrainConfig, build, replaced, suggest
+from bench.core.config import MODELS, EvaluationConfig, TrainConfig, build, suggest, with_overrides
 from bench.core.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -55,7 +55,7 @@ def load_preset(
     for section, cls in zip(SECTIONS, (MODELS[modality], TrainConfig, EvaluationConfig), strict=True):
         values = {**record[modality].get(section, {}), **own.get(section, {})}
         chosen = build(cls, values, f"preset {name}, [{protocol or modality}.{section}]")
-        changed = replaced(chosen, (overrides or {}).get(section, {}), section)
+        changed = with_overrides(chosen, (overrides or {}).get(section, {}), section)
         if section != "evaluation":  # whose settings stand in the record of each evaluation
             notes += [
                 f"{section}.{f.name} = {getattr(changed, f.name)} (preset: {getattr(chosen, f.name)})"

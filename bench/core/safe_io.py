@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 UNPACKED, RATIO = 256 << 20, 200
 
 
-class Bomb(ValueError):
+class ZipBombError(ValueError):
     """A small archive that would unpack to much."""
 
 
-def regular(path: Path, most: int) -> io.BufferedReader:
+def open_regular_file(path: Path, most: int) -> io.BufferedReader:
     """A regular file of at most ``most`` bytes, open to be read. ``ValueError`` where it is none, ``OSError`` where it
     cannot be opened.
 
@@ -44,19 +44,19 @@ def regular(path: Path, most: int) -> io.BufferedReader:
 
 
 @contextmanager
-def opened(path: Path, most: int) -> Iterator[io.BufferedReader]:
+def open_or_user_error(path: Path, most: int) -> Iterator[io.BufferedReader]:
     """The same within, with a ``UserError`` in place of the others."""
     try:
-        file = regular(path, most)
+        file = open_regular_file(path, most)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     with file:
         yield file
 
 
-def content(path: Path, most: int) -> bytes:
+def read_bytes(path: Path, most: int) -> bytes:
     """The content of a regular file of at most ``most`` bytes; a ``UserError`` where it cannot be read."""
-    with opened(path, most) as file:
+    with open_or_user_error(path, most) as file:
         try:
             return file.read(most)
         except (OSError, MemoryError) as error:
@@ -64,21 +64,21 @@ def content(path: Path, most: int) -> bytes:
 
 
 @contextmanager
-def unzipped(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
+def open_zip(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
     """A zip archive, open to be read; ``Bomb`` if it is one. No member gives more bytes than it declares."""
     packed = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         unpacked = sum(member.file_size for member in members)
         if unpacked > UNPACKED and unpacked > RATIO * packed:
-            raise Bomb(f"{packed:,} bytes that would unpack to {unpacked:,}")
+            raise ZipBombError(f"{packed:,} bytes that would unpack to {unpacked:,}")
         # bzip2 and LZMA take memory and time that no declared size bounds; nobody writes such arrays or drawings.
         if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
             raise ValueError("compressed by something other than deflate")
         yield archive
 
 
-def arrays(file: IO[bytes], names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+def read_arrays(file: IO[bytes], names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """The arrays of an ``.npz`` file, of those ``names`` the ones that are there. Never pickles.
 
     An exception of whatever kind where it is damaged, a bomb, or something else: zipfile, zlib and NumPy each fail in
@@ -87,7 +87,7 @@ def arrays(file: IO[bytes], names: Collection[str] | None = None) -> dict[str, n
     import numpy as np
 
     found = {}
-    with unzipped(file) as archive:
+    with open_zip(file) as archive:
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
             if names is not None and name not in names:

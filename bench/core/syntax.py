@@ -9,10 +9,10 @@ from typing import Any
 from bench.core.errors import UserError
 
 #: What stands on a command line is written by hand: more is a mistake, and would take hours or all memory to expand.
-CHARACTERS = 10_000  # of an expression
+MAX_EXPRESSION_LENGTH = 10_000  # of an expression
 
 
-VALUE = 1000  # characters of one value
+MAX_VALUE_LENGTH = 1000  # characters of one value
 
 
 _PART = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -31,7 +31,7 @@ def split_expressions(text: str) -> list[str]:
     return [part.strip() for part in [*parts, current] if part.strip()]
 
 
-def _part(text: str, expression: str) -> tuple[str, dict[str, list[str]]]:
+def parse_call(text: str, expression: str) -> tuple[str, dict[str, list[str]]]:
     """``name(key=a|b, …)`` -> name, key -> alternatives."""
     match = _PART.fullmatch(text)
     if not match:
@@ -52,8 +52,8 @@ def parse_value(text: str) -> Any:
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
-    if len(text) > VALUE:
-        raise UserError(f"a value of {len(text):,} characters is too long: {VALUE:,} at most")
+    if len(text) > MAX_VALUE_LENGTH:
+        raise UserError(f"a value of {len(text):,} characters is too long: {MAX_VALUE_LENGTH:,} at most")
     try:
         return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # all that it may raise

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.core.errors import UserError
 from bench.core.files import UNFINISHED, replace
-from bench.core.locks import held
+from bench.core.locks import file_lock
 from bench.data.dataset import SPLITS, DataInfo, Prepared, fingerprint
 
 PATIENCE = 2.0  # seconds to wait for another process before saying so
@@ -38,30 +38,30 @@ def cached(cache: Path, stem: str, build: Callable[[], tuple[dict, Mapping[str, 
     Of several processes that want it one builds, and the others wait. ``UserError`` where memory does not suffice.
     """
     path = cache / f"{stem}.npz"
-    if prepared := _found(path):
+    if prepared := _read_cached(path):
         return prepared
-    with alone(path):
-        if prepared := _found(path):
+    with exclusive(path):
+        if prepared := _read_cached(path):
             return prepared
         try:
             fields, arrays = build()
             sizes = {split: len(arrays[split]) for split in SPLITS}
             info = DataInfo(**fields, sizes=sizes, fingerprint=fingerprint(arrays))
-            keep(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+            write_cache_file(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
         except MemoryError as error:
             raise UserError(f"not enough memory to prepare {stem}; use a smaller data set or free some") from error
         record = json.dumps(info.to_json(), ensure_ascii=False).encode()
-        keep(path.with_suffix(".json"), lambda file: file.write(record))
+        write_cache_file(path.with_suffix(".json"), lambda file: file.write(record))
     return Prepared(info, path)
 
 
-def cached_as(fingerprint: str, cache: Path) -> Prepared | None:
+def find_by_fingerprint(fingerprint: str, cache: Path) -> Prepared | None:
     """The prepared data set of this fingerprint, if the cache holds it."""
-    found = (_found(record.with_suffix(".npz")) for record in sorted(cache.glob("*.json")))
+    found = (_read_cached(record.with_suffix(".npz")) for record in sorted(cache.glob("*.json")))
     return next((prepared for prepared in found if prepared and prepared.info.fingerprint == fingerprint), None)
 
 
-def _found(path: Path) -> Prepared | None:
+def _read_cached(path: Path) -> Prepared | None:
     """The prepared set at ``path``; None where it is not there, or its record is damaged."""
     with contextlib.suppress(UserError):
         return Prepared.read(path) if os.path.isfile(path) else None
@@ -69,29 +69,29 @@ def _found(path: Path) -> Prepared | None:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
     """Hold the right to make a file of the cache, waiting for whoever has it; what the killed left is removed."""
-    with _cache_written(path.parent):
+    with _cache_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        with _cache_written(path.parent):
+        with _cache_errors(path.parent):
             lock = path.with_name(f".{path.name}.lock")
-            if not stack.enter_context(held(lock, patience=PATIENCE)):
+            if not stack.enter_context(file_lock(lock, patience=PATIENCE)):
                 print(f"waiting for another process that prepares {path.name}", file=sys.stderr)
-                stack.enter_context(held(lock, patience=None))
+                stack.enter_context(file_lock(lock, patience=None))
             for left in path.parent.glob(f".{glob.escape(path.stem)}.*{UNFINISHED}"):
                 left.unlink(missing_ok=True)
         yield
 
 
-def keep(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_cache_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file of the cache whole; a ``UserError`` where the cache cannot be written."""
-    with _cache_written(path.parent):
+    with _cache_errors(path.parent):
         replace(path, write)
 
 
 @contextlib.contextmanager
-def _cache_written(cache: Path) -> Iterator[None]:
+def _cache_errors(cache: Path) -> Iterator[None]:
     """A ``UserError`` where something within cannot be written."""
     try:
         yield

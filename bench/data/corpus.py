@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.safe_io import content
+from bench.core.safe_io import read_bytes
 from bench.data.cache import cached
 from bench.data.dataset import END, PAD, SPECIALS, SPLITS, START, UNKNOWN, Prepared
 from bench.data.download import download, git_blob_sha1
@@ -133,7 +133,7 @@ def find(folder: Path, *names: str) -> Path | None:
 
 def read(path: Path) -> bytes:
     """The content of a file; a ``UserError`` where it cannot be read."""
-    return content(path, FILE_BYTES)
+    return read_bytes(path, FILE_BYTES)
 
 
 def parse_all(

@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.safe_io import arrays as read_arrays
-from bench.core.safe_io import content, opened
+from bench.core.safe_io import open_or_user_error, read_bytes
+from bench.core.safe_io import read_arrays as read_arrays
 
 SPLITS = ("train", "val", "test")
 
@@ -92,7 +92,7 @@ class Prepared:
     def read(cls, path: Path) -> Prepared:
         """The prepared set at ``path``, described by the record beside it; ``UserError`` where that will not do."""
         record = path.with_suffix(".json")
-        text = content(record, RECORD_BYTES)
+        text = read_bytes(record, RECORD_BYTES)
         try:
             return cls(DataInfo.from_json(json.loads(text)), path)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:
@@ -101,7 +101,7 @@ class Prepared:
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything in the file; ``UserError`` where it is damaged, or not what the record describes."""
         try:
-            with opened(self.path, sys.maxsize) as file:
+            with open_or_user_error(self.path, sys.maxsize) as file:
                 arrays = read_arrays(file)
         except UserError:
             raise

@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING
 
 from bench.core.errors import UserError
 from bench.core.files import StorageError
-from bench.core.safe_io import opened
-from bench.data.cache import alone, keep
+from bench.core.safe_io import open_or_user_error
+from bench.data.cache import exclusive, write_cache_file
 
 if TYPE_CHECKING:
     import requests
@@ -37,11 +37,11 @@ def download(path: Path, url: str, blob: str, name: str, folder: Path | None, re
     """
     if _is(path, blob):
         return path
-    with alone(path):
+    with exclusive(path):
         if _is(path, blob):
             return path
         try:
-            keep(path, lambda file: _fetch(url, blob, file))
+            write_cache_file(path, lambda file: _fetch(url, blob, file))
         except Refused as error:
             why = " ".join(str(error).split())
             looked = f"nothing in {folder}" if folder else "no data directory given"
@@ -56,7 +56,7 @@ class Refused(Exception):
 def _is(path: Path, blob: str) -> bool:
     """Whether ``path`` is the file that git calls ``blob``; one that is not, or cannot be read, is fetched anew."""
     try:
-        with opened(path, MOST) as file:
+        with open_or_user_error(path, MOST) as file:
             return _blob(file) == blob
     except (UserError, OSError):
         return False

@@ -25,7 +25,7 @@ def loaded(content: bytes, names: Collection[str]) -> dict[str, np.ndarray]:
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
     environment = os.environ | threads | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, input=content, capture_output=True, check=True, timeout=SECONDS, env=environment)
-    return files.arrays(io.BytesIO(done.stdout))
+    return files.read_arrays(io.BytesIO(done.stdout))
 
 
 def parsed(content: bytes, names: Collection[str]) -> dict[str, np.ndarray]:

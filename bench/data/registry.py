@@ -13,9 +13,9 @@ from typing import Any
 from bench.core.config import MODELS, suggest
 from bench.core.errors import UserError
 from bench.core.plugins import REPAIR, find_modules, load_module, module_path
-from bench.core.syntax import _part, parse_value
+from bench.core.syntax import parse_call, parse_value
 from bench.data import user_data
-from bench.data.cache import cached_as
+from bench.data.cache import find_by_fingerprint
 from bench.data.dataset import SPLITS, DataInfo, Prepared
 
 
@@ -29,7 +29,7 @@ def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
             use = f"--dataset {data.info.name} --data-dir {path.resolve().parent}"
             raise UserError(f"{expression} has the name of a built-in data set: rename it, or read it by {use}")
         return data
-    name, given = _part(expression, expression)
+    name, given = parse_call(expression, expression)
     module = dataset(name)
     known = getattr(module, "SETTINGS", {})
     for key in given:
@@ -50,7 +50,7 @@ def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
 
 def prepare_again(info: DataInfo, data_dir: Path | None, cache: Path) -> Prepared:
     """The very data that a stored cell was trained on: from the cache, or prepared as its name says."""
-    if prepared := cached_as(info.fingerprint, cache):
+    if prepared := find_by_fingerprint(info.fingerprint, cache):
         return prepared
     if info.name in dataset_names():
         prepared = prepare(info.name, data_dir, cache)

@@ -53,13 +53,13 @@ class Data(Protocol):
 
 def load(prepared: Prepared, model: ModelConfig) -> Data:
     """The prepared set as a model of this configuration takes it, on the CPU."""
-    info = modelled(prepared.info, model)
+    info = apply_model_config(prepared.info, model)
     if isinstance(model, ImageModelConfig):
         return ImageData.of(info, prepared.arrays(), model.image_size, model.pooling)
     return TextData.of(info, prepared.arrays(), model.vocabulary, model.words)
 
 
-def modelled(info: DataInfo, model: ModelConfig) -> DataInfo:
+def apply_model_config(info: DataInfo, model: ModelConfig) -> DataInfo:
     """What a data set is as a model of this configuration takes it: pooled images, fewer words, shorter documents."""
     if isinstance(model, ImageModelConfig):
         notes, size = info.notes, model.image_size
@@ -76,5 +76,5 @@ def batches_per_pass(prepared: Prepared, model: ModelConfig, train: TrainConfig)
     if isinstance(model, ImageModelConfig) or not train.equal_lengths:
         return prepared.info.sizes["train"] // train.batch_size
     lengths = (prepared.arrays()["train"] != PAD).sum(axis=1)
-    _, counts = np.unique(np.minimum(lengths, modelled(prepared.info, model).shape[0]), return_counts=True)
+    _, counts = np.unique(np.minimum(lengths, apply_model_config(prepared.info, model).shape[0]), return_counts=True)
     return int((-(-counts // train.batch_size)).sum())

@@ -41,7 +41,7 @@ class TextData:
 
         ``info`` describes them as they come to be.
         """
-        splits = {split: shortened(arrays[split], vocabulary, words) for split in ("train", "val", "test")}
+        splits = {split: truncate(arrays[split], vocabulary, words) for split in ("train", "val", "test")}
         kept = tuple(arrays["vocabulary"][:vocabulary].tolist())
         whole = all(np.array_equal(splits[split], arrays[split]) for split in splits)
         return cls(
@@ -125,7 +125,7 @@ def _by_length(index: Tensor, lengths: Tensor, size: int) -> list[Tensor]:
     return [part for group in index.split(counts.tolist()) for part in group.split(size)]
 
 
-def shortened(rows: np.ndarray, vocabulary: int | None, words: int | None) -> np.ndarray:
+def truncate(rows: np.ndarray, vocabulary: int | None, words: int | None) -> np.ndarray:
     """Rows with rarer words unknown and cut after ``words`` words, their ``</s>`` put behind the cut."""
     if vocabulary is not None:
         rows = np.where(rows >= vocabulary, np.int32(UNKNOWN), rows)

@@ -62,7 +62,7 @@ def _text(folder: Path, cache: Path) -> Prepared:
 
 def _images(path: Path, cache: Path) -> Prepared:
     name = slug(path)
-    with files.opened(path, FILE_BYTES) as file:
+    with files.open_or_user_error(path, FILE_BYTES) as file:
         try:
             digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False))
         except OSError as error:
@@ -90,8 +90,8 @@ def _images(path: Path, cache: Path) -> Prepared:
 
 def _load(file: IO[bytes], path: Path) -> dict[str, np.ndarray]:
     try:
-        return files.arrays(file, {*SPLITS, *(f"{split}_labels" for split in SPLITS)})
-    except files.Bomb as bomb:
+        return files.read_arrays(file, {*SPLITS, *(f"{split}_labels" for split in SPLITS)})
+    except files.ZipBombError as bomb:
         raise UserError(f"{path} is no .npz file of images: it has {bomb}") from bomb
     except Exception as error:
         raise UserError(f"{path} is damaged or no .npz file of arrays; write it with numpy.savez") from error

@@ -18,10 +18,10 @@ Result = TypeVar("Result")
 
 #: Bytes that decoding may take at a time: on a CPU what its caches like, on a GPU what keeps it busy.
 BUDGET = {"cpu": 128 * 2**20, "cuda": 2**30}
-PROBE = 8  # pairs decoded to see what they take
+PROBE_PAIRS = 8  # pairs decoded to see what they take
 
 #: In what allocators, cuBLAS, cuDNN and the system say of it.
-WORDS = ("allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+OOM_MESSAGES = ("allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
 ADVICE = (
     "out of memory: fewer cells side by side (--cpus-per-cell, --gpus-per-cell), a smaller train.batch_size or "
     "evaluation.batch_size"
@@ -33,13 +33,13 @@ def out_of_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             return True
-        if isinstance(error, (RuntimeError, OSError)) and any(words in str(error) for words in WORDS):
+        if isinstance(error, (RuntimeError, OSError)) and any(words in str(error) for words in OOM_MESSAGES):
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
-def with_less(chunk: int, work: Callable[[int], Result]) -> tuple[Result, int]:
+def retry_with_smaller_chunk(chunk: int, work: Callable[[int], Result]) -> tuple[Result, int]:
     """``work(chunk)``, with half the chunk each time memory runs out, down to one pair; and the chunk it took."""
     while True:
         try:
@@ -80,14 +80,17 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 
 @torch.no_grad()
-def chunk_for(model: VAE, blocks: Sequence[Tensor], share: float = 1.0) -> int:
+def auto_chunk_size(model: VAE, blocks: Sequence[Tensor], share: float = 1.0) -> int:
     """How many pairs to decode at a time of a model in evaluation mode: as many of the largest examples in ``blocks``
     ``[B, …]`` as a ``share`` of the memory budget of their device allows."""
     x = max(blocks, key=lambda block: block[0].numel())[:1]
     peaks = []
-    for pairs in (PROBE, 2 * PROBE):  # the difference tells what a pair takes, apart from what is always taken
+    for pairs in (
+        PROBE_PAIRS,
+        2 * PROBE_PAIRS,
+    ):  # the difference tells what a pair takes, apart from what is always taken
         with PeakMemory() as memory:
             model.log_prob(x, torch.zeros(1, pairs, model.latent_dim, device=x.device))
         peaks.append(memory.peak)
-    each = max(1, (peaks[1] - peaks[0]) // PROBE)
-    return max(1, (int(share * BUDGET[x.device.type]) - (peaks[0] - PROBE * each)) // each)
+    each = max(1, (peaks[1] - peaks[0]) // PROBE_PAIRS)
+    return max(1, (int(share * BUDGET[x.device.type]) - (peaks[0] - PROBE_PAIRS * each)) // each)

@@ -20,16 +20,16 @@ from bench.core.cancellation import never
 from bench.core.config import EVALUATION_VERSION, EvaluationConfig, TrainConfig
 from bench.core.hashing import derive_seed, short_hash
 from bench.data.tensors import Data
-from bench.evaluation.chunking import chunk_for, with_less
-from bench.evaluation.estimators.inference_gap import LATTICE, true_posterior
+from bench.evaluation.chunking import auto_chunk_size, retry_with_smaller_chunk
+from bench.evaluation.estimators.inference_gap import GRID_LEVELS, true_posterior
 from bench.evaluation.estimators.latent_usage import collapse_curve, variance_ratio_units
 from bench.evaluation.estimators.mutual_information import kl_aggregate_reverse
-from bench.evaluation.metric_groups import GROUPS, Evaluation, Subject
-from bench.evaluation.metrics import EvaluationContext, Measurement, measure
-from bench.evaluation.samples import exhibits
+from bench.evaluation.metric_groups import GROUPS, Evaluation, TrainedModel
+from bench.evaluation.metrics import EvaluationContext, Measurement, compute_metrics
+from bench.evaluation.samples import qualitative_samples
 from bench.method import Method
 from bench.models.distributions import Gaussian
-from bench.models.precision import arithmetic
+from bench.models.precision import autocast
 from bench.models.vae import VAE, reparametrize_prior
 
 __all__ = ["Evaluation", "evaluate"]
@@ -64,26 +64,26 @@ def evaluate(
     """
     ctx = EvaluationContext(model.eval(), data.info, train, derive_seed(seed, "evaluation"), should_stop)
     _, blocks = data.blocks("test", config.test_examples, config.batch_size)
-    chunk = chunk_for(model, blocks, memory)
+    chunk = auto_chunk_size(model, blocks, memory)
     record = stored.record if stored else {}
     missing = config.missing(record or None)
     before = {name: about["settings"] for name, about in record.get("groups", {}).items()} | record.get("pending", {})
     todo = {name: config.group(name) if name in config.metrics else before[name] for name in missing if name in GROUPS}
     if stored is None or "basic" in missing:
         todo = {name: settings for name, settings in before.items() if name in GROUPS} | todo
-        made, chunk = with_less(chunk, partial(basic, method, ctx, data, config))
+        made, chunk = retry_with_smaller_chunk(chunk, partial(basic, method, ctx, data, config))
         # Pending until they are measured: whatever happens meanwhile, no group is forgotten.
         made.record |= {"provenance": provenance, "pending": dict(todo)}
         keep(made)
         stored = made
     made = Evaluation(dict(stored.record), dict(stored.columns), stored.arrays, stored.texts)
-    subject = partial(Subject, method, ctx, data, config.batch_size, stored)
+    subject = partial(TrainedModel, method, ctx, data, config.batch_size, stored)
     failures = []
     for name, settings in todo.items():
         started = time.perf_counter()
         try:
-            with arithmetic(model, config.precision, frozen=True):
-                found, chunk = with_less(chunk, lambda chunk: GROUPS[name](subject(chunk), **settings))  # noqa: B023
+            with autocast(model, config.precision, frozen=True):
+                found, chunk = retry_with_smaller_chunk(chunk, lambda chunk: GROUPS[name](subject(chunk), **settings))  # noqa: B023
         except Exception as error:  # of one group; the others stand
             failures.append(error)
             continue
@@ -103,18 +103,18 @@ def basic(method: Method, ctx: EvaluationContext, data: Data, config: Evaluation
     """The basic metrics on the test set, with all that is kept beside them."""
     started = time.perf_counter()
     index, blocks = data.blocks("test", config.test_examples, config.batch_size, ctx.train.equal_lengths)
-    with arithmetic(ctx.model, config.precision, frozen=True):
-        result = measure(method, ctx, blocks, config.iw_samples, chunk)
+    with autocast(ctx.model, config.precision, frozen=True):
+        result = compute_metrics(method, ctx, blocks, config.iw_samples, chunk)
     order = np.argsort(index)  # back from blocks to the order of the set
     columns = {"index": index[order]} | {name: values.numpy()[order] for name, values in result.examples.items()}
     ctx.block = 0
     metrics, arrays = summarised(ctx, result)
     metrics |= data.scaled(metrics["nll"], config.test_examples) | {"n": len(index)}
     arrays["means"] = result.means.cpu().numpy()[order]
-    if ctx.model.latent_dim in LATTICE and reparametrize_prior(ctx.model) is ctx.model:
-        with arithmetic(ctx.model, config.precision, frozen=True):
+    if ctx.model.latent_dim in GRID_LEVELS and reparametrize_prior(ctx.model) is ctx.model:
+        with autocast(ctx.model, config.precision, frozen=True):
             arrays["true_means"] = true_means(ctx.model, data, arrays["means"][:TRUE_MEANS], chunk)
-    drawn, texts = exhibits(method, ctx, data, config.pictures) if config.pictures else ({}, None)
+    drawn, texts = qualitative_samples(method, ctx, data, config.pictures) if config.pictures else ({}, None)
     record = {
         "evaluation_id": short_hash(config.base, 8),
         "version": EVALUATION_VERSION,

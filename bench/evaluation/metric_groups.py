@@ -21,7 +21,7 @@ from bench.evaluation.estimators.latent_usage import coupled_samples, distortion
 from bench.evaluation.estimators.likelihood import effective_sample_size, importance_weighted_nll, nested_nll
 from bench.evaluation.estimators.linear_probe import chance_accuracy, few_label_accuracy, linear_probe
 from bench.evaluation.estimators.proposal import refined_log_weights, refined_proposal
-from bench.evaluation.metrics import EvaluationContext, health, log_weights
+from bench.evaluation.metrics import EvaluationContext, is_diagnostics, log_weights
 from bench.method import Method
 from bench.models.distributions import Posterior
 from bench.models.vae import reparametrize_prior
@@ -50,7 +50,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainedModel:
     """A trained model under test, with what the basic evaluation found."""
 
     method: Method
@@ -78,7 +78,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Found:
+class GroupResult:
     """Metrics of the set, and values per example (NaN outside the sample) in the order of the set."""
 
     metrics: Mapping[str, float | int | None]
@@ -86,7 +86,7 @@ class Found:
 
 
 @torch.no_grad()
-def refined_iw(subject: Subject, examples: int, steps: int, samples: int) -> Found:
+def refined_iw(subject: TrainedModel, examples: int, steps: int, samples: int) -> GroupResult:
     """The NLL under a proposal refined in the same way for every method, so that it compares decoders, not encoders.
 
     Refined on a sample alone, for it costs, and carried over to all by ``of_all``.
@@ -94,20 +94,20 @@ def refined_iw(subject: Subject, examples: int, steps: int, samples: int) -> Fou
     plain, elbo = subject.basic.columns["nll"], subject.basic.columns["elbo"]
     if not subject.latent:  # the plain NLL is exact
         names = ("ess_refined", "pareto_k_refined", "elbo_refined", "gap_amortisation", "gap_approximation")
-        exact = named("nll_refined", of_all(plain, np.arange(len(plain)), plain))
-        return Found(exact | dict.fromkeys((*names, "gap_inference")), {"nll_refined": plain})
+        exact = with_se("nll_refined", regression_estimate(plain, np.arange(len(plain)), plain))
+        return GroupResult(exact | dict.fromkeys((*names, "gap_inference")), {"nll_refined": plain})
     places, parts = [], []
     model, chunk = reparametrize_prior(subject.ctx.model), subject.chunk
     for block in subject.blocks(examples):
         generator = subject.ctx.generator("common")
         found = refined_log_weights(model, block.x, block.q, generator, chunk, steps=steps, draws=samples)
-        parts.append({"refined": found.elbo.double(), **health(found.log_weights)})
+        parts.append({"refined": found.elbo.double(), **is_diagnostics(found.log_weights)})
         places.append(block.places)
     sampled = np.concatenate(places)
     values = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
     amortisation, approximation = values["refined"] - elbo[sampled], -values["nll"] - values["refined"]
     metrics = {
-        **named("nll_refined", of_all(plain, sampled, values["nll"])),
+        **with_se("nll_refined", regression_estimate(plain, sampled, values["nll"])),
         "ess_refined": float(values["ess"].mean()),
         "pareto_k_refined": float(np.nanmedian(values["pareto_k"])),
         "elbo_refined": float(values["refined"].mean()),
@@ -120,14 +120,16 @@ def refined_iw(subject: Subject, examples: int, steps: int, samples: int) -> Fou
         "pareto_k_refined": values["pareto_k"],
         "elbo_refined": values["refined"],
     }
-    return Found(metrics, {name: spread(column, sampled, len(plain)) for name, column in columns.items()})
+    return GroupResult(
+        metrics, {name: scatter_to_full(column, sampled, len(plain)) for name, column in columns.items()}
+    )
 
 
 @torch.no_grad()
-def convergence(subject: Subject, examples: int) -> Found:
+def convergence(subject: TrainedModel, examples: int) -> GroupResult:
     """The plain estimate with more and more samples: where it still falls, it is not yet the NLL."""
     names = [f"nll_{count}{end}" for count in CONVERGENCE for end in ("", "_se")]
-    lacking = Found(dict.fromkeys([*names, "ess_5000"]))
+    lacking = GroupResult(dict.fromkeys([*names, "ess_5000"]))
     if not subject.latent:
         return lacking
     estimates: dict[int, list[Tensor]] = {count: [] for count in CONVERGENCE}
@@ -153,24 +155,24 @@ def convergence(subject: Subject, examples: int) -> Found:
     metrics: dict[str, float | int | None] = {"ess_5000": torch.cat(share).mean().item()}
     for count in CONVERGENCE:
         error = torch.cat(errors[count]).cpu().numpy()
-        metrics[f"nll_{count}"] = of_all(plain, sampled, torch.cat(estimates[count]).cpu().numpy()).mean
+        metrics[f"nll_{count}"] = regression_estimate(plain, sampled, torch.cat(estimates[count]).cpu().numpy()).mean
         metrics[f"nll_{count}_se"] = math.sqrt(from_plain + float(np.square(error / len(error)).sum()))
-    return Found(metrics)
+    return GroupResult(metrics)
 
 
 @torch.no_grad()
-def latent_use(subject: Subject, examples: int) -> Found:
+def latent_use(subject: TrainedModel, examples: int) -> GroupResult:
     """What the decoder loses when z comes from another example, or from the prior."""
     blocks = list(subject.blocks(examples)) if subject.latent else []
     if sum(len(block.x) for block in blocks) < 2:
-        return Found(dict.fromkeys(("shuffle_gap", "prior_gap")))
+        return GroupResult(dict.fromkeys(("shuffle_gap", "prior_gap")))
     subject.ctx.block = 0
     model, generator = subject.ctx.model, subject.ctx.generator("use")
     z = coupled_samples([block.q for block in blocks], model.prior, USE_SAMPLES, generator)
     sizes = [len(block.x) for block in blocks]
     parts = zip(blocks, z.own.split(sizes), z.other.split(sizes), z.prior.split(sizes), strict=True)
     gaps = [distortion_gaps(model, block.x, own, other, prior, subject.chunk) for block, own, other, prior in parts]
-    return Found(
+    return GroupResult(
         {
             "shuffle_gap": torch.cat([gap.shuffle for gap in gaps]).mean().item(),
             "prior_gap": torch.cat([gap.prior for gap in gaps]).mean().item(),
@@ -179,11 +181,11 @@ def latent_use(subject: Subject, examples: int) -> Found:
 
 
 @torch.no_grad()
-def probe(subject: Subject, examples: int) -> Found:
+def probe(subject: TrainedModel, examples: int) -> GroupResult:
     """How well labels can be read from posterior means, by a linear probe and from few labels."""
     labels = subject.data.labels
     if not {"train", "test"} <= labels.keys() or not subject.latent:
-        return Found({})
+        return GroupResult({})
     ctx, data = subject.ctx, subject.data
     count = min(examples, len(labels["train"]))
     chosen = np.unique(np.linspace(0, len(labels["train"]) - 1, count).round().astype(np.int64))
@@ -195,15 +197,15 @@ def probe(subject: Subject, examples: int) -> Found:
     examined = train, labels["train"][chosen], test, labels["test"][subject.basic.columns["index"]]
     found: dict[str, float | int | None] = {"probe": linear_probe(*examined)}
     found |= {f"probe_{labelled}": accuracy for labelled, accuracy in few_label_accuracy(*examined, FEW_LABELS).items()}
-    return Found(found | {"probe_chance": chance_accuracy(examined[1], examined[3])})
+    return GroupResult(found | {"probe_chance": chance_accuracy(examined[1], examined[3])})
 
 
 @torch.no_grad()
-def ais(subject: Subject, examples: int, chains: int, steps: int) -> Found:
+def ais(subject: TrainedModel, examples: int, chains: int, steps: int) -> GroupResult:
     """The NLL by annealed importance sampling, from the refined posterior on: what importance sampling missed of the
     true one, the moves in between find."""
     if not subject.latent:
-        return Found(dict.fromkeys(("nll_ais", "nll_ais_se")))
+        return GroupResult(dict.fromkeys(("nll_ais", "nll_ais_se")))
     places, nll, model = [], [], reparametrize_prior(subject.ctx.model)
     for block in subject.blocks(examples):
         start = refined_proposal(model, block.x, block.q, subject.ctx.generator("common"), subject.chunk).narrow
@@ -212,9 +214,9 @@ def ais(subject: Subject, examples: int, chains: int, steps: int) -> Found:
         nll.append(importance_weighted_nll(weights))
         places.append(block.places)
     plain, sampled, values = subject.basic.columns["nll"], np.concatenate(places), torch.cat(nll).cpu().numpy()
-    return Found(
-        named("nll_ais", of_all(plain, sampled, values)),
-        {"nll_ais": spread(values, sampled, len(plain))},
+    return GroupResult(
+        with_se("nll_ais", regression_estimate(plain, sampled, values)),
+        {"nll_ais": scatter_to_full(values, sampled, len(plain))},
     )
 
 
@@ -223,7 +225,7 @@ class Mean(NamedTuple):
     standard_error: float  # over examples; NaN for one
 
 
-def of_all(plain: np.ndarray, sampled: np.ndarray, values: np.ndarray) -> Mean:
+def regression_estimate(plain: np.ndarray, sampled: np.ndarray, values: np.ndarray) -> Mean:
     """The mean of another NLL over all examples, of which only those at places ``sampled`` were measured: ``values``.
 
     The sample says how far the ``plain`` NLL of every example ``[N]`` is off on average. The two go together from
@@ -242,18 +244,18 @@ def of_all(plain: np.ndarray, sampled: np.ndarray, values: np.ndarray) -> Mean:
     return Mean(mean, math.sqrt(max(0.0, float(squared))))
 
 
-def named(name: str, value: Mean) -> dict[str, float]:
+def with_se(name: str, value: Mean) -> dict[str, float]:
     return {name: value.mean, f"{name}_se": value.standard_error}
 
 
-def spread(values: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
+def scatter_to_full(values: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
     """Values of a sample in a column of ``count`` examples, NaN elsewhere."""
     column = np.full(count, math.nan)
     column[places] = values
     return column
 
 
-GROUPS: dict[str, Callable[..., Found]] = {
+GROUPS: dict[str, Callable[..., GroupResult]] = {
     "refined_iw": refined_iw,
     "convergence": convergence,
     "latent_use": latent_use,

@@ -14,7 +14,7 @@ from bench.core.config import TrainConfig
 from bench.core.hashing import derive_seed
 from bench.data.dataset import DataInfo
 from bench.data.tensors import Data
-from bench.evaluation.chunking import chunk_for
+from bench.evaluation.chunking import auto_chunk_size
 from bench.evaluation.estimators.inference_gap import lag
 from bench.evaluation.estimators.latent_usage import active_units, informative_units
 from bench.evaluation.estimators.likelihood import (
@@ -31,14 +31,14 @@ from bench.evaluation.estimators.mutual_information import (
 )
 from bench.method import Context, Method, Phase
 from bench.models.distributions import Posterior
-from bench.models.precision import arithmetic
+from bench.models.precision import autocast
 from bench.models.vae import VAE, reparametrize_prior
 
 #: Whole-set MI, in nats, below which a posterior counts as collapsed.
 COLLAPSED_BELOW = 0.1
 
 #: Metrics of the code, None where there is none.
-INFORMATION = ("mi", "mi_loo", "mi_high", "mi_batch", "kl_aggregate", "au", "au_kl", "collapsed")
+INFORMATION_METRICS = ("mi", "mi_loo", "mi_high", "mi_batch", "kl_aggregate", "au", "au_kl", "collapsed")
 
 
 class EvaluationContext(Context):
@@ -85,7 +85,9 @@ class Measurement:
 
 
 @torch.no_grad()
-def measure(method: Method, ctx: EvaluationContext, blocks: Sequence[Tensor], samples: int, chunk: int) -> Measurement:
+def compute_metrics(
+    method: Method, ctx: EvaluationContext, blocks: Sequence[Tensor], samples: int, chunk: int
+) -> Measurement:
     """ELBO, its parts, importance-weighted NLL, information and use of the latent on N examples in ``blocks``
     ``[B, …]``, each encoded together.
 
@@ -100,13 +102,13 @@ def measure(method: Method, ctx: EvaluationContext, blocks: Sequence[Tensor], sa
         ctx.check_cancelled()
         q = method.posterior(ctx, part, train=False)
         z = q.rsample(samples if latent else 1, ctx.generator())
-        log_px = decoded(model, part, z, chunk)
+        log_px = chunked_log_prob(model, part, z, chunk)
         kl = model.prior.kl(q)
         log_ratio = q.log_prob(z) - model.prior.log_prob(z) if q.has_density else torch.full_like(log_px, math.nan)
         if kl is None:
             kl = log_ratio.mean(1) if q.has_density else q.kl  # type: ignore[attr-defined]
         rec = -log_px.double().mean(1)
-        columns.append({"elbo": -(rec + kl), "rec": rec, "kl": kl.double(), **health(log_px - log_ratio)})
+        columns.append({"elbo": -(rec + kl), "rec": rec, "kl": kl.double(), **is_diagnostics(log_px - log_ratio)})
         posteriors.append(q)
         firsts.append(z[:, 0])
         kl_dims.append(model.prior.kl_dim(q))
@@ -114,11 +116,13 @@ def measure(method: Method, ctx: EvaluationContext, blocks: Sequence[Tensor], sa
     kl_dim = None if kl_dims[0] is None else torch.cat(kl_dims)
     made = Measurement({}, examples, posteriors, torch.cat(firsts), kl_dim)
     made.metrics |= {name: examples[name].mean().item() for name in ("nll", "elbo", "rec", "kl")}
-    made.metrics |= information(model, made, [*map(len, blocks)]) if latent else dict.fromkeys(("kl", *INFORMATION))
+    made.metrics |= (
+        information_metrics(model, made, [*map(len, blocks)]) if latent else dict.fromkeys(("kl", *INFORMATION_METRICS))
+    )
     return made
 
 
-def decoded(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
+def chunked_log_prob(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
     """log p(x|z): x ``[B, …]``, z ``[B, S, D]`` -> ``[B, S]``, at most ``chunk`` pairs at a time."""
     parts = []
     for some, points in zip(x.split(chunk), z.split(chunk), strict=True):
@@ -130,10 +134,10 @@ def decoded(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
 def log_weights(model: VAE, x: Tensor, q: Posterior, z: Tensor, chunk: int) -> Tensor:
     """log p(x, z) - log q(z|x): ``[B, S]``. NaN where q has no density."""
     log_q = q.log_prob(z) if q.has_density else math.nan
-    return decoded(model, x, z, chunk) + model.prior.log_prob(z) - log_q
+    return chunked_log_prob(model, x, z, chunk) + model.prior.log_prob(z) - log_q
 
 
-def health(log_weights: Tensor) -> dict[str, Tensor]:
+def is_diagnostics(log_weights: Tensor) -> dict[str, Tensor]:
     """The importance-weighted NLL of each example, and how far it can be trusted: log weights ``[B, S]`` -> ``[B]``."""
     return {
         "nll": importance_weighted_nll(log_weights),
@@ -143,12 +147,12 @@ def health(log_weights: Tensor) -> dict[str, Tensor]:
     }
 
 
-def information(model: VAE, made: Measurement, blocks: list[int]) -> dict[str, float | int | bool | None]:
+def information_metrics(model: VAE, made: Measurement, blocks: list[int]) -> dict[str, float | int | bool | None]:
     """What the code tells about the data, and the units in use; None where the posterior does not say.
 
     ``blocks`` are the numbers of examples that He et al.'s estimate takes together.
     """
-    found: dict[str, float | int | bool | None] = dict.fromkeys(INFORMATION)
+    found: dict[str, float | int | bool | None] = dict.fromkeys(INFORMATION_METRICS)
     found["au"] = active_units(made.means)
     if made.kl_dim is not None:
         found["au_kl"] = informative_units(made.kl_dim)
@@ -191,8 +195,8 @@ def validate(
     """
     ctx = EvaluationContext(model, data.info, train, derive_seed(seed, "validation"))
     _, blocks = data.blocks("val", train.val_examples, train.batch_size, train.equal_lengths)
-    with arithmetic(model, train.precision, frozen=True):
-        metrics = measure(method, ctx, blocks, samples=1, chunk=train.batch_size).metrics
+    with autocast(model, train.precision, frozen=True):
+        metrics = compute_metrics(method, ctx, blocks, samples=1, chunk=train.batch_size).metrics
         if with_loss:
             metrics["loss"] = mean_loss(method, ctx, blocks)
         if with_lag and train.lag_examples and model.latent_dim and reparametrize_prior(model) is model:
@@ -200,6 +204,6 @@ def validate(
             ctx.block = 0
             with torch.no_grad():
                 q = method.posterior(ctx, x, train=False)
-            metrics |= lag(model, x, q, ctx.generator("lag"), chunk_for(model, [x]))
+            metrics |= lag(model, x, q, ctx.generator("lag"), auto_chunk_size(model, [x]))
     model.train()
     return {name: value for name, value in metrics.items() if name not in ("nll", "collapsed")}

@@ -17,7 +17,9 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way
 
 
 @torch.no_grad()
-def exhibits(method: Method, ctx: Context, data: Data, count: int) -> tuple[dict[str, np.ndarray], dict | None]:
+def qualitative_samples(
+    method: Method, ctx: Context, data: Data, count: int
+) -> tuple[dict[str, np.ndarray], dict | None]:
     """Arrays of images, or texts, made from the first ``count`` test examples."""
     index, (x,) = data.blocks("test", count, count)
     x = x[torch.from_numpy(index).argsort().to(x.device)]  # as they stand in the set

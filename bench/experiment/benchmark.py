@@ -16,11 +16,11 @@ from torch import Tensor
 from bench.core.config import MODELS, TrainConfig, build
 from bench.data.dataset import Prepared
 from bench.data.tensors import load
-from bench.evaluation.chunking import chunk_for
+from bench.evaluation.chunking import auto_chunk_size
 from bench.evaluation.metrics import EvaluationContext, validate
-from bench.evaluation.metrics import measure as measured
-from bench.models.precision import arithmetic, tf32
-from bench.training.factory import configure_torch, fresh
+from bench.evaluation.metrics import compute_metrics as measured
+from bench.models.precision import autocast, tf32
+from bench.training.factory import build_from_config, configure_torch
 from bench.training.trainer import Trainer
 
 EXTRA = 3  # updates without the decoder that a step may make here: enough to time one, and no step takes minutes
@@ -43,7 +43,7 @@ def measure(task: dict) -> list[dict]:
     config = task["config"]
     device = config["device"]
     configure_torch(task["threads"], device, 0)
-    method, model, seed = fresh(config)
+    method, model, seed = build_from_config(config)
     train = build(TrainConfig, config["train"], "train")
     prepared = Prepared.read(Path(task["data"]))
     data = load(prepared, build(MODELS[prepared.info.modality], config["model"], "model")).to(device)
@@ -114,9 +114,9 @@ def evaluation_seconds(trainer: Trainer, at_least: float = 0.5) -> float:
     ctx = EvaluationContext(model, data.info, trainer.config, trainer.seed)
     _, blocks = data.blocks("test", EVALUATED, EVALUATED)
     model.eval()
-    chunk = chunk_for(model, blocks)
+    chunk = auto_chunk_size(model, blocks)
     times: list[float] = []
-    with arithmetic(model, trainer.config.precision, frozen=True):
+    with autocast(model, trainer.config.precision, frozen=True):
         while len(times) < 2 or sum(times[1:]) < at_least:
             work = lambda: measured(trainer.method, ctx, blocks, EVALUATED, chunk)  # noqa: E731
             times.append(seconds(work, ctx.device.type))

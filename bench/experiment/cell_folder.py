@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bench.core.files import UNFINISHED, dumps, parse_json, read_json, read_text, replace
-from bench.core.locks import held
+from bench.core.locks import file_lock
 
 if TYPE_CHECKING:
     from bench.core.config import EvaluationConfig
@@ -55,7 +55,7 @@ class CellFolder:
         named = re.fullmatch(r"seed-\d+-([0-9a-f]{12})", self.path.name)
         return named[1] if named else None
 
-    def owns(self, record: dict) -> bool:
+    def matches(self, record: dict) -> bool:
         """Whether a record is of this cell: one of another may have been copied here."""
         return self.cell_id in (None, record["cell_id"])
 
@@ -81,7 +81,7 @@ class CellFolder:
             records.append(record)
         return records
 
-    def describe(self, config: dict) -> None:
+    def write_config(self, config: dict) -> None:
         """Make the folder and its ``config.json``, unless that says just this. What is said of a method may change,
         numbers stand."""
         text = dumps(config, indent=1) + "\n"
@@ -105,7 +105,7 @@ class CellFolder:
             "history.jsonl", lambda file: file.write("".join(dumps(record) + "\n" for record in records).encode())
         )
 
-    def tries(self) -> dict:
+    def attempts(self) -> dict:
         """Of the run that tried last: ``run``, its id; ``number``, how often it began; ``over``, whether it is through
         with the cell, for better or worse; ``oom_kills``, of which process however, before it began."""
         try:
@@ -116,16 +116,16 @@ class CellFolder:
         whole = isinstance(record, dict) and all(type(record.get(name)) is type(value) for name, value in none.items())
         return record if whole else none
 
-    def begin_try(self, run: str) -> int:
+    def begin_attempt(self, run: str) -> int:
         """Note that a run begins this cell, and say for which time."""
-        tries = self.tries()
+        tries = self.attempts()
         number = tries["number"] + 1 if tries["run"] == run and not tries["over"] else 1
         self.write_json("tries.json", {"run": run, "number": number, "over": False, "oom_kills": oom_kills()})
         return number
 
-    def end_tries(self) -> None:
+    def end_attempts(self) -> None:
         """Note that the run that tried last is through with this cell."""
-        self.write_json("tries.json", self.tries() | {"over": True})
+        self.write_json("tries.json", self.attempts() | {"over": True})
 
     def clear(self) -> None:
         """Remove what a process that was killed left half-written."""
@@ -135,12 +135,12 @@ class CellFolder:
     def trained(self) -> bool:
         """Whether the cell's own training ended well."""
         result = self.result()
-        return result is not None and result["status"] == "ok" and self.owns(result)
+        return result is not None and result["status"] == "ok" and self.matches(result)
 
     def done(self, wanted: EvaluationConfig) -> bool:
         """Whether training ended well and the evaluation ``wanted`` is there."""
         evaluation = self.evaluation()
-        return self.trained() and evaluation is not None and self.owns(evaluation) and not wanted.missing(evaluation)
+        return self.trained() and evaluation is not None and self.matches(evaluation) and not wanted.missing(evaluation)
 
 
 def cell_folders(out: Path) -> Iterator[CellFolder]:
@@ -149,17 +149,17 @@ def cell_folders(out: Path) -> Iterator[CellFolder]:
         yield CellFolder(folder)
 
 
-def claim(folder: Path, patience: float | None = 0) -> AbstractContextManager[bool]:
+def lock_cell(folder: Path, patience: float | None = 0) -> AbstractContextManager[bool]:
     """Hold the right to write into a cell's folder; whether it is held, after ``patience`` seconds (``locks.held``)."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return held(folder.with_name(f".{folder.name}.lock"), patience)
+    return file_lock(folder.with_name(f".{folder.name}.lock"), patience)
 
 
-def sweep(out: Path) -> None:
+def remove_stale_files(out: Path) -> None:
     """Remove what killed processes left under ``out``: lock files of cells that nobody holds, files half-written."""
     for left in (out / "runs").glob("*/*/*/.seed-*.lock"):
         folder = left.with_name(left.name[1 : -len(".lock")])
-        with claim(folder) as mine:
+        with lock_cell(folder) as mine:
             if mine:
                 CellFolder(folder).clear()
     for level in ("", "*/", "*/*/"):  # of reports, which nobody claims

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.core.config import identity
+from bench.core.config import training_identity
 from bench.experiment import examples
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.schema import problem, problem_of_history
@@ -55,7 +55,7 @@ class CellRecord:
         """What the cells of one table have in common, but for how they were evaluated."""
         return {
             "data": self.config["dataset"]["fingerprint"],
-            "train": identity(self.config["train"]),
+            "train": training_identity(self.config["train"]),
             **{key: self.config[key] for key in ("model", "precision", "device", "protocol_version")},
         }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.core.safe_io import regular
+from bench.core.safe_io import open_regular_file
 from bench.experiment.schema import LARGEST
 
 FILE = "examples.parquet"
@@ -35,7 +35,7 @@ def read(folder: Path, metrics: Mapping[str, Any]) -> Examples:
     from pyarrow.types import is_floating, is_integer
 
     try:
-        with regular(folder / FILE, FILE_BYTES) as opened, ParquetFile(opened) as file:
+        with open_regular_file(folder / FILE, FILE_BYTES) as opened, ParquetFile(opened) as file:
             names = [name for name in ("index", "nll", "nll_refined") if name in file.schema_arrow.names]
             kinds = [file.schema_arrow.field(name).type for name in names]
             if file.metadata.num_rows > MOST or not all(is_integer(kind) or is_floating(kind) for kind in kinds):

@@ -34,7 +34,7 @@ class Resources:
     gpus_per_cell: float = 0.0
     address: str | None = None  # of a running Ray cluster
 
-    def side_by_side(self, cells: int) -> int:
+    def max_parallel(self, cells: int) -> int:
         """How many of so many cells this machine runs at the same time."""
         if self.executor == "local":
             return 1
@@ -45,14 +45,14 @@ class Resources:
             slots = min(slots, int(torch.cuda.device_count() / self.gpus_per_cell))
         return max(1, min(slots, cells))
 
-    def sharing(self, cells: int) -> int:
+    def cells_per_device(self, cells: int) -> int:
         """How many of them share one device: its GPU where they use one, else the processor."""
-        side_by_side = self.side_by_side(cells)
+        side_by_side = self.max_parallel(cells)
         return min(side_by_side, max(1, int(1 / self.gpus_per_cell))) if self.gpus_per_cell else side_by_side
 
 
 @dataclass
-class Work:
+class WorkerStats:
     """What one worker did, and what ended it if that was neither the end of the list nor the run's."""
 
     began: float = 0.0  # its first cell, as a time
@@ -61,7 +61,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Spent:
+class RunStats:
     """Where the time of a run went, in seconds, and what its workers ran into."""
 
     cells: int
@@ -83,40 +83,42 @@ class Spent:
 
 def execute(
     tasks: Sequence[dict[str, Any]], resources: Resources, log: Callable[[str], object] = lambda line: None
-) -> Spent:
+) -> RunStats:
     """Work on every task until it is done or given up; what became of each stands in its folder.
 
     Comes back early, without an error, once the run's marker (``task["marker"]``) is gone. ``log`` hears of mishaps.
     """
     began = time.time()
-    ran = [work(tasks)] if resources.executor == "local" else _on_ray(tasks, resources, log)
+    ran = [worker_loop(tasks)] if resources.executor == "local" else _on_ray(tasks, resources, log)
     wall = time.time() - began
     starting = min((each.began for each in ran if each.began), default=began) - began
     problems = dict.fromkeys(each.problem for each in ran if each.problem)
     in_cells = sum(each.seconds for each in ran)
-    return Spent(len(tasks), max(1, len(ran)), wall, starting, in_cells, tuple(problems))
+    return RunStats(len(tasks), max(1, len(ran)), wall, starting, in_cells, tuple(problems))
 
 
-def work(tasks: Sequence[dict[str, Any]], tell: Callable[[Work], object] = lambda done: None) -> Work:
+def worker_loop(
+    tasks: Sequence[dict[str, Any]], tell: Callable[[WorkerStats], object] = lambda done: None
+) -> WorkerStats:
     """Run those tasks that nobody is at, then those that others let go, until none is left or the run is to stop.
 
     Whoever dies lets go of its cell, so the others take it over. ``tell`` hears of every cell that was run.
     """
     from bench.core.cancellation import Interrupted
-    from bench.experiment.cell_folder import claim
-    from bench.experiment.worker import run_cell, settled
+    from bench.experiment.cell_folder import lock_cell
+    from bench.experiment.worker import is_finished, run_cell
 
-    done, waiting = Work(), list(tasks)
+    done, waiting = WorkerStats(), list(tasks)
     try:
         while waiting:
             elsewhere = []
             for task in waiting:
                 if not Path(task["marker"]).exists():
                     return done
-                with claim(Path(task["folder"])) as mine:
+                with lock_cell(Path(task["folder"])) as mine:
                     if not mine:
                         elsewhere.append(task)
-                    elif not settled(task):
+                    elif not is_finished(task):
                         began = time.time()
                         done.began = done.began or began
                         try:
@@ -136,14 +138,14 @@ def work(tasks: Sequence[dict[str, Any]], tell: Callable[[Work], object] = lambd
     return done
 
 
-def _on_ray(tasks: Sequence[dict[str, Any]], resources: Resources, log: Callable[[str], object]) -> list[Work]:
+def _on_ray(tasks: Sequence[dict[str, Any]], resources: Resources, log: Callable[[str], object]) -> list[WorkerStats]:
     """What each of Ray's workers did, as far as it lived to tell. Ray is started again if it is lost."""
     for start in range(1, STARTS + 1):
         with tempfile.TemporaryDirectory() as scratch:
             answer, output = Path(scratch) / "answer", Path(scratch) / "output"
             status = _driver(tasks, resources, answer, output)
             if answer.exists():
-                ran: list[Work] | UserError = pickle.loads(answer.read_bytes())
+                ran: list[WorkerStats] | UserError = pickle.loads(answer.read_bytes())
                 if isinstance(ran, UserError):
                     raise ran
                 return ran

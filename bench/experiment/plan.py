@@ -13,23 +13,23 @@ from bench.core.presets import Preset
 from bench.data.dataset import DataInfo
 from bench.experiment.cell_folder import SCHEMA_VERSION, CellFolder
 from bench.experiment.schema import PROTOCOL_VERSION, flaw, identify
-from bench.training.expressions import Variant
+from bench.training.expressions import MethodSpec
 
 #: The states in which there is something to do.
-TO_DO = ("missing", "failed", "trained")
+PENDING_STATES = ("missing", "failed", "trained")
 
 #: Why a finished cell is trained anew: it was asked for.
 FORCED = "--force"
 
 #: What records raise that are not what they should be.
-DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError)
+RECORD_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError)
 
 
 @dataclass(frozen=True)
 class PlannedCell:
     """One (method configuration, data set, preset, seed), as planned."""
 
-    variant: Variant
+    variant: MethodSpec
     config: dict  # the content of config.json
     folder: CellFolder
     status: str  # "done", "missing", "failed", "skipped", or "trained" when only the evaluation is missing
@@ -38,7 +38,7 @@ class PlannedCell:
 
 
 def plan(
-    rows: Sequence[Variant],
+    rows: Sequence[MethodSpec],
     data: DataInfo,
     preset: Preset,
     seeds: int,
@@ -96,7 +96,7 @@ def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tu
         result = folder.result()
         trained = None if result is None else result["status"]
         wrong = None if result is None else flaw("result.json", result, folder.cell_id)
-    except DAMAGED:
+    except RECORD_ERRORS:
         return "missing", "its result.json is damaged"
     if wrong:
         return "missing", f"its result.json {wrong}"
@@ -108,7 +108,7 @@ def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tu
             record = None  # a damaged evaluation, or another cell's, is made anew
         if not evaluation.missing(record):
             return "done", ""
-    except DAMAGED:
+    except RECORD_ERRORS:
         record = None
     if (folder.path / "best.pt").exists():
         return "trained", ""

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bench.core.config import FULL_PRECISION, EvaluationConfig, build, replaced
+from bench.core.config import FULL_PRECISION, EvaluationConfig, build, with_overrides
 from bench.core.errors import UserError, printable
 from bench.core.presets import load_preset, preset_names
 from bench.core.provenance import command
@@ -84,7 +84,7 @@ def evaluation_of_preset(
     kept = {"precision": FULL_PRECISION, **record["config"]}
     for name, about in record.get("groups", {}).items():
         kept |= {f"{name}_{key}": value for key, value in about["settings"].items()}
-    return replaced(wanted, kept | dict(overrides.get("evaluation", {})), str(folder.path))
+    return with_overrides(wanted, kept | dict(overrides.get("evaluation", {})), str(folder.path))
 
 
 def described(folder: CellFolder) -> DataInfo:

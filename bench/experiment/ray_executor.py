@@ -18,7 +18,7 @@ from typing import Any
 from bench.core.errors import UserError
 from bench.core.files import replace
 from bench.core.provenance import cores
-from bench.experiment.executor import Resources, Work, work
+from bench.experiment.executor import Resources, WorkerStats, worker_loop
 
 # Set before ray is imported: no usage reports, no change of folder, no log files or boxes of its own, and nobody killed
 # when memory is short: the system does that, and says so.
@@ -40,7 +40,7 @@ def main(answer: Path) -> None:
     tasks, resources = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        told: list[Work] | UserError = run(tasks, resources)
+        told: list[WorkerStats] | UserError = run(tasks, resources)
     except UserError as error:
         told = error
     replace(answer, lambda file: pickle.dump(told, file))
@@ -51,7 +51,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def run(tasks: Sequence[dict[str, Any]], resources: Resources) -> list[Work]:
+def run(tasks: Sequence[dict[str, Any]], resources: Resources) -> list[WorkerStats]:
     """What each of Ray's workers did, as far as it lived to tell."""
     os.environ |= QUIET
     import ray
@@ -60,7 +60,7 @@ def run(tasks: Sequence[dict[str, Any]], resources: Resources) -> list[Work]:
     start(resources)
 
     def worker(config: dict[str, Any], tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return asdict(work(tasks, lambda done: tune.report(asdict(done))))
+        return asdict(worker_loop(tasks, lambda done: tune.report(asdict(done))))
 
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -77,7 +77,11 @@ def run(tasks: Sequence[dict[str, Any]], resources: Resources) -> list[Work]:
                 ),
             ).fit()
             told = [results[number].metrics or {} for number in range(len(results))]
-            return [Work(**{name: each[name] for name in asdict(Work())}) for each in told if "seconds" in each]
+            return [
+                WorkerStats(**{name: each[name] for name in asdict(WorkerStats())})
+                for each in told
+                if "seconds" in each
+            ]
     finally:
         ray.shutdown()
 
@@ -109,7 +113,7 @@ def workers(resources: Resources, cells: int) -> int:
     import ray
 
     if not resources.address:
-        return resources.side_by_side(cells)
+        return resources.max_parallel(cells)
     there = ray.cluster_resources()
     slots = there.get("CPU", 0) // resources.cpus_per_cell
     if resources.gpus_per_cell:

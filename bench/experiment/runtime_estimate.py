@@ -17,11 +17,11 @@ from bench.core.presets import Preset
 from bench.core.provenance import machine
 from bench.data.cache import cache_dir
 from bench.data.dataset import END, START, DataInfo, Prepared
-from bench.data.tensors import batches_per_pass, modelled
+from bench.data.tensors import apply_model_config, batches_per_pass
 from bench.experiment.plan import PlannedCell
 from bench.method import Method
 from bench.models.build import build_model
-from bench.models.precision import arithmetic, full
+from bench.models.precision import autocast, no_autocast
 
 PIXELS = 10_000  # in a batch to measure with, on a CPU
 TYPICAL_WORDS = 80  # of a document: the mean of the published sets
@@ -41,7 +41,7 @@ def estimate(
     cells: Sequence[PlannedCell], preset: Preset, data: Prepared, device: str, threads: int
 ) -> dict[Path, float]:
     """Cell folder -> seconds that the cell may take here; basic updates where this machine has not such a device."""
-    each = seconds_per_update(preset, data.info, device, threads) if measurable(device) else 1.0
+    each = seconds_per_update(preset, data.info, device, threads) if can_measure(device) else 1.0
     updates, sizes = planned_updates(preset, data), data.info.sizes
     return {
         cell.folder.path: each * cell_updates(cell.variant.instance(), preset, updates, sizes, cell.status == "trained")
@@ -49,7 +49,7 @@ def estimate(
     }
 
 
-def measurable(device: str) -> bool:
+def can_measure(device: str) -> bool:
     """Whether this machine has such a device, as it need not for a cluster's work."""
     return device == "cpu" or torch.cuda.is_available()
 
@@ -60,7 +60,7 @@ def planned_updates(preset: Preset, data: Prepared) -> int:
     return train.updates(train.epoch_updates or batches_per_pass(data, preset.model, train))
 
 
-def wall(seconds: Collection[float], side_by_side: int) -> float:
+def wall_clock(seconds: Collection[float], side_by_side: int) -> float:
     """Wall-clock of cells run so many at a time."""
     return max(sum(seconds) / side_by_side, max(seconds))
 
@@ -100,17 +100,17 @@ def _measure(preset: Preset, data: DataInfo, device: str) -> float:
     if device == "cpu" and isinstance(preset.model, ImageModelConfig):
         # Time goes with the pixels, and a part of the paper's batch takes one second, not five.
         batch = max(2, min(batch, PIXELS // preset.model.image_size**2))
-    data = modelled(data, preset.model)
+    data = apply_model_config(data, preset.model)
     model = build_model(preset.model, data).to(device)
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
-    x = made_up(preset.model, data, batch).to(device)
+    x = random_batch(preset.model, data, batch).to(device)
 
     def update() -> None:
         optimiser.zero_grad()
-        with arithmetic(model, preset.train.precision):
+        with autocast(model, preset.train.precision):
             q = model.encode(x)
             loss = model.prior.kl(q).mean() - model.log_prob(x, q.rsample(1)).mean()
-            with full(device):
+            with no_autocast(device):
                 loss.backward()
         optimiser.step()
         loss.item()
@@ -118,7 +118,7 @@ def _measure(preset: Preset, data: DataInfo, device: str) -> float:
     return _median_seconds(update) * preset.train.batch_size / batch
 
 
-def made_up(model: Any, data: DataInfo, batch: int) -> torch.Tensor:
+def random_batch(model: Any, data: DataInfo, batch: int) -> torch.Tensor:
     """Examples of the shape that the model takes."""
     if isinstance(model, ImageModelConfig):
         return (torch.rand(batch, 1, model.image_size, model.image_size) < 0.2).float()

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.core.config import identity as training_identity
+from bench.core.config import training_identity as training_identity
 from bench.core.hashing import short_hash
 from bench.experiment.cell_folder import SCHEMA_VERSION
 

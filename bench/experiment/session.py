@@ -17,9 +17,9 @@ from types import FrameType
 from typing import Any
 
 from bench.core.errors import Stopped, UserError
-from bench.core.locks import held
-from bench.experiment.cell_folder import CellFolder, sweep
-from bench.experiment.executor import Resources, Spent, execute
+from bench.core.locks import file_lock
+from bench.experiment.cell_folder import CellFolder, remove_stale_files
+from bench.experiment.executor import Resources, RunStats, execute
 
 PREFIX = ".run-"
 #: Ask to stop: ^C, what clusters send before they kill, a terminal that closes.
@@ -27,7 +27,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 STOPPING = "\nstopping: cells finish their step and write a checkpoint; once more to stop at once\n"
 
 
-class Run:
+class RunSession:
     """One run: its ``id``, its ``marker``, and the ``signal`` that stopped it, if one did."""
 
     def __init__(self, out: Path):
@@ -37,7 +37,7 @@ class Run:
         self.others = 0  # that were at work in the same folder when it began
         self.before: dict[int, Any] = {}  # handlers of signals
 
-    def listen(self) -> None:
+    def install_signal_handlers(self) -> None:
         """Handle signals from now on; those that are ignored, as under nohup, stay so."""
         if threading.current_thread() is threading.main_thread():
             found = {number: signal.getsignal(number) for number in SIGNALS}
@@ -45,7 +45,7 @@ class Run:
             for number in self.before:
                 signal.signal(number, self.stop)
 
-    def listen_no_more(self) -> None:
+    def restore_signal_handlers(self) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
@@ -53,7 +53,7 @@ class Run:
         """What every task of this run says of it."""
         return {"run": self.id, "marker": str(self.marker)}
 
-    def vanished(self) -> bool:
+    def output_deleted(self) -> bool:
         """Whether the marker is gone though nobody asked the run to stop."""
         return self.signal is None and not self.marker.exists()
 
@@ -69,13 +69,13 @@ class Run:
             raise KeyboardInterrupt from error
 
 
-def carry_out(
+def run_tasks(
     out: Path,
     tasks: Sequence[dict[str, Any]],
     resources: Resources,
     progress: AbstractContextManager,
     log: Callable[[str], object],
-) -> Spent:
+) -> RunStats:
     """Execute ``tasks`` as one run that stores under ``out``, within ``progress``; ``log`` hears of mishaps.
 
     ``Stopped`` after a signal; ``UserError`` where files cannot be locked under ``out``, or it has vanished meanwhile.
@@ -85,9 +85,9 @@ def carry_out(
             log("another run is at work in the same folder: its cells are not run again, but waited for")
         with progress:
             spent = execute([task | run.task() for task in tasks], resources, log)
-        vanished = run.vanished()
+        vanished = run.output_deleted()
     if run.signal is not None:
-        tries = [CellFolder(Path(task["folder"])).tries() for task in tasks]
+        tries = [CellFolder(Path(task["folder"])).attempts() for task in tasks]
         through = sum(each["run"] == run.id and each["over"] for each in tries)
         raise Stopped(run.signal, f"{through} of {len(tasks)} cells are through")
     if vanished:
@@ -95,30 +95,30 @@ def carry_out(
     return spent
 
 
-def tidy(out: Path) -> int:
+def remove_leftovers(out: Path) -> int:
     """Remove what runs left under ``out`` that were killed; how many are at work there."""
     others = 0
     for marker in out.glob(f"{PREFIX}*"):
-        with held(marker) as left:  # by a run that was killed, and so removed
+        with file_lock(marker) as left:  # by a run that was killed, and so removed
             others += not left
-    sweep(out)
+    remove_stale_files(out)
     return others
 
 
 @contextmanager
-def running(out: Path) -> Iterator[Run]:
+def running(out: Path) -> Iterator[RunSession]:
     """Within, a run goes on until it is asked to stop. ``UserError`` where files cannot be locked under ``out``."""
-    run, refused = Run(out), f"cannot lock files under --out {out}: give a folder on another file system"
+    run, refused = RunSession(out), f"cannot lock files under --out {out}: give a folder on another file system"
     with ExitStack() as locks:
         try:
-            run.others = tidy(out)
-            made = locks.enter_context(held(run.marker, patience=10))
+            run.others = remove_leftovers(out)
+            made = locks.enter_context(file_lock(run.marker, patience=10))
         except OSError as error:
             raise UserError(f"{refused} ({error.strerror or error})") from error
         if not made:
             raise UserError(refused)
-        run.listen()
+        run.install_signal_handlers()
         try:
             yield run
         finally:
-            run.listen_no_more()
+            run.restore_signal_handlers()

@@ -15,19 +15,19 @@ from torch import Tensor
 from bench.core.config import MODELS, TrainConfig, build
 from bench.core.errors import UserError
 from bench.core.hashing import derive_seed
-from bench.core.safe_io import regular
+from bench.core.safe_io import open_regular_file
 from bench.data.cache import cache_dir
 from bench.data.dataset import END, PAD, START, UNKNOWN, DataInfo
 from bench.data.registry import prepare_again
-from bench.data.tensors import Data, load, modelled
+from bench.data.tensors import Data, apply_model_config, load
 from bench.data.text import TextData
-from bench.evaluation.chunking import chunk_for
+from bench.evaluation.chunking import auto_chunk_size
 from bench.evaluation.estimators.likelihood import importance_weighted_nll
 from bench.evaluation.metrics import EvaluationContext, log_weights
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.cell_record import read
 from bench.experiment.examples import FILE_BYTES
-from bench.experiment.worker import trained
+from bench.experiment.worker import load_trained
 from bench.method import Method
 from bench.models.decoding import greedy
 from bench.models.distributions import Posterior
@@ -69,9 +69,9 @@ class TrainedCell:
         configure_torch(torch.get_num_threads(), device, gpu_share=0.0)
         config = {**cell.config, "device": device}
         try:
-            method, model, seed = trained(folder, config)
+            method, model, seed = load_trained(folder, config)
             info = DataInfo.from_json(config["dataset"])
-            info = modelled(info, build(MODELS[info.modality], config["model"], "model"))
+            info = apply_model_config(info, build(MODELS[info.modality], config["model"], "model"))
             train = build(TrainConfig, config["train"], "train")
         except UserError:
             raise
@@ -93,7 +93,7 @@ class TrainedCell:
 
         path = self.folder.path / "examples.parquet"
         try:
-            with regular(path, FILE_BYTES) as file:
+            with open_regular_file(path, FILE_BYTES) as file:
                 return pd.read_parquet(file)
         except (OSError, ValueError) as error:  # pyarrow's are among them
             raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
@@ -131,7 +131,7 @@ class TrainedCell:
         """Importance-weighted estimate of -log p(x) with q as proposal: ``[N]`` in nats."""
         ctx, found = self._seeded(seed), []
         blocks = self.tensor(examples).split(self.context.train.batch_size)
-        chunk = chunk_for(self.model, blocks)
+        chunk = auto_chunk_size(self.model, blocks)
         for ctx.block, x in enumerate(blocks):
             q = self.method.posterior(ctx, x, train=False)
             z = q.rsample(samples if self.model.latent_dim else 1, ctx.generator())

@@ -19,9 +19,9 @@ from bench.core import provenance
 from bench.core.cancellation import when_missing
 from bench.core.config import MODELS, EvaluationConfig, TrainConfig, build
 from bench.core.errors import UserError
-from bench.core.files import StorageError, put_aside, read_json
+from bench.core.files import StorageError, read_json, rename_to_backup
 from bench.core.format import error_summary
-from bench.core.safe_io import arrays, regular
+from bench.core.safe_io import open_regular_file, read_arrays
 from bench.data.dataset import Prepared
 from bench.data.tensors import Data, load
 from bench.evaluation.chunking import ADVICE, out_of_memory
@@ -35,7 +35,7 @@ from bench.models.build import reference_parameters
 from bench.models.compilation import compile_networks
 from bench.models.vae import VAE
 from bench.training import checkpoint
-from bench.training.factory import configure_torch, fresh
+from bench.training.factory import build_from_config, configure_torch
 from bench.training.trainer import Trainer
 
 ATTEMPTS = 2  # a failure may be the machine's: it is tried once more
@@ -45,10 +45,10 @@ class WorkerDied(Exception):
     """Whoever was at a cell died without a word."""
 
 
-def settled(task: dict[str, Any]) -> bool:
+def is_finished(task: dict[str, Any]) -> bool:
     """Whether the run of this task has nothing left to do for its cell."""
     folder = CellFolder(Path(task["folder"]))
-    tries = folder.tries()
+    tries = folder.attempts()
     if tries["run"] == task["run"] and tries["over"]:
         return True
     wanted = build(EvaluationConfig, task["evaluation"], "evaluation")
@@ -79,17 +79,17 @@ def run_cell(task: dict[str, Any]) -> None:
         },
         "shared": task["shared"],
     }
-    forced = task["anew"] == FORCED and folder.tries()["run"] != task["run"]
+    forced = task["anew"] == FORCED and folder.attempts()["run"] != task["run"]
     if folder.path.exists() and (
         forced or status(folder, build(EvaluationConfig, task["evaluation"], "evaluation"))[1]
     ):
-        make_room(folder, config)
-    folder.describe(config)
+        archive_folder(folder, config)
+    folder.write_config(config)
     folder.clear()
     # Whoever was at it last may have been killed for memory: then less is decoded at a time.
-    last = folder.tries()
+    last = folder.attempts()
     memory = 0.25 if not last["over"] and last["oom_kills"] < oom_kills() else 1.0
-    while (number := folder.begin_try(task["run"])) <= ATTEMPTS:
+    while (number := folder.begin_attempt(task["run"])) <= ATTEMPTS:
         try:
             attempt(task, folder, about, number, memory)
             break
@@ -101,7 +101,7 @@ def run_cell(task: dict[str, Any]) -> None:
         if not failure(folder):
             advice = "killed, or out of memory: fewer cells side by side, by --cpus-per-cell, leave more to each"
             store_failure(folder, WorkerDied(f"its worker died {ATTEMPTS} times ({advice})"), about)
-    folder.end_tries()
+    folder.end_attempts()
 
 
 def attempt(task: dict[str, Any], folder: CellFolder, about: dict[str, Any], number: int, memory: float) -> None:
@@ -109,15 +109,15 @@ def attempt(task: dict[str, Any], folder: CellFolder, about: dict[str, Any], num
     try:
         train_and_test(task, folder, about, number, memory)
     except checkpoint.Damaged:
-        make_room(folder, task["config"])
+        archive_folder(folder, task["config"])
         train_and_test(task, folder, about, number, memory)
 
 
-def make_room(folder: CellFolder, config: dict[str, Any]) -> None:
+def archive_folder(folder: CellFolder, config: dict[str, Any]) -> None:
     """Put aside what is stored of a cell that must be trained anew; its tries go on being counted."""
-    tries = folder.tries()
-    put_aside(folder.path)
-    folder.describe(config)
+    tries = folder.attempts()
+    rename_to_backup(folder.path)
+    folder.write_config(config)
     folder.write_json("tries.json", tries)
 
 
@@ -126,14 +126,14 @@ def train_and_test(task: dict[str, Any], folder: CellFolder, about: dict[str, An
         store_result(folder, {"status": "running", "attempt": number} | about)
         store_result(folder, {"status": "ok", "attempt": number} | train(task) | about)
     test(task, about["provenance"], memory)
-    forget_failure(folder)
+    clear_failure(folder)
 
 
 def train(task: dict) -> dict:
     """The training part of the result; leaves the selected weights in ``best.pt``."""
     config, folder = task["config"], CellFolder(Path(task["folder"]))
     data = load_data(task)
-    method, model, seed = fresh(config)
+    method, model, seed = build_from_config(config)
     settings = build(TrainConfig, config["train"], "train")
     if settings.compile:
         compile_networks(model, dynamic=data.info.modality == "text")
@@ -159,7 +159,7 @@ def test(task: dict, provenance: dict, memory: float = 1.0) -> None:
     config = task["config"]
     folder = CellFolder(Path(task["folder"]))
     evaluation = build(EvaluationConfig, task["evaluation"], "evaluation")
-    method, model, seed = trained(folder, config)
+    method, model, seed = load_trained(folder, config)
     train_config = build(TrainConfig, config["train"], "train")
     stored, keep = stored_evaluation(folder), partial(store_evaluation, folder)
     evaluate(
@@ -177,12 +177,12 @@ def test(task: dict, provenance: dict, memory: float = 1.0) -> None:
     )
 
 
-def trained(folder: CellFolder, config: dict) -> tuple[Method, VAE, int]:
+def load_trained(folder: CellFolder, config: dict) -> tuple[Method, VAE, int]:
     """``fresh`` with the weights that training selected."""
     path = folder.path / "best.pt"
     if not path.exists():
         raise UserError(f"the weights of {folder.path.name} are not there (git keeps none): train it again")
-    method, model, seed = fresh(config)
+    method, model, seed = build_from_config(config)
     weights = checkpoint.load_best(folder.path, config["device"], (folder.result() or {}).get("best_update"))
     try:
         model.load_state_dict(weights["model"])
@@ -242,13 +242,13 @@ def stored_evaluation(folder: CellFolder) -> Evaluation | None:
         if wrong := problem(folder.config, None, record):
             raise ValueError(wrong)
     except ValueError:
-        put_aside(folder.path / "evaluation.json")
+        rename_to_backup(folder.path / "evaluation.json")
         return None
     try:
-        with regular(folder.path / "examples.parquet", sys.maxsize) as file:
+        with open_regular_file(folder.path / "examples.parquet", sys.maxsize) as file:
             columns = pd.read_parquet(file)
-        with regular(folder.path / "arrays.npz", sys.maxsize) as file:
-            kept = arrays(file)
+        with open_regular_file(folder.path / "arrays.npz", sys.maxsize) as file:
+            kept = read_arrays(file)
         texts = read_json(folder.path / "texts.json", missing_ok=True)
         metrics = record["metrics"]
         one = math.isclose(columns["nll"].mean(), metrics["nll"] or math.nan, rel_tol=1e-9) or metrics["nll"] is None
@@ -271,7 +271,7 @@ def store_evaluation(folder: CellFolder, made: Evaluation) -> None:
     folder.write_json("evaluation.json", made.record | about)
 
 
-def forget_failure(folder: CellFolder) -> None:
+def clear_failure(folder: CellFolder) -> None:
     """Of an evaluation that has come out after all."""
     result = folder.result() or {}
     if result.pop("evaluation_failure", None):

@@ -6,10 +6,10 @@ import ctypes
 import os
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # glibc's numbers
-HOLES_FROM = 2.5e9  # bytes in memory from which on holes in the heap are worth the pages that are taken anew
+TRIM_ABOVE = 2.5e9  # bytes in memory from which on holes in the heap are worth the pages that are taken anew
 
 
-def keep_heap() -> None:
+def tune_malloc() -> None:
     """Keep freed memory for the next update instead of giving it back; take pages of 2 MB.
 
     glibc returns the maps of one update to the system and takes them for the next, and every page that comes back is
@@ -22,13 +22,13 @@ def keep_heap() -> None:
         mallopt(TOP_PAD, 64 * 2**20)
 
 
-def close_holes() -> None:
+def trim_heap() -> None:
     """Give back what lies free within a heap that has grown large.
 
     Maps of several sizes that live for several times leave holes which none of them fits: a gradient through the
     gradients of a large decoder holds 7 GB to use 2.6. Costs some pages that are zeroed again.
     """
-    if _resident() > HOLES_FROM and (malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+    if _resident() > TRIM_ABOVE and (malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         malloc_trim(0)
 
 

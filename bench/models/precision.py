@@ -18,7 +18,7 @@ from bench.models.vae import VAE
 
 
 @contextmanager
-def arithmetic(model: VAE, precision: str, frozen: bool = False) -> Iterator[None]:
+def autocast(model: VAE, precision: str, frozen: bool = False) -> Iterator[None]:
     """Within: the model's networks compute in ``precision``, a key of ``bench.config.PRECISIONS``.
 
     The backward pass belongs behind it, or into ``full``. ``frozen``: no parameter's gradient is wanted within, so that
@@ -32,7 +32,7 @@ def arithmetic(model: VAE, precision: str, frozen: bool = False) -> Iterator[Non
         with tf32():
             yield
     else:
-        kept = full(device)  # the posterior is not one of the networks' sums
+        kept = no_autocast(device)  # the posterior is not one of the networks' sums
 
         def enter(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             kept.__enter__()
@@ -53,7 +53,7 @@ def arithmetic(model: VAE, precision: str, frozen: bool = False) -> Iterator[Non
                 hook.remove()
 
 
-def full(device: str) -> torch.autocast:
+def no_autocast(device: str) -> torch.autocast:
     """Within: every operation in the type of what it is given, as gradients want it."""
     return torch.autocast(device, enabled=False)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.core.config import TextModelConfig
 from bench.data.dataset import END, PAD, START
-from bench.models.kernels.cross_entropy import surprise
+from bench.models.kernels.cross_entropy import chunked_token_nll
 from bench.models.kernels.lstm import LSTM, State
 from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
 
@@ -111,7 +111,11 @@ class LSTMDecoder(nn.Module):
         hidden, _ = self.states(words[:, :-1], code, self.start(code), samples)
         hidden, target = hidden.transpose(0, 1), words[:, 1:].t()
         flat = hidden.flatten(0, 1), self.output.weight, target.flatten()
-        nats = F.cross_entropy(F.linear(*flat[:2]), flat[2], reduction="none") if self.second_order else surprise(*flat)
+        nats = (
+            F.cross_entropy(F.linear(*flat[:2]), flat[2], reduction="none")
+            if self.second_order
+            else chunked_token_nll(*flat)
+        )
         return -nats.view(target.shape).masked_fill(target == PAD, 0).sum(0).unflatten(0, (len(x), samples))
 
     def next(self, word: Tensor, code: Tensor, state: State) -> tuple[Tensor, State]:

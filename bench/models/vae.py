@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from bench.models.allocator import close_holes
+from bench.models.allocator import trim_heap
 from bench.models.distributions import Gaussian, Posterior, StandardNormal
 
 
@@ -143,7 +143,7 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 def second_order(module: nn.Module) -> Iterator[None]:
     """Within: the layers of a module that can be differentiated twice, or more cheaply so, if told to, are. What an
     earlier graph of gradients has left of holes in memory is given back."""
-    close_holes()
+    trim_heap()
     layers = [m for m in module.modules() if getattr(m, "second_order", None) is False]
     for layer in layers:
         layer.second_order = True

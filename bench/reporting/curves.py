@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from bench.reporting.style import WIDTH, Look, beside, legend, side_by_side
+from bench.reporting.style import WIDTH, PlotStyle, legend, legend_right, subplots_row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-Looks = Mapping[str, Look]
+Looks = Mapping[str, PlotStyle]
 MOST_LINES = 12  # in one panel, with one legend below
 MOST_IN_ROW = 9  # methods, where there are several rows
 ROW = 1.7  # inches
@@ -49,7 +49,7 @@ def over_updates(history: DataFrame, style: Looks, titles: Mapping[str, str]) ->
         return None
     methods = [name for name in style if history.loc[history["method"] == name, list(panels)].notna().any(axis=None)]
     if len(methods) <= MOST_LINES:
-        figure, axes = side_by_side(2.1, columns=len(panels))
+        figure, axes = subplots_row(2.1, columns=len(panels))
         for ax, (column, title) in zip(axes, panels.items(), strict=True):
             _panel(ax, history, column, methods, style)
             ax.set(title=_title(ax, title), xlabel="updates", ylim=(0, None))
@@ -63,7 +63,7 @@ def over_updates(history: DataFrame, style: Looks, titles: Mapping[str, str]) ->
             if some is not rows[0]:
                 line(ax, history[history["method"] == methods[0]], column, {"color": "0.8"}, band=False)
             _panel(ax, history, column, some, style)
-        beside(of_row[-1], some, style)
+        legend_right(of_row[-1], some, style)
     for ax, title in zip(grid[0], panels.values(), strict=True):
         ax.set(title=_title(ax, title), ylim=(0, None))  # of the column, now that all of it is drawn
     for ax in grid[-1]:

@@ -11,12 +11,12 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from bench.core.safe_io import arrays as read_arrays
-from bench.core.safe_io import regular
+from bench.core.safe_io import open_regular_file
+from bench.core.safe_io import read_arrays as read_arrays
 from bench.experiment.schema import LARGEST
 from bench.reporting import curves, lag, points
 from bench.reporting.frame import history_frame
-from bench.reporting.style import RC, looks_of, save
+from bench.reporting.style import RC, plot_styles_for, save
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -53,7 +53,7 @@ def draw(folder: Path, frame: DataFrame, log: Callable[[str], object]) -> list[P
     """Every figure that ``cells_frame``'s cells have the numbers for, as png, pdf and svg in ``folder``."""
     frame = frame.assign(method=frame["method"].map(shown(frame["method"])))
     done = frame[frame["status"] == "ok"]
-    style = looks_of(frame)
+    style = plot_styles_for(frame)
     history, arrays = history_frame(done), _arrays(done, log)
     makers: dict[str, Callable[[], Figure | None]] = {
         "rate_distortion": lambda: points.rate_distortion(done, style),
@@ -137,7 +137,7 @@ def _arrays(done: DataFrame, log: Callable[[str], object]) -> dict[str, dict[str
     for name, cells in done.groupby("method", sort=False):
         file = cells["cell"].iloc[0].folder / "arrays.npz"
         try:
-            with regular(file, FILE_BYTES) as opened:
+            with open_regular_file(file, FILE_BYTES) as opened:
                 stored = read_arrays(opened, DRAWN)
             found[name] = {kind: array for kind, array in stored.items() if array.ndim == DRAWN[kind]}
             if not drawable(found[name]):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.core.errors import UserError
 from bench.core.files import RECORD_BYTES, dumps, read_json
-from bench.core.safe_io import regular
+from bench.core.safe_io import open_regular_file
 from bench.experiment import examples
 from bench.experiment.cell_folder import CellFolder, cell_folders
 from bench.experiment.cell_record import CellRecord, readable
@@ -79,7 +79,7 @@ def stamp(out: Path, folders: Iterable[CellFolder], version: str) -> str:
 def _content(file: Path) -> bytes:
     """What is in a file, or why that cannot be told."""
     try:
-        with regular(file, RECORD_BYTES) as opened:
+        with open_regular_file(file, RECORD_BYTES) as opened:
             return opened.read(RECORD_BYTES)
     except FileNotFoundError:
         return b""

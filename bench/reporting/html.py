@@ -31,10 +31,10 @@ def section(
 ) -> str:
     """One group as HTML: protocol, tables, claims, ``figures`` (files .svg), ``texts``, methods and provenance."""
     from bench.reporting.figures import CAPTIONS
-    from bench.reporting.style import looks_of
+    from bench.reporting.style import plot_styles_for
     from bench.reporting.svg import chip, inline
 
-    chips = {method: Markup(chip(look)) for method, look in looks_of(frame).items()}
+    chips = {method: Markup(chip(look)) for method, look in plot_styles_for(frame).items()}
     drawn = []
     for file in figures:
         caption = CAPTIONS.get(file.stem, file.stem)

@@ -19,13 +19,13 @@ from matplotlib.ticker import StrMethodFormatter
 
 from bench.core.files import replace
 from bench.reporting import curves
-from bench.reporting.style import RC, WIDTH, Look, looks, save, wrapped
+from bench.reporting.style import RC, WIDTH, PlotStyle, plot_styles, save, wrap_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-Looks = Mapping[str, Look]
+Looks = Mapping[str, PlotStyle]
 
 STAGES = 4  # columns of the picture
 TRUE_MEAN, MEAN = "mean of $p(z|x)$", "mean of $q(z|x)$"
@@ -63,7 +63,7 @@ class Trace:
 
 def draw(folder: Path, traces: Mapping[str, Trace]) -> list[Path]:
     """Every picture of these methods, in their order, as png and pdf in ``folder``, and the film."""
-    style = looks(traces)
+    style = plot_styles(traces)
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **RC, "backend": "agg"}):
         made = {
             "lag": stages(traces, style),
@@ -192,7 +192,7 @@ def scatter(pictures: Mapping[str, Mapping[str, np.ndarray]], style: Looks) -> F
     for ax, (name, (true_means, means)) in zip(grid.flat, pairs.items(), strict=False):
         for d, marker in zip(range(means.shape[1]), "o^", strict=False):
             _points(ax, true_means[:, d], means[:, d], style[name].color, limit, marker)
-        ax.set_title(wrapped(name, 22))
+        ax.set_title(wrap_name(name, 22))
     for ax in grid[:, 0]:
         ax.set_ylabel(MEAN)
     for column in range(columns):
@@ -236,7 +236,7 @@ def _telling_point(traces: Mapping[str, Trace]) -> int:
     return int(order[int(0.9 * (len(order) - 1))])
 
 
-def _way(ax: Axes, x: np.ndarray, y: np.ndarray, look: Look, name: str) -> None:
+def _way(ax: Axes, x: np.ndarray, y: np.ndarray, look: PlotStyle, name: str) -> None:
     ax.plot(x, y, color=look.color, linestyle=look.linestyle, marker=".", markersize=2.5, linewidth=1.0, label=name)
     marks: dict[str, Any] = {"marker": look.marker, "markeredgecolor": look.color, "markersize": 6, "linestyle": "none"}
     ax.plot(x[:1], y[:1], markerfacecolor="white", zorder=3, **marks)

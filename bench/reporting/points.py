@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 
 from bench.reporting.frame import mean_interval
 from bench.reporting.statistics import summary
-from bench.reporting.style import Look, legend, side_by_side
+from bench.reporting.style import PlotStyle, legend, subplots_row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from bench.reporting.compare import Ranks
 
-Looks = Mapping[str, Look]
+Looks = Mapping[str, PlotStyle]
 MOST_NARROW = 12  # methods whose legend fits below a narrow figure
 
 
@@ -38,7 +38,7 @@ def rate_distortion(done: DataFrame, style: Looks) -> Figure | None:
     near = means.index[(rate <= 4 * max(rate.median(), 1.0)) & (excess <= 4 * max(excess.abs().median(), 1.0))]
     panels = [done] if len(near) == len(means) else [done, done[done["method"].isin(near)]]
     narrow = len(panels) == 1 and len(methods) <= MOST_NARROW
-    figure, axes = side_by_side(3.1, columns=len(panels), width=0.62 if narrow else 1.0)
+    figure, axes = subplots_row(3.1, columns=len(panels), width=0.62 if narrow else 1.0)
     for ax, cells in zip(axes, panels, strict=True):
         for name in methods:
             _points(ax, cells[cells["method"] == name], "kl", "rec", style[name])
@@ -79,7 +79,7 @@ def nll_cost(done: DataFrame, style: Looks, cost: str) -> Figure | None:
         return None
     means = done.groupby("method", sort=False)[[cost, nll]].mean().sort_values(nll, kind="stable")
     line = 0.15  # inches between names
-    figure, (ax,) = side_by_side(max(2.6, line * len(means) + 0.6))
+    figure, (ax,) = subplots_row(max(2.6, line * len(means) + 0.6))
     for name in means.index:
         _points(ax, done[done["method"] == name], cost, nll, style[name])
     ax.margins(0.06)
@@ -116,7 +116,7 @@ def seeds(done: DataFrame, style: Looks) -> Figure | None:
     if done["replicate"].nunique() < 2 or not methods:
         return None
     columns = {nll: label} | ({"mi": "MI (nats)"} if done["mi"].notna().any() else {})
-    figure, axes = side_by_side(0.7 + 0.2 * len(methods), columns=len(columns))
+    figure, axes = subplots_row(0.7 + 0.2 * len(methods), columns=len(columns))
     for ax, (column, title) in zip(axes, columns.items(), strict=True):
         for place, name in enumerate(methods):
             cells = done[done["method"] == name]
@@ -138,7 +138,7 @@ def seeds(done: DataFrame, style: Looks) -> Figure | None:
 def ranks(found: Ranks) -> Figure:
     """One row per method, the best on top: its mean rank, and grey bars over those too near to be told apart."""
     names, means = [*found.ranks], [*found.ranks.values()]
-    figure, (ax,) = side_by_side(0.8 + 0.2 * len(names), width=0.8)
+    figure, (ax,) = subplots_row(0.8 + 0.2 * len(names), width=0.8)
     ends = [
         sum(other - mean < found.critical_difference for other in means[place:]) for place, mean in enumerate(means)
     ]
@@ -163,7 +163,7 @@ def gaps(done: DataFrame, style: Looks) -> Figure | None:
     methods = [name for name in style if name in means.index][::-1]
     if not methods:
         return None
-    figure, (ax,) = side_by_side(0.8 + 0.2 * len(methods))
+    figure, (ax,) = subplots_row(0.8 + 0.2 * len(methods))
     places, (first, second) = range(len(methods)), (means.loc[methods, part] for part in parts)
     colors = [style[name].color for name in methods]
     ax.barh(places, first, height=0.6, color=colors, label="amortisation")
@@ -187,7 +187,7 @@ def gaps(done: DataFrame, style: Looks) -> Figure | None:
     return figure
 
 
-def _points(ax: Axes, cells: DataFrame, x: str, y: str, look: Look) -> None:
+def _points(ax: Axes, cells: DataFrame, x: str, y: str, look: PlotStyle) -> None:
     marks: dict[str, Any] = {"color": look.color, "marker": look.marker, "linestyle": "none"}
     if len(cells) > 1:
         ax.plot(cells[x], cells[y], **marks, markersize=2.5, alpha=0.5, markeredgewidth=0)

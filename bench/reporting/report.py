@@ -13,11 +13,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.core.errors import UserError, arguments, exit_status, printable
+from bench.core.errors import UserError, exit_status, parse_arguments, printable
 from bench.core.files import read_json, write_json, write_text
-from bench.core.locks import held
+from bench.core.locks import file_lock
 from bench.core.provenance import cores
-from bench.core.safe_io import regular
+from bench.core.safe_io import open_regular_file
 from bench.experiment.cell_folder import CellFolder
 from bench.reporting import groups as cells
 from bench.reporting.render import clean
@@ -76,9 +76,9 @@ def build(
         count, where = len(found.pop(key)), printable("/".join(key))
         log(f"left out: the cells in runs/{where}, {count} in number, for no file could be named so")
     wanted = found if groups is None else {key: found[key] for key in sorted({*groups} & {*found})}
-    jobs = [Job(out, f"{dataset}-{preset}", folders, force) for (dataset, preset), folders in wanted.items()]
+    jobs = [GroupJob(out, f"{dataset}-{preset}", folders, force) for (dataset, preset), folders in wanted.items()]
     try:
-        with _alone(out, log):
+        with _report_lock(out, log):
             reports = _reports(jobs, log, processes)
             _page(out, found, {*wanted}, log)
     except BrokenPipeError:  # of whoever reads what is printed
@@ -89,18 +89,18 @@ def build(
 
 
 @contextmanager
-def _alone(out: Path, log: Callable[[str], object]) -> Iterator[None]:
+def _report_lock(out: Path, log: Callable[[str], object]) -> Iterator[None]:
     """Within, no other process writes a report on ``out``."""
-    with held(out / LOCK, PATIENCE) as mine:
+    with file_lock(out / LOCK, PATIENCE) as mine:
         if mine:
             yield
             return
     log(f"another report on {out} is being written: this one waits for it")
-    with held(out / LOCK, patience=None):
+    with file_lock(out / LOCK, patience=None):
         yield
 
 
-class Job(NamedTuple):
+class GroupJob(NamedTuple):
     """The cells of one (data set, preset), to be reported on."""
 
     out: Path
@@ -109,7 +109,7 @@ class Job(NamedTuple):
     force: bool
 
 
-def _reports(jobs: list[Job], log: Callable[[str], object], processes: int) -> list[Report]:
+def _reports(jobs: list[GroupJob], log: Callable[[str], object], processes: int) -> list[Report]:
     """Every job's reports in their order; of several jobs side by side in processes of their own."""
     processes = min(processes, len(jobs))
     if processes < 2:
@@ -123,13 +123,13 @@ def _reports(jobs: list[Job], log: Callable[[str], object], processes: int) -> l
     return made
 
 
-def _report_aside(job: Job) -> tuple[list[Report], list[str]]:
+def _report_aside(job: GroupJob) -> tuple[list[Report], list[str]]:
     """The reports of a job, and the lines that it has to say."""
     lines: list[str] = []
     return _report(job, lines.append), lines
 
 
-def _report(job: Job, log: Callable[[str], object]) -> list[Report]:
+def _report(job: GroupJob, log: Callable[[str], object]) -> list[Report]:
     """The reports of one (data set, preset): as stored, or made again where a cell changed or a file is gone."""
     out, stem, folders, force = job
     record = _record(out, stem)
@@ -139,7 +139,7 @@ def _report(job: Job, log: Callable[[str], object]) -> list[Report]:
         reports = [Report.of(each) for each in stored["reports"]]
         if all((out / file).exists() for report in reports for file in report.files):
             return reports
-    reports = [_write(out, group, log) for group in cells.groups(stem, folders) if _told(group, log)]
+    reports = [_write(out, group, log) for group in cells.groups(stem, folders) if _log_notes(group, log)]
     made = {str(file) for report in reports for file in report.files}
     for file in {file for each in stored["reports"] for file in each["files"]} - made:
         (out / file).unlink(missing_ok=True)  # of a table or figure that these cells no longer make
@@ -157,14 +157,14 @@ def _stored(record: Path, stem: str) -> dict:
     try:
         stored = read_json(record)
         reports = [{"title": each["stem"], **each} for each in stored["reports"]]  # older ones had no title
-        if all(_own(each, stem) for each in reports):
+        if all(_is_own_file(each, stem) for each in reports):
             return {"stamp": stored["stamp"], "reports": reports}
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return {"stamp": None, "reports": []}
 
 
-def _own(report: dict, stem: str) -> bool:
+def _is_own_file(report: dict, stem: str) -> bool:
     """Whether this is said of a report of ``stem``: its files may be read, and removed."""
     mine = report["stem"]
     if not re.fullmatch(rf"{re.escape(stem)}(-[0-9a-f]{{8}})?", mine):
@@ -174,7 +174,7 @@ def _own(report: dict, stem: str) -> bool:
     return texts and all(re.fullmatch(its, file) for file in report["files"])
 
 
-def _told(group: cells.Group, log: Callable) -> bool:
+def _log_notes(group: cells.Group, log: Callable) -> bool:
     for note in group.notes:
         log(f"{group.stem}: {clean(note)}")
     return bool(group.cells)
@@ -217,7 +217,7 @@ def _section(stem: str) -> Path:
 def _content(out: Path, stem: str) -> str | None:
     """A group's part of the page, None where there is none that can be read."""
     try:
-        with regular(out / _section(stem), PART_BYTES) as file:
+        with open_regular_file(out / _section(stem), PART_BYTES) as file:
             return file.read().decode()
     except (FileNotFoundError, ValueError):
         return None
@@ -237,7 +237,7 @@ def _page(
         if (dataset, preset) not in built:
             changed = stored["stamp"] != cells.stamp(out, folders, VERSION)
             if not reports or None in [_content(out, report.stem) for report in reports]:
-                reports, changed = _report(Job(out, stem, folders, force=True), log), False
+                reports, changed = _report(GroupJob(out, stem, folders, force=True), log), False
         sections += [(report.stem, report.title, _content(out, report.stem) or "", changed) for report in reports]
     if ranking := _ranking(out, found):
         sections.append(("ranks", *ranking, False))
@@ -262,7 +262,7 @@ def _ranking(out: Path, found: Iterable[tuple[str, str]]) -> tuple[str, str] | N
     tables = {}
     for stem, file in files.items():
         with suppress(OSError, ValueError, KeyError, AttributeError):  # not there, or something else
-            with regular(file, PART_BYTES) as opened:
+            with open_regular_file(file, PART_BYTES) as opened:
                 rows = pd.read_csv(opened)
             chosen = rows["method"].str.endswith(SELECTED)
             rows = rows.assign(selection=rows["method"].where(chosen, ""))
@@ -283,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "out", nargs="?", default="out", type=Path, metavar="OUT", help="folder of a run (default: out)"
     )
-    out = arguments(parser, argv).out
+    out = parse_arguments(parser, argv).out
     return exit_status(lambda: _rebuild(out), "the same command writes the rest")
 
 

@@ -56,7 +56,7 @@ LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 
 
 @dataclass(frozen=True)
-class Look:
+class PlotStyle:
     """How one method is drawn. No two of the first 77 share colour and marker."""
 
     color: str
@@ -64,26 +64,26 @@ class Look:
     linestyle: object
 
 
-def looks(methods: Iterable[str]) -> dict[str, Look]:
+def plot_styles(methods: Iterable[str]) -> dict[str, PlotStyle]:
     """A look for every method, by its place in the tables."""
     return {
-        method: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i // len(COLOURS) % len(LINES)])
+        method: PlotStyle(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i // len(COLOURS) % len(LINES)])
         for i, method in enumerate(methods)
     }
 
 
-def looks_of(frame: DataFrame) -> dict[str, Look]:
+def plot_styles_for(frame: DataFrame) -> dict[str, PlotStyle]:
     """The look of every method in ``cells_frame``: baselines have the first ones."""
-    return looks(dict.fromkeys(frame.sort_values("baseline", ascending=False, kind="stable")["method"]))
+    return plot_styles(dict.fromkeys(frame.sort_values("baseline", ascending=False, kind="stable")["method"]))
 
 
-def side_by_side(height: float, columns: int = 1, width: float = 1.0) -> tuple[Figure, list[Axes]]:
+def subplots_row(height: float, columns: int = 1, width: float = 1.0) -> tuple[Figure, list[Axes]]:
     """A figure of axes side by side, ``height`` inches high and ``width`` pages wide."""
     figure = Figure(figsize=(width * WIDTH, height), layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def legend(figure: Figure, methods: list[str], style: Mapping[str, Look], lines: bool = False) -> None:
+def legend(figure: Figure, methods: list[str], style: Mapping[str, PlotStyle], lines: bool = False) -> None:
     """Below the axes, in as many columns as fit with their names; the figure grows by the rows."""
 
     def width(columns: int) -> float:  # inches: matplotlib splits the names like this
@@ -96,15 +96,15 @@ def legend(figure: Figure, methods: list[str], style: Mapping[str, Look], lines:
     figure.legend(handles, methods, loc="outside lower center", ncols=columns, handlelength=2.6 if lines else 1.0)
 
 
-def beside(ax: Axes, methods: list[str], style: Mapping[str, Look]) -> None:
+def legend_right(ax: Axes, methods: list[str], style: Mapping[str, PlotStyle]) -> None:
     """A legend of lines to the right of the axes, long names in two lines."""
     handles = [Line2D([], [], **vars(style[name]) | {"markersize": 3.5}) for name in methods]
-    names = [wrapped(name, 18) for name in methods]
+    names = [wrap_name(name, 18) for name in methods]
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.05), "borderaxespad": 0}
     ax.legend(handles, names, **place, handlelength=2.2, fontsize=6, labelspacing=0.25)
 
 
-def wrapped(name: str, most: int) -> str:
+def wrap_name(name: str, most: int) -> str:
     """A name of more than ``most`` characters with its settings in a second line."""
     return name if len(name) <= most else name.replace("(", "\n(", 1)
 

@@ -8,7 +8,7 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 from matplotlib.transforms import Affine2D
 
-from bench.reporting.style import Look
+from bench.reporting.style import PlotStyle
 
 #: Greys of the figures -> variables of the page's style sheet. A colour of a method stays, but black.
 THEME = {
@@ -52,7 +52,7 @@ def inline(svg: str, name: str, label: str) -> str:
     return f'<svg class="figure" role="img" aria-label="{label}" {box}>\n{body}\n</svg>'
 
 
-def chip(look: Look) -> str:
+def chip(look: PlotStyle) -> str:
     """The marker of a method in its colour, as the figures have it."""
     marker = MarkerStyle(look.marker)
     path = marker.get_path().transformed(marker.get_transform() + Affine2D().scale(9, -9))

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from bench.core.errors import UserError
-from bench.core.files import put_aside, replace
-from bench.core.safe_io import regular
+from bench.core.files import rename_to_backup, replace
+from bench.core.safe_io import open_regular_file
 
 
 class Damaged(UserError):
@@ -37,7 +37,7 @@ def save_last(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, device: torch.device | str) -> dict[str, Any]:
-    with regular(path, sys.maxsize) as file:
+    with open_regular_file(path, sys.maxsize) as file:
         content = file.read()  # an error here is the disk's; torch raises some of the same kind for torn content
     try:
         with warnings.catch_warnings():
@@ -74,7 +74,7 @@ def states(folder: Path, device: torch.device | str) -> Iterator[tuple[Path, dic
         except OSError:  # it may well be whole
             raise
         except Exception:  # torch raises many kinds for a torn or foreign file; the one before is the remedy for all
-            put_aside(path)
+            rename_to_backup(path)
             continue
         yield path, state
 

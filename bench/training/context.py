@@ -19,7 +19,7 @@ from bench.core.config import TrainConfig
 from bench.core.hashing import derive_seed
 from bench.data.tensors import Data
 from bench.method import Context, Method, Phase
-from bench.models.precision import arithmetic, full
+from bench.models.precision import autocast, no_autocast
 from bench.models.vae import VAE, fixed_statistics, frozen
 from bench.training.flops import flop_counter
 
@@ -109,11 +109,11 @@ class TrainingContext(Context):
         self.reseed_streams("extra" if extra else "step", self.encoder_updates if extra else self.step)
         parameters = [p for name in chosen for g in self.optimisers[name].param_groups for p in g["params"]]
         alone, counted = self.freeze_groups(set(self.optimisers) - set(chosen)), self.count_flops(kind)
-        with alone, counted, arithmetic(self.model, self.train.precision):
+        with alone, counted, autocast(self.model, self.train.precision):
             loss = objective()
             for p in parameters:
                 p.grad = None
-            with full(self.device.type):
+            with no_autocast(self.device.type):
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, self.train.clip, foreach=True)
             for name in chosen:

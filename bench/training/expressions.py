@@ -16,23 +16,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from bench.core.config import replaced, suggest
+from bench.core.config import suggest, with_overrides
 from bench.core.errors import UserError
 from bench.core.presets import SECTIONS
 from bench.core.schedules import SCHEDULES, Schedule
-from bench.core.syntax import CHARACTERS, _part, parse_value
+from bench.core.syntax import MAX_EXPRESSION_LENGTH, parse_call, parse_value
 from bench.method import Method
 from bench.models.kl_terms import KLTerm
 from bench.training import registry
 
-ROWS = 1000  # of a run
+MAX_ROWS = 1000  # of a run
 
 #: What can be attached to a method with a +, one of each kind, in the order in which they stand in a row's name.
-SAID = {"kl_term": "form of the KL term", "schedule": "schedule"}
+MODIFIER_NAMES = {"kl_term": "form of the KL term", "schedule": "schedule"}
 
 
 @dataclass(frozen=True)
-class Variant:
+class MethodSpec:
     """A method with its settings and what is attached to it: one row of a table."""
 
     method: type[Method]
@@ -67,26 +67,26 @@ class Variant:
         }
 
 
-def variants(
+def parse_methods(
     expressions: Iterable[str], preset: str, settings: Mapping[str, Mapping[str, str]] | None = None
-) -> tuple[list[Variant], dict[str, list[str]]]:
+) -> tuple[list[MethodSpec], dict[str, list[str]]]:
     """The rows that expressions and suites stand for, without repetition; and sweep -> the rows of it.
 
     ``settings`` are those of ``--set``: method name -> setting -> value as typed; an expression's own go before.
     """
     settings = settings or {}
-    rows: dict[str, Variant] = {}
+    rows: dict[str, MethodSpec] = {}
     sweeps: dict[str, list[str]] = {}
     flat = []
     for expression in expressions:
         known = registry.method_names()
         flat += registry.suites().get(expression, [expression]) if expression not in known else [expression]
     for expression in dict.fromkeys(flat):
-        members = [_variant(parts, preset, settings) for parts in _choices(expression)]
+        members = [_method_spec(parts, preset, settings) for parts in _expand_sweep(expression)]
         for member in members:
             rows.setdefault(member.expression, member)
-        if len(rows) > ROWS:
-            raise UserError(f"these are more than {ROWS:,} rows: give fewer expressions, or shorter sweeps")
+        if len(rows) > MAX_ROWS:
+            raise UserError(f"these are more than {MAX_ROWS:,} rows: give fewer expressions, or shorter sweeps")
         if len(members) > 1:
             sweeps[expression.replace(" ", "")] = [member.expression for member in members]
     used = {row.method.name for row in rows.values()}
@@ -96,30 +96,32 @@ def variants(
     return list(rows.values()), sweeps
 
 
-def _choices(expression: str) -> Iterable[list[tuple[str, dict[str, str]]]]:
+def _expand_sweep(expression: str) -> Iterable[list[tuple[str, dict[str, str]]]]:
     """The parts (name, settings as typed) of every member of an expression's sweep: the method, what is attached."""
-    if len(expression) > CHARACTERS:
-        raise UserError(f"an expression of {len(expression):,} characters is too long: {CHARACTERS:,} at most")
-    parts = [_part(text, expression) for text in re.split(r"\+(?![^(]*\))", expression)]
+    if len(expression) > MAX_EXPRESSION_LENGTH:
+        raise UserError(
+            f"an expression of {len(expression):,} characters is too long: {MAX_EXPRESSION_LENGTH:,} at most"
+        )
+    parts = [parse_call(text, expression) for text in re.split(r"\+(?![^(]*\))", expression)]
     alternatives = [values for _, given in parts for values in given.values()]
-    if (size := math.prod(map(len, alternatives))) > ROWS:
-        raise UserError(f"'{expression}' is a sweep of {size:,} rows: {ROWS:,} at most")
+    if (size := math.prod(map(len, alternatives))) > MAX_ROWS:
+        raise UserError(f"'{expression}' is a sweep of {size:,} rows: {MAX_ROWS:,} at most")
     for chosen in itertools.product(*alternatives):
         value = iter(chosen)
         yield [(name, {key: next(value) for key in given}) for name, given in parts]
 
 
-def _variant(
+def _method_spec(
     parts: list[tuple[str, dict[str, str]]], preset: str, settings: Mapping[str, Mapping[str, str]]
-) -> Variant:
+) -> MethodSpec:
     (name, given), *others = parts
     if name not in registry.method_names():
         raise UserError(f"unknown method '{name}': {suggest(name, {*registry.method_names(), *registry.suites()})}")
     method = registry.method(name)
     reduced = method.preset_overrides.get(preset, {})
-    default = replaced(method.Config(), reduced, f"method '{name}'")
-    config = replaced(default, _values({**settings.get(name, {}), **given}), f"method '{name}'")
-    attached = _attached(method, others)
+    default = with_overrides(method.Config(), reduced, f"method '{name}'")
+    config = with_overrides(default, _values({**settings.get(name, {}), **given}), f"method '{name}'")
+    attached = _parse_modifiers(method, others)
     suffix = "".join(f"+{part}{_arguments(form, type(form)(), ())}" for part, form in attached.values())
     notes = tuple(
         f"{key} = {value} in this preset (otherwise {getattr(method.Config(), key)})"
@@ -128,29 +130,29 @@ def _variant(
     )
     expression = f"{name}{_arguments(config, default, method.display_params)}{suffix}"
     of_kind = {kind: form for kind, (_, form) in attached.items()}
-    return Variant(method, config, of_kind.get("schedule"), of_kind.get("kl_term"), expression, notes)
+    return MethodSpec(method, config, of_kind.get("schedule"), of_kind.get("kl_term"), expression, notes)
 
 
-def attachable() -> dict[str, dict[str, type]]:
+def modifiers() -> dict[str, dict[str, type]]:
     """Kind -> name behind the + -> class."""
     return {"kl_term": registry.kl_terms(), "schedule": SCHEDULES}
 
 
-def _attached(method: type[Method], parts: Sequence[tuple[str, dict[str, str]]]) -> dict[str, tuple[str, Any]]:
+def _parse_modifiers(method: type[Method], parts: Sequence[tuple[str, dict[str, str]]]) -> dict[str, tuple[str, Any]]:
     """Kind -> name and form of what is attached: one of each kind at most, of those that the method does not refuse."""
     attached: dict[str, tuple[str, Any]] = {}
-    found = attachable() if parts else {}
+    found = modifiers() if parts else {}
     for part, given in parts:
         kind = next((kind for kind, classes in found.items() if part in classes), None)
         if kind is None:
             known = [name for classes in found.values() for name in classes]
             raise UserError(f"'+{part}' is no schedule and no form of the KL term: {suggest(part, known)}")
         if kind in attached:
-            raise UserError(f"'+{part}': one {SAID[kind]} at most can be attached")
+            raise UserError(f"'+{part}': one {MODIFIER_NAMES[kind]} at most can be attached")
         if kind in method.incompatible_with:
             raise UserError(f"'{method.name}+{part}' makes no sense: {method.incompatible_with[kind]}")
-        attached[kind] = part, replaced(found[kind][part](), _values(given), f"{SAID[kind]} '{part}'")
-    return {kind: attached[kind] for kind in SAID if kind in attached}
+        attached[kind] = part, with_overrides(found[kind][part](), _values(given), f"{MODIFIER_NAMES[kind]} '{part}'")
+    return {kind: attached[kind] for kind in MODIFIER_NAMES if kind in attached}
 
 
 def _arguments(config: Any, default: Any, shown: Sequence[str]) -> str:

@@ -12,16 +12,16 @@ from bench.core.config import MODELS, build
 from bench.core.errors import UserError
 from bench.core.hashing import derive_seed
 from bench.data.dataset import DataInfo
-from bench.data.tensors import modelled
+from bench.data.tensors import apply_model_config
 from bench.method import Method
 from bench.models import kl_terms
-from bench.models.allocator import keep_heap
+from bench.models.allocator import tune_malloc
 from bench.models.build import build_model
 from bench.models.vae import VAE
 from bench.training import registry
 
 
-def fresh(config: dict) -> tuple[Method, VAE, int]:
+def build_from_config(config: dict) -> tuple[Method, VAE, int]:
     """The method, its freshly initialised model and the cell's seed, from ``config.json``.
 
     The seed depends on base seed, data set and repetition but not on the method: all methods of a comparison begin
@@ -29,7 +29,7 @@ def fresh(config: dict) -> tuple[Method, VAE, int]:
     """
     about, data = config["method"], DataInfo.from_json(config["dataset"])
     sizes = build(MODELS[data.modality], config["model"], "model")
-    data = modelled(data, sizes)
+    data = apply_model_config(data, sizes)
     cls = registry.method(about["name"])
     if (made_by := about.get("revision", 1)) != cls.revision:
         name = f"{about['name']} revision"
@@ -48,7 +48,7 @@ def configure_torch(threads: int, device: str, gpu_share: float) -> None:
     torch.set_num_threads(threads)
     torch.set_default_dtype(torch.float32)  # whatever another cell's method or a notebook has set
     torch.set_float32_matmul_precision("highest")
-    keep_heap()
+    tune_malloc()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuDNN's LSTMs are not deterministic
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True

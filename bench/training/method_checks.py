@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from bench.core.config import MODELS, build, replaced
+from bench.core.config import MODELS, build, with_overrides
 from bench.core.errors import UserError
 from bench.models.vae import VAE
 
@@ -247,7 +247,7 @@ def _settings_fault(cls: Any) -> str | None:
     neutral = {} if isinstance(cls.vae_settings, str) else {"neutral": cls.vae_settings}
     for where, settings in {**cls.preset_overrides, **neutral}.items():
         try:
-            replaced(default, settings, f"the settings for '{where}'")
+            with_overrides(default, settings, f"the settings for '{where}'")
         except UserError as error:
             return str(error)
     return None

@@ -56,7 +56,7 @@ def _method(name: str) -> type[Method] | str:
     return found[0]
 
 
-def broken() -> dict[str, str]:
+def import_errors() -> dict[str, str]:
     """Method -> why it cannot be had, of those that cannot."""
     return {name: why for name in method_names() if isinstance(why := _method(name), str)}
 
@@ -64,7 +64,7 @@ def broken() -> dict[str, str]:
 def suites() -> dict[str, list[str]]:
     """Suite -> method expressions in table order. Every family is one, with the baseline before it; ``all`` is every
     method at its default. Those that are broken come last in it, so that whoever asks for all hears of them."""
-    unusable = broken()
+    unusable = import_errors()
     usable = (method(name) for name in method_names() if name not in unusable)
     classes = sorted(usable, key=lambda cls: (cls.table_order, cls.name))
     reference = [cls.name for cls in classes if cls.baseline]
@@ -80,6 +80,6 @@ def suites() -> dict[str, list[str]]:
 
 def kl_terms() -> dict[str, type]:
     """Method -> the form of the KL term that it lends to others, of those that do."""
-    unusable = broken()
+    unusable = import_errors()
     classes = (method(name) for name in method_names() if name not in unusable)
     return {cls.name: cls.exported_kl_term for cls in classes if cls.exported_kl_term}

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bench.core.cancellation import Interrupted, never
-from bench.core.config import TrainConfig, identity
-from bench.core.files import put_aside
+from bench.core.config import TrainConfig, training_identity
+from bench.core.files import rename_to_backup
 from bench.core.hashing import short_hash
 from bench.data.tensors import Data
 from bench.method import Method
@@ -60,7 +60,7 @@ class Trainer:
         self.ctx.total = config.updates(self.ctx.main_batches.per_pass)
         self.phases = list(method.phases())
         self.cell = short_hash(
-            [method.name, method.config, method.schedule, method.kl_term, identity(asdict(config)), seed]
+            [method.name, method.config, method.schedule, method.kl_term, training_identity(asdict(config)), seed]
         )
         self.history: list[dict] = []
         self.losses: list[Tensor] = []
@@ -93,14 +93,14 @@ class Trainer:
             if state["phase_over"] or ctx.step >= self.phase_end(state["phase"]):
                 self.start_phase(state["phase"] + 1)
                 if not ctx.step:
-                    self.look()
+                    self.poll()
             phase_length = self.phase_end(state["phase"]) - state["phase_start"]
             ctx.beta = self.method.schedule.weight(ctx.step - state["phase_start"], phase_length, self.config.ramp)
             ctx.reseed_streams("outside updates", ctx.step)
             self.losses.append(self.method.step(ctx, ctx.next_main_batch()))
             ctx.step += 1
             self.method.on_step_end(ctx)
-            self.look()
+            self.poll()
             if len(self.losses) >= FINITE_CHECK_UPDATES:
                 self.check_losses()
             if ctx.step % self.epoch_updates == 0:
@@ -117,7 +117,7 @@ class Trainer:
         ctx.clock.to(None)
         return self.result()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Let the watcher look, off the clock."""
         if self.watch:
             self.ctx.clock.to("validation")
@@ -159,7 +159,9 @@ class Trainer:
         self.method.on_validation_start(ctx)
         ctx.clock.to("validation")
         by_loss = ctx.phase.selection_metric == "loss"
-        ctx.val = self.validate(self.method, self.model, self.data, self.config, self.seed, self.lag_is_due(), by_loss)
+        ctx.val = self.validate(
+            self.method, self.model, self.data, self.config, self.seed, self.should_measure_lag(), by_loss
+        )
         ctx.clock.to("train")
         if not math.isfinite(ctx.val["elbo"]):
             raise NonFiniteLoss(f"validation ELBO is not finite after update {ctx.step} of {self.method.name}")
@@ -185,7 +187,7 @@ class Trainer:
         self.report(self.history)
         ctx.clock.to("train")
 
-    def lag_is_due(self) -> bool:
+    def should_measure_lag(self) -> bool:
         """At every validation where quadrature tells the lag; else, since it takes as long as a hundred updates, at the
         first, second, fourth … and the last that is planned."""
         number = len(self.history) + 1
@@ -251,7 +253,7 @@ class Trainer:
                 self.restore(saved)
                 return
             except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-                put_aside(path)
+                rename_to_backup(path)
                 misfit = error
         if misfit:  # it has left its traces: only a new trainer begins
             raise checkpoint.Damaged("no checkpoint fits this cell") from misfit

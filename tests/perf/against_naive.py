@@ -26,11 +26,11 @@ from bench.methods.vae import BasicVAE
 
 from bench.cli.speed import parse_size
 from bench.data import tensors
-from bench.evaluation.chunking import chunk_for
+from bench.evaluation.chunking import auto_chunk_size
 from bench.evaluation.estimators.likelihood import importance_weighted_nll
 from bench.evaluation.metrics import log_weights
 from bench.models.build import build_model
-from bench.models.precision import arithmetic
+from bench.models.precision import autocast
 from bench.training.context import TrainingContext
 from bench.training.factory import configure_torch
 from tests.perf.naive import NaiveTraining, naive, naive_nll
@@ -138,7 +138,7 @@ def ours(side: Side, folder: Path) -> Mapping[str, Work]:
     ctx = TrainingContext(method, model, data, train, 0)
     ctx.new_optimisers(train.lr)
 
-    chunk = chunk_for(model.eval(), [x])
+    chunk = auto_chunk_size(model.eval(), [x])
 
     def update() -> None:
         method.step(ctx, x)
@@ -146,7 +146,7 @@ def ours(side: Side, folder: Path) -> Mapping[str, Work]:
 
     @torch.no_grad()
     def evaluation() -> None:
-        with arithmetic(model, side.precision, frozen=True):
+        with autocast(model, side.precision, frozen=True):
             q = model.encode(x)
             importance_weighted_nll(log_weights(model, x, q, q.rsample(samples), chunk))
 

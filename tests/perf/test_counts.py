@@ -15,7 +15,7 @@ import torch
 from bench.methods.vae import BasicVAE
 
 from bench.data.dataset import DataInfo
-from bench.evaluation.metrics import EvaluationContext, measure
+from bench.evaluation.metrics import EvaluationContext, compute_metrics
 from bench.training import registry
 from bench.training.flops import flop_counter
 from bench.training.trainer import Trainer
@@ -42,7 +42,9 @@ def cost(trainer: Trainer) -> dict:
             trainer.start_phase(phase)
             method.step(ctx, x)
         with flop_counter() as counter:
-            measure(method, EvaluationContext(model, ctx.data, ctx.train, seed=0), [x], SAMPLES, EXAMPLES * SAMPLES)
+            compute_metrics(
+                method, EvaluationContext(model, ctx.data, ctx.train, seed=0), [x], SAMPLES, EXAMPLES * SAMPLES
+            )
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "update": ctx.flops_by_kind,

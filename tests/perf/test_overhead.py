@@ -110,7 +110,7 @@ def test_the_loop_at_paper_size(name, benchmark, tmp_path):
 
 
 def test_a_slow_loop_fails_the_gate(tmp_path, monkeypatch):
-    look = Trainer.look
+    look = Trainer.poll
 
     def slow(trainer: Trainer) -> None:
         until = time.process_time() + 0.005

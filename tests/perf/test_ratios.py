@@ -17,10 +17,10 @@ import torch
 
 from bench.core.config import ImageModelConfig, TextModelConfig, TrainConfig
 from bench.data import tensors
-from bench.evaluation.metrics import EvaluationContext, measure
+from bench.evaluation.metrics import EvaluationContext, compute_metrics
 from bench.models.build import build_model
 from bench.training import registry
-from bench.training.expressions import variants
+from bench.training.expressions import parse_methods
 from bench.training.factory import configure_torch
 from bench.training.trainer import Trainer
 from tests.conftest import TRAIN
@@ -61,7 +61,7 @@ def made(modality, data, tmp_path: Path) -> Callable[[str], Trainer]:
 
     def make(name: str) -> Trainer:
         train = replace(TRAIN, batch_size=BATCH, max_encoder_updates=float(EXTRA), optimiser=OPTIMISER[modality][0])
-        ((row,), _) = variants([name], "quick")
+        ((row,), _) = parse_methods([name], "quick")
         method = row.instance()
         if reason := method.skip(data.info):
             pytest.skip(reason)
@@ -90,7 +90,7 @@ def step(trainer: Trainer) -> Work:
 def evaluation(trainer: Trainer) -> Work:
     blocks = batch(trainer.data)
     ctx = EvaluationContext(trainer.model, trainer.data.info, TrainConfig(), seed=0)
-    return lambda: measure(trainer.method, ctx, blocks, SAMPLES, BATCH * SAMPLES)
+    return lambda: compute_metrics(trainer.method, ctx, blocks, SAMPLES, BATCH * SAMPLES)
 
 
 def batch(data: tensors.Data) -> list[torch.Tensor]:

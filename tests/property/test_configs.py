@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.core.config import (
-    ADDED_LATER,
-    BESIDE,
-    WATCHING,
+    IDENTITY_DEFAULTS,
+    MONITORING_FIELDS,
+    RECORDED_SEPARATELY,
     EvaluationConfig,
     ImageModelConfig,
     TextModelConfig,
     TrainConfig,
     build,
-    replaced,
+    with_overrides,
 )
 from bench.core.errors import UserError
 from bench.core.hashing import canonical, short_hash
@@ -66,7 +66,7 @@ def test_a_setting_takes_what_its_annotation_says_and_nothing_else(data):
     field = data.draw(st.sampled_from(fields(cls)))
     value = data.draw(VALUES)
     try:
-        found = getattr(replaced(cls(), {field.name: value}, "here"), field.name)
+        found = getattr(with_overrides(cls(), {field.name: value}, "here"), field.name)
     except UserError as error:
         of_type = f"here: '{field.name}' takes {annotation(field).replace(' | None', ' or none')}, not "
         assert str(error).startswith("here: ") and str(error).startswith(of_type) != allowed(annotation(field), value)
@@ -120,7 +120,7 @@ def leaves(record, path=()):
 def determines(path) -> bool:
     """Whether a cell's numbers depend on what stands there in its ``config.json``."""
     if path[0] == "train":
-        return path[1] not in (*WATCHING, *BESIDE)
+        return path[1] not in (*MONITORING_FIELDS, *RECORDED_SEPARATELY)
     if path[0] == "method":
         return path[1] in ("name", "config", "schedule")
     if path[0] == "dataset":
@@ -150,7 +150,7 @@ def test_the_id_changes_with_what_determines_numbers_and_with_nothing_else(expre
     assert len({*different}) == len(different)
 
 
-@pytest.mark.parametrize("name", ADDED_LATER)
+@pytest.mark.parametrize("name", IDENTITY_DEFAULTS)
 def test_a_setting_added_later_counts_once_it_differs(name, planned):
     config = planned("vae").config
     older = copy.deepcopy(config)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bench.core.config import TrainConfig
 from bench.data import corpus as _text
 from bench.data.dataset import END, PAD, SPECIALS, START, UNKNOWN, DataInfo
-from bench.data.datasets._common import lot, overlaps, shuffled
+from bench.data.datasets._common import hash_shuffled, hash_uniform, overlap_weights
 from bench.data.image import ImageData
 from bench.data.text import TextData
 from bench.training.context import Batches
@@ -26,26 +26,26 @@ DOCUMENTS = st.lists(st.lists(WORDS, min_size=1, max_size=6), min_size=1, max_si
 @steady
 @given(KEYS, st.randoms(use_true_random=False))
 def test_the_fixed_shuffle_is_a_permutation_that_does_not_depend_on_the_listing(keys, random):
-    order = shuffled(keys)
+    order = hash_shuffled(keys)
     assert sorted(order.tolist()) == [*range(len(keys))]
     other = random.sample(keys, len(keys))
-    assert [other[index] for index in shuffled(other)] == [keys[index] for index in order]
-    assert all(0 <= lot(key) < 1 for key in keys)
+    assert [other[index] for index in hash_shuffled(other)] == [keys[index] for index in order]
+    assert all(0 <= hash_uniform(key) < 1 for key in keys)
 
 
 @steady
 @given(KEYS, st.text(min_size=7, max_size=9))
 def test_one_key_more_leaves_the_order_of_the_others(keys, more):
-    before = [keys[index] for index in shuffled(keys)]
+    before = [keys[index] for index in hash_shuffled(keys)]
     grown = [*keys, more]
-    assert [grown[index] for index in shuffled(grown) if grown[index] != more] == before
+    assert [grown[index] for index in hash_shuffled(grown) if grown[index] != more] == before
 
 
 @steady
 @given(st.integers(1, 12), st.floats(0.1, 5), st.floats(0, 3), st.integers(0, 5))
 def test_every_cell_covers_its_pitch_and_every_pixel_is_shared_out(cells, pitch, start, beyond):
     length = int(np.ceil(start + cells * pitch)) + beyond
-    areas = overlaps(cells, pitch, length, start)
+    areas = overlap_weights(cells, pitch, length, start)
     assert areas.shape == (cells, length) and (areas >= 0).all() and (areas <= 1 + 1e-9).all()
     assert areas.sum(1) == pytest.approx(np.full(cells, pitch))
     pixels = np.arange(length)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bench.core.errors import UserError
 from bench.core.syntax import parse_value, split_expressions
 from bench.training import registry
-from bench.training.expressions import split_settings, variants
+from bench.training.expressions import parse_methods, split_settings
 
 from ..conftest import TOY
 from ..test_plan import cells
@@ -66,7 +66,7 @@ def text(method, settings, schedule, scheduled, space=""):
 
 
 def row(expression, preset="quick", settings=None):
-    (found,), _ = variants([expression], preset, settings)
+    (found,), _ = parse_methods([expression], preset, settings)
     return found
 
 
@@ -99,7 +99,7 @@ def test_a_setting_is_the_same_by_set_and_in_the_expression(expression):
 @given(st.lists(COUNTS, min_size=1, max_size=5), st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_a_sweep_is_the_product_of_its_values(steps, cycles):
     expression = f"sa_vae(steps={'|'.join(map(str, steps))})+cyclical(cycles={'|'.join(map(str, cycles))})"
-    rows, sweeps = variants([expression], "quick")
+    rows, sweeps = parse_methods([expression], "quick")
     alone = [row(f"sa_vae(steps={s})+cyclical(cycles={c})") for s, c in itertools.product(steps, cycles)]
     assert {found.expression: found for found in rows} == {one.expression: one for one in alone}
     assert sweeps == ({} if len(alone) == 1 else {expression: [one.expression for one in alone]})
@@ -108,7 +108,7 @@ def test_a_sweep_is_the_product_of_its_values(steps, cycles):
 @settings(steady, max_examples=300)
 @given(st.text(max_size=40) | st.text("vae_bt(=)|,+.0 ", max_size=40))
 def test_whatever_is_typed_is_rows_or_one_line_of_refusal(typed):
-    for read in (lambda: variants(split_expressions(typed), "quick"), lambda: split_settings([typed])):
+    for read in (lambda: parse_methods(split_expressions(typed), "quick"), lambda: split_settings([typed])):
         try:
             read()
         except UserError as error:

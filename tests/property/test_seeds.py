@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.core.hashing import derive_seed
-from bench.training.factory import fresh
+from bench.training.factory import build_from_config
 
 from . import steady
 
@@ -50,6 +50,6 @@ def test_a_hundred_thousand_seeds_are_all_different():
 
 @pytest.mark.parametrize("expression", ["beta_vae", "sa_vae+anneal", "aggressive", "autoregressive"])
 def test_the_method_is_not_among_the_parts_and_the_seed_is(expression, planned):
-    seed = fresh(planned("vae").config)[2]
-    assert fresh(planned(expression).config)[2] == seed
-    assert fresh(planned(expression, seed=1).config)[2] != seed
+    seed = build_from_config(planned("vae").config)[2]
+    assert build_from_config(planned(expression).config)[2] == seed
+    assert build_from_config(planned(expression, seed=1).config)[2] != seed

@@ -21,7 +21,7 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.data.cache import cached
 from bench.data.dataset import Prepared
-from bench.data.datasets._common import lot, overlaps, shuffled
+from bench.data.datasets._common import hash_shuffled, hash_uniform, overlap_weights
 
 SUMMARY = "characters of the DejaVu fonts that matplotlib ships, 28×28: like OMNIGLOT, and needs no download"
 NEEDS_DOWNLOAD = False
@@ -102,9 +102,9 @@ def render(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def split(images: np.ndarray, characters: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
     """The arrays of ``Prepared``: groups of characters by lot into about 80/10/10; each split shuffled."""
-    lots = np.array([lot(f"glyph {group}") for group in groups.tolist()])
+    lots = np.array([hash_uniform(f"glyph {group}") for group in groups.tolist()])
     splits = np.searchsorted(list(SHARES.values()), lots, side="right")
-    order = shuffled([f"glyph {index} {character}" for index, character in enumerate(characters.tolist())])
+    order = hash_shuffled([f"glyph {index} {character}" for index, character in enumerate(characters.tolist())])
     blocks = [_block(character) for character in characters.tolist()]
     starts, labels = np.unique([start for start, _ in blocks], return_inverse=True)
     arrays = {"label_names": np.array([dict(blocks)[start] for start in starts.tolist()])}
@@ -149,7 +149,7 @@ def _fit(ink: np.ndarray) -> np.ndarray:
 @memoised
 def _weights(length: int, pitch: int) -> np.ndarray:
     """Overlaps in parts of a pixel: whole numbers, as float64, whose products are quick and below 2⁵³ exact."""
-    return overlaps(SIZE, pitch, length, (length * FINE - SIZE * pitch) // 2, FINE).astype(np.float64)
+    return overlap_weights(SIZE, pitch, length, (length * FINE - SIZE * pitch) // 2, FINE).astype(np.float64)
 
 
 def _block(character: int) -> tuple[int, str]:

@@ -27,7 +27,7 @@ from bench.core.errors import UserError
 from bench.data import mat as _mat
 from bench.data.cache import cached
 from bench.data.dataset import Prepared
-from bench.data.datasets._common import overlaps, shuffled
+from bench.data.datasets._common import hash_shuffled, overlap_weights
 from bench.data.download import download, git_blob_sha1
 
 SUMMARY = "OMNIGLOT drawings, 28×28: Burda's set (downloaded), or Lake's drawings from DATA_DIR/omniglot"
@@ -68,7 +68,7 @@ def prepare(data_dir: Path | None, cache: Path) -> Prepared:
 
 
 def _burda(path: Path, cache: Path) -> Prepared:
-    content = files.content(path, FILE_BYTES)
+    content = files.read_bytes(path, FILE_BYTES)
     blob = git_blob_sha1(content)
     published = blob == CHARDATA_BLOB
 
@@ -104,7 +104,7 @@ def _burda_arrays(content: bytes, path: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{path}: {part}data has values outside [0, 1]; {again}")
         if not _numbers(target, count):
             raise UserError(f"{path}: {part}target is not one-hot alphabets by {count} images; {again}")
-        order = shuffled([f"burda {part} {index}" for index in range(count)])
+        order = hash_shuffled([f"burda {part} {index}" for index in range(count)])
         # Columns are images, and each image is stored column by column.
         images[part] = means.T.reshape(count, 28, 28).transpose(0, 2, 1).astype(np.float32)[order]
         labels[part] = target.argmax(axis=0).astype(np.int64)[order]
@@ -130,7 +130,7 @@ def _numbers(array: np.ndarray | None, columns: int) -> TypeGuard[np.ndarray]:
 
 
 def _lake(zips: list[Path], cache: Path) -> Prepared:
-    contents = [files.content(path, FILE_BYTES) for path in zips]
+    contents = [files.read_bytes(path, FILE_BYTES) for path in zips]
     digest = hashlib.sha1(usedforsecurity=False)
     for content in contents:
         digest.update(hashlib.sha1(content, usedforsecurity=False).digest())
@@ -157,7 +157,7 @@ def _lake_arrays(contents: list[bytes], zips: list[Path]) -> dict[str, np.ndarra
     for content, path in zip(contents, zips, strict=True):
         drawings |= _drawings(content, path)
     names = sorted(drawings)
-    names = [names[index] for index in shuffled([f"lake {name}" for name in names])]
+    names = [names[index] for index in hash_shuffled([f"lake {name}" for name in names])]
     means = area_average([drawings[name] for name in names])
     alphabets = [name.split("/")[1] for name in names]
     label_names, labels = np.unique(alphabets, return_inverse=True)
@@ -173,7 +173,7 @@ def _drawings(content: bytes, path: Path) -> dict[str, np.ndarray]:
 
     drawings, count = {}, LAKE_COUNTS[path.stem]
     try:
-        with files.unzipped(io.BytesIO(content)) as archive:
+        with files.open_zip(io.BytesIO(content)) as archive:
             matches = ((member, _PNG.fullmatch(member.filename)) for member in archive.infolist())
             members = [member for member, match in matches if match and match[1] == path.stem]
             if (found := len({member.filename for member in members})) != count or found != len(members):
@@ -200,7 +200,7 @@ def area_average(drawings: Sequence[np.ndarray] | np.ndarray, size: int = 28) ->
     """
     side = drawings[0].shape[-1]
     pitch = side / size
-    weights = overlaps(size, pitch, side).astype(np.float32)
+    weights = overlap_weights(size, pitch, side).astype(np.float32)
     means = np.empty((len(drawings), size, size), np.float32)
     for start in range(0, len(drawings), 1000):
         block = np.asarray(drawings[start : start + 1000], np.float32)

@@ -22,13 +22,13 @@ from bench.models.distributions import Gaussian, Posterior
 from bench.models.vae import VAE
 
 #: Dimensions of the latent -> nodes decoded per example at each level of the lattice, the coarsest first.
-LATTICE = {1: (45, 45, 45), 2: (121, 81, 121, 600)}
+GRID_LEVELS = {1: (45, 45, 45), 2: (121, 81, 121, 600)}
 #: Dimensions of the latent -> Gauss–Hermite nodes per dimension for expectations under q.
-HERMITE = {1: 15, 2: 6}
+GAUSS_HERMITE_NODES = {1: 15, 2: 6}
 BOUND = 5.0  # on either side of 0: what a standard normal prior leaves outside does not matter
 MARGIN = 2.0  # around q's mean, where that is far out
 #: Dimensions of the latent -> posterior mass whose cells the next level may leave out, unless they are near the rest.
-TAIL = {1: 1e-6, 2: 1e-3}
+TAIL_MASS = {1: 1e-6, 2: 1e-3}
 DEPTH = 40.0  # nats below the highest node at which a local maximum may yet be the foot of a peak
 BLOCK = 64  # examples whose lattices are in memory at a time
 
@@ -47,7 +47,7 @@ def lag(model: VAE, x: Tensor, q: Posterior, generator: torch.Generator, chunk: 
     p(z|x)) in nats, NaN where q has no density. With more than two dimensions the refined Gaussian q* takes the true
     posterior's place and ``lag_kl`` is ELBO[q*] - ELBO[q], a lower bound of that KL up to the noise of its samples.
     """
-    if q.mean.shape[1] in LATTICE:
+    if q.mean.shape[1] in GRID_LEVELS:
         true_mean, best = true_posterior(model, x, q.mean, chunk)
         kl = best - elbo(model, x, q, generator, chunk)
     else:
@@ -77,7 +77,7 @@ def _integrate(model: VAE, x: Tensor, near: Tensor, chunk: int) -> TruePosterior
     density's width. So each level spends its nodes on the cells that hold the mass, as finely as these are few:
     the density may be narrow, skewed or in several pieces.
     """
-    counts = LATTICE[near.shape[1]]
+    counts = GRID_LEVELS[near.shape[1]]
     start, step = _first_lattice(near, counts[0])
     nodes = start.new_zeros(len(x), max(counts), start.shape[2])
     log_joint = torch.full(nodes.shape[:2], -math.inf, dtype=torch.float64, device=nodes.device)
@@ -115,7 +115,7 @@ def _cells_with_mass(nodes: Tensor, log_joint: Tensor, step: Tensor) -> Tensor:
     hopeless, and of all next to them: a peak narrower than a cell may rise beside a node."""
     mass, order = log_joint.softmax(1).sort(dim=1, descending=True)
     before = mass.cumsum(1) - mass
-    holds = torch.zeros_like(log_joint, dtype=torch.bool).scatter(1, order, before < 1 - TAIL[nodes.shape[2]])
+    holds = torch.zeros_like(log_joint, dtype=torch.bool).scatter(1, order, before < 1 - TAIL_MASS[nodes.shape[2]])
     apart = (nodes.unsqueeze(2) - nodes.unsqueeze(1)).abs()
     adjacent = (apart < 1.5 * step[:, None, None]).all(-1)
     highest_near = log_joint.unsqueeze(1).masked_fill(~adjacent, -math.inf).amax(2)
@@ -161,9 +161,9 @@ def elbo(model: VAE, x: Tensor, q: Posterior, generator: torch.Generator, chunk:
 def _points(q: Posterior, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Points ``[N, S, D]`` and weights ``[S]`` for expectations under q."""
     dim = q.mean.shape[1]
-    if not isinstance(q, Gaussian) or dim not in HERMITE:
+    if not isinstance(q, Gaussian) or dim not in GAUSS_HERMITE_NODES:
         return q.rsample(SAMPLES, generator), torch.full((SAMPLES,), 1 / SAMPLES, device=q.mean.device)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(HERMITE[dim])
+    nodes, weights = np.polynomial.hermite_e.hermegauss(GAUSS_HERMITE_NODES[dim])
     grid = torch.tensor(list(itertools.product(nodes, repeat=dim))).to(q.mean)
     products = torch.tensor([math.prod(pair) for pair in itertools.product(weights, repeat=dim)], dtype=torch.float64)
     z = q.mean.unsqueeze(1) + (0.5 * q.logvar).exp().unsqueeze(1) * grid

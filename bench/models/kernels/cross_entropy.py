@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SCORES = 2**23  # scores held at a time: 32 MB, whatever the vocabulary
+MAX_LOGITS = 2**23  # scores held at a time: 32 MB, whatever the vocabulary
 
 
-def surprise(states: Tensor, weight: Tensor, words: Tensor) -> Tensor:
+def chunked_token_nll(states: Tensor, weight: Tensor, words: Tensor) -> Tensor:
     """-log softmax(states · weightᵀ)[words]: states ``[N, H]``, weight ``[V, H]``, words ``[N]`` -> ``[N]``.
 
     Under autocast products are taken in its type, and all else in single precision. Has no second gradient.
@@ -21,11 +21,11 @@ def surprise(states: Tensor, weight: Tensor, words: Tensor) -> Tensor:
         low = torch.get_autocast_dtype(device)
         states, weight = states.to(low), weight.to(low)
     if torch.is_grad_enabled():
-        return _Surprise.apply(states, weight, words)
-    return torch.cat([-own for *_, own in _scored(states, weight, words)])
+        return _ChunkedTokenNLL.apply(states, weight, words)
+    return torch.cat([-own for *_, own in _log_probs_by_chunk(states, weight, words)])
 
 
-def _scored(
+def _log_probs_by_chunk(
     states: Tensor, weight: Tensor, words: Tensor, scores: Tensor | None = None
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Some rows at a time: which, log-probabilities of all words ``[n, V]``, to be used before the next are asked for,
@@ -33,7 +33,7 @@ def _scored(
 
     They are made in place of the ``scores`` ``[N, V]``, or in a buffer where there is none.
     """
-    count = max(1, min(len(states), SCORES // len(weight)))
+    count = max(1, min(len(states), MAX_LOGITS // len(weight)))
     buffer = states.new_empty(count, len(weight)) if scores is None else scores
     for start in range(0, len(states), count):
         rows = slice(start, start + count)
@@ -44,7 +44,7 @@ def _scored(
         yield rows, log, log.gather(1, words[rows].unsqueeze(1)).squeeze(1)
 
 
-class _Surprise(torch.autograd.Function):
+class _ChunkedTokenNLL(torch.autograd.Function):
     """A row's gradient by its scores, the probabilities less 1 at the word, waits for nothing from above but a factor.
     So the forward pass keeps that, in place of the scores, or what the states get of it if they alone get something."""
 
@@ -54,7 +54,7 @@ class _Surprise(torch.autograd.Function):
         excess = states.new_empty(len(states), len(weight)) if learned else None
         through = None if learned else torch.empty_like(states)
         found = []
-        for rows, log, own in _scored(states, weight, words, excess):
+        for rows, log, own in _log_probs_by_chunk(states, weight, words, excess):
             found.append(-own)
             log.exp_().scatter_(1, words[rows].unsqueeze(1), own.expm1().unsqueeze(1))
             if excess is None:
