@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from bench.core.config import EvaluationConfig, ImageModelConfig, TextModelConfig, TrainConfig
 from bench.core.presets import Preset
@@ -50,6 +51,9 @@ TOY = Preset("toy", "for tests", 1, (), MODEL, TRAIN, EVALUATION)
 TEXT_MODEL = TextModelConfig(latent_dim=2, embedding=6, hidden=8)
 TEXT_TRAIN = replace(TRAIN, optimiser="sgd", lr=1.0)
 TEXT_TOY = replace(TOY, model=TEXT_MODEL, train=TEXT_TRAIN)
+
+#: Settings of the property tests: the same inputs every time.
+steady = settings(derandomize=True, deadline=None, max_examples=100)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -32,8 +32,8 @@ from bench.reporting.statistics import student_t
 from bench.training import registry
 from bench.training.factory import build_from_config
 from tests.conftest import EVALUATION, MODEL, TEXT_MODEL, TRAIN, assert_equal_weights
-from tests.linear_gaussian import LinearGaussian, generator
-from tests.test_contract import one, unknown, weights
+from tests.evaluation.linear_gaussian import LinearGaussian, generator
+from tests.methods.test_contract import one, unknown, weights
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
