@@ -49,7 +49,7 @@ class ELBOTerms:
 class Phase:
     """A stretch of training with optimisers of its own; ``share`` of the preset's updates.
 
-    By ``selection_metric``, a number of validation, weights are kept as the best and the learning rate decays for want of
+    By ``selection_metric``, a number of validation, weights are kept as the best and the learning rate decays without
     better ones: "elbo", or for a loss that does not seek it "loss", its own there. None: by none, neither happens, and
     a cell whose last phase is one ends with its last weights.
     """
@@ -104,7 +104,7 @@ class Context:
         """One optimiser step on ``objective()`` for the parameter groups named (all of them by default).
 
         Gradients are zeroed, taken and clipped to one norm over those groups alone; the parameters and the
-        BatchNorm averages of all others stay freeze_groups. Returns the detached loss, on its device.
+        BatchNorm averages of all others stay unchanged. Returns the detached loss, on its device.
         """
         raise NotImplementedError
 

@@ -1,6 +1,6 @@
 """BN-VAE: posterior means are batch-normalised with a scale that is not learned, so their variance cannot vanish.
 
-Version 1: μ' = γ (μ - m_B) / sd_B + b, γ fixed, b learned, σ freeze_groups. Then E_x KL ≥ ½ Σ_d (γ² + b_d²) ≥ D γ² / 2; the
+Version 1: μ' = γ (μ - m_B) / sd_B + b, γ fixed, b learned, σ unchanged. Then E_x KL ≥ ½ Σ_d (γ² + b_d²) ≥ D γ² / 2; the
 authors' γ are 0.5, 0.6, 0.7, with annealing from 0 (``bn_vae+anneal(start=0)``). Version 2: both are normalised, μ' =
 √(τ + (1-τ) s(θ)) BN(μ) and σ' = √((1-τ) s(-θ)) BN(σ), s the sigmoid, θ learned, which keeps the aggregate posterior's
 second moment at 1. It is known to us from public re-implementations only: the paper's own definition could not be

@@ -1,4 +1,4 @@
-"""Ray's driver, a process of its own: ``python -m bench.experiment.ray_executor ANSWER`` with tasks on its standard input.
+"""Ray's driver, a process of its own: ``python -m bench.experiment.ray_executor ANSWER`` with tasks on stdin.
 
 The only file that imports ray. ``bench.execute`` starts it, and ends it by closing its standard input.
 """

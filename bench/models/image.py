@@ -145,7 +145,7 @@ class MaskedBlock(nn.Module):
 class MaskedCNNDecoder(nn.Module):
     """p(x|z) over binary pixels in raster order.
 
-    Layer 0 is causal in the image and open to z, whose share ``LatentProjection`` gives; the other layers are masked residual
+    Layer 0 is causal in the image and open to z, whose share ``LatentProjection`` gives; the others are masked residual
     blocks, with long skip blocks from layer j into layer j + 3, the last of them into the output.
     """
 

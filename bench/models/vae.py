@@ -1,6 +1,6 @@
 """The model: a VAE with four seams, so that a method can wrap just one of them.
 
-``features(x) -> h``, ``head(h) -> Posterior``, ``latent_to_decoder(z)``, ``decoder``; beside them ``prior`` and ``aux``,
+``features(x) -> h``, ``head(h) -> Posterior``, ``latent_to_decoder(z)``, ``decoder``; also ``prior`` and ``aux``,
 the modules that a method adds. With a latent of no dimensions it is the decoder's autoregressive model alone.
 """
 

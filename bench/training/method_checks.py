@@ -216,14 +216,14 @@ def _attributes_fault(cls: Any) -> str | None:
     if not _texts(cls.modalities) or not {*cls.modalities} <= MODELS.keys() or not cls.modalities:
         return f"'modalities' must be some of {', '.join(MODELS)}, as ('image',), not {cls.modalities!r}"
     if cls.exported_kl_term is not None and not isinstance(cls.exported_kl_term, type):
-        return f"'exported_kl_term' must be a form of the KL term, a dataclass with '__call__', not {shown(cls.exported_kl_term)}"
+        return f"'exported_kl_term' must be a KL term, a dataclass with '__call__', not {shown(cls.exported_kl_term)}"
     if not _by_text(cls.footnotes, lambda note: isinstance(note, str)):
         return "'footnotes' must be texts by column"
     if not _by_text(cls.incompatible_with, lambda reason: isinstance(reason, str)) or not {*cls.incompatible_with} <= {
         "schedule",
         "kl_term",
     }:
-        return f"'incompatible_with' must be reasons by what cannot be attached, schedule or rate, not {cls.incompatible_with!r}"
+        return f"'incompatible_with' must map 'schedule' or 'kl_term' to a reason, not {cls.incompatible_with!r}"
     return None
 
 

@@ -208,9 +208,9 @@ RECORDS = [
 FAILURES = [
     Injection("memory short in training", at("training", fails(MemoryError("Unable to allocate memory"))),
               "beta_vae.*done", "done", 0),
-    Injection("no memory for training", raising("bench.training.trainer.Trainer.end_epoch", lambda: torch.OutOfMemoryError(
+    Injection("no memory for training", raising("bench.training.trainer.Trainer.end_epoch", lambda: torch.OutOfMemoryError(  # noqa: E501
         "CUDA out of memory")), "failed: .*out of memory: fewer cells side by side", "failed", fast=True),
-    Injection("no memory for data", raising("bench.experiment.worker._load_data", lambda: MemoryError("Unable to allocate memory")),
+    Injection("no memory for data", raising("bench.experiment.worker._load_data", lambda: MemoryError("Unable to allocate memory")),  # noqa: E501
               "failed: .*out of memory: fewer cells side by side", "failed"),
     Injection("no memory for the evaluation", raising("bench.experiment.worker.evaluate", lambda: MemoryError()),
               "failed: .*out of memory: fewer cells side by side", "evaluation failed"),
@@ -219,7 +219,7 @@ FAILURES = [
     Injection("an error in training, once", at("training", fails(RuntimeError("once"))), "beta_vae.*done", "done", 0),
     Injection("an error in evaluation, once", at("evaluation", fails(RuntimeError("once"))), "1 cell in .*", "done",
               0),
-    Injection("an error of many lines", raising("bench.training.trainer.Trainer.end_epoch", lambda: RuntimeError("one\ntwo")),
+    Injection("an error of many lines", raising("bench.training.trainer.Trainer.end_epoch", lambda: RuntimeError("one\ntwo")),  # noqa: E501
               "failed: beta_vae.* RuntimeError: one$", "failed"),
     Injection("NaN in the loss", hook("loss", faults.not_a_number), "failed: .*loss is not finite at update 1 of",
               "failed", fast=True),
@@ -227,7 +227,7 @@ FAILURES = [
               "failed"),
     *(
         Injection(f"{name} raises", hook(name, faults.raise_), rf"failed: .*out of numbers .*hook '{name}'", "failed")
-        for name in ("loss", "kl_loss", "elbo_terms", "posterior", "objective", "step", "on", "phases", "build", "param_groups",
+        for name in ("loss", "kl_loss", "elbo_terms", "posterior", "objective", "step", "on", "phases", "build", "param_groups",  # noqa: E501
                      "state_dict")
     ),
     *(
