@@ -1,7 +1,7 @@
 """Runs tasks: on Ray, or one after the other in this process.
 
 Ray is a scheduler here and nothing else: its workers all walk through the same list of cells, take those that nobody is
-at, and write into the cells' folders: those files are the truth. Ray's driver is a process of its own, ``ray_executor``:
+at, and write into the cells' folders: those files are the truth. Ray's driver is a process of its , ``ray_executor``:
 whatever becomes of it, this one goes on and says what happened.
 """
 
