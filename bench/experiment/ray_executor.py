@@ -90,12 +90,10 @@ def start(resources: Resources) -> None:
     """Start Ray on this machine, or join the cluster at an address and bring it this very code."""
     import ray
 
-    import bench
-    import methods
-
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if resources.address:
-        modules = [str(Path(module.__file__ or "").parent) for module in (bench, methods)]
+        root = Path(__file__).resolve().parents[2]
+        modules = [str(root / name) for name in ("bench", "methods")]
         options |= {"address": resources.address, "runtime_env": {"py_modules": modules}}
     else:
         options |= {"address": "local", "num_cpus": max(cores(), resources.cpus_per_cell)}
