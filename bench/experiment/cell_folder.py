@@ -32,6 +32,7 @@ from bench.core.locks import file_lock
 
 if TYPE_CHECKING:
     from bench.core.config import EvaluationConfig
+    from bench.training.result import Validation
 
 SCHEMA_VERSION = 1
 
@@ -100,10 +101,9 @@ class CellFolder:
     def write_json(self, name: str, record: dict) -> None:
         self.write(name, lambda file: file.write((dumps(record, indent=1) + "\n").encode()))
 
-    def write_history(self, records: list[dict]) -> None:
-        self.write(
-            "history.jsonl", lambda file: file.write("".join(dumps(record) + "\n" for record in records).encode())
-        )
+    def write_history(self, validations: list[Validation]) -> None:
+        text = "".join(dumps(line.model_dump()) + "\n" for line in validations)
+        self.write("history.jsonl", lambda file: file.write(text.encode()))
 
     def attempts(self) -> dict:
         """Of the run that tried last: ``run``, its id; ``number``, how often it began; ``over``, whether it is through

@@ -31,11 +31,11 @@ from bench.experiment.cell_folder import SCHEMA_VERSION, CellFolder, oom_kills
 from bench.experiment.plan import FORCED, status
 from bench.experiment.schema import problem
 from bench.method import Method
-from bench.models.build import reference_parameters
 from bench.models.compilation import compile_networks
 from bench.models.vae import VAE
 from bench.training import checkpoint
 from bench.training.factory import build_from_config, configure_torch
+from bench.training.result import TrainingResult
 from bench.training.trainer import Trainer
 
 ATTEMPTS = 2  # a failure may be the machine's: it is tried once more
@@ -124,12 +124,12 @@ def archive_folder(folder: CellFolder, config: dict[str, Any]) -> None:
 def train_and_test(task: dict[str, Any], folder: CellFolder, about: dict[str, Any], number: int, memory: float) -> None:
     if not folder.trained():
         store_result(folder, {"status": "running", "attempt": number} | about)
-        store_result(folder, {"status": "ok", "attempt": number} | train(task) | about)
+        store_result(folder, {"status": "ok", "attempt": number} | train(task).model_dump(mode="json") | about)
     test(task, about["provenance"], memory)
     clear_failure(folder)
 
 
-def train(task: dict) -> dict:
+def train(task: dict) -> TrainingResult:
     """The training part of the result; leaves the selected weights in ``best.pt``."""
     config, folder = task["config"], CellFolder(Path(task["folder"]))
     data = load_data(task)
@@ -148,10 +148,7 @@ def train(task: dict) -> dict:
         folder.write_history,
         should_stop=when_missing(Path(task["marker"])),
     )
-    sizes = {
-        name: sum(reference_parameters(module) for module in modules) for name, modules in model.submodules().items()
-    }
-    return trainer.run() | {"parameters": sizes}
+    return trainer.run()
 
 
 def test(task: dict, provenance: dict, memory: float = 1.0) -> None:

@@ -82,6 +82,7 @@ class TrainingContext(Context):
         self.inner_batches = Batches(data, config, seed, "drawn")
         self.phase, self.val = Phase(), {}
         self.draws = 0
+        self.decoder_updates = 0  # in this step
         self.events: list[str] = []
         self.updates_by_kind: dict[str, int] = {}
         self.flops_by_kind: dict[str, int] = {}
@@ -119,6 +120,7 @@ class TrainingContext(Context):
             for name in chosen:
                 self.optimisers[name].step()
         self.encoder_updates += extra
+        self.decoder_updates += not extra
         self.updates_by_kind[kind] = self.updates_by_kind.get(kind, 0) + 1
         return loss.detach()
 

@@ -1,13 +1,13 @@
-"""The one training loop: phases, schedule, validation, selection, learning-rate decay, checkpoints."""
+"""The training loop: phases, KL weight, validation, selection, learning-rate decay, checkpoints."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,25 +18,43 @@ from bench.core.files import rename_to_backup
 from bench.core.hashing import short_hash
 from bench.data.tensors import Data
 from bench.method import Method
+from bench.models.build import reference_parameters
 from bench.models.vae import VAE
 from bench.training import checkpoint
 from bench.training.context import TrainingContext
+from bench.training.result import TrainingResult, Validation
 
 CHECKPOINT_SECONDS = 60
-FINITE_CHECK_UPDATES = 20  # losses stay on their device for so many updates before they are looked at
+FINITE_CHECK_UPDATES = 20  # losses are read from the device once in so many updates
 
 
 class NonFiniteLoss(ArithmeticError):
-    """Training left the numbers."""
+    """The training loss is NaN or infinite."""
+
+
+@dataclass
+class TrainerState:
+    """What decides the next step, in addition to weights, optimisers, the method's state and counters."""
+
+    lr: float
+    phase: int = -1
+    phase_start: int = 0
+    phase_over: bool = True
+    best_score: float = -math.inf
+    best_update: int | None = None
+    bad_epochs: int = 0  # validations since the last improvement
+    decays: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    resumes: int = 0
+    stopped_by: Literal["budget", "decays"] | None = None
 
 
 class Trainer:
     """Trains one cell in ``folder``, from its last checkpoint if there is one.
 
-    ``report(history)`` is called after every validation, with all lines so far; ``watch(ctx)`` before the first step
-    and after every one. ``run()`` returns the training part of the result and leaves the selected weights in
-    ``best.pt``. Asked to stop (``bench.watchdog``) it finishes the step, saves its state and raises ``Interrupted``.
-    It raises ``checkpoint.Damaged`` where it cannot go on from what is stored.
+    ``validate(method, model, data, config, seed, with_lag, with_loss)`` returns the validation metrics;
+    ``report(history)`` is called after every validation; ``observer(ctx)`` before the first step and after every step.
     """
 
     def __init__(
@@ -47,248 +65,276 @@ class Trainer:
         config: TrainConfig,
         seed: int,
         folder: Path,
-        validate: Callable[..., dict[str, Any]],
-        report: Callable[[list[dict]], None],
-        watch: Callable[[TrainingContext], None] | None = None,
+        validate: Callable[..., Mapping[str, Any]],
+        report: Callable[[list[Validation]], None],
+        observer: Callable[[TrainingContext], None] | None = None,
         should_stop: Callable[[], bool] = never,
     ):
         self.method, self.model, self.data, self.config, self.seed = method, model, data, config, seed
-        self.folder, self.validate, self.report, self.watch = folder, validate, report, watch
+        self.folder, self.validate, self.report, self.observer = folder, validate, report, observer
         self.should_stop = should_stop
         self.ctx = TrainingContext(method, model, data, config, seed)
         self.epoch_updates = config.updates_per_epoch(self.ctx.main_batches.per_pass)
         self.ctx.total = config.updates(self.ctx.main_batches.per_pass)
         self.phases = list(method.phases())
-        self.cell = short_hash(
+        self.identity = short_hash(
             [method.name, method.config, method.schedule, method.kl_term, training_identity(asdict(config)), seed]
         )
-        self.history: list[dict] = []
-        self.losses: list[Tensor] = []
-        # All that decides what happens next, beside weights, optimisers, method and counters.
-        self.state: dict[str, Any] = {
-            "phase": -1,
-            "phase_start": 0,
-            "phase_over": True,
-            "lr": config.lr,
-            "best_score": -math.inf,
-            "best_update": None,
-            "bad_epochs": 0,
-            "decays": 0,
-            "loss_sum": 0.0,
-            "loss_count": 0,
-            "resumes": 0,
-            "stopped_by": None,
-        }
+        self.state = TrainerState(lr=config.lr)
+        self.history: list[Validation] = []
+        self.pending_losses: list[Tensor] = []  # scalars on the device, not yet checked
+        self.saved_at = 0.0
 
-    def run(self) -> dict:
-        ctx, state = self.ctx, self.state
+    def run(self) -> TrainingResult:
+        """Train to the end of the budget or of the decays; leave the selected weights in ``best.pt``.
+
+        Raises ``Interrupted`` after saving the state when ``should_stop()``, ``NonFiniteLoss`` when training diverges,
+        and ``checkpoint.Damaged`` when no stored state can be continued.
+        """
         self.resume()
-        if self.history:  # a kill may have come between the checkpoint and the report of its last line
+        try:
+            return self.train()
+        except Exception as error:
+            error.add_note(f"in method '{self.method.name}'")
+            raise
+
+    def train(self) -> TrainingResult:
+        """Run the training loop from the current state."""
+        ctx = self.ctx
+        if self.history:  # the process may have been killed between the last checkpoint and its report
             self.report(self.history)
         self.model.train()
-        saved = time.monotonic()
+        self.saved_at = time.monotonic()
         ctx.clock.to("train")
-        while state["stopped_by"] is None:
+        while self.state.stopped_by is None:
             stop = self.should_stop()
-            if state["phase_over"] or ctx.step >= self.phase_end(state["phase"]):
-                self.start_phase(state["phase"] + 1)
-                if not ctx.step:
-                    self.poll()
-            phase_length = self.phase_end(state["phase"]) - state["phase_start"]
-            ctx.beta = self.method.schedule.weight(ctx.step - state["phase_start"], phase_length, self.config.ramp)
-            ctx.reseed_streams("outside updates", ctx.step)
-            self.losses.append(self.method.step(ctx, ctx.next_main_batch()))
-            ctx.step += 1
-            self.method.on_step_end(ctx)
-            self.poll()
-            if len(self.losses) >= FINITE_CHECK_UPDATES:
-                self.check_losses()
+            if self.state.phase_over or ctx.step >= self.phase_end(self.state.phase):
+                self.start_phase(self.state.phase + 1)
+            self.train_step()
             if ctx.step % self.epoch_updates == 0:
                 self.end_epoch()
-                saved = time.monotonic()
-            elif stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            elif stop or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
                 self.check_losses()
                 ctx.clock.to("checkpoint")
                 self.save()
                 ctx.clock.to("train")
-                saved = time.monotonic()
-            if stop and state["stopped_by"] is None:
+            if stop and self.state.stopped_by is None:
                 raise Interrupted
         ctx.clock.to(None)
         return self.result()
 
-    def poll(self) -> None:
-        """Let the watcher look, off the clock."""
-        if self.watch:
-            self.ctx.clock.to("validation")
-            self.watch(self.ctx)
-            self.ctx.clock.to("train")
+    def start_phase(self, index: int) -> None:
+        """Reset the learning rate and selection, and create the optimisers of phase ``index``."""
+        ctx = self.ctx
+        self.state = replace(
+            self.state,
+            lr=self.config.lr,
+            phase=index,
+            phase_start=ctx.step,
+            phase_over=False,
+            best_score=-math.inf,
+            best_update=None,
+            bad_epochs=0,
+            decays=0,
+        )
+        ctx.phase = self.phases[index]
+        self.method.on_phase_start(ctx)
+        ctx.new_optimisers(self.config.lr)
+        if not ctx.step:
+            self.notify_observer()
 
     def phase_end(self, index: int) -> int:
-        """The update at which a phase ends; the last one ends with the budget."""
+        """Return the update at which a phase ends; the last phase ends with the budget."""
         if index == len(self.phases) - 1:
             return self.ctx.total
         share = sum(phase.share for phase in self.phases[: index + 1])
         return round(share * self.config.epochs) * self.epoch_updates
 
-    def start_phase(self, index: int) -> None:
-        self.state |= {"phase": index, "phase_start": self.ctx.step, "lr": self.config.lr, "bad_epochs": 0}
-        self.state |= {"phase_over": False, "decays": 0, "best_score": -math.inf, "best_update": None}
-        self.ctx.phase = self.phases[index]
-        self.method.on_phase_start(self.ctx)
-        self.ctx.new_optimisers(self.state["lr"])
+    def train_step(self) -> None:
+        """Make one step of the method: one decoder update and any number of others."""
+        ctx, state = self.ctx, self.state
+        phase_length = self.phase_end(state.phase) - state.phase_start
+        ctx.beta = self.method.schedule.weight(ctx.step - state.phase_start, phase_length, self.config.ramp)
+        ctx.reseed_streams("outside updates", ctx.step)
+        ctx.decoder_updates = 0
+        self.pending_losses.append(self.method.step(ctx, ctx.next_main_batch()))
+        if ctx.decoder_updates != 1:
+            raise RuntimeError(
+                f"step() of method '{self.method.name}' made {ctx.decoder_updates} decoder updates: "
+                "call ctx.update exactly once with the group 'decoder'"
+            )
+        ctx.step += 1
+        self.method.on_step_end(ctx)
+        self.notify_observer()
+        if len(self.pending_losses) >= FINITE_CHECK_UPDATES:
+            self.check_losses()
+
+    def notify_observer(self) -> None:
+        """Call the observer; its time does not count as training."""
+        if self.observer:
+            self.ctx.clock.to("validation")
+            self.observer(self.ctx)
+            self.ctx.clock.to("train")
 
     def check_losses(self) -> None:
-        """Look at the losses since the last look: fail on the first that is not finite, add up the rest."""
-        if not self.losses:
+        """Add the pending losses to the epoch's mean. Raise ``NonFiniteLoss`` at the first that is not finite."""
+        if not self.pending_losses:
             return
-        values = torch.stack(self.losses).double().cpu()
-        self.losses = []
+        values = torch.stack(self.pending_losses).double().cpu()
+        self.pending_losses = []
         if not values.isfinite().all():
             first = int((~values.isfinite()).nonzero()[0])
-            known = {"loss": values[first].item(), "β": self.ctx.beta, "lr": self.state["lr"], **self.ctx.val}
-            shown = ", ".join(f"{key} {value:.4g}" for key, value in known.items() if value is not None)
+            numbers = {"loss": values[first].item(), "β": self.ctx.beta, "lr": self.state.lr, **self.ctx.val}
+            details = ", ".join(f"{key} {value:.4g}" for key, value in numbers.items() if value is not None)
             update = self.ctx.step - len(values) + first + 1
-            raise NonFiniteLoss(f"loss is not finite at update {update} of {self.method.name}: {shown}")
-        self.state["loss_sum"] += values.sum().item()
-        self.state["loss_count"] += len(values)
+            raise NonFiniteLoss(f"the training loss is NaN or infinite at update {update}: {details}")
+        self.state.loss_sum += values.sum().item()
+        self.state.loss_count += len(values)
 
     def end_epoch(self) -> None:
+        """Validate, select, decay the learning rate if due, and save."""
         ctx, state = self.ctx, self.state
         self.check_losses()
         self.method.on_validation_start(ctx)
         ctx.clock.to("validation")
-        by_loss = ctx.phase.selection_metric == "loss"
+        with_loss = ctx.phase.selection_metric == "loss"
         ctx.val = self.validate(
-            self.method, self.model, self.data, self.config, self.seed, self.should_measure_lag(), by_loss
+            self.method, self.model, self.data, self.config, self.seed, self.should_measure_lag(), with_loss
         )
         ctx.clock.to("train")
         if not math.isfinite(ctx.val["elbo"]):
-            raise NonFiniteLoss(f"validation ELBO is not finite after update {ctx.step} of {self.method.name}")
+            raise NonFiniteLoss(f"the validation ELBO is NaN or infinite after update {ctx.step}")
         self.method.on_epoch_end(ctx)
-        self.history.append(
-            {
-                "phase": ctx.phase.name,
-                "update": ctx.step,
-                "encoder_updates": ctx.encoder_updates,
-                "seconds": ctx.clock.seconds["train"],
-                "train_loss": state["loss_sum"] / state["loss_count"],
-                "beta": ctx.beta,
-                "lr": state["lr"],
-                **ctx.val,
-            }
-        )
+        line = {
+            **ctx.val,
+            "phase": ctx.phase.name,
+            "update": ctx.step,
+            "encoder_updates": ctx.encoder_updates,
+            "seconds": ctx.clock.seconds["train"],
+            "train_loss": state.loss_sum / state.loss_count,
+            "beta": ctx.beta,
+            "lr": state.lr,
+        }
         ctx.clock.to("checkpoint")
-        self.history[-1]["selected"] = self.select()
-        state |= {"loss_sum": 0.0, "loss_count": 0}
+        self.history.append(Validation.model_validate(line | {"selected": self.select()}))
+        state.loss_sum, state.loss_count = 0.0, 0
         if ctx.step >= ctx.total:
-            state["stopped_by"] = "budget"
+            state.stopped_by = "budget"
         self.save()
         self.report(self.history)
         ctx.clock.to("train")
 
     def should_measure_lag(self) -> bool:
-        """At every validation where quadrature tells the lag; else, since it takes as long as a hundred updates, at the
-        first, second, fourth … and the last that is planned."""
+        """Return whether this validation measures the inference lag: always where quadrature is cheap (D ≤ 2), else at
+        the 1st, 2nd, 4th, 8th … and the last validation, because one costs about a hundred updates."""
         number = len(self.history) + 1
-        often = self.model.latent_dim <= 2
-        return often or number & (number - 1) == 0 or self.ctx.step >= self.ctx.total
+        return self.model.latent_dim <= 2 or number & (number - 1) == 0 or self.ctx.step >= self.ctx.total
 
     def select(self) -> bool:
-        """Keep the weights if validation likes them best; else count towards a decay. Not while a ramp is running, nor
-        in a phase that nothing judges."""
-        state, selection_metric = self.state, self.ctx.phase.selection_metric
-        if self.ctx.beta < 1 or selection_metric is None:
+        """Save the weights if the validation score improved; otherwise increment the patience counter.
+
+        Skipped during KL warm-up and in phases without a selection metric.
+        """
+        state, metric = self.state, self.ctx.phase.selection_metric
+        if self.ctx.beta < 1 or metric is None:
             return False
-        score = self.ctx.val["elbo"] if selection_metric == "elbo" else -self.ctx.val["loss"]
-        if score > state["best_score"]:
-            state |= {"best_score": score, "best_update": self.ctx.step, "bad_epochs": 0}
+        score = self.ctx.val["elbo"] if metric == "elbo" else -self.ctx.val["loss"]
+        if score > state.best_score:
+            state.best_score, state.best_update, state.bad_epochs = score, self.ctx.step, 0
             self.save_best()
             return True
-        state["bad_epochs"] += 1
-        if state["bad_epochs"] >= self.config.patience and self.ctx.step > self.config.decay_from * self.epoch_updates:
+        state.bad_epochs += 1
+        if state.bad_epochs >= self.config.patience and self.ctx.step > self.config.decay_from * self.epoch_updates:
             self.decay()
         return False
 
     def decay(self) -> None:
-        """Back to the best weights with a smaller learning rate; the method's own state goes on."""
+        """Restore the best weights and reduce the learning rate; the method's own state stays as it is."""
         state = self.state
-        state |= {"lr": state["lr"] * self.config.decay, "bad_epochs": 0, "decays": state["decays"] + 1}
-        self.model.load_state_dict(checkpoint.load_best(self.folder, self.ctx.device, state["best_update"])["model"])
-        self.ctx.new_optimisers(state["lr"])
-        if state["decays"] >= self.config.max_decays:
-            state["phase_over"] = True
-            if state["phase"] == len(self.phases) - 1:
-                state["stopped_by"] = "decays"
+        state.lr, state.bad_epochs, state.decays = state.lr * self.config.decay, 0, state.decays + 1
+        self.model.load_state_dict(checkpoint.load_best(self.folder, self.ctx.device, state.best_update)["model"])
+        self.ctx.new_optimisers(state.lr)
+        if state.decays >= self.config.max_decays:
+            state.phase_over = True
+            if state.phase == len(self.phases) - 1:
+                state.stopped_by = "decays"
 
     def save_best(self) -> None:
+        """Save the current weights as the selected ones."""
         state = {"model": self.model.state_dict(), "method": self.method.state_dict()}
-        state["update"] = self.state["best_update"]
-        checkpoint.save(self.folder, "best.pt", state)
+        checkpoint.save(self.folder, "best.pt", state | {"update": self.state.best_update})
 
     COUNTERS = ("step", "encoder_updates", "draws", "events", "val", "updates_by_kind", "flops_by_kind")
 
     def save(self) -> None:
+        """Save a checkpoint of the whole state of training."""
         ctx = self.ctx
-        ctx.clock.to(ctx.clock.purpose)
+        ctx.clock.to(ctx.clock.purpose)  # brings its seconds up to date
         checkpoint.save_last(
             self.folder,
             {
-                "cell": self.cell,
+                "cell": self.identity,
                 "model": self.model.state_dict(),
                 "optimisers": {name: optimiser.state_dict() for name, optimiser in ctx.optimisers.items()},
                 "method": self.method.state_dict(),
                 "counters": {name: getattr(ctx, name) for name in self.COUNTERS},
                 "seconds": ctx.clock.seconds,
-                "state": self.state,
-                "history": self.history,
+                "state": asdict(self.state),
+                "history": [line.model_dump() for line in self.history],
             },
         )
+        self.saved_at = time.monotonic()
 
     def resume(self) -> None:
-        """Go on from the newest state that fits; without any, begin."""
-        misfit = None
+        """Restore the newest checkpoint of this cell, if there is any. Raise ``checkpoint.Damaged`` if none fits."""
+        failure = None
         for path, saved in checkpoint.states(self.folder, self.ctx.device):
             try:
                 self.restore(saved)
                 return
             except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
                 rename_to_backup(path)
-                misfit = error
-        if misfit:  # it has left its traces: only a new trainer begins
-            raise checkpoint.Damaged("no checkpoint fits this cell") from misfit
+                failure = error
+        if failure:  # it may have changed the model: only a new trainer can start again
+            raise checkpoint.Damaged("no checkpoint fits this cell") from failure
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Be as when ``saved`` was saved."""
-        if saved["cell"] != self.cell:
+        """Set the state to that of a checkpoint. Raise ``ValueError`` for a checkpoint of another cell."""
+        if saved["cell"] != self.identity:
             raise ValueError("a checkpoint of another cell")
-        self.state |= saved["state"]
-        self.state["resumes"] += 1
-        ctx = self.ctx
+        ctx, state = self.ctx, TrainerState(**saved["state"])
+        state.resumes += 1
+        self.state = state
         for name in self.COUNTERS:
             setattr(ctx, name, saved["counters"][name])
         ctx.clock.seconds = saved["seconds"]
-        ctx.phase = self.phases[self.state["phase"]]
-        ctx.new_optimisers(self.state["lr"])
+        ctx.phase = self.phases[state.phase]
+        ctx.new_optimisers(state.lr)
         self.model.load_state_dict(saved["model"])
         self.method.load_state_dict(saved["method"])
         for name, optimiser in ctx.optimisers.items():
             optimiser.load_state_dict(saved["optimisers"][name])
-        self.history = saved["history"]
+        self.history = [Validation.model_validate(line) for line in saved["history"]]
 
-    def result(self) -> dict:
+    def result(self) -> TrainingResult:
+        """Return the record of the finished training."""
         ctx, state = self.ctx, self.state
-        if state["best_update"] is None:  # the ramp never ended, or nothing judges: the last weights stand
+        assert state.stopped_by is not None
+        if state.best_update is None:  # the warm-up never ended, or there is no selection metric: keep the last weights
             self.save_best()
-        return {
-            "updates": ctx.step,
-            "encoder_updates": ctx.encoder_updates,
-            "best_update": state["best_update"],
-            "stopped_by": state["stopped_by"],
-            **{f"{purpose}_seconds": seconds for purpose, seconds in ctx.clock.seconds.items()},
-            "flops": ctx.flops(),
-            "updates_by_kind": ctx.updates_by_kind,
-            "flops_by_kind": ctx.flops_by_kind,
-            "resumes": state["resumes"],
-            "events": ctx.events,
-        }
+        return TrainingResult(
+            updates=ctx.step,
+            encoder_updates=ctx.encoder_updates,
+            best_update=state.best_update,
+            stopped_by=state.stopped_by,
+            train_seconds=ctx.clock.seconds["train"],
+            validation_seconds=ctx.clock.seconds["validation"],
+            data_seconds=ctx.clock.seconds["data"],
+            checkpoint_seconds=ctx.clock.seconds["checkpoint"],
+            flops=ctx.flops(),
+            updates_by_kind=ctx.updates_by_kind,
+            flops_by_kind=ctx.flops_by_kind,
+            resumes=state.resumes,
+            events=tuple(ctx.events),
+            parameters={name: sum(map(reference_parameters, ms)) for name, ms in self.model.submodules().items()},
+        )

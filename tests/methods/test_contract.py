@@ -142,7 +142,7 @@ def test_its_settings_and_optimiser_of_every_preset_leave_losses_finite(
         train = replace(load_preset(preset, modality).train, **sizes)
         tiny = replace(toy, name=preset, train=train)
         run = trainers(planner(data, tiny, tmp_path / modality), data, tiny)(name, tmp_path / modality)
-        assert math.isfinite(run.run()["train_seconds"]) and math.isfinite(run.history[-1]["train_loss"])
+        assert math.isfinite(run.run().train_seconds) and math.isfinite(run.history[-1].train_loss)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -210,12 +210,12 @@ def test_resumes_bit_for_bit(expression, modality, at, toys, tmp_path, monkeypat
         trainer(expression, tmp_path / "killed").run()
     again = trainer(expression, tmp_path / "killed")
     result = again.run()
-    assert result["resumes"] == 1 and result["updates"] == expected["updates"]
-    assert result["events"] == expected["events"] and result["flops"] == expected["flops"]
+    assert result.resumes == 1 and result.updates == expected.updates
+    assert result.events == expected.events and result.flops == expected.flops
     assert_equal_weights(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
     assert_equal_weights(again.model.state_dict(), whole.model.state_dict())
     for mine, other in zip(again.history, whole.history, strict=True):
-        assert {**mine, "seconds": 0} == {**other, "seconds": 0}
+        assert mine.model_copy(update={"seconds": 0}) == other.model_copy(update={"seconds": 0})
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -353,7 +353,7 @@ def test_a_killed_text_cell_ends_as_if_it_had_not_been(expression, text_trainer,
         patch.setattr(Trainer, "check_losses", die)
         text_trainer(expression, tmp_path / "killed").run()
     again = text_trainer(expression, tmp_path / "killed")
-    assert again.run()["resumes"] == 1
+    assert again.run().resumes == 1
     assert_equal_weights(again.model.state_dict(), whole.model.state_dict())
 
 
@@ -368,7 +368,7 @@ def test_equal_lengths_train_by_passes_of_their_own(text_trainer, tmp_path):
     config = replace(TEXT_TRAIN, equal_lengths=True, epochs=1, epoch_updates=None)
     run = text_trainer("vae", tmp_path, config)
     assert run.ctx.total == run.ctx.main_batches.per_pass > len(run.data.train) // config.batch_size
-    assert run.run()["updates"] == run.ctx.total
+    assert run.run().updates == run.ctx.total
 
 
 def test_refinement_sees_the_same_dropout_going_back(text_trainer, tmp_path):
