@@ -116,7 +116,7 @@ def _setting(config: type, field: Field) -> str:
 
 def presets() -> str:
     """For each protocol a table of what the presets differ in, and of all of the evaluation."""
-    from bench.core.presets import load_preset, preset_names
+    from bench.experiment.presets import load_preset, preset_names
 
     lines = []
     for title, (modality, protocol) in PROTOCOLS.items():

@@ -11,13 +11,13 @@ import torch
 from hypothesis import settings
 
 from bench.core.config import EvaluationConfig, ImageModelConfig, TextModelConfig, TrainConfig
-from bench.core.presets import Preset
 from bench.data import tensors
 from bench.data.cache import cached
 from bench.data.dataset import END, SPECIALS, START, Prepared
 from bench.data.image import ImageData
 from bench.evaluation.metrics import validate
 from bench.experiment.plan import PlannedCell, plan
+from bench.experiment.presets import Preset
 from bench.training.expressions import parse_methods
 from bench.training.factory import build_from_config
 from bench.training.trainer import Trainer

@@ -9,21 +9,20 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from bench.core.config import GROUPS
 from bench.core.errors import UserError, exit_status, parse_arguments
+from bench.evaluation.registry import metric_groups
+
+GROUP_WIDTH = 11  # columns of a group's name in the help
 
 EPILOG = """\
-groups of metrics:
-  common       NLL under a proposal refined alike for every method, and what inference loses (gaps)
-  convergence  the plain importance-weighted NLL with 50, 500 and 5,000 samples
-  use          what the decoder loses when z comes from another example, or from the prior
-  probe        how well a linear probe, or a few labels, read the labels from posterior means
-  annealed     NLL by annealed importance sampling from the refined posterior: the yardstick, and the dearest
-
 examples:
-  python -m bench.evaluate out --metrics annealed
-  python -m bench.evaluate out --metrics common --set evaluation.refined_iw_examples=200
+  python -m bench.evaluate out --metrics ais
+  python -m bench.evaluate out --metrics refined_iw --set evaluation.refined_iw_examples=200
 """
+
+
+def _group_list() -> str:
+    return "\n".join(f"  {name:<{GROUP_WIDTH}}  {group.summary}" for name, group in metric_groups().items())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m bench.evaluate",
         description="Fill columns into finished cells without training: groups of metrics that they lack, or have with "
         "other settings. Needs the cells' weights.",
-        epilog=EPILOG,
+        epilog=f"metric groups:\n{_group_list()}\n\n{EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("out", type=Path, metavar="OUT", help="folder of a run, or of some of its cells")
@@ -68,8 +67,8 @@ def evaluate(args: argparse.Namespace) -> int:
     groups = None
     if args.metrics is not None:
         groups = [name.strip() for name in args.metrics.split(",") if name.strip()]
-        if not groups or {*groups} - {*GROUPS}:
-            raise UserError(f"--metrics {args.metrics!r}: give some of {', '.join(GROUPS)}, joined by commas")
+        if not groups or {*groups} - {*metric_groups()}:
+            raise UserError(f"--metrics {args.metrics!r}: give some of {', '.join(metric_groups())}, joined by commas")
     methods, overrides = split_settings(args.set)
     if methods or {*overrides} - {"evaluation"}:
         raise UserError("--set takes settings of the evaluation here: the training of these cells is done")
@@ -79,7 +78,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if left := len(finished) - len(folders):
         console.print(f"left out: {left} finished cells without weights, which git does not keep", markup=False)
     wanted = {folder: stored.evaluation_of_preset(folder, overrides, groups) for folder in folders}
-    todo = [folder for folder in folders if wanted[folder].missing(folder.evaluation())]
+    todo = [folder for folder in folders if wanted[folder].missing(folder.evaluation_record())]
     console.print(f"{len(folders)} finished cells with weights, {len(todo)} of them to evaluate")
     stored.check_device(todo)
     data_dir = data_folder(args)

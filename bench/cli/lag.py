@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 from bench.cli.validate import check, check_counts, check_fit, data_folder, resolve_device
 from bench.core.errors import UserError, exit_status, parse_arguments
 from bench.core.hashing import short_hash
-from bench.core.presets import load_preset
+from bench.experiment.presets import load_preset
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from bench.core.presets import Preset
     from bench.data.dataset import Prepared
     from bench.experiment.plan import PlannedCell
+    from bench.experiment.presets import Preset
     from bench.reporting.lag import Trace
 
 FRAMES = 24  # stages of training at which inference is looked at, the first before it

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.core.presets import load_preset, preset_names
 from bench.data.registry import dataset, dataset_names
+from bench.experiment.presets import load_preset, preset_names
 from bench.training import expressions, registry
 
 NAME = 22  # columns

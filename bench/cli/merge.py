@@ -12,8 +12,9 @@ from pathlib import Path
 
 from bench.core.errors import UserError, exit_status, parse_arguments
 from bench.core.files import rename_to_backup, write_json
+from bench.evaluation.registry import group_of_metric
 from bench.experiment.cell_folder import CellFolder, cell_folders, lock_cell
-from bench.experiment.cell_record import GROUPS, CellRecord, read, readable
+from bench.experiment.cell_record import CellRecord, read, readable
 from bench.reporting import groups as cells
 
 #: Of cells in the same place, the one that is further is kept.
@@ -83,8 +84,8 @@ def _better(cell: CellRecord, other: CellRecord) -> bool:
     versions = [record.get("version", 1) for record in (mine, theirs)]
     if versions[0] != versions[1]:
         return versions[0] > versions[1]
-    if mine["config"] != theirs["config"]:
-        differing = ", ".join(cells.differences(mine["config"], theirs["config"]))
+    if mine["settings"] != theirs["settings"]:
+        differing = ", ".join(cells.differences(mine["settings"], theirs["settings"]))
         raise UserError(
             f"{cell.folder} and {other.folder} are one cell, judged with other settings ({differing}): "
             "judge them alike first, by python -m bench.evaluate"
@@ -93,7 +94,7 @@ def _better(cell: CellRecord, other: CellRecord) -> bool:
     shared = {
         name for name in {*groups[0]} & {*groups[1]} if groups[0][name]["settings"] == groups[1][name]["settings"]
     }
-    of_groups = {metric: name for name, metrics in GROUPS.items() for metric in metrics}
+    of_groups = group_of_metric()
     for name in sorted({*mine["metrics"]} & {*theirs["metrics"]}):
         if of_groups.get(name, "basic") in {"basic", *shared} and mine["metrics"][name] != theirs["metrics"][name]:
             raise UserError(

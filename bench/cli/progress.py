@@ -17,8 +17,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bench.core.config import EvaluationConfig
 from bench.core.format import duration, failure_reason
+from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder
 
 POLL_SECONDS = 0.5
@@ -66,8 +66,8 @@ class CellStatus:
         if status == "failed" or "evaluation_failure" in result:
             if not new_tries or self.folder.attempts()["over"]:  # else it is tried once more
                 state = "failed"
-        elif new_evaluation and not self.wanted.missing(evaluation := self.folder.evaluation()):
-            state, last = "ok", last | _numbers((evaluation or {})["metrics"])
+        elif new_evaluation and (evaluation := self.folder.evaluation_record()) and not self.wanted.missing(evaluation):
+            state, last = "ok", last | _numbers(evaluation.metrics)
         elif status == "ok":
             state = "evaluating"
         elif status == "running":

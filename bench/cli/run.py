@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from bench.cli.validate import CELLS, check, check_arithmetic, check_fit, data_folder, resolve_device
 from bench.core.errors import UserError, exit_status, parse_arguments
-from bench.core.presets import load_preset, preset_names
+from bench.experiment.presets import load_preset, preset_names
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.core.presets import Preset
     from bench.data.dataset import Prepared
     from bench.experiment.executor import Resources
     from bench.experiment.plan import PlannedCell
+    from bench.experiment.presets import Preset
 
 MAX_FAILURES_SHOWN = 50  # cells that failed, one by one
 
@@ -239,7 +239,6 @@ def run_missing(
 
 def task(cell: PlannedCell, data: Prepared, preset: Preset, resources: Resources, cells: int) -> dict:
     """All that a worker needs to know of a cell: plain values and absolute paths."""
-    from dataclasses import asdict
 
     from bench.core.provenance import command
 
@@ -247,7 +246,7 @@ def task(cell: PlannedCell, data: Prepared, preset: Preset, resources: Resources
         "config": cell.config,
         "folder": str(cell.folder.path.resolve()),
         "data": str(data.path.resolve()),
-        "evaluation": asdict(preset.evaluation),
+        "evaluation": preset.evaluation.to_flat(),
         "threads": resources.cpus_per_cell,
         "shared": resources.cells_per_device(cells),
         "gpu_share": resources.gpus_per_cell,

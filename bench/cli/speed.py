@@ -23,9 +23,9 @@ from bench.core import provenance
 from bench.core.config import FULL_PRECISION, PRECISIONS, suggest
 from bench.core.errors import UserError, exit_status, parse_arguments
 from bench.core.files import replace as replace_file
-from bench.core.presets import Preset, load_preset, preset_names
 from bench.data.cache import cached
 from bench.data.dataset import SPECIALS, DataInfo, Prepared
+from bench.experiment.presets import Preset, load_preset, preset_names
 
 BATCHES = 8  # of made-up training data
 #: Name -> modality, the presets' section that goes before it, shape of an example and words: those of the paper's sets.

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from bench.core.config import ImageModelConfig, suggest
 from bench.core.errors import UserError
-from bench.core.presets import preset_names
 from bench.core.provenance import cores, memory
+from bench.experiment.presets import preset_names
 
 if TYPE_CHECKING:
-    from bench.core.presets import Preset
     from bench.data.dataset import DataInfo
+    from bench.experiment.presets import Preset
 
 CELLS = 100_000  # of a run: more are a slip of the finger, and would take hours to plan
 THREADS = 1024  # of a cell on a machine elsewhere

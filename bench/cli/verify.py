@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.core.config import EVALUATION_VERSION
 from bench.core.errors import UserError, exit_status, parse_arguments
+from bench.evaluation.record import EVALUATION_VERSION
 
 if TYPE_CHECKING:
     from bench.experiment.cell_folder import CellFolder

@@ -1,1 +1,1 @@
-"""Shared by all: settings, presets, seeds, files, errors. Imports no torch."""
+"""Shared by all: settings, seeds, files, errors. Imports no torch."""

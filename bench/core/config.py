@@ -127,60 +127,8 @@ class TrainConfig:
         return self.epochs * self.updates_per_epoch(batches)
 
 
-#: Bumped by every change that moves what is measured of a trained model, or adds to its basic metrics.
-EVALUATION_VERSION = 2
-
-#: What can be measured of a finished cell beside the basic metrics: each with settings of its own, ``<group>_…``.
-GROUPS = ("refined_iw", "convergence", "latent_use", "probe", "ais")
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """How a trained cell is judged. Not part of its identity: another evaluation needs no other training."""
-
-    test_examples: int | None = None  # the first so many of the test set; None: all
-    iw_samples: int = 500
-    batch_size: int = 50  # examples encoded and sampled together; the batch of the paper's in-batch MI
-    pictures: int = 16  # reconstructions and prior samples kept for the report
-    metrics: tuple[str, ...] = ("refined_iw", "convergence", "latent_use", "probe")  # the groups measured
-    refined_iw_examples: int = 100  # evenly spaced among those judged
-    refined_iw_steps: int = 100  # of refinement
-    refined_iw_samples: int = 500  # of the refined proposal
-    convergence_examples: int = 100
-    latent_use_examples: int = 500
-    probe_examples: int = 2000  # of the training set
-    ais_examples: int = 20
-    ais_chains: int = 10
-    ais_steps: int = 100
-    precision: str = FULL_PRECISION  # of the networks: every model is judged in full unless asked otherwise
-
-    def __post_init__(self) -> None:
-        counts = [f.name for f in fields(self) if f.name.startswith(tuple(f"{group}_" for group in GROUPS))]
-        check_ranges(self, f"test_examples iw_samples batch_size {' '.join(counts)}", "pictures", precision=PRECISIONS)
-        for name in self.metrics:
-            if name not in GROUPS:
-                raise ValueError(f"'metrics' are some of {', '.join(GROUPS)}, not '{name}'")
-
-    @property
-    def base(self) -> dict[str, Any]:
-        """The settings of the basic metrics: cells that differ in them are not compared."""
-        settings = {name: getattr(self, name) for name in ("test_examples", "iw_samples", "batch_size", "pictures")}
-        return settings if self.precision == FULL_PRECISION else settings | {"precision": self.precision}
-
-    def group(self, name: str) -> dict[str, Any]:
-        """The settings of a group of metrics."""
-        prefix = f"{name}_"
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
-
-    def missing(self, record: Mapping[str, Any] | None) -> tuple[str, ...]:
-        """What of this an ``evaluation.json`` lacks: ``"basic"`` and all groups, or some groups."""
-        if record is None or record.get("version", 1) != EVALUATION_VERSION or record["config"] != self.base:
-            return ("basic", *self.metrics)
-        there = {name: about["settings"] for name, about in record.get("groups", {}).items()}
-        lacking = [name for name in self.metrics if there.get(name) != self.group(name)]
-        return tuple(dict.fromkeys([*lacking, *record.get("pending", ())]))  # pending: to be measured anew
-
+#: Sections of a preset, and of the settings on the command line.
+SECTIONS = ("model", "train", "evaluation")
 
 #: What each modality's model is read into.
 MODELS: dict[str, type] = {"image": ImageModelConfig, "text": TextModelConfig}

@@ -1,1 +1,1 @@
-"""Metrics of a trained model."""
+"""Evaluation of trained models: settings, metrics, metric groups, estimators."""

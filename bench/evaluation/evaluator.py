@@ -1,8 +1,7 @@
-"""Every metric of a trained cell, from the model and the method's posterior alone.
+"""Evaluation of a trained model: the basic metrics, then the metric groups.
 
-``measure`` has the basic metrics, which validation takes too; ``groups`` those that can be measured of a finished cell
-at any time. Everything is deterministic: noise belongs to blocks of fixed size, and memory decides only how many
-samples of a block are decoded at a time.
+Needs the model and the method's posterior alone. Deterministic: noise belongs to blocks of fixed size, and the memory
+budget only decides how many samples of a block are decoded at a time.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,29 +17,30 @@ import numpy as np
 import torch
 
 from bench.core.cancellation import never
-from bench.core.config import EVALUATION_VERSION, EvaluationConfig, TrainConfig
-from bench.core.hashing import derive_seed, short_hash
+from bench.core.config import TrainConfig, build
+from bench.core.hashing import derive_seed
 from bench.data.tensors import Data
 from bench.evaluation.chunking import auto_chunk_size, retry_with_smaller_chunk
+from bench.evaluation.config import EvaluationConfig
 from bench.evaluation.estimators.inference_gap import GRID_LEVELS, true_posterior
 from bench.evaluation.estimators.latent_usage import collapse_curve, variance_ratio_units
 from bench.evaluation.estimators.mutual_information import kl_aggregate_reverse
-from bench.evaluation.metric_groups import GROUPS, Evaluation, TrainedModel
 from bench.evaluation.metrics import EvaluationContext, Measurement, compute_metrics
+from bench.evaluation.record import Evaluation, EvaluationRecord, GroupRecord
+from bench.evaluation.registry import GroupResult, metric_groups
 from bench.evaluation.samples import qualitative_samples
+from bench.evaluation.trained_model import TrainedModel
 from bench.method import Method
 from bench.models.distributions import Gaussian
 from bench.models.precision import autocast
 from bench.models.vae import VAE, reparametrize_prior
 
-__all__ = ["Evaluation", "evaluate"]
+#: Test examples whose true posterior mean is stored for the report, if quadrature can compute it.
+NUM_TRUE_MEANS = 50
 
-#: Test examples whose true posterior is drawn, where z has few enough dimensions for quadrature.
-TRUE_MEANS = 50
-
-#: A dimension counts as collapsed where its KL is below this, in nats, for all but a hundredth of the examples.
+#: A dimension counts as collapsed if its KL is below this, in nats, for 99 % of the examples.
 COLLAPSED_DIMENSION = 0.01
-EPSILONS = np.logspace(-3, 1, 41)  # of the whole curve
+EPSILONS = np.logspace(-3, 1, 41)  # of the collapse curve, in nats
 
 
 def evaluate(
@@ -50,86 +51,119 @@ def evaluate(
     config: EvaluationConfig,
     seed: int,
     stored: Evaluation | None = None,
-    keep: Callable[[Evaluation], object] = lambda made: None,
+    save: Callable[[Evaluation], object] = lambda evaluation: None,
     provenance: Mapping[str, Any] | None = None,
-    memory: float = 1.0,
+    memory_share: float = 1.0,
     should_stop: Callable[[], bool] = never,
 ) -> Evaluation:
-    """What ``config`` asks for of a trained model; of a ``stored`` evaluation only what it lacks is measured.
+    """Measure what a ``stored`` evaluation lacks of ``config``, and return the complete evaluation.
 
-    Groups add to the basic metrics. Where these are measured anew so is every group that was stored, as it was. After
-    the basic metrics and after each group ``keep`` gets all there is so far: a group that fails costs no other.
-    ``memory``: a share of the usual budget. Where memory runs out all the same, less is decoded at a time. The record's
-    ``chunk`` says how much at last; what is measured does not depend on it, but for the rounding of sums.
+    ``save`` receives the evaluation so far after the basic metrics and after each group, so a group that fails costs no
+    other; its error is raised at the end. Recomputing the basic metrics also recomputes every stored group, with its
+    previous settings. ``memory_share`` scales the memory budget of decoding. If memory runs out nevertheless, less is
+    decoded at a time; the record's ``chunk`` is the last size. Metrics do not depend on it, except for rounding.
     """
     ctx = EvaluationContext(model.eval(), data.info, train, derive_seed(seed, "evaluation"), should_stop)
     _, blocks = data.blocks("test", config.test_examples, config.batch_size)
-    chunk = auto_chunk_size(model, blocks, memory)
-    record = stored.record if stored else {}
-    missing = config.missing(record or None)
-    before = {name: about["settings"] for name, about in record.get("groups", {}).items()} | record.get("pending", {})
-    todo = {name: config.group(name) if name in config.metrics else before[name] for name in missing if name in GROUPS}
+    chunk = auto_chunk_size(model, blocks, memory_share)
+    missing = config.missing(stored.record if stored else None)
+    groups = _groups_to_measure(config, stored.record if stored else None, missing)
+    provenance = dict(provenance) if provenance else None
     if stored is None or "basic" in missing:
-        todo = {name: settings for name, settings in before.items() if name in GROUPS} | todo
-        made, chunk = retry_with_smaller_chunk(chunk, partial(basic, method, ctx, data, config))
-        # Pending until they are measured: whatever happens meanwhile, no group is forgotten.
-        made.record |= {"provenance": provenance, "pending": dict(todo)}
-        keep(made)
-        stored = made
-    made = Evaluation(dict(stored.record), dict(stored.columns), stored.arrays, stored.texts)
-    subject = partial(TrainedModel, method, ctx, data, config.batch_size, stored)
-    failures = []
-    for name, settings in todo.items():
+        basic, chunk = retry_with_smaller_chunk(chunk, partial(evaluate_basic, method, ctx, data, config))
+        # Groups are pending until they are measured, so an interrupted evaluation forgets none.
+        stored = _updated(basic, provenance=provenance, pending=groups)
+        save(stored)
+    evaluation, failures = stored, []
+    for name, settings in groups.items():
         started = time.perf_counter()
         try:
-            with autocast(model, config.precision, frozen=True):
-                found, chunk = retry_with_smaller_chunk(chunk, lambda chunk: GROUPS[name](subject(chunk), **settings))  # noqa: B023
-        except Exception as error:  # of one group; the others stand
+            work = partial(measure_group, name, settings, method, ctx, data, config, stored)
+            result, chunk = retry_with_smaller_chunk(chunk, work)
+        except Exception as error:
             failures.append(error)
             continue
         seconds = time.perf_counter() - started
-        about = {"settings": settings, "seconds": seconds, "chunk": chunk, "provenance": provenance}
-        made.record["metrics"] = made.record["metrics"] | found.metrics
-        made.record["groups"] = made.record.get("groups", {}) | {name: about}
-        made.record["pending"] = {key: each for key, each in made.record.get("pending", {}).items() if key != name}
-        made.columns |= found.columns
-        keep(made)
+        group = GroupRecord(settings=settings, seconds=seconds, chunk=chunk, provenance=provenance)
+        record = evaluation.record
+        evaluation = _updated(
+            replace(evaluation, columns={**evaluation.columns, **result.columns}),
+            metrics={**record.metrics, **result.metrics},
+            groups={**record.groups, name: group},
+            pending={other: settings for other, settings in record.pending.items() if other != name},
+        )
+        save(evaluation)
     if failures:
         raise failures[0]
-    return made
+    return evaluation
 
 
-def basic(method: Method, ctx: EvaluationContext, data: Data, config: EvaluationConfig, chunk: int) -> Evaluation:
-    """The basic metrics on the test set, with all that is kept beside them."""
+def _groups_to_measure(
+    config: EvaluationConfig, record: EvaluationRecord | None, missing: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    """Return the groups to measure and their settings: those asked for, and stored ones that must be repeated."""
+    previous: dict[str, dict[str, Any]] = {}
+    if record is not None:
+        previous = {name: group.settings for name, group in record.groups.items()} | record.pending
+    groups = previous | {name: config.group(name) for name in config.metrics}
+    if "basic" not in missing:
+        groups = {name: groups[name] for name in missing}
+    return {name: settings for name, settings in groups.items() if name in config.groups}
+
+
+def _updated(evaluation: Evaluation, **changes: Any) -> Evaluation:
+    return replace(evaluation, record=evaluation.record.model_copy(update=changes))
+
+
+@torch.no_grad()
+def measure_group(
+    name: str,
+    settings: Mapping[str, Any],
+    method: Method,
+    ctx: EvaluationContext,
+    data: Data,
+    config: EvaluationConfig,
+    basic: Evaluation,
+    chunk: int,
+) -> GroupResult:
+    """Measure one metric group of a model whose basic metrics are known."""
+    group = metric_groups()[name]
+    trained = TrainedModel(method, ctx, data, config.batch_size, basic, chunk)
+    with autocast(ctx.model, config.precision, frozen=True):
+        return group.measure(trained, build(group.settings, settings, f"metric group {name}"))
+
+
+def evaluate_basic(
+    method: Method, ctx: EvaluationContext, data: Data, config: EvaluationConfig, chunk: int
+) -> Evaluation:
+    """Measure the basic metrics on the test set, with the arrays and samples that are stored for the report."""
     started = time.perf_counter()
     index, blocks = data.blocks("test", config.test_examples, config.batch_size, ctx.train.equal_lengths)
     with autocast(ctx.model, config.precision, frozen=True):
         result = compute_metrics(method, ctx, blocks, config.iw_samples, chunk)
-    order = np.argsort(index)  # back from blocks to the order of the set
+    order = np.argsort(index)  # from the order of the blocks to that of the test set
     columns = {"index": index[order]} | {name: values.numpy()[order] for name, values in result.examples.items()}
     ctx.block = 0
-    metrics, arrays = summarised(ctx, result)
+    metrics, arrays = test_set_metrics(ctx, result)
     metrics |= data.scaled(metrics["nll"], config.test_examples) | {"n": len(index)}
     arrays["means"] = result.means.cpu().numpy()[order]
     if ctx.model.latent_dim in GRID_LEVELS and reparametrize_prior(ctx.model) is ctx.model:
         with autocast(ctx.model, config.precision, frozen=True):
-            arrays["true_means"] = true_means(ctx.model, data, arrays["means"][:TRUE_MEANS], chunk)
-    drawn, texts = qualitative_samples(method, ctx, data, config.pictures) if config.pictures else ({}, None)
-    record = {
-        "evaluation_id": short_hash(config.base, 8),
-        "version": EVALUATION_VERSION,
-        "config": config.base,
-        "metrics": metrics,
-        "references": data.references(config.test_examples),
-        "seconds": time.perf_counter() - started,
-        "chunk": chunk,
-    }
-    return Evaluation(record, columns, arrays | drawn, texts)
+            arrays["true_means"] = true_means(ctx.model, data, arrays["means"][:NUM_TRUE_MEANS], chunk)
+    images, texts = qualitative_samples(method, ctx, data, config.pictures) if config.pictures else ({}, None)
+    record = EvaluationRecord(
+        settings=config.basic,
+        metrics=metrics,
+        references=data.references(config.test_examples),
+        seconds=time.perf_counter() - started,
+        chunk=chunk,
+    )
+    return Evaluation(record, columns, arrays | images, texts)
 
 
 @torch.no_grad()
-def summarised(ctx: EvaluationContext, result: Measurement) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The metrics of a test set, those of ``measure`` and what validation has no use for; and what is drawn of them."""
+def test_set_metrics(ctx: EvaluationContext, result: Measurement) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the metrics of ``result`` with those that only a test set has, and arrays for the report's figures."""
     examples, model = result.examples, ctx.model
     n = len(examples["nll"])
     latent = model.latent_dim > 0
@@ -155,10 +189,13 @@ def summarised(ctx: EvaluationContext, result: Measurement) -> tuple[dict[str, A
     return metrics, arrays
 
 
-def true_means(model: VAE, data: Data, near: np.ndarray, chunk: int) -> np.ndarray:
-    """The true posterior's means of the first test examples by quadrature: ``[M, D]``, as q's means ``near`` are."""
-    index, (x,) = data.blocks("test", len(near), len(near))
-    guess = torch.from_numpy(near[index]).to(x.device)
-    found = np.empty(near.shape)
-    found[index] = true_posterior(model, x, guess, chunk).mean.cpu().numpy()
-    return found
+def true_means(model: VAE, data: Data, means: np.ndarray, chunk: int) -> np.ndarray:
+    """Return the means of the true posteriors of the first M test examples by quadrature.
+
+    ``means`` are those of q; both are ``[M, D]``.
+    """
+    index, (x,) = data.blocks("test", len(means), len(means))
+    guess = torch.from_numpy(means[index]).to(x.device)
+    result = np.empty(means.shape)
+    result[index] = true_posterior(model, x, guess, chunk).mean.cpu().numpy()
+    return result

@@ -1,4 +1,4 @@
-"""What a reader wants to see of a trained model: draws from the prior, reconstructions, and what lies between two."""
+"""Qualitative samples of a trained model: prior samples, reconstructions, interpolations."""
 
 from __future__ import annotations
 
@@ -8,64 +8,66 @@ from torch import Tensor
 
 from bench.data.tensors import Data
 from bench.data.text import TextData
+from bench.evaluation.record import DecodedText, Interpolation, InterpolationStep, Reconstruction, SampleTexts
 from bench.method import Context, Method
 from bench.models.decoding import beam, greedy
 from bench.models.vae import VAE
 
-INTERPOLATIONS = 4  # pairs of sentences between which z goes
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way
+NUM_INTERPOLATIONS = 4  # pairs of sentences
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from one posterior mean to the other
 
 
 @torch.no_grad()
 def qualitative_samples(
     method: Method, ctx: Context, data: Data, count: int
-) -> tuple[dict[str, np.ndarray], dict | None]:
-    """Arrays of images, or texts, made from the first ``count`` test examples."""
+) -> tuple[dict[str, np.ndarray], SampleTexts | None]:
+    """Return arrays of images, or texts, from the first ``count`` test examples and as many prior samples."""
     index, (x,) = data.blocks("test", count, count)
-    x = x[torch.from_numpy(index).argsort().to(x.device)]  # as they stand in the set
+    x = x[torch.from_numpy(index).argsort().to(x.device)]  # in the order of the test set
     if isinstance(data, TextData):
-        return {}, texts(method, ctx, data, x)
-    return pictures(method, ctx, x), None
+        return {}, text_samples(method, ctx, data, x)
+    return image_samples(method, ctx, x), None
 
 
-def pictures(method: Method, ctx: Context, x: Tensor) -> dict[str, np.ndarray]:
-    """Originals, x ~ p(x|z) at the posterior means, and x ~ p(x|z) at draws from the prior: uint8 ``[P, H, W]``."""
+def image_samples(method: Method, ctx: Context, x: Tensor) -> dict[str, np.ndarray]:
+    """Return x, and draws from p(x|z) at the posterior means and at prior samples: uint8 ``[P, H, W]`` each."""
     model, generator = ctx.model, ctx.generator("pictures")
-    drawn = {"samples": model.sample(model.prior.sample(len(x), generator, x.device), generator)}
+    images = {"samples": model.sample(model.prior.sample(len(x), generator, x.device), generator)}
     if model.latent_dim:
-        drawn["reconstructions"] = model.sample(method.posterior(ctx, x, train=False).mean, generator)
-    drawn["originals"] = x
-    return {name: images.squeeze(1).to(torch.uint8).cpu().numpy() for name, images in drawn.items()}
+        images["reconstructions"] = model.sample(method.posterior(ctx, x, train=False).mean, generator)
+    images["originals"] = x
+    return {name: values.squeeze(1).to(torch.uint8).cpu().numpy() for name, values in images.items()}
 
 
-def texts(method: Method, ctx: Context, data: TextData, x: Tensor) -> dict[str, list]:
-    """Sentences x ~ p(x|z) at draws from the prior; and, where there is a latent, sentences decoded greedily, by beam
-    search and at random from posterior means, and from points between pairs of them."""
+def text_samples(method: Method, ctx: Context, data: TextData, x: Tensor) -> SampleTexts:
+    """Return sentences x ~ p(x|z) at prior samples and, with a latent, sentences decoded from posterior means and from
+    points on the lines between pairs of them. x: word ids ``[P, T]``."""
     model, generator = ctx.model, ctx.generator("pictures")
-    drawn = model.sample(model.prior.sample(len(x), generator, x.device), generator)
-    shown: dict[str, list] = {"samples": data.sentences(drawn)}
+    prior_samples = model.sample(model.prior.sample(len(x), generator, x.device), generator)
+    samples = data.sentences(prior_samples)
     if not model.latent_dim:
-        return shown
-    means = method.posterior(ctx, x, train=False).mean
+        return SampleTexts(samples=samples)
+    means = method.posterior(ctx, x, train=False).mean  # (P, D)
     originals = data.sentences(x)
     decoded = decode(model, data, means, generator)
-    shown["reconstructions"] = [{"original": one} | other for one, other in zip(originals, decoded, strict=True)]
-    shown["interpolations"] = []
-    for first, second in list(zip(range(len(x)), range(1, len(x)), strict=False))[: 2 * INTERPOLATIONS : 2]:
-        between = torch.stack([torch.lerp(means[first], means[second], share) for share in SHARES])
-        said = decode(model, data, between, generator)
-        steps = [{"share": share, **step} for share, step in zip(SHARES, said, strict=True)]
-        shown["interpolations"].append({"from": originals[first], "to": originals[second], "steps": steps})
-    return shown
+    reconstructions = [
+        Reconstruction(original=original, **dict(text)) for original, text in zip(originals, decoded, strict=True)
+    ]
+    interpolations = []
+    for first in range(0, min(2 * NUM_INTERPOLATIONS, len(x) - 1), 2):
+        line = torch.stack([torch.lerp(means[first], means[first + 1], share) for share in SHARES])
+        texts = decode(model, data, line, generator)
+        steps = [InterpolationStep(share=share, **dict(text)) for share, text in zip(SHARES, texts, strict=True)]
+        interpolations.append(Interpolation(start=originals[first], end=originals[first + 1], steps=steps))
+    return SampleTexts(samples=samples, reconstructions=reconstructions, interpolations=interpolations)
 
 
-def decode(model: VAE, data: TextData, z: Tensor, generator: torch.Generator) -> list[dict[str, str]]:
-    """What z ``[N, D]`` says: the most probable word at every step, the best of a beam, and one draw."""
+def decode(model: VAE, data: TextData, z: Tensor, generator: torch.Generator) -> list[DecodedText]:
+    """Decode z ``[N, D]`` greedily, by beam search, and by sampling."""
     code = model.latent_to_decoder(z)
-    ways = {
-        "greedy": greedy(model.decoder, code),
-        "beam": beam(model.decoder, code),
-        "ancestral": model.sample(z, generator),
+    texts = {
+        "greedy": data.sentences(greedy(model.decoder, code)),
+        "beam": data.sentences(beam(model.decoder, code)),
+        "ancestral": data.sentences(model.sample(z, generator)),
     }
-    said = {way: data.sentences(rows) for way, rows in ways.items()}
-    return [{way: sentences[i] for way, sentences in said.items()} for i in range(len(z))]
+    return [DecodedText(**{name: sentences[i] for name, sentences in texts.items()}) for i in range(len(z))]

@@ -29,9 +29,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from bench.core.files import UNFINISHED, dumps, parse_json, read_json, read_text, replace
 from bench.core.locks import file_lock
+from bench.evaluation.record import EvaluationRecord
 
 if TYPE_CHECKING:
-    from bench.core.config import EvaluationConfig
+    from bench.evaluation.config import EvaluationConfig
     from bench.training.result import Validation
 
 SCHEMA_VERSION = 1
@@ -65,6 +66,11 @@ class CellFolder:
 
     def evaluation(self) -> dict | None:
         return read_json(self.path / "evaluation.json", missing_ok=True)
+
+    def evaluation_record(self) -> EvaluationRecord | None:
+        """Return the typed ``evaluation.json``, None if there is none. ``ValueError`` if it is damaged."""
+        record = self.evaluation()
+        return None if record is None else EvaluationRecord.model_validate(record)
 
     def history(self, whole: bool = False) -> list[dict]:
         """The validations so far, up to the first line that is damaged; if ``whole``, that is a ``ValueError``."""
@@ -140,7 +146,9 @@ class CellFolder:
     def done(self, wanted: EvaluationConfig) -> bool:
         """Whether training ended well and the evaluation ``wanted`` is there."""
         evaluation = self.evaluation()
-        return self.trained() and evaluation is not None and self.matches(evaluation) and not wanted.missing(evaluation)
+        if not self.trained() or evaluation is None or not self.matches(evaluation):
+            return False
+        return not wanted.missing(self.evaluation_record())
 
 
 def cell_folders(out: Path) -> Iterator[CellFolder]:

@@ -9,21 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.config import training_identity
+from bench.evaluation.registry import group_of_metric
 from bench.experiment import examples
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.schema import problem, problem_of_history
-
-#: The optional groups of an evaluation, and their metrics: what one table says of a group has the same settings.
-GROUPS = {
-    "refined_iw": (
-        *("nll_refined", "nll_refined_se", "ess_refined", "pareto_k_refined"),
-        *("elbo_refined", "gap_amortisation", "gap_approximation", "gap_inference"),
-    ),
-    "convergence": ("nll_50", "nll_50_se", "nll_500", "nll_500_se", "nll_5000", "nll_5000_se", "ess_5000"),
-    "latent_use": ("shuffle_gap", "prior_gap"),
-    "probe": ("probe", "probe_100", "probe_500", "probe_1000", "probe_chance"),
-    "ais": ("nll_ais", "nll_ais_se"),
-}
 
 
 @dataclass(frozen=True)
@@ -72,8 +61,8 @@ class CellRecord:
         """The metrics of a finished cell, without those of groups judged with other settings than these."""
         if self.evaluation is None or self.status != "ok":
             return {}
-        others = {name for group in self.differing_groups(settings) for name in GROUPS.get(group, ())}
-        return {name: value for name, value in self.evaluation["metrics"].items() if name not in others}
+        others, groups = self.differing_groups(settings), group_of_metric()
+        return {name: value for name, value in self.evaluation["metrics"].items() if groups.get(name) not in others}
 
     @cached_property
     def examples(self) -> examples.Examples:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.core.config import EVALUATION_VERSION, EvaluationConfig
 from bench.core.errors import UserError
-from bench.core.presets import Preset
 from bench.data.dataset import DataInfo
+from bench.evaluation.config import EvaluationConfig
+from bench.evaluation.record import EvaluationRecord
 from bench.experiment.cell_folder import SCHEMA_VERSION, CellFolder
+from bench.experiment.presets import Preset
 from bench.experiment.schema import PROTOCOL_VERSION, flaw, identify
 from bench.training.expressions import MethodSpec
 
@@ -106,15 +107,17 @@ def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tu
         record = folder.evaluation()
         if record is not None and flaw("evaluation.json", record, folder.cell_id):
             record = None  # a damaged evaluation, or another cell's, is made anew
-        if not evaluation.missing(record):
+        stored = None if record is None else EvaluationRecord.model_validate(record)
+        if not evaluation.missing(stored):
             return "done", ""
     except RECORD_ERRORS:
-        record = None
+        stored = None
     if (folder.path / "best.pt").exists():
         return "trained", ""
     # Without its weights, which git does not keep, a cell can be judged anew only by training it anew. That is worth
     # it for other basic settings, by which a table is told from others, and not for a column more.
-    if not record:
+    if stored is None:
         return "missing", "its evaluation.json is damaged or gone, and so are its weights"
-    judged_alike = evaluation.missing(record | {"version": EVALUATION_VERSION, "groups": {}})
-    return ("missing", "to be judged otherwise, without its weights") if "basic" in judged_alike else ("done", "")
+    if stored.settings != evaluation.basic:
+        return "missing", "to be evaluated with other settings, without its weights"
+    return "done", ""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.core.config import FULL_PRECISION, EvaluationConfig, build, with_overrides
 from bench.core.errors import UserError, printable
-from bench.core.presets import load_preset, preset_names
 from bench.core.provenance import command
 from bench.data.cache import cache_dir
 from bench.data.dataset import DataInfo
 from bench.data.registry import prepare_again
+from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.cell_record import read
+from bench.experiment.presets import load_preset, preset_names
 
 
 def finished_cells(paths: Iterable[Path]) -> list[CellFolder]:
@@ -58,12 +58,11 @@ def check_device(folders: Iterable[CellFolder]) -> None:
 
 def evaluation_as_stored(folder: CellFolder) -> EvaluationConfig:
     """The settings with which a cell was judged: those of its basic metrics and of every group that it has."""
-    record = folder.evaluation()
+    record = folder.evaluation_record()
     if record is None:
         raise UserError(f"{folder.path} has no evaluation")
-    groups = record.get("groups", {})
-    settings = {f"{name}_{key}": value for name, about in groups.items() for key, value in about["settings"].items()}
-    return build(EvaluationConfig, {**record["config"], "metrics": [*groups], **settings}, f"{folder.path.name}")
+    stored = EvaluationConfig().with_stored(record)
+    return replace(stored, metrics=tuple(name for name in record.groups if name in stored.groups))
 
 
 def evaluation_of_preset(
@@ -78,13 +77,10 @@ def evaluation_of_preset(
     data = described(folder)
     wanted = load_preset(preset, data.modality, overrides, data.protocol).evaluation
     wanted = replace(wanted, metrics=tuple(groups)) if groups else wanted
-    record = folder.evaluation()
+    record = folder.evaluation_record()
     if record is None:
         return wanted
-    kept = {"precision": FULL_PRECISION, **record["config"]}
-    for name, about in record.get("groups", {}).items():
-        kept |= {f"{name}_{key}": value for key, value in about["settings"].items()}
-    return with_overrides(wanted, kept | dict(overrides.get("evaluation", {})), str(folder.path))
+    return wanted.with_stored(record).with_overrides(overrides.get("evaluation", {}), str(folder.path))
 
 
 def described(folder: CellFolder) -> DataInfo:
@@ -102,7 +98,7 @@ def task(folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None
         "config": folder.config,
         "folder": str(folder.path.resolve()),
         "data": str(data.path.resolve()),
-        "evaluation": asdict(evaluation),
+        "evaluation": evaluation.to_flat(),
         "threads": threads,
         "shared": 1,
         "gpu_share": 0.0,

@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
-from bench.core.config import FULL_PRECISION, EvaluationConfig, ImageModelConfig
+from bench.core.config import FULL_PRECISION, ImageModelConfig
 from bench.core.files import write_json
 from bench.core.hashing import short_hash
-from bench.core.presets import Preset
 from bench.core.provenance import machine
 from bench.data.cache import cache_dir
 from bench.data.dataset import END, START, DataInfo, Prepared
 from bench.data.tensors import apply_model_config, batches_per_pass
+from bench.evaluation.registry import metric_groups
 from bench.experiment.plan import PlannedCell
+from bench.experiment.presets import Preset
 from bench.method import Method
 from bench.models.build import build_model
 from bench.models.precision import autocast, no_autocast
@@ -26,15 +27,6 @@ from bench.models.precision import autocast, no_autocast
 PIXELS = 10_000  # in a batch to measure with, on a CPU
 TYPICAL_WORDS = 80  # of a document: the mean of the published sets
 DECODING = 0.3  # of an update: what decoding a batch once takes
-
-#: How often each group of metrics decodes an example: a step of refinement its four samples, with their gradient.
-GROUPS: dict[str, Callable[[EvaluationConfig], float]] = {
-    "refined_iw": lambda e: e.refined_iw_examples * (e.refined_iw_samples + 12 * e.refined_iw_steps),
-    "convergence": lambda e: e.convergence_examples * 5000,
-    "latent_use": lambda e: e.latent_use_examples * 12,
-    "probe": lambda e: 0,
-    "ais": lambda e: e.ais_examples * e.ais_chains * e.ais_steps * 40,
-}
 
 
 def estimate(
@@ -73,7 +65,10 @@ def cell_updates(
     cost = method.expected_cost(train)
     validated = train.epochs * min(train.val_examples or sizes["val"], sizes["val"])
     tested = min(evaluation.test_examples or sizes["test"], sizes["test"])
-    decoded = tested * evaluation.iw_samples + sum(GROUPS[name](evaluation) for name in evaluation.metrics)
+    groups = metric_groups()
+    decoded = tested * evaluation.iw_samples + sum(
+        groups[name].decodings(evaluation.groups[name]) for name in evaluation.metrics
+    )
     looks = DECODING * (cost * (validated + tested) + (decoded if method.latent else tested)) / train.batch_size
     return looks if trained else cost * updates + looks
 

@@ -234,7 +234,7 @@ RESULT: dict[str, Any] = {
 JUDGED: dict[str, Any] = {"test_examples?": Maybe(positive), "iw_samples?": positive, "batch_size?": positive}
 METRICS: dict[str, Any] = {"nll": number, "n?": positive, "collapsed?": Maybe(truth), "*": metric}
 EVALUATION: dict[str, Any] = {
-    **{"schema_version": positive, "cell_id": label, "version?": positive, "config": JUDGED, "metrics": METRICS},
+    **{"schema_version": positive, "cell_id": label, "version": positive, "settings": JUDGED, "metrics": METRICS},
     **{"groups?": {"*": {"settings": {"*": anything}}}, "references?": {"*": real}, "pending?": {"*": {"*": anything}}},
     "provenance?": Maybe(PROVENANCE),
 }
@@ -244,5 +244,5 @@ SAID: dict[str, Any] = {"greedy": text, "beam": text, "ancestral": text}
 TEXTS: dict[str, Any] = {
     "samples": [text],
     "reconstructions?": [{"original": text, **SAID}],
-    "interpolations?": [{"from": text, "to": text, "steps": [{"share": share, **SAID}]}],
+    "interpolations?": [{"start": text, "end": text, "steps": [{"share": share, **SAID}]}],
 }

@@ -17,7 +17,7 @@ import pandas as pd
 
 from bench.core import provenance
 from bench.core.cancellation import when_missing
-from bench.core.config import MODELS, EvaluationConfig, TrainConfig, build
+from bench.core.config import MODELS, TrainConfig, build
 from bench.core.errors import UserError
 from bench.core.files import StorageError, read_json, rename_to_backup
 from bench.core.format import error_summary
@@ -25,8 +25,10 @@ from bench.core.safe_io import open_regular_file, read_arrays
 from bench.data.dataset import Prepared
 from bench.data.tensors import Data, load
 from bench.evaluation.chunking import ADVICE, out_of_memory
-from bench.evaluation.evaluator import Evaluation, evaluate
+from bench.evaluation.config import EvaluationConfig
+from bench.evaluation.evaluator import evaluate
 from bench.evaluation.metrics import validate
+from bench.evaluation.record import Evaluation, EvaluationRecord, SampleTexts
 from bench.experiment.cell_folder import SCHEMA_VERSION, CellFolder, oom_kills
 from bench.experiment.plan import FORCED, status
 from bench.experiment.schema import problem
@@ -51,7 +53,7 @@ def is_finished(task: dict[str, Any]) -> bool:
     tries = folder.attempts()
     if tries["run"] == task["run"] and tries["over"]:
         return True
-    wanted = build(EvaluationConfig, task["evaluation"], "evaluation")
+    wanted = EvaluationConfig.build(task["evaluation"])
     return task["anew"] != FORCED and status(folder, wanted)[0] == "done"
 
 
@@ -80,9 +82,7 @@ def run_cell(task: dict[str, Any]) -> None:
         "shared": task["shared"],
     }
     forced = task["anew"] == FORCED and folder.attempts()["run"] != task["run"]
-    if folder.path.exists() and (
-        forced or status(folder, build(EvaluationConfig, task["evaluation"], "evaluation"))[1]
-    ):
+    if folder.path.exists() and (forced or status(folder, EvaluationConfig.build(task["evaluation"]))[1]):
         archive_folder(folder, config)
     folder.write_config(config)
     folder.clear()
@@ -155,7 +155,7 @@ def test(task: dict, provenance: dict, memory: float = 1.0) -> None:
     """The evaluation of a trained cell, stored as it goes on."""
     config = task["config"]
     folder = CellFolder(Path(task["folder"]))
-    evaluation = build(EvaluationConfig, task["evaluation"], "evaluation")
+    evaluation = EvaluationConfig.build(task["evaluation"])
     method, model, seed = load_trained(folder, config)
     train_config = build(TrainConfig, config["train"], "train")
     stored, keep = stored_evaluation(folder), partial(store_evaluation, folder)
@@ -230,7 +230,7 @@ def stored_evaluation(folder: CellFolder) -> Evaluation | None:
     """What is stored of an evaluation; None where there is no record.
 
     Of a record whose files are damaged, or are not those that it was written with, only its groups are told: it has no
-    version, so that all of it is measured anew.
+    current version, so that all of it is measured anew.
     """
     try:
         record = folder.evaluation()
@@ -238,6 +238,7 @@ def stored_evaluation(folder: CellFolder) -> Evaluation | None:
             return None
         if wrong := problem(folder.config, None, record):
             raise ValueError(wrong)
+        stored = EvaluationRecord.model_validate(record)
     except ValueError:
         rename_to_backup(folder.path / "evaluation.json")
         return None
@@ -247,13 +248,14 @@ def stored_evaluation(folder: CellFolder) -> Evaluation | None:
         with open_regular_file(folder.path / "arrays.npz", sys.maxsize) as file:
             kept = read_arrays(file)
         texts = read_json(folder.path / "texts.json", missing_ok=True)
+        samples = None if texts is None else SampleTexts.model_validate(texts)
         metrics = record["metrics"]
         one = math.isclose(columns["nll"].mean(), metrics["nll"] or math.nan, rel_tol=1e-9) or metrics["nll"] is None
         if one and len(columns) == len(kept["means"]) == metrics["n"]:
-            return Evaluation(record, {name: columns[name].to_numpy() for name in columns}, kept, texts)
+            return Evaluation(stored, {name: columns[name].to_numpy() for name in columns}, kept, samples)
     except Exception:  # damaged or gone: pyarrow, zipfile, zlib and NumPy each fail in ways of their own
         pass
-    return Evaluation(record | {"version": None}, {}, {})
+    return Evaluation(stored.model_copy(update={"version": 0}))
 
 
 def store_evaluation(folder: CellFolder, made: Evaluation) -> None:
@@ -261,11 +263,11 @@ def store_evaluation(folder: CellFolder, made: Evaluation) -> None:
     folder.write("examples.parquet", lambda file: pd.DataFrame(made.columns).to_parquet(file, index=False))
     folder.write("arrays.npz", lambda file: np.savez_compressed(file, **made.arrays))  # type: ignore[arg-type]
     if made.texts:
-        folder.write_json("texts.json", made.texts)
+        folder.write_json("texts.json", made.texts.model_dump())
     else:
         (folder.path / "texts.json").unlink(missing_ok=True)
     about = {"schema_version": SCHEMA_VERSION, "cell_id": folder.config["cell_id"]}
-    folder.write_json("evaluation.json", made.record | about)
+    folder.write_json("evaluation.json", about | made.record.model_dump())
 
 
 def clear_failure(folder: CellFolder) -> None:

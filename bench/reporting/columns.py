@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bench.evaluation.registry import Metric, metric_groups
 from bench.experiment.cell_record import CellRecord
 from bench.reporting.frame import LIKELIHOODS, headline
 from bench.reporting.render import DASH, Entry, difference, number
@@ -20,22 +22,46 @@ Write = Callable[[Any], Entry]  # what stands in one column of a row of ``rows_f
 
 #: Above it the mean of the importance weights has no finite variance that samples could show.
 UNRELIABLE_K = 0.7
-#: Panel -> metric -> digits; columns that no row has are left out.
-FURTHER: dict[str, dict[str, int]] = {
-    "Use of z": {
-        **{"au_ratio": 1, "collapsed_dims": 2, "kl_aggregate": 2, "kl_aggregate_reverse": 2},
-        **{"shuffle_gap": 2, "prior_gap": 2, "probe": 3, "probe_100": 3, "probe_500": 3, "probe_1000": 3},
-    },
-    "Inference": {
-        **{"ess": 1, "pareto_k": 2, "nll_mc_se": 3, "ess_refined": 1, "pareto_k_refined": 2},
-        **{"gap_amortisation": 2, "gap_approximation": 2, "gap_inference": 2},
-    },
-    "Convergence of the NLL": {"nll_50": 2, "nll_500": 2, "nll_5000": 2, "ess_5000": 3, "nll_ais": 2},
+#: Panel -> basic metrics that it shows, before those of the metric groups. Panels without values are left out.
+BASIC_PANELS: dict[str, tuple[Metric, ...]] = {
+    "Use of z": (
+        Metric(
+            "au_ratio",
+            "AU (variance ratio)",
+            "dimensions in which the means have more than 0.05 of the variance of q(z), at any scale of z",
+            digits=1,
+        ),
+        Metric(
+            "collapsed_dims", "collapsed dims", "share of dimensions with KL below 0.01 nats for 99 % of the examples"
+        ),
+        Metric("kl_aggregate", "KL(agg.)", "KL of the aggregate posterior to the prior"),
+        Metric(
+            "kl_aggregate_reverse",
+            "KL(rev.)",
+            "KL of the prior to the aggregate posterior: large if the latter has holes",
+        ),
+    ),
+    "Inference": (
+        Metric("ess", "ESS", "effective sample size of {plain}'s weights, of {iw_samples}", digits=1),
+        Metric(
+            "pareto_k",
+            "Pareto k",
+            f"Pareto shape of the weights' tail, median over examples; above {UNRELIABLE_K} the estimate is unreliable",
+        ),
+        Metric("nll_mc_se", "MC error", "Monte-Carlo standard error of {plain} on these test examples", digits=3),
+    ),
 }
+#: Counts, which have a fractional part only as means over seeds.
+COUNTS = ("au_ratio",)
 
 
-#: Counts, that have digits only as means over seeds.
-WHOLE = {"au_ratio": 0}
+def metric_panels() -> dict[str, tuple[Metric, ...]]:
+    """Return panel -> metrics that have a column in it, basic ones and those of the metric groups."""
+    panels = dict(BASIC_PANELS)
+    for group in metric_groups().values():
+        shown = [metric for metric in group.metrics if metric.heading and metric.name not in LIKELIHOODS]
+        panels[group.panel] = (*panels.get(group.panel, ()), *shown)
+    return panels
 
 
 def columns(rows: DataFrame, reference: str | None) -> dict[str, dict[str, Write]]:
@@ -62,17 +88,18 @@ def columns(rows: DataFrame, reference: str | None) -> dict[str, dict[str, Write
     detail["updates"] = partial(_mean, "updates", 0)
     if rows["encoder_updates"].max() > 0:
         detail["encoder_updates"] = partial(_mean, "encoder_updates", 0)
-    found = {"": main, "Details": detail}
-    for caption, metrics in FURTHER.items():
-        those: dict[str, Write] = {
-            name: partial(_mean, name, digits if several else min(digits, WHOLE.get(name, digits)))
-            for name, digits in metrics.items()
-            if rows[name].notna().any()
+    panels = {"": main, "Details": detail}
+    for caption, metrics in metric_panels().items():
+        measured: dict[str, Write] = {
+            metric.name: partial(_mean, metric.name, 0 if metric.name in COUNTS and not several else metric.digits)
+            for metric in metrics
+            if rows[metric.name].notna().any()
         }
-        # A panel of one column would be mostly names.
-        found |= {caption: those} if len(those) > 1 else {}
-        detail |= those if len(those) == 1 else {}
-    return found
+        if len(measured) > 1:
+            panels[caption] = measured
+        else:  # a panel of one column would be mostly method names
+            detail |= measured
+    return panels
 
 
 def _mean(name: str, digits: int, row: Any, spread: bool = True) -> Entry:
@@ -122,9 +149,9 @@ def headings(
     reference: str | None,
 ) -> dict[str, tuple[str, str]]:
     """Of every column its title and its footnote, for cells judged like ``judged``, their groups with ``settings``."""
-    evaluation = judged.evaluation if judged and judged.evaluation else {"config": {}, "metrics": {}}
-    samples, batch = evaluation["config"].get("iw_samples", "?"), evaluation["config"].get("batch_size")
-    n = evaluation["metrics"].get("n") or evaluation["config"].get("test_examples")
+    evaluation = judged.evaluation if judged and judged.evaluation else {"settings": {}, "metrics": {}}
+    samples, batch = evaluation["settings"].get("iw_samples", "?"), evaluation["settings"].get("batch_size")
+    n = evaluation["metrics"].get("n") or evaluation["settings"].get("test_examples")
     main = headline(rows)
     plain = "NLL" if main == "nll" else "IW-NLL"
     words = number(evaluation["metrics"].get("words") or math.nan, 2)
@@ -133,7 +160,7 @@ def headings(
         ppl += f"; {unknown:.1%} of them are <unk>"
     judged_on = f"on {n:,} of {data['sizes']['test']:,} test examples" if n else "on the test examples"
     bracketed = rows["mi_high"].notna().any()
-    mi = "mutual information of x and z under q, over all test examples judged"
+    mi = "mutual information of x and z under q, over all evaluated test examples"
     if bracketed:
         mi += ", between an estimate that is too low and the lower of two that are too high"
     mi += f": at most ln {n:,} = {math.log(n):.2f} nats" if n and not bracketed else ""
@@ -141,29 +168,8 @@ def headings(
     mi += "; collapsed means below 0.1 nats" + (" at the low end" if bracketed else "")
     within = f"the same within batches of {batch or '?'}, as He et al. (2019) estimate it"
     within += f": in expectation at most ln {batch} = {math.log(batch):.2f} nats" if batch else ""
-
-    def of(group: str, name: str) -> str:
-        value = settings.get(group, {}).get(name, "?")
-        return f"{value:,}" if isinstance(value, int) else str(value)
-
-    sample = f"on a fixed sample of {of('common', 'examples')} of them"
-    common = (
-        f"importance-weighted estimate, {of('common', 'samples')} samples, with a Gaussian, half of it widened, that "
-    )
-    common += (
-        f"{of('common', 'steps')} steps fit to every example alike for all methods, so it compares decoders and not "
-    )
-    common += f"encoders; {data['unit']}, {judged_on}, its difference to IW-NLL from {sample[3:]}"
-    probed = f"accuracy of a linear probe on posterior means, fit to {of('probe', 'examples')} training examples"
-    chance = rows["probe_chance"].max()
-    probed += f"; always the commonest label: {chance:.3f}" if not math.isnan(chance) else ""
-    carried = "of them, carried over to all as NLL is"
-    estimates = f"IW-NLL on {of('convergence', 'examples')} {carried}, with"
-    k = f"Pareto shape of the weights' tail, median over examples; above {UNRELIABLE_K} the estimate cannot be trusted"
-    annealed = f"annealed importance sampling on {of('annealed', 'examples')} {carried}, "
-    annealed += f"{of('annealed', 'chains')} chains of {of('annealed', 'steps')} steps from the refined posterior"
+    context = {"plain": plain, "unit": data["unit"], "evaluated": judged_on, **evaluation["settings"]}
     found = {
-        "nll_refined": ("NLL", common),
         "nll": (plain, f"importance-weighted estimate{_own(main)}, {samples} samples, {data['unit']}, {judged_on}"),
         "ppl": ("PPL", ppl),
         "kl": ("KL", ""),
@@ -182,29 +188,16 @@ def headings(
         "collapsed": ("collapsed", "share of the seeds whose MI is below 0.1 nats, with Wilson's 95 % interval"),
         "updates": ("updates", "of the decoder"),
         "encoder_updates": ("extra", "further updates of the encoder alone or of auxiliary networks"),
-        "au_ratio": (
-            "AU(σ)",
-            "dimensions whose means make up more than 0.05 of the variance of q(z), whatever its scale",
-        ),
-        "collapsed_dims": ("coll. dims", "share of dimensions with KL below 0.01 nats for 99 % of the examples"),
-        "kl_aggregate": ("KL(agg.)", "KL of the aggregate posterior to the prior"),
-        "kl_aggregate_reverse": ("KL(rev.)", "KL of the prior to the aggregate posterior: large where it has holes"),
-        "shuffle_gap": ("shuffle", "rise of rec (nats) when z is that of another example"),
-        "prior_gap": ("prior", "rise of rec (nats) when z is drawn from the prior"),
-        "probe": ("probe", probed),
-        **{f"probe_{count}": (f"probe {count}", f"the same from {count} labels") for count in (100, 500, 1000)},
-        "ess": ("ESS", f"effective sample size of {plain}'s weights, of {samples}"),
-        "pareto_k": ("Pareto k", k),
-        "nll_mc_se": ("MC error", f"Monte-Carlo standard error of {plain} on these test examples"),
-        "ess_refined": ("ESS(c)", f"effective sample size of NLL's weights, of {of('common', 'samples')}"),
-        "pareto_k_refined": ("Pareto k(c)", "the same of NLL's weights"),
-        "gap_amortisation": ("amort. gap", "ELBO of the refined posterior − ELBO (Cremer et al., 2018)"),
-        "gap_approximation": ("approx. gap", "− NLL − ELBO of the refined posterior"),
-        "gap_inference": ("inf. gap", f"the sum of both: − NLL − ELBO, {sample}"),
-        **{f"nll_{count}": (f"NLL {count:,}", f"{estimates} {count:,} samples") for count in (50, 500, 5000)},
-        "ess_5000": ("ESS/5,000", "effective sample size over the samples, at 5,000"),
-        "nll_ais": ("NLL (AIS)", annealed),
+        **{
+            metric.name: (metric.heading, _footnote(metric, context))
+            for basic in BASIC_PANELS.values()
+            for metric in basic
+        },
     }
+    for name, group in metric_groups().items():
+        largest = {metric.name: number(rows[metric.name].max(), metric.digits) for metric in group.metrics}
+        values = {**context, **largest, **settings.get(name, {})}
+        found |= {metric.name: (metric.heading, _footnote(metric, values)) for metric in group.metrics}
     for name in LIKELIHOODS:
         crossed = rows[f"{name}_ci_examples"].max() > 0
         about = "with seeds and test examples as crossed noise" if crossed else "the t interval over seeds"
@@ -221,3 +214,9 @@ def headings(
 def _own(main: str) -> str:
     """Said where both stand: what makes the plain estimate differ."""
     return "" if main == "nll" else " with each method's own q, looser for a worse q"
+
+
+def _footnote(metric: Metric, values: Mapping[str, Any]) -> str:
+    """Fill in a footnote's template; values that are not known read as a question mark."""
+    texts = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in values.items()}
+    return metric.footnote.format_map(defaultdict(lambda: "?", texts))

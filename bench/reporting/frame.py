@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
 from bench.core.files import dumps
+from bench.evaluation.registry import group_of_metric
 from bench.experiment.cell_folder import cell_folders
-from bench.experiment.cell_record import GROUPS, CellRecord, readable
+from bench.experiment.cell_record import CellRecord, readable
 from bench.reporting.groups import common_settings
 from bench.reporting.statistics import Summary, crossed, paired, summary, wilson
 
@@ -19,17 +20,19 @@ if TYPE_CHECKING:
 
 #: What the name of a sweep ends with in the row of the members that validation chose.
 SELECTED = ", selected on validation"
-METRICS = (
+BASIC_METRICS = (
     *("nll", "nll_se", "nll_mc_se", "ess", "pareto_k", "elbo", "rec", "kl", "mi", "mi_loo", "mi_high", "mi_batch"),
     *("kl_aggregate", "kl_aggregate_reverse", "au", "au_kl", "au_ratio", "collapsed_dims", "bpd", "ppl", "words"),
-    *(name for names in GROUPS.values() for name in names),
 )
 COSTS = ("train_seconds", "flops", "updates", "encoder_updates")
 #: Means with an interval over seeds and examples, and with one of the paired difference to the baseline.
 LIKELIHOODS = ("nll", "nll_refined")
-# Of the csv; the first sixteen are a contract, what is new is added at the end.
-COLUMNS = (
-    *"method n nll nll_sd elbo rec kl kl_sd mi mi_sd mi_batch au au_sd train_seconds relative_cost collapsed".split(),
+#: The first columns of the CSV file. Their order never changes; new columns are added at the end.
+CORE_COLUMNS = (
+    *("method", "n", "nll", "nll_sd", "elbo", "rec", "kl", "kl_sd", "mi", "mi_sd", "mi_batch", "au", "au_sd"),
+    *("train_seconds", "relative_cost", "collapsed"),
+)
+FURTHER_COLUMNS = (
     *"label nll_ci_low nll_ci_high nll_minus_baseline nll_minus_baseline_low nll_minus_baseline_high pairs".split(),
     *"au_kl au_kl_sd kl_aggregate bpd updates encoder_updates flops failed skipped unfinished ppl ppl_sd words".split(),
     *"nll_refined nll_refined_n nll_refined_sd nll_refined_ci_low nll_refined_ci_high".split(),
@@ -38,14 +41,23 @@ COLUMNS = (
     *"nll_ci_examples nll_minus_baseline_examples nll_refined_ci_examples".split(),
     *"nll_refined_minus_baseline_examples collapsed_low collapsed_high".split(),
     *"nll_se nll_mc_se ess pareto_k mi_loo mi_high kl_aggregate_reverse au_ratio collapsed_dims".split(),
-    *(name for names in GROUPS.values() for name in names if name != "nll_refined"),
 )
+
+
+def metric_names() -> list[str]:
+    """Return the names of all metrics: the basic ones, then those of the metric groups."""
+    return [*BASIC_METRICS, *group_of_metric()]
+
+
+def csv_columns() -> list[str]:
+    """Return the columns of the CSV file."""
+    return list(dict.fromkeys([*CORE_COLUMNS, *FURTHER_COLUMNS, *group_of_metric()]))
 
 
 def cells_frame(cells: Iterable[CellRecord]) -> DataFrame:
     """One row per cell, in the order of the tables: (order, expression, base seed, seed).
 
-    ``method`` is the expression, made unique where two configurations share it. Metrics (``METRICS``, nats
+    ``method`` is the expression, made unique where two configurations share it. Metrics (``metric_names()``, nats
     per example unless the data set says otherwise), ``collapsed`` and ``COSTS`` are floats, NaN where a
     quantity has no meaning, the cell no numbers, or those of an optional group were judged with other settings than
     in most cells. ``validation_elbo`` is that of the weights evaluated.
@@ -79,7 +91,7 @@ def _record(cell: CellRecord, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "shared": result.get("shared", 1),
         "validation_elbo": _validation_elbo(cell),
         "cell": cell,
-        **{name: _number(metrics.get(name)) for name in (*METRICS, "collapsed")},
+        **{name: _number(metrics.get(name)) for name in (*metric_names(), "collapsed")},
         **{name: _number(costs.get(name)) for name in COSTS},
     }
 
@@ -122,7 +134,7 @@ def stored_frame(out: Path) -> DataFrame:
         about |= {"cell_id": cell.config.get("cell_id"), "fingerprint": cell.config["dataset"]["fingerprint"]}
         evaluation = cell.evaluation or {}
         about |= {"device": cell.config["device"], "n": evaluation.get("metrics", {}).get("n")}
-        about |= {"evaluation": evaluation.get("config"), "evaluation_version": evaluation.get("version", 1)}
+        about |= {"evaluation": evaluation.get("settings"), "evaluation_version": evaluation.get("version", 1)}
         records.append(record | _record(cell, cell.metrics({})) | about)
     if not records:
         raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench.run --out' wrote")
@@ -131,7 +143,7 @@ def stored_frame(out: Path) -> DataFrame:
 
 
 def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, baseline: str | None = None) -> DataFrame:
-    """One row per method, in the order of the tables, with ``COLUMNS`` and ``baseline``, ``selection``.
+    """One row per method, in the order of the tables, with ``csv_columns()`` and ``baseline``, ``selection``.
 
     After the last member of a sweep (expression -> methods) stands the row *selected on validation*: for each
     repetition the member with the best validation ELBO, at the cost of training all of them. ``selection`` says
@@ -162,7 +174,7 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
         }
         for method, label, cells, selection in entries
     ]
-    return pd.DataFrame.from_records(records, columns=[*COLUMNS, "baseline", "selection"])
+    return pd.DataFrame.from_records(records, columns=[*csv_columns(), "baseline", "selection"])
 
 
 def headline(frame: DataFrame) -> str:
@@ -220,7 +232,7 @@ def _alike(indices: Iterable[Any]) -> bool:
 
 def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> dict:
     done = cells[cells["status"] == "ok"]
-    of = {name: summary(done[name]) for name in (*METRICS, *COSTS, "collapsed")}
+    of = {name: summary(done[name]) for name in (*metric_names(), *COSTS, "collapsed")}
     record: dict[str, Any] = {name: value.mean for name, value in of.items()}
     record |= {f"{name}_sd": of[name].sd for name in ("nll", "nll_refined", "kl", "mi", "au", "au_kl", "ppl")}
     for name in LIKELIHOODS:

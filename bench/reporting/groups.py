@@ -163,7 +163,7 @@ def groups(stem: str, folders: Iterable[CellFolder]) -> list[Group]:
 
 
 def _protocol(cell: CellRecord) -> dict:
-    return {**cell.protocol, "evaluation": cell.evaluation["config"] if cell.evaluation else {}}
+    return {**cell.protocol, "evaluation": cell.evaluation["settings"] if cell.evaluation else {}}
 
 
 def differences(one: dict, other: dict, prefix: str = "") -> list[str]:

@@ -103,10 +103,10 @@ def sort_value(entry: Entry) -> str:
 
 def _evaluation(group: Group) -> dict:
     """The settings by which the first cell with numbers was judged, those of optional groups among them."""
-    evaluation = next((cell.evaluation for cell in group.cells if cell.evaluation), None) or {"config": {}}
+    evaluation = next((cell.evaluation for cell in group.cells if cell.evaluation), None) or {"settings": {}}
     groups = {name: each.get("settings", {}) for name, each in evaluation.get("groups", {}).items()}
     return {
-        **evaluation["config"],
+        **evaluation["settings"],
         **{f"{name}.{key}": v for name, those in groups.items() for key, v in those.items()},
     }
 

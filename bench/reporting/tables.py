@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from bench.core.config import FULL_PRECISION
 from bench.core.files import dumps
 from bench.experiment.cell_record import CellRecord
-from bench.reporting.columns import FURTHER, UNRELIABLE_K, Write, columns, headings
-from bench.reporting.frame import COLUMNS, LIKELIHOODS, headline
+from bench.reporting.columns import UNRELIABLE_K, Write, columns, headings, metric_panels
+from bench.reporting.frame import CORE_COLUMNS, LIKELIHOODS, csv_columns, headline
 from bench.reporting.groups import Group, common_settings, judged_otherwise
 from bench.reporting.matched import matched
 from bench.reporting.render import DASH, Document, Entry, Panel, number
@@ -44,8 +44,9 @@ def to_csv(rows: DataFrame) -> str:
     """One line per row of ``rows_frame`` under a header; nothing for what has no meaning. Eight digits."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_plain(value) for value in row] for row in rows[list(COLUMNS)].itertuples(index=False))
+    columns = csv_columns()
+    writer.writerow(columns)
+    writer.writerows([_plain(value) for value in row] for row in rows[columns].itertuples(index=False))
     return file.getvalue()
 
 
@@ -98,7 +99,7 @@ def _panel(
                 those = _lacking(name, row, frame, notes[row.method])
             best = name == main and getattr(row, main) == lowest
             entries.append(replace(entry, letters=_letter(made, those), best=best))
-        if caption in FURTHER and all(entry.text == DASH for entry in entries[1:]):
+        if caption in metric_panels() and all(entry.text == DASH for entry in entries[1:]):
             continue  # the first panels show every row, whatever became of it
         grid.append(entries)
     return Panel(caption, titles, grid)
@@ -118,7 +119,7 @@ def _lacking(name: str, row: Any, frame: DataFrame, notes: Mapping[str, list[str
         if name.startswith("pareto_k"):
             return ["the weights have no tail to fit"]
         return ["not defined for this method"]
-    return ["not recorded" if name in COLUMNS[:16] else "not measured"]
+    return ["not recorded" if name in CORE_COLUMNS else "not measured"]
 
 
 def _row_notes(row: Any, frame: DataFrame, crossed: bool) -> dict[str, list[str]]:
@@ -183,7 +184,7 @@ def _notes(group: Group, judged: CellRecord | None, settings: Mapping[str, dict]
 
 def _precision(trained: str, judged: CellRecord | None) -> list[str]:
     """What the networks computed in, where it is not float32 throughout."""
-    evaluated = ((judged and judged.evaluation) or {}).get("config", {}).get("precision", FULL_PRECISION)
+    evaluated = ((judged and judged.evaluation) or {}).get("settings", {}).get("precision", FULL_PRECISION)
     if trained == evaluated == FULL_PRECISION:
         return []
     return [f"Arithmetic of the networks: trained in {trained}, judged in {evaluated}."]

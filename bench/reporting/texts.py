@@ -58,8 +58,8 @@ def _section(texts: dict) -> Iterator[str]:
     if texts.get("interpolations"):
         yield from ("", "### Interpolations between posterior means", "")
         for each in texts["interpolations"]:
-            yield f"1. from: {shown(each['from'])}\\"
-            yield f"   to: {shown(each['to'])}"
+            yield f"1. from: {shown(each['start'])}\\"
+            yield f"   to: {shown(each['end'])}"
             yield from _steps(each["steps"])
 
 

@@ -16,9 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from bench.core.config import suggest, with_overrides
+from bench.core.config import SECTIONS, suggest, with_overrides
 from bench.core.errors import UserError
-from bench.core.presets import SECTIONS
 from bench.core.schedules import SCHEDULES, Schedule
 from bench.core.syntax import MAX_EXPRESSION_LENGTH, parse_call, parse_value
 from bench.method import Method

@@ -61,7 +61,7 @@ def toy(prepared, tmp_path, monkeypatch):
     presets = tmp_path / "presets"
     presets.mkdir()
     (presets / "quick.toml").write_text(TOY)
-    monkeypatch.setattr("bench.core.presets.PRESETS", presets)
+    monkeypatch.setattr("bench.experiment.presets.PRESETS", presets)
     monkeypatch.setattr(registry, "dataset", lambda name: SimpleNamespace(prepare=lambda *_: prepared))
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "out"

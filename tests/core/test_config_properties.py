@@ -22,9 +22,9 @@ from bench.core.config import (
 )
 from bench.core.errors import UserError
 from bench.core.hashing import canonical, short_hash
-from bench.core.presets import load_preset
 from bench.core.schedules import SCHEDULES
 from bench.experiment.plan import identify
+from bench.experiment.presets import load_preset
 from bench.training.registry import method, method_names
 from tests.conftest import steady
 

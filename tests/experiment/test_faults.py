@@ -277,7 +277,7 @@ def at_home(patch: pytest.MonkeyPatch, place: Path, prepared: Any) -> None:
     """``quick`` is tiny, ``glyphs`` the toy data, and no figure is drawn, which takes longer than all the rest."""
     (place / "presets").mkdir()
     (place / "presets" / "quick.toml").write_text(TOY)
-    patch.setattr("bench.core.presets.PRESETS", place / "presets")
+    patch.setattr("bench.experiment.presets.PRESETS", place / "presets")
     patch.setattr(registry, "dataset", lambda name: SimpleNamespace(prepare=lambda *_: prepared))
     patch.setenv("BENCH_CACHE", str(place.parent / "cache"))
     patch.setattr("bench.reporting.figures.draw", lambda *_: [])

@@ -9,10 +9,10 @@ from bench.core.config import TrainConfig, with_overrides
 from bench.core.errors import UserError
 from bench.core.files import read_json
 from bench.core.hashing import derive_seed
-from bench.core.presets import load_preset
 from bench.core.syntax import split_expressions
 from bench.data.registry import prepare
 from bench.experiment.plan import identify, plan, status
+from bench.experiment.presets import load_preset
 from bench.experiment.worker import is_finished, run_cell
 from bench.training import registry
 from bench.training.expressions import parse_methods, split_settings

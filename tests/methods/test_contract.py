@@ -11,10 +11,10 @@ import torch
 
 from bench.core.errors import UserError
 from bench.core.files import dumps
-from bench.core.presets import load_preset, preset_names
 from bench.data.dataset import Prepared
 from bench.data.tensors import Data, load
 from bench.evaluation.metrics import EvaluationContext, compute_metrics
+from bench.experiment.presets import load_preset, preset_names
 from bench.experiment.worker import load_trained, run_cell
 from bench.models.distributions import Gaussian
 from bench.training import registry

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from bench.core.config import EvaluationConfig
-from bench.core.presets import load_preset
 from bench.data.cache import cached
 from bench.data.dataset import END, SPECIALS, START
 from bench.experiment.plan import plan
+from bench.experiment.presets import load_preset
 from bench.experiment.worker import run_cell
 from bench.training.context import TrainingContext
 from bench.training.expressions import parse_methods

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.core.config import ImageModelConfig
-from bench.core.presets import load_preset
+from bench.experiment.presets import load_preset
 from bench.models.build import reference_parameters
 from bench.models.image import MaskedConv, build_image_model
 from bench.models.vae import fixed_statistics

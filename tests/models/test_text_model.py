@@ -11,11 +11,11 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from bench.core.config import TextModelConfig
-from bench.core.presets import load_preset
 from bench.data.dataset import END, PAD, START, UNKNOWN, Prepared
 from bench.data.tensors import apply_model_config, batches_per_pass, load
 from bench.evaluation.metrics import EvaluationContext, compute_metrics
 from bench.evaluation.samples import texts
+from bench.experiment.presets import load_preset
 from bench.experiment.worker import run_cell
 from bench.models.build import build_model
 from bench.models.decoding import beam, greedy
@@ -457,7 +457,7 @@ def test_interpolations_end_at_the_reconstructions(text_trainer, tmp_path):
     assert len(shown["samples"]) == len(shown["reconstructions"]) == 4 and len(shown["interpolations"]) == 2
     for pair, between in enumerate(shown["interpolations"]):
         first, second = shown["reconstructions"][2 * pair : 2 * pair + 2]
-        assert between["from"] == first["original"] and between["to"] == second["original"]
+        assert between["start"] == first["original"] and between["end"] == second["original"]
         assert between["steps"][0]["greedy"] == first["greedy"] and between["steps"][-1]["beam"] == second["beam"]
 
 

@@ -1,10 +1,10 @@
 """KL schedules: pure functions of the step that end at 1."""
 
 import pytest
+from bench.core.presets import load_preset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.core.presets import load_preset
 from bench.core.schedules import Constant, Cyclical, Linear
 from tests.conftest import steady
 

@@ -17,7 +17,7 @@ ALIKE = 1e-3  # nats: log weights that differ by less may do so by rounding alon
 BLOCK = 256  # examples whose tails are fitted at a time
 
 
-class Nested(NamedTuple):
+class NestedNLL(NamedTuple):
     """The NLL that fewer samples would give, from many: mean over disjoint groups and its standard error, ``[B]``."""
 
     nll: Tensor
@@ -51,7 +51,7 @@ def nll_standard_error(log_weights: Tensor) -> Tensor:
     return (spread * samples / (samples - 1)).sqrt()
 
 
-def nested_nll(log_weights: Tensor, samples: int) -> Nested:
+def nested_nll(log_weights: Tensor, samples: int) -> NestedNLL:
     """The importance-weighted NLL with ``samples`` samples, from the S // ``samples`` disjoint groups of ``[B, S]``.
 
     Unbiased for the expectation of that NLL, with less noise than one group has. The standard error is that of the
@@ -61,7 +61,7 @@ def nested_nll(log_weights: Tensor, samples: int) -> Nested:
     each = log_weights[:, : groups * samples].unflatten(1, (groups, samples))
     nll = importance_weighted_nll(each.flatten(0, 1)).unflatten(0, (-1, groups))
     error = nll.std(1) / math.sqrt(groups) if groups > 1 else nll_standard_error(each[:, 0])
-    return Nested(nll.mean(1), error)
+    return NestedNLL(nll.mean(1), error)
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Presets: TOML files in ``bench/core/presets/`` read into typed settings."""
+"""Presets: the TOML files in this folder, read into typed settings. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bench.core.config import MODELS, EvaluationConfig, TrainConfig, build, suggest, with_overrides
+from bench.core.config import MODELS, SECTIONS, TrainConfig, build, suggest, with_overrides
 from bench.core.errors import UserError
+from bench.evaluation.config import EvaluationConfig
 
-PRESETS = Path(__file__).parent / "presets"
-
-
-#: The sections of a preset, for each modality.
-SECTIONS = ("model", "train", "evaluation")
+PRESETS = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -49,21 +46,24 @@ def load_preset(
     record = _preset_record(name)
     if modality not in record:
         raise UserError(f"preset '{name}' has no models for {modality} data")
-    own = record.get(protocol, {})
-    notes = list(own.get("notes", record[modality].get("notes", [])))
-    sections: dict[str, Any] = {}
-    for section, cls in zip(SECTIONS, (MODELS[modality], TrainConfig, EvaluationConfig), strict=True):
-        values = {**record[modality].get(section, {}), **own.get(section, {})}
-        chosen = build(cls, values, f"preset {name}, [{protocol or modality}.{section}]")
-        changed = with_overrides(chosen, (overrides or {}).get(section, {}), section)
-        if section != "evaluation":  # whose settings stand in the record of each evaluation
-            notes += [
-                f"{section}.{f.name} = {getattr(changed, f.name)} (preset: {getattr(chosen, f.name)})"
-                for f in fields(cls)
-                if getattr(changed, f.name) != getattr(chosen, f.name)
-            ]
-        sections[section] = changed
-    return Preset(name, record["summary"], record["seeds"], tuple(notes), **sections)
+    own, shared, changes = record.get(protocol, {}), record[modality], overrides or {}
+    notes = list(own.get("notes", shared.get("notes", [])))
+
+    def values(section: str) -> tuple[dict[str, Any], str]:
+        return {**shared.get(section, {}), **own.get(section, {})}, f"preset {name}, [{protocol or modality}.{section}]"
+
+    evaluation = EvaluationConfig.build(*values("evaluation")).with_overrides(changes.get("evaluation", {}))
+    training = {}
+    for section, cls in (("model", MODELS[modality]), ("train", TrainConfig)):
+        chosen = build(cls, *values(section))
+        changed = with_overrides(chosen, changes.get(section, {}), section)
+        notes += [
+            f"{section}.{f.name} = {getattr(changed, f.name)} (preset: {getattr(chosen, f.name)})"
+            for f in fields(cls)
+            if getattr(changed, f.name) != getattr(chosen, f.name)
+        ]
+        training[section] = changed
+    return Preset(name, record["summary"], record["seeds"], tuple(notes), **training, evaluation=evaluation)
 
 
 def _preset_record(name: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Metric groups, one file each. A file's presence is its registration; see ``bench.evaluation.registry``."""

@@ -1,0 +1,89 @@
+"""The plain importance-weighted NLL as a function of the number of samples.
+
+If the estimate still decreases from 500 to 5,000 samples, it has not converged to the NLL.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.core.config import check_ranges
+from bench.evaluation.registry import GroupResult, Metric, MetricGroup
+
+if TYPE_CHECKING:
+    from bench.evaluation.trained_model import TrainedModel
+
+SAMPLE_COUNTS = (50, 500, 5000)
+
+
+@dataclass(frozen=True)
+class Settings:
+    examples: int = 100  # evenly spaced among the evaluated test examples
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "examples")
+
+
+def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
+    import numpy as np
+    import torch
+
+    from bench.evaluation.estimators.likelihood import NestedNLL, effective_sample_size, nested_nll
+    from bench.evaluation.estimators.subsample import regression_estimate
+    from bench.evaluation.metrics import log_weights
+
+    if not trained.has_latent:
+        return GROUP.undefined()
+    estimates: dict[int, list[NestedNLL]] = {count: [] for count in SAMPLE_COUNTS}
+    positions, relative_ess = [], []
+    for block in trained.blocks(settings.examples):
+        if not block.q.has_density:
+            return GROUP.undefined()
+        z = block.q.rsample(max(SAMPLE_COUNTS), trained.ctx.generator("convergence"))  # (B, S, D)
+        weights = log_weights(trained.ctx.model, block.x, block.q, z, trained.chunk)  # (B, S)
+        for count in SAMPLE_COUNTS:
+            estimates[count].append(nested_nll(weights, count))
+        relative_ess.append(effective_sample_size(weights) / weights.shape[1])
+        positions.append(block.positions)
+    plain, sampled = trained.basic.columns["nll"], np.concatenate(positions)
+    # Weight of each plain estimate in the regression estimate: 1/N, less 1/M for the examples of the sample.
+    weight = np.full(len(plain), 1 / len(plain))
+    weight[sampled] -= 1 / len(sampled)
+    plain_variance = float(np.nansum(np.square(weight * trained.basic.columns["nll_mc_se"])))
+    metrics: dict[str, float | int | None] = {}
+    for count in SAMPLE_COUNTS:
+        nll = torch.cat([estimate.nll for estimate in estimates[count]]).cpu().numpy()
+        error = torch.cat([estimate.standard_error for estimate in estimates[count]]).cpu().numpy()
+        metrics[f"nll_{count}"] = regression_estimate(plain, sampled, nll).mean
+        metrics[f"nll_{count}_se"] = math.sqrt(plain_variance + float(np.square(error / len(error)).sum()))
+    return GroupResult(metrics | {"ess_5000": torch.cat(relative_ess).mean().item()})
+
+
+GROUP = MetricGroup(
+    summary="the plain importance-weighted NLL with 50, 500 and 5,000 samples",
+    settings=Settings,
+    measure=measure,
+    decodings=lambda settings: settings.examples * max(SAMPLE_COUNTS),
+    panel="Convergence of the NLL",
+    table_order=2,
+    default=True,
+    metrics=(
+        *(
+            metric
+            for count in SAMPLE_COUNTS
+            for metric in (
+                Metric(
+                    f"nll_{count}",
+                    f"NLL {count:,}",
+                    "{plain} on {examples} test examples, extended to all of them as NLL is, with "
+                    f"{count:,} samples",
+                    bias="too high; vanishes with more samples",
+                ),
+                Metric(f"nll_{count}_se"),
+            )
+        ),
+        Metric("ess_5000", "ESS/5,000", "effective sample size over the number of samples, at 5,000", digits=3),
+    ),
+)

@@ -1,0 +1,101 @@
+"""What an evaluation stores. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.core.config import FULL_PRECISION, PRECISIONS, check_ranges
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: Increased by every change that moves a basic metric of a trained model, or adds one.
+EVALUATION_VERSION = 2
+
+Metrics = dict[str, bool | int | float | None]
+
+
+@dataclass(frozen=True)
+class BasicSettings:
+    """Settings of the basic metrics. Cells that differ in them are never in one table."""
+
+    test_examples: int | None = None  # the first so many of the test set; None: all
+    iw_samples: int = 500  # per example, of the importance-weighted NLL
+    batch_size: int = 50  # examples encoded and sampled together; the batch of the in-batch MI
+    pictures: int = 16  # reconstructions and prior samples stored for the report
+    precision: str = FULL_PRECISION  # of the networks; float32 by default even if they were trained in less
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "test_examples iw_samples batch_size", "pictures", precision=PRECISIONS)
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class GroupRecord(Record):
+    """How a metric group was measured."""
+
+    settings: dict[str, Any]
+    seconds: float
+    chunk: int  # (example, sample) pairs decoded at a time
+    provenance: dict[str, Any] | None = None
+
+
+class EvaluationRecord(Record):
+    """The content of ``evaluation.json``: metrics of a trained cell on the test set, and how they were measured."""
+
+    version: int = EVALUATION_VERSION
+    settings: BasicSettings
+    metrics: Metrics  # of the basic evaluation and of all groups; null: not defined for this method or data set
+    references: dict[str, float] = Field(default_factory=dict)  # NLL of reference models, nats per example
+    seconds: float  # of the basic evaluation
+    chunk: int  # (example, sample) pairs decoded at a time
+    provenance: dict[str, Any] | None = None
+    groups: dict[str, GroupRecord] = Field(default_factory=dict)
+    pending: dict[str, dict[str, Any]] = Field(default_factory=dict)  # settings of groups that are yet to be measured
+
+
+class DecodedText(Record):
+    """A sentence decoded from one z: the most probable word at each step, by beam search, and by sampling."""
+
+    greedy: str
+    beam: str
+    ancestral: str
+
+
+class Reconstruction(DecodedText):
+    original: str
+
+
+class InterpolationStep(DecodedText):
+    share: float = Field(ge=0, le=1)  # of the way from the first posterior mean to the second
+
+
+class Interpolation(Record):
+    """Sentences decoded along the line between the posterior means of two test examples."""
+
+    start: str
+    end: str
+    steps: list[InterpolationStep]
+
+
+class SampleTexts(Record):
+    """The content of ``texts.json``. Without a latent there are samples from the prior alone."""
+
+    samples: list[str]
+    reconstructions: list[Reconstruction] = Field(default_factory=list)
+    interpolations: list[Interpolation] = Field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The evaluation of a trained model, as it is stored in the cell's folder."""
+
+    record: EvaluationRecord
+    columns: dict[str, np.ndarray] = field(default_factory=dict)  # [N] each, in the order of the test set
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)  # for the report's figures
+    texts: SampleTexts | None = None  # for the report, of text data

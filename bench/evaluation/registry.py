@@ -1,0 +1,103 @@
+"""Registry of metric groups. Imports no torch.
+
+A group is a set of metrics that can be measured on a trained cell at any time. It adds to the basic evaluation and
+changes nothing in it. Each file in ``bench/evaluation/groups/`` defines one as ``GROUP``; other packages register
+theirs under the entry-point group ``posterior_collapse_bench.metric_groups``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from bench.core.errors import UserError
+from bench.core.plugins import REPAIR, find_modules, load_module, module_path
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bench.evaluation.trained_model import TrainedModel
+
+PACKAGE = "bench.evaluation.groups"
+#: Entry-point group in which other packages name their modules: ``my_group = my_package.my_group``.
+ENTRY_POINTS = "posterior_collapse_bench.metric_groups"
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a group, and its column in the tables.
+
+    ``footnote`` is a format string. It may name the group's settings, the group's metrics (their largest value in the
+    table), ``plain`` (heading of the plain NLL), ``unit`` (of the data set) and ``evaluated`` (the test examples).
+    """
+
+    name: str
+    heading: str = ""  # empty: in evaluation.json and in the CSV file, but in no table
+    footnote: str = ""
+    digits: int = 2
+    bias: str = ""  # direction of the estimate's error, and what reduces it; for the documentation
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """Metrics of the test set, and values per example ``[N]`` in the order of the set (NaN where not measured)."""
+
+    metrics: Mapping[str, float | int | None]
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MetricGroup(Generic[Settings]):
+    """A group of metrics.
+
+    ``settings`` is a frozen dataclass whose fields have defaults; on the command line and in presets they are called
+    ``<group>_<field>``. ``decodings`` estimates from them how many (example, sample) pairs the group decodes.
+    """
+
+    summary: str  # one line
+    settings: type[Settings]
+    metrics: tuple[Metric, ...]
+    measure: Callable[[TrainedModel, Settings], GroupResult]
+    decodings: Callable[[Settings], float]
+    panel: str  # table panel that shows the metrics
+    table_order: float = 100.0
+    default: bool = False  # measured unless ``evaluation.metrics`` names other groups
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return tuple(metric.name for metric in self.metrics)
+
+    def undefined(self) -> GroupResult:
+        """Return a result without numbers, for models on which the metrics are not defined."""
+        return GroupResult(dict.fromkeys(self.metric_names))
+
+
+def metric_groups() -> dict[str, MetricGroup[Any]]:
+    """Return every metric group by name, in the order of the tables. ``UserError`` if a group's file is broken."""
+    groups = {name: _load(name) for name in _names()}
+    return dict(sorted(groups.items(), key=lambda item: (item[1].table_order, item[0])))
+
+
+def group_of_metric() -> dict[str, str]:
+    """Return the group of every metric that belongs to one."""
+    return {metric: name for name, group in metric_groups().items() for metric in group.metric_names}
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    return tuple(find_modules(PACKAGE, ENTRY_POINTS))
+
+
+@cache
+def _load(name: str) -> MetricGroup[Any]:
+    module = load_module(name, PACKAGE, ENTRY_POINTS, "metric group")
+    group = getattr(module, "GROUP", None)
+    if not isinstance(group, MetricGroup):
+        raise UserError(
+            f"metric group '{name}' ({module_path(module)}) must define GROUP, a bench.evaluation.MetricGroup; {REPAIR}"
+        )
+    return group
