@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.core.errors import UserError, exit_status, parse_arguments, printable
+from bench.core.errors import UserError, exit_status, printable
 from bench.core.files import read_json, write_json, write_text
 from bench.core.locks import file_lock
 from bench.core.provenance import cores
@@ -96,7 +96,7 @@ def _report_lock(out: Path, log: Callable[[str], object]) -> Iterator[None]:
             yield
             return
     log(f"another report on {out} is being written: this one waits for it")
-    with file_lock(out / LOCK, patience=None):
+    with file_lock(out / LOCK, timeout=None):
         yield
 
 
@@ -283,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "out", nargs="?", default="out", type=Path, metavar="OUT", help="folder of a run (default: out)"
     )
-    out = parse_arguments(parser, argv).out
+    out = parser.parse_args(argv).out
     return exit_status(lambda: _rebuild(out), "the same command writes the rest")
 
 
