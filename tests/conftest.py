@@ -13,7 +13,7 @@ from hypothesis import settings
 from bench.core.config import EvaluationConfig, ImageModelConfig, TextModelConfig, TrainConfig
 from bench.data import tensors
 from bench.data.cache import cached
-from bench.data.dataset import END, SPECIALS, START, DataInfo, Prepared
+from bench.data.dataset import END, SPECIALS, START, Prepared
 from bench.data.image import ImageData
 from bench.evaluation.metrics import validate
 from bench.experiment.plan import PlannedCell, plan
@@ -78,7 +78,7 @@ def prepared(tmp_path_factory) -> Prepared:
             "shape": (28, 28),
             "source": "made by the tests",
         }
-        return DataInfo(**about), {"train": images[:100], "val": images[100:130], "test": images[130:]}
+        return about, {"train": images[:100], "val": images[100:130], "test": images[130:]}
 
     return cached(tmp_path_factory.mktemp("cache"), "toy", build)
 
@@ -105,12 +105,7 @@ def text_prepared(tmp_path_factory) -> Prepared:
             "source": "made by the tests",
             "vocabulary": len(vocabulary),
         }
-        return DataInfo(**about), {
-            "train": rows[:130],
-            "val": rows[130:160],
-            "test": rows[160:],
-            "vocabulary": vocabulary,
-        }
+        return about, {"train": rows[:130], "val": rows[130:160], "test": rows[160:], "vocabulary": vocabulary}
 
     return cached(tmp_path_factory.mktemp("cache"), "toy-text", build)
 

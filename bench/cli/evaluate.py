@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from bench.core.errors import UserError, exit_status
+from bench.core.errors import UserError, exit_status, parse_arguments
 from bench.evaluation.registry import metric_groups
 
 GROUP_WIDTH = 11  # columns of a group's name in the help
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = parse_arguments(parser(), argv)
     return exit_status(lambda: evaluate(args), "cells that were finished are stored; the same command goes on")
 
 
@@ -102,7 +102,7 @@ def evaluate(args: argparse.Namespace) -> int:
         place = Path(os.path.relpath(out))
         for report in build(place, log=lambda line: console.print(line, markup=False)):
             console.print(f"\n{report.text}", markup=False)
-            console.print(report.places(place), markup=False)
+            console.print(report.locations(place), markup=False)
     failed = [folder for folder in todo if not folder.done(wanted[folder])]
     for folder in failed:
         console.print(f"failed: {folder.path}: {failure_reason(folder.result() or {})}", markup=False)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench.core.errors import UserError, exit_status
+from bench.core.errors import UserError, exit_status, parse_arguments
 from bench.core.files import rename_to_backup, write_json
 from bench.evaluation.registry import group_of_metric
 from bench.experiment.cell_folder import CellFolder, cell_folders, lock_cell
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("sources", nargs="+", type=Path, metavar="OUT", help="folders that --out of bench.run named")
     parser.add_argument("--out", type=Path, required=True, metavar="C", help="where to; what it holds already stays")
-    args = parser.parse_args(argv)
+    args = parse_arguments(parser, argv)
     return exit_status(lambda: merge(args.sources, args.out), "the same command copies the rest")
 
 
@@ -54,7 +54,7 @@ def merge(sources: Sequence[Path], out: Path) -> int:
     new = {place: cell for place, (source, cell) in chosen.items() if source != out.resolve()}
     known: dict[str, dict[str, list[str]]] = {}
     for source in folders:
-        for preset, asked in cells.sweeps(source).items():
+        for preset, asked in cells.read_sweeps(source).items():
             known[preset] = known.get(preset, {}) | asked
     copied = sum([_copy(cell, out / place) for place, cell in new.items()])
     if known:
@@ -62,7 +62,7 @@ def merge(sources: Sequence[Path], out: Path) -> int:
     print(f"{len(chosen) - len(new) + copied} cells in {out}, {copied} of them copied")
     for report in build(out):
         print(report.text)
-        print(report.places(out))
+        print(report.locations(out))
     return 0
 
 

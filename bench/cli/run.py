@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli.validate import CELLS, check, check_arithmetic, check_fit, data_folder, resolve_device
-from bench.core.errors import UserError, exit_status
+from bench.core.errors import UserError, exit_status, parse_arguments
 from bench.experiment.presets import load_preset, preset_names
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = parse_arguments(parser(), argv)
     return exit_status(lambda: run(args), "the same command goes on from the last checkpoints")
 
 
@@ -189,8 +189,8 @@ def write_configs(out: Path, preset: str, cells: Sequence[PlannedCell], sweeps: 
     from bench.reporting import groups as stored
 
     if sweeps:
-        with file_lock(out / f".{stored.SWEEPS}.lock", timeout=None):
-            known = stored.sweeps(out)
+        with file_lock(out / f".{stored.SWEEPS}.lock", patience=None):
+            known = stored.read_sweeps(out)
             write_json(out / stored.SWEEPS, known | {preset: known.get(preset, {}) | dict(sweeps)})
     for cell in cells:
         if not cell.anew:  # else what is there is put aside before it is trained anew
@@ -258,19 +258,21 @@ def task(cell: PlannedCell, data: Prepared, preset: Preset, resources: Resources
 def report_results(console: Console, out: Path, data: Prepared, preset: Preset, todo: Sequence[PlannedCell]) -> int:
     """Print the table and where the rest is; the exit status says whether every cell is done, and told."""
     from bench.core.format import failure_reason
+    from bench.core.provenance import cores
     from bench.experiment.cell_folder import lock_cell
     from bench.experiment.plan import status
     from bench.reporting.report import build
 
     for cell in todo:
         if status(cell.folder, preset.evaluation)[0] != "done":
-            with lock_cell(cell.folder.path, timeout=None):
+            with lock_cell(cell.folder.path, patience=None):
                 pass  # another run, with --force, may be training it anew
     reported = False
     try:
-        for report in build(out, [(data.info.name, preset.name)], log=lambda line: console.print(line, markup=False)):
-            console.print(f"\n{report.text}", markup=False)
-            console.print(report.places(out), markup=False)
+        for report in build(out, log=lambda line: console.print(line, markup=False), processes=cores()):
+            if (report.dataset, report.preset) == (data.info.name, preset.name):
+                console.print(f"\n{report.text}", markup=False)
+                console.print(report.locations(out), markup=False)
         reported = True
     except UserError as error:
         console.print(f"no report: {error}", markup=False)

@@ -1,1 +1,1 @@
-"""Configuration, seeds, files, locks and errors: shared by all packages; no torch."""
+"""Shared by all: settings, seeds, files, errors. Imports no torch."""

@@ -1,1 +1,1 @@
-"""Data sets: preparation, cache, and tensors for training and evaluation."""
+"""Data sets: readers, cache, tensors."""

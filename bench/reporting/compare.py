@@ -1,157 +1,174 @@
-"""Comparisons that settings do not decide: at matched rate, at matched training time, over data sets.
+"""Comparisons that do not depend on the chosen settings: at matched rate and at matched training time.
 
-Each returns None where there is too little for it to mean something.
+Every function returns None if there are too few cells for the comparison.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
+from bench.experiment.cell_record import CellRecord
 from bench.reporting.frame import headline, history_frame
+from bench.reporting.render import DASH, Document, Entry, Panel, number
 from bench.reporting.statistics import summary
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-#: Rates (nats) at which sweeps are compared, as far as they reach them.
+#: Rates (KL, nats) at which sweeps are compared.
 RATES = (0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0)
-LEAST_SEEDS, LEAST_MEMBERS, LEAST_BLOCKS, LEAST_METHODS = 2, 3, 6, 3
+MIN_SEEDS, MIN_MEMBERS = 2, 3
+
+
+def matched_panels(document: Document, frame: DataFrame, sweeps: Mapping[str, Collection[str]]) -> list[Panel]:
+    """Return the panels at matched rate and at matched time; their footnotes are added to ``document``."""
+    panels = [_rate_panel(document, frame, sweeps), _time_panel(document, frame)]
+    return [panel for panel in panels if panel]
 
 
 def matched_rate(
-    frame: DataFrame, sweeps: Mapping[str, Collection[str]], rates: Iterable[float] = RATES, most: int = 3
+    frame: DataFrame, sweeps: Mapping[str, Collection[str]], rates: Iterable[float] = RATES, max_rates: int = 3
 ) -> DataFrame | None:
-    """NLL and distortion of every sweep at the same rate: one row per (sweep, rate), at most ``most`` rates.
+    """Compare the NLL and the distortion of sweeps at the same rate.
 
-    ``frame`` is ``cells_frame``. In every seed the members of a sweep are joined by lines in the order of their rate
-    (KL, nats) and read off at ``rate``, never beyond the lowest and highest. Columns: sweep, rate, n (seeds that
-    reach it), and mean, sd, 95 % t interval over seeds as ``nll``, ``nll_sd``, ``nll_low``, ``nll_high`` and
-    ``rec``…; NLL is the headline's. None without two sweeps that two seeds take to the same rate with at least
-    ``LEAST_MEMBERS`` members. Of more rates than ``most`` those that most sweeps reach, spread evenly.
+    In every seed the members of a sweep (at least ``MIN_MEMBERS``) are interpolated linearly in the order of their
+    rate, the KL term in nats; there is no extrapolation.
+
+    Args:
+        frame: ``cells_frame``.
+        sweeps: sweep -> methods.
+        rates: candidates; of those that most sweeps reach, ``max_rates`` are kept, evenly spread.
+
+    Returns:
+        One row per (sweep, rate): ``n`` seeds that reach the rate (at least ``MIN_SEEDS``), and the mean, sd and 95 % t
+        interval over seeds as ``nll``, ``nll_sd``, ``nll_low``, ``nll_high`` and ``rec``, … in nats. None if no rate is
+        reached by two sweeps.
     """
+    import numpy as np
     import pandas as pd
 
     name = headline(frame)
-    done = frame[frame["status"] == "ok"].dropna(subset=["kl", name, "rec"])
+    finished = frame[frame["status"] == "ok"].dropna(subset=["kl", name, "rec"])
     records = []
     for sweep, members in sorted(sweeps.items()):
-        seeds = [cells for _, cells in done[done["method"].isin(members)].groupby("replicate", sort=False)]
-        curves = [cells.groupby("kl")[[name, "rec"]].mean() for cells in seeds if len(cells) >= LEAST_MEMBERS]
+        seeds = [cells for _, cells in finished[finished["method"].isin(members)].groupby("replicate", sort=False)]
+        curves = [cells.groupby("kl")[[name, "rec"]].mean() for cells in seeds if len(cells) >= MIN_MEMBERS]
         for rate in rates:
-            within = [curve for curve in curves if curve.index[0] <= rate <= curve.index[-1]]
-            if len(within) >= LEAST_SEEDS:
-                record = {"sweep": sweep, "rate": rate, "n": len(within)}
+            reached = [curve for curve in curves if curve.index[0] <= rate <= curve.index[-1]]
+            if len(reached) >= MIN_SEEDS:
+                record: dict[str, Any] = {"sweep": sweep, "rate": rate, "n": len(reached)}
                 for column, metric in (("nll", name), ("rec", "rec")):
-                    value = summary(interpolated(curve.index, curve[metric], rate) for curve in within)
-                    record |= {column: value.mean, f"{column}_sd": value.sd}
-                    record |= {f"{column}_low": value.low, f"{column}_high": value.high}
+                    record |= _columns(column, [float(np.interp(rate, c.index, c[metric])) for c in reached])
                 records.append(record)
     if not records:
         return None
-    found = pd.DataFrame.from_records(records)
-    reached = found.groupby("rate")["sweep"].nunique()
-    chosen = [rate for rate, count in reached.items() if count == reached.max()]
-    if reached.max() < 2:
+    table = pd.DataFrame.from_records(records)
+    sweeps_at = table.groupby("rate")["sweep"].nunique()
+    if sweeps_at.max() < 2:
         return None
-    count = min(most, len(chosen))
-    places = [round(i * (len(chosen) - 1) / max(1, count - 1)) for i in range(count)]
-    return found[found["rate"].isin([chosen[place] for place in places])].reset_index(drop=True)
+    candidates = [*sweeps_at.index[sweeps_at == sweeps_at.max()]]
+    positions = np.linspace(0, len(candidates) - 1, min(max_rates, len(candidates))).round().astype(int)
+    return table[table["rate"].isin([candidates[i] for i in positions])].reset_index(drop=True)
 
 
-def interpolated(x: Iterable[float], y: Iterable[float], at: float) -> float:
-    """The line through points of rising ``x``, read off within them."""
-    import numpy as np
+def matched_time(frame: DataFrame, fractions: Iterable[float] = (0.25, 0.5, 1.0)) -> DataFrame | None:
+    """Compare the best validation ELBO that every method reaches within the same seconds of training.
 
-    return float(np.interp(at, np.asarray([*x]), np.asarray([*y])))
+    Args:
+        frame: ``cells_frame``.
+        fractions: of the training time of the fastest method, so that every method trained that long.
 
-
-def matched_time(frame: DataFrame, shares: Iterable[float] = (0.25, 0.5, 1.0)) -> DataFrame | None:
-    """The best validation ELBO that every method has reached within the same seconds of training.
-
-    ``frame`` is ``cells_frame``. One row per (method, seconds) with mean, sd and 95 % t interval over seeds: method,
-    seconds, n, ``elbo``, ``elbo_sd``, ``elbo_low``, ``elbo_high``. The seconds are ``shares`` of the time that the
-    quickest method took for all of its training, so that everyone had them; ``elbo`` is NaN before a method's first
-    validation. None without two methods of two seeds, and where seconds do not compare: cells were trained on
-    different machines, or beside different numbers of others.
+    Returns:
+        One row per (method, seconds): ``n`` seeds, and the mean, sd and 95 % t interval over seeds as ``elbo``,
+        ``elbo_sd``, ``elbo_low``, ``elbo_high`` in nats; NaN before the first validation of a seed. None with fewer
+        than two methods of two seeds, or if seconds are not comparable because the cells were trained on different
+        machines or with different numbers of cells per device.
     """
     import pandas as pd
 
-    done = frame[(frame["status"] == "ok") & (frame["train_seconds"] > 0)]
-    where = {repr(_place(cell)) for cell in done["cell"]}
-    counts = done.groupby("method")["replicate"].nunique()
-    methods = [method for method in dict.fromkeys(done["method"]) if counts[method] >= LEAST_SEEDS]
-    if len(methods) < 2 or len(where) > 1:
+    finished = frame[(frame["status"] == "ok") & (frame["train_seconds"] > 0)]
+    conditions = {repr(_timing_conditions(cell)) for cell in finished["cell"]}
+    seeds = finished.groupby("method")["replicate"].nunique()
+    methods = [method for method in dict.fromkeys(finished["method"]) if seeds[method] >= MIN_SEEDS]
+    if len(methods) < 2 or len(conditions) > 1:
         return None
-    done = done[done["method"].isin(methods)]
-    history = history_frame(done).dropna(subset=["seconds", "elbo"])
+    finished = finished[finished["method"].isin(methods)]
+    history = history_frame(finished).dropna(subset=["seconds", "elbo"])
     ends = history.groupby(["method", "replicate"])["seconds"].max()
     if {*ends.index.get_level_values("method")} != {*methods}:
         return None
     records = []
-    for seconds in (share * ends.min() for share in shares):
+    for seconds in (fraction * ends.min() for fraction in fractions):
         best = history[history["seconds"] <= seconds * (1 + 1e-9)].groupby(["method", "replicate"])["elbo"].max()
         for method in methods:
-            replicates = done.loc[done["method"] == method, "replicate"]
+            replicates = finished.loc[finished["method"] == method, "replicate"]
             values = [best.get((method, replicate), math.nan) for replicate in replicates]
-            # A mean over those seeds alone that have been validated would be one over others.
-            value = summary(values if not any(map(math.isnan, values)) else [])
-            record = {"method": method, "seconds": seconds, "n": value.n, "elbo": value.mean, "elbo_sd": value.sd}
-            records.append(record | {"elbo_low": value.low, "elbo_high": value.high})
-    found = pd.DataFrame.from_records(records)
-    enough = found.groupby("seconds")["elbo"].transform("count") >= 2
-    return found[enough].reset_index(drop=True) if enough.any() else None
+            complete = not any(map(math.isnan, values))  # else the mean would be over other seeds than elsewhere
+            record = {"method": method, "seconds": seconds, "n": len(values) if complete else 0}
+            records.append(record | _columns("elbo", values if complete else []))
+    table = pd.DataFrame.from_records(records)
+    comparable = table.groupby("seconds")["elbo"].transform("count") >= 2
+    return table[comparable].reset_index(drop=True) if comparable.any() else None
 
 
-def _place(cell) -> tuple:
-    """What seconds depend on beside the method: machine, threads, and how many cells shared the device."""
-    provenance = cell.result.get("provenance") or {}
-    return provenance.get("machine"), provenance.get("threads"), cell.result.get("shared", 1)
+def _columns(name: str, values: Iterable[float]) -> dict[str, float]:
+    value = summary(values)
+    return {name: value.mean, f"{name}_sd": value.sd, f"{name}_low": value.low, f"{name}_high": value.high}
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """Mean ranks of K methods over B blocks, 1 for the lowest NLL, best first, and what tells them apart.
-
-    ``statistic`` and ``p`` are Friedman's; two methods differ at 5 % (Nemenyi) where their mean ranks are at least
-    ``critical_difference`` apart, which means something only where p is below 0.05.
-    """
-
-    ranks: dict[str, float]
-    blocks: tuple[str, ...]
-    statistic: float
-    p: float
-    critical_difference: float
+def _timing_conditions(cell: CellRecord) -> tuple[Any, ...]:
+    """What seconds depend on in addition to the method: machine, threads, and the number of cells per device."""
+    result = cell.result or {}
+    provenance = result.get("provenance") or {}
+    return provenance.get("machine"), provenance.get("threads"), result.get("shared", 1)
 
 
-def ranks(tables: Mapping[str, DataFrame]) -> Ranks | None:
-    """Mean ranks of the methods that every block has, a block being a data set and preset: name -> ``rows_frame``.
-
-    After Demšar (2006, JMLR 7, 1–30); equal values share their mean rank. Rows selected on validation are left out,
-    for their members are there. A block ranks by its headline NLL. None below six blocks or three methods.
-    """
-    import numpy as np
-    from scipy.stats import friedmanchisquare, rankdata, studentized_range
-
-    columns = {}
-    for block, rows in tables.items():
-        rows = rows[rows["selection"] == ""]
-        columns[block] = rows.set_index("method")[headline(rows)].dropna()
-    if len(columns) < LEAST_BLOCKS:
+def _rate_panel(document: Document, frame: DataFrame, sweeps: Mapping[str, Collection[str]]) -> Panel | None:
+    if (table := matched_rate(frame, sweeps)) is None:
         return None
-    first, *others = columns.values()
-    methods = [method for method in first.index if all(method in other.index for other in others)]
-    if len(methods) < LEAST_METHODS:
+    estimate = "NLL" if headline(frame) == "nll_refined" else "NLL (plain)"
+    nll_note = document.footnote(
+        f"mean and 95 % t interval over seeds of the {estimate}, interpolated linearly between the members of a sweep "
+        "in the order of their rate (KL), without extrapolation"
+    )
+    rec_note = document.footnote("distortion at that rate")
+    rates = sorted(table["rate"].unique())
+    columns = [Entry(f"NLL at {rate:g} nats", letters=(nll_note,)) for rate in rates]
+    columns += [Entry(f"rec at {rate:g}", letters=(rec_note,)) for rate in rates]
+    grid = []
+    for sweep, rows in table.groupby("sweep", sort=False):
+        at_rate = {row.rate: row for row in rows.itertuples()}
+        nll = [_with_interval(at_rate.get(rate)) for rate in rates]
+        grid.append([Entry(sweep), *nll, *(_with_sd(at_rate.get(rate), "rec") for rate in rates)])
+    return Panel("At matched rate", [Entry("sweep"), *columns], grid)
+
+
+def _time_panel(document: Document, frame: DataFrame) -> Panel | None:
+    if (table := matched_time(frame)) is None:
         return None
-    values = np.array([column[methods] for column in columns.values()])
-    if (values == values[:, :1]).all():  # Friedman's statistic is 0 / 0
-        return None
-    mean = rankdata(values, axis=1).mean(0)
-    count, blocks = len(methods), len(values)
-    statistic, p = friedmanchisquare(*values.T)
-    quantile = studentized_range.ppf(0.95, count, np.inf) / math.sqrt(2)
-    ordered = {methods[place]: float(mean[place]) for place in np.argsort(mean, kind="stable")}
-    critical = float(quantile * math.sqrt(count * (count + 1) / (6 * blocks)))
-    return Ranks(ordered, tuple(columns), float(statistic), float(p), critical)
+    note = document.footnote(
+        "best validation ELBO within the same seconds of training: a quarter, half and all of the fastest method's time"
+    )
+    times = sorted(table["seconds"].unique())
+    labels: dict[Hashable, str] = dict(zip(frame["method"], frame["label"], strict=True))
+    grid = []
+    for method, rows in table.groupby("method", sort=False):
+        at_time = {row.seconds: row for row in rows.itertuples()}
+        grid.append([Entry(labels[method]), *(_with_sd(at_time.get(time), "elbo") for time in times)])
+    columns = [Entry(f"ELBO by {time:,.3g} s", letters=(note,)) for time in times]
+    return Panel("At matched training time", [Entry("method"), *columns], grid)
+
+
+def _with_interval(row: Any) -> Entry:
+    if row is None:
+        return Entry(DASH)
+    return Entry(f"{number(row.nll, 2)} [{number(row.nll_low, 2)}, {number(row.nll_high, 2)}]", value=row.nll)
+
+
+def _with_sd(row: Any, name: str) -> Entry:
+    value = math.nan if row is None else getattr(row, name)
+    if math.isnan(value):
+        return Entry(DASH)
+    return Entry(number(value, 2), number(getattr(row, f"{name}_sd"), 2), value=value)

@@ -1,100 +1,94 @@
-"""What validation showed while methods trained: one line per method, over updates of the decoder."""
+"""Validation metrics during training: one line per method, over updates of the decoder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import seaborn
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from bench.reporting.style import WIDTH, PlotStyle, legend, legend_right, subplots_row
+from bench.reporting.style import WIDTH, PlotStyles, legend, legend_right, semantics, subplots_row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-Looks = Mapping[str, PlotStyle]
-MOST_LINES = 12  # in one panel, with one legend below
-MOST_IN_ROW = 9  # methods, where there are several rows
-ROW = 1.7  # inches
+MAX_LINES = 12  # methods in one row of panels, with one legend below
+METHODS_PER_ROW = 9  # if there are several rows
+ROW_HEIGHT = 1.7  # inches
 
 
-def dynamics(history: DataFrame, style: Looks) -> Figure | None:
-    """KL, MI and AU on validation over decoder updates."""
-    panels = {"kl": "KL (nats)", "mi": "MI (nats)", "au": "active units", "au_kl": "active units by KL"}
-    return over_updates(history, style, panels)
+def dynamics(history: DataFrame, styles: PlotStyles) -> Figure | None:
+    """Draw KL, MI and active units."""
+    titles = {"kl": "KL (nats)", "mi": "MI (nats)", "au": "active units", "au_kl": "active units by KL"}
+    return over_updates(history, styles, titles)
 
 
-def information(history: DataFrame, style: Looks) -> Figure | None:
-    """KL(q(z|x) ‖ p) and its two parts, MI and KL(q(z) ‖ p), on validation over decoder updates.
-
-    The curves of He et al. (2019), Figure 5.
-    """
-    panels = {
+def information(history: DataFrame, styles: PlotStyles) -> Figure | None:
+    """Draw KL(q(z|x) ‖ p) and its two parts, MI and KL(q(z) ‖ p) (He et al., 2019, Figure 5)."""
+    titles = {
         "kl": r"KL$(q(z|x)\,\|\,p)$ (nats)",
         "mi": "MI (nats)",
         "kl_aggregate": r"KL$(q(z)\,\|\,p)$ (nats)",
     }
-    return over_updates(history, style, panels)
+    return over_updates(history, styles, titles)
 
 
-def over_updates(history: DataFrame, style: Looks, titles: Mapping[str, str]) -> Figure | None:
-    """One panel per column of ``history`` that has numbers: the mean over seeds, within one sd where there are several.
+def over_updates(history: DataFrame, styles: PlotStyles, titles: Mapping[str, str]) -> Figure | None:
+    """Draw one panel per column of ``history_frame``: the mean over seeds ± one standard deviation.
 
-    Of methods that are too many for one panel each row of panels shows some, and in grey the first.
+    More than ``MAX_LINES`` methods are split into rows of panels, each with the first method in grey. None without
+    numbers.
     """
-    panels = {name: title for name, title in titles.items() if name in history and history[name].notna().any()}
-    if not panels:
+    columns = [name for name in titles if name in history and history[name].notna().any()]
+    methods = [name for name in styles if history.loc[history["method"] == name, columns].notna().any(axis=None)]
+    if not methods:
         return None
-    methods = [name for name in style if history.loc[history["method"] == name, list(panels)].notna().any(axis=None)]
-    if len(methods) <= MOST_LINES:
-        figure, axes = subplots_row(2.1, columns=len(panels))
-        for ax, (column, title) in zip(axes, panels.items(), strict=True):
-            _panel(ax, history, column, methods, style)
-            ax.set(title=_title(ax, title), xlabel="updates", ylim=(0, None))
-        legend(figure, methods, style, lines=True)
-        return figure
-    rows = [methods[start : start + MOST_IN_ROW] for start in range(0, len(methods), MOST_IN_ROW)]
-    figure = Figure(figsize=(WIDTH, ROW * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), len(panels), squeeze=False, sharex=True, sharey="col")
-    for of_row, some in zip(grid, rows, strict=True):
-        for ax, column in zip(of_row, panels, strict=True):
-            if some is not rows[0]:
-                line(ax, history[history["method"] == methods[0]], column, {"color": "0.8"}, band=False)
-            _panel(ax, history, column, some, style)
-        legend_right(of_row[-1], some, style)
-    for ax, title in zip(grid[0], panels.values(), strict=True):
-        ax.set(title=_title(ax, title), ylim=(0, None))  # of the column, now that all of it is drawn
-    for ax in grid[-1]:
-        ax.set_xlabel("updates")
-        ax.xaxis.set_major_locator(MaxNLocator(2, integer=True))
+    if len(methods) <= MAX_LINES:
+        figure, axes = subplots_row(2.1, columns=len(columns))
+        for ax, column in zip(axes, columns, strict=True):
+            _panel(ax, history, column, methods, styles)
+        legend(figure, methods, styles, lines=True)
+    else:
+        rows = [methods[start : start + METHODS_PER_ROW] for start in range(0, len(methods), METHODS_PER_ROW)]
+        figure = Figure(figsize=(WIDTH, ROW_HEIGHT * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey="col")
+        first = history[history["method"] == methods[0]]
+        for row_axes, row in zip(grid, rows, strict=True):
+            for ax, column in zip(row_axes, columns, strict=True):
+                if row is not rows[0]:
+                    seaborn.lineplot(first, x="update", y=column, errorbar=None, color="0.8", ax=ax)
+                _panel(ax, history, column, row, styles)
+            legend_right(row_axes[-1], row, styles)
+        axes = list(grid[0])
+    for ax, column in zip(axes, columns, strict=True):
+        is_log = ax.get_yscale() == "symlog"
+        ax.set(title=titles[column].replace("(nats)", "(nats, log above 1)") if is_log else titles[column])
+        ax.set_ylim(0, None)
     return figure
 
 
-def _panel(ax: Axes, history: DataFrame, column: str, methods: list[str], style: Looks) -> None:
-    for place, name in enumerate(methods):
-        # Staggered markers tell lines apart where they coincide, in print without colour too.
-        every = (0.02 + 0.16 * place / len(methods), 0.16)
-        marks = {**vars(style[name]), "markevery": every, "markersize": 3.5, "markeredgecolor": style[name].color}
-        line(ax, history[history["method"] == name], column, marks)
-    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+def _panel(ax: Axes, history: DataFrame, column: str, methods: list[str], styles: PlotStyles) -> None:
+    lines = len(ax.lines)
+    arguments = semantics(methods, styles, lines=True)
+    seaborn.lineplot(
+        history[history["method"].isin(methods)],
+        x="update",
+        y=column,
+        errorbar="sd",
+        ax=ax,
+        **arguments,
+        err_kws={"alpha": 0.15, "linewidth": 0},
+        markersize=4,
+    )
+    for i, line in enumerate(ax.lines[lines:]):  # staggered markers: lines that coincide can be told apart
+        line.set_markevery((0.02 + 0.16 * i / len(methods), 0.16))
+    ax.set(xlabel="updates", ylabel="")
+    ax.xaxis.set_major_locator(MaxNLocator(4 if len(methods) <= MAX_LINES else 2, integer=True))
     if column.startswith("au"):
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    elif history[column].max() > 20:  # one method far above must not flatten the rest
+    elif history[column].max() > 20:  # keep small values visible next to one large one
         ax.set_yscale("symlog", linthresh=1, linscale=0.5)
         ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-
-
-def _title(ax: Axes, title: str) -> str:
-    return title.replace("(nats)", "(nats, log from 1)") if ax.get_yscale() == "symlog" else title
-
-
-def line(ax: Axes, validations: DataFrame, column: str, marks: Mapping[str, Any], band: bool = True) -> None:
-    """The mean of a column over seeds at every update, within a ``band`` of one sd where there are several."""
-    seeds = validations.groupby("update")[column]
-    mean, sd = seeds.mean().dropna(), seeds.std()
-    ax.plot(mean.index, mean, **marks)
-    if band and sd.notna().any():
-        sd = sd[mean.index]
-        ax.fill_between(mean.index, mean - sd, mean + sd, color=marks["color"], alpha=0.15, linewidth=0)

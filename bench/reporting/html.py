@@ -1,20 +1,21 @@
-"""``report.html``: one page without any request to a network, of a section for every data set and preset."""
+"""``report.html``: one self-contained page, with a section per group of cells. It makes no network requests."""
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from bench.core.files import dumps
-from bench.reporting.render import UNSHOWN
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -22,168 +23,195 @@ if TYPE_CHECKING:
     from bench.experiment.cell_record import CellRecord
     from bench.reporting.groups import Group
     from bench.reporting.render import Document, Entry
+    from bench.reporting.style import PlotStyle
+    from bench.reporting.texts import Samples
 
 TEMPLATES = Path(__file__).with_name("templates")
+SYMBOLS = {**dict(zip("os^Dv", "●■▲◆▼", strict=True)), **dict(zip("PX<>ph", "✚✖◀▶⬟⬢", strict=True))}
+
+
+@dataclass(frozen=True)
+class Chip:
+    """The marker of a method as text, in the method's colour."""
+
+    symbol: str
+    color: str
+
+
+@dataclass(frozen=True)
+class FigureItem:
+    """One figure of the page: an image as a data URI, its alternative text and its caption."""
+
+    source: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the tables, as a method's card lists it."""
+
+    label: str
+    chip: Chip
+    settings: Mapping[str, Any]
+    schedule: str
+    kl_term: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page says about one method, with the rows that use it."""
+
+    name: str
+    summary: str
+    citation: str
+    about: str
+    rows: list[Row] = field(default_factory=list)
 
 
 def section(
-    group: Group, document: Document, frame: DataFrame, rows: DataFrame, figures: Iterable[Path], texts: Mapping
+    group: Group,
+    document: Document,
+    frame: DataFrame,
+    rows: DataFrame,
+    figures: Iterable[Path],
+    samples: Mapping[str, Samples],
 ) -> str:
-    """One group as HTML: protocol, tables, claims, ``figures`` (files .svg), ``texts``, methods and provenance."""
-    from bench.reporting.figures import CAPTIONS
+    """Return the HTML of one group: protocol, tables, claims, SVG figures, texts, methods and provenance."""
     from bench.reporting.style import plot_styles_for
-    from bench.reporting.svg import chip, inline
+    from bench.reporting.texts import DECODING
 
-    chips = {method: Markup(chip(look)) for method, look in plot_styles_for(frame).items()}
-    drawn = []
-    for file in figures:
-        caption = CAPTIONS.get(file.stem, file.stem)
-        label = str(escape(caption.split(". ")[0].rstrip(".") + f": {document.title}"))
-        drawn.append((Markup(inline(file.read_text("utf-8"), f"{document.label}-{file.stem}", label)), caption))
+    chips = {method: _chip(style) for method, style in plot_styles_for(frame).items()}
     return _template("section.html").render(
         stem=document.label,
         document=document,
         letters={letter: text for text, letter in document.footnotes.items()},
-        number=sort_value,
+        sort_value=sort_value,
         chips={row.label: chips[row.method] for row in rows.itertuples() if row.method in chips},
         settings={name: group.cells[0].config[name] for name in ("model", "train")}
-        | {"evaluation": _evaluation(group)},
+        | {"evaluation": _evaluation_settings(group)},
         finished=sum(cell.status == "ok" for cell in group.cells),
         missing=[row for row in frame.itertuples() if row.status != "ok"],
         cells=list(frame.itertuples()),
-        figures=drawn,
-        texts=texts,
-        methods=_methods(frame, chips),
+        figures=[_figure(file, document.title) for file in figures],
+        samples=samples,
+        decoding=[*DECODING],
+        methods=_cards(frame, chips),
         commands=_commands(frame),
-        places=_places(frame),
+        environments=_environments(frame),
     )
 
 
-def ranking(document: Document, figure: Path) -> str:
-    """The mean ranks over all groups as a section."""
-    from bench.reporting.figures import CAPTIONS
-    from bench.reporting.svg import inline
-
-    drawing = Markup(inline(figure.read_text("utf-8"), document.label, str(escape(document.title))))
-    told = {"drawing": drawing, "caption": CAPTIONS["ranks"], "chips": {}, "number": sort_value}
-    return _template("ranks.html").render(stem=document.label, document=document, **told)
-
-
-def page(sections: Sequence[tuple[str, str, str, bool]]) -> str:
-    """The whole page of (stem, title, section, whether its cells have changed since it was made)."""
-    style, script = ((TEMPLATES / name).read_text("utf-8") for name in ("page.css", "page.js"))
-    shown = [(stem, title, Markup(content), changed) for stem, title, content, changed in sections]
-    return _template("page.html").render(sections=shown, style=Markup(style), script=Markup(script))
+def page(sections: Sequence[tuple[str, str, str]]) -> str:
+    """Return the page of (stem, title, HTML of the section)."""
+    style, script = (Markup((TEMPLATES / name).read_text("utf-8")) for name in ("page.css", "page.js"))
+    marked = [(stem, title, Markup(content)) for stem, title, content in sections]
+    return _template("page.html").render(sections=marked, style=style, script=script)
 
 
 @cache
-def _template(name: str) -> Any:
-    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    options["finalize"] = lambda value: value if isinstance(value, Markup) else without_controls(value)
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, **options
-    ).get_template(name)
-
-
-def without_controls(value: Any) -> Any:
-    """Text but for control characters, of which lines and tabs stay, and for what turns the direction of a line."""
-    return (
-        re.sub(rf"(?![\n\t]){UNSHOWN.pattern}", "\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
+def _template(name: str) -> Template:
+    loader = FileSystemLoader(TEMPLATES)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    return environment.get_template(name)
 
 
 def sort_value(entry: Entry) -> str:
-    """What an entry of a table is sorted by: its number, else that which its text begins with, else nothing."""
+    """Return the number to sort a table entry by: its value, else the number its text begins with, else nothing."""
     value = entry.value
     if value is None:
-        found = re.match(r"[-+−]?\d[\d,]*\.?\d*", entry.text)
-        value = float(found[0].replace(",", "").replace("−", "-")) if found else math.nan
+        match = re.match(r"[-+−]?\d[\d,]*\.?\d*", entry.text)
+        value = float(match[0].replace(",", "").replace("−", "-")) if match else math.nan
     return "" if math.isnan(value) else f"{value:.8g}"
 
 
-def _evaluation(group: Group) -> dict:
-    """The settings by which the first cell with numbers was judged, those of optional groups among them."""
+def _chip(style: PlotStyle) -> Chip:
+    return Chip(SYMBOLS[style.marker], "currentColor" if style.color == "#000000" else style.color)
+
+
+def _figure(file: Path, title: str) -> FigureItem:
+    from bench.reporting.figures import CAPTIONS
+
+    caption = CAPTIONS[file.stem]
+    data = base64.b64encode(file.read_bytes()).decode()
+    return FigureItem(f"data:image/svg+xml;base64,{data}", f"{caption.split('. ')[0].rstrip('.')}: {title}", caption)
+
+
+def _evaluation_settings(group: Group) -> dict[str, Any]:
+    """Return the evaluation settings of the first evaluated cell, those of metric groups as ``group.setting``."""
     evaluation = next((cell.evaluation for cell in group.cells if cell.evaluation), None) or {"settings": {}}
-    groups = {name: each.get("settings", {}) for name, each in evaluation.get("groups", {}).items()}
-    return {
-        **evaluation["settings"],
-        **{f"{name}.{key}": v for name, those in groups.items() for key, v in those.items()},
-    }
+    settings = dict(evaluation["settings"])
+    for name, metric_group in evaluation.get("groups", {}).items():
+        settings |= {f"{name}.{key}": value for key, value in metric_group.get("settings", {}).items()}
+    return settings
 
 
-def _methods(frame: DataFrame, chips: Mapping[str, Markup]) -> list[dict]:
-    """A card for every method, of the rows it has: those that differ in settings or schedule alone share one."""
-    cards: dict[str, dict] = {}
+def _cards(frame: DataFrame, chips: Mapping[str, Chip]) -> list[Card]:
+    """Return one card per method; rows that differ only in settings, schedule or KL term share it."""
+    cards: dict[str, Card] = {}
     for expression, cells in frame.groupby("method", sort=False):
         method = cells["cell"].iloc[0].config["method"]
-        card = cards.setdefault(
-            method.get("name", expression),
-            {
-                "name": method.get("name", expression),
-                **{key: method.get(key) or "" for key in ("summary", "citation", "family", "about")},
-                "rows": [],
-            },
-        )
-        schedule, rate = ({**(method.get(key) or {})} for key in ("schedule", "kl_term"))
-        card["rows"].append(
-            {
-                "label": cells["label"].iloc[0],
-                "chip": chips[expression],
-                "settings": {**(method.get("config") or {})},
-                "schedule": _call(schedule.pop("name", ""), schedule),
-                "kl_term": _call(rate.pop("name", ""), rate),
-                "notes": [*method.get("notes", []), *_footnotes(method)],
-            }
+        name = method.get("name", expression)
+        summary, citation, about = (method.get(key) or "" for key in ("summary", "citation", "about"))
+        cards.setdefault(name, Card(name, summary, citation, about)).rows.append(
+            Row(
+                label=cells["label"].iloc[0],
+                chip=chips[expression],
+                settings=method.get("config") or {},
+                schedule=_call(method.get("schedule") or {}),
+                kl_term=_call(method.get("kl_term") or {}),
+                notes=[*method.get("notes", []), *_footnotes(method)],
+            )
         )
     return list(cards.values())
 
 
-def _footnotes(method: Mapping) -> list[str]:
+def _footnotes(method: Mapping[str, Any]) -> list[str]:
     columns = defaultdict(list)
     for column, text in method.get("footnotes", {}).items():
         columns[text].append(column)
     return [f"{', '.join(names)}: {text}" for text, names in columns.items()]
 
 
-def _call(name: str, settings: Mapping) -> str:
-    given = ", ".join(f"{key}={value}" for key, value in settings.items() if value is not None)
-    return f"{name}({given})" if given else name
+def _call(record: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in record.items() if key != "name" and value is not None)
+    return record.get("name", "") + (f"({settings})" if settings else "")
 
 
-def _provenance(cell: CellRecord) -> dict:
+def _provenance(cell: CellRecord) -> Mapping[str, Any]:
     return (cell.result or {}).get("provenance") or {}
 
 
 def _commands(frame: DataFrame) -> list[tuple[str, list[str]]]:
-    """Every command that made cells, and which: ``vae, seeds 0, 1``."""
-    found: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    """Return every command that trained cells, with those cells as ``vae: seeds 0, 1``."""
+    seeds: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for row in frame.itertuples():
         if command := _provenance(row.cell).get("command"):
-            found[command][row.method].append(row.seed)
+            seeds[command][row.method].append(row.seed)
     return [
-        (
-            command,
-            [f"{method}: seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" for method, seeds in made.items()],
-        )
-        for command, made in found.items()
+        (command, [f"{method}: seed{'s' * (len(n) > 1)} {', '.join(map(str, n))}" for method, n in methods.items()])
+        for command, methods in seeds.items()
     ]
 
 
-def _places(frame: DataFrame) -> list[tuple[dict[str, str], int]]:
-    """Where cells were made, and how many each: commit, versions, machine, threads, device."""
+def _environments(frame: DataFrame) -> list[tuple[dict[str, str], int]]:
+    """Return where cells were trained (commit, versions, machine, threads, device), with the number of cells."""
     counts: dict[str, int] = defaultdict(int)
-    places: dict[str, dict[str, str]] = {}
+    environments: dict[str, dict[str, str]] = {}
     for cell in frame["cell"]:
-        if made := _provenance(cell):
-            machine = made.get("machine") or {}
-            place = {
-                "commit": made.get("commit") or "unknown",
-                "versions": ", ".join(f"{name} {version}" for name, version in (made.get("versions") or {}).items()),
+        if provenance := _provenance(cell):
+            machine, versions = provenance.get("machine") or {}, provenance.get("versions") or {}
+            values = {
+                "commit": provenance.get("commit") or "unknown",
+                "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
                 "machine": ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in machine.items()),
-                "threads": str(made.get("threads", "")),
+                "threads": str(provenance.get("threads", "")),
                 "device": str(cell.config.get("device", "")),
             }
-            key = dumps(place)
+            key = dumps(values)
             counts[key] += 1
-            places[key] = {name: value for name, value in place.items() if value}
-    return [(places[key], count) for key, count in counts.items()]
+            environments[key] = {name: value for name, value in values.items() if value}
+    return [(environments[key], count) for key, count in counts.items()]

@@ -1,4 +1,4 @@
-"""A table document written as Markdown, LaTeX and plain text. It knows nothing of what the numbers mean."""
+"""A table document, and its Markdown and plain text. Knows the layout of tables, not the meaning of the numbers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from bench.experiment.schema import BREAKING as UNSHOWN
 from bench.reporting.statistics import Summary
 
 DASH = "–"
-LINE, NAME = 130, 24  # characters of a line of plain text, and of a row's name whatever the line
+LINE_WIDTH, NAME_WIDTH = 130, 24  # characters of plain text: of a line, and of a row's name at least
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What stands in one place of a table: ``text (spread)`` and the letters of its footnotes.
+    """One table cell: ``text (spread)`` and the letters of its footnotes.
 
-    ``value`` is the number behind it, by which a column can be sorted.
+    ``value`` is the number to sort by, None for text and missing numbers.
     """
 
     text: str
@@ -30,7 +29,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Panel:
-    """One grid of entries; the first column names the rows. ``caption`` may be empty."""
+    """A grid of entries; the first column names the rows. ``caption`` may be empty."""
 
     caption: str
     columns: list[Entry]
@@ -39,7 +38,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one claim: the evidence in one line, and numbers that only Markdown has room for."""
+    """The outcome of one claim: the evidence in one line, and details that plain text leaves out."""
 
     id: str
     claim: str
@@ -50,7 +49,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Claims:
-    """The verdicts on the claims of one paper, and what is to be said of all of them."""
+    """The verdicts on the claims of one paper, and notes on all of them."""
 
     title: str
     verdicts: list[Verdict]
@@ -59,10 +58,9 @@ class Claims:
 
 @dataclass
 class Document:
-    """Panels that share their footnotes. ``footnote`` letters them in the order they are asked for.
+    """The panels of one group with their footnotes (text -> letter), notes, and verdicts on a paper's claims.
 
-    ``claims`` stand below all notes, in Markdown and plain text.
-    ``reference`` is a panel of numbers from elsewhere; it stands apart, below all notes, in Markdown alone.
+    ``reference`` is a panel of published numbers, printed last, in Markdown and on the page only.
     """
 
     title: str
@@ -74,12 +72,12 @@ class Document:
     footnotes: dict[str, str] = field(default_factory=dict)
 
     def footnote(self, text: str) -> str:
-        """The letter of a footnote: equal texts share one."""
+        """Return the letter of a footnote; equal texts share one."""
         return self.footnotes.setdefault(text, _letters(len(self.footnotes)))
 
 
 def number(value: float, digits: int) -> str:
-    """Fixed digits, thousands separated, no negative zero; a dash for NaN."""
+    """Format with fixed digits and thousands separators, without negative zero; a dash for NaN."""
     if math.isnan(value):
         return DASH
     text = f"{value:,.{digits}f}"
@@ -87,44 +85,38 @@ def number(value: float, digits: int) -> str:
 
 
 def difference(value: Summary, digits: int = 2) -> str:
-    """A mean difference with its sign and, where there is one, its interval."""
-    mean, low, high = (number(each, digits) for each in (value.mean, value.low, value.high))
+    """Format a mean difference with its sign and its 95 % interval, if there is one."""
+    mean, low, high = (number(part, digits) for part in (value.mean, value.low, value.high))
     return (mean if mean.startswith("-") else f"+{mean}") + (f" [{low}, {high}]" if value.n > 1 else "")
 
 
-def clean(text: str) -> str:
-    """Text of one line, without control characters and those that turn the direction of what comes after."""
-    return UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
-
-
 def code(text: str) -> str:
-    """A name in Markdown's letters for code, in a table too."""
-    text = clean(text)
+    """Return a name as Markdown code that is valid in a table."""
+    text = " ".join(text.split())
     if "`" in text or "\\" in text:  # neither can be escaped in code
         return escape_markdown(text)
     return f"`{text}`".replace("|", r"\|")
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown, as GitHub renders it, shows as it is."""
-    text = re.sub(r"([\\`*|#\[\]<~$])", r"\\\1", clean(text))
-    text = re.sub(r"&(?=#?\w+;)", r"\&", text)  # else it would begin an entity
-    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # inside a word an underscore is harmless
+    """Return text in one line that GitHub's Markdown shows as it is."""
+    text = re.sub(r"([\\`*|#\[\]<~$])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"&(?=#?\w+;)", r"\&", text)  # entities
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # an underscore inside a word is literal
 
 
 def markdown(document: Document) -> str:
-    """Markdown as GitHub renders it: pipe tables, bold for the best, footnotes as a list."""
+    """Return the document in GitHub's Markdown: pipe tables, bold for the best, footnotes as a list."""
 
-    def entry(item: Entry, name: bool) -> str:
-        text = code(item.text) if name else escape_markdown(item.text)
-        text = f"**{text}**" if item.best else text
-        return _join(text, item, "<sup>{}</sup>")
+    def entry(item: Entry, is_name: bool) -> str:
+        text = code(item.text) if is_name else escape_markdown(item.text)
+        return _append(f"**{text}**" if item.best else text, item, "<sup>{}</sup>")
 
     def table(panel: Panel) -> list[str]:
-        lined, widths = grid(panel, entry)
+        cells, widths = _pad(panel, entry)
         rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
         caption = [escape_markdown(panel.caption), ""] if panel.caption else []
-        return [*caption, *("| " + " | ".join(cells) + " |" for cells in (lined[0], rule, *lined[1:])), ""]
+        return [*caption, *("| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:])), ""]
 
     lines = [f"### {escape_markdown(document.title)}", ""]
     for panel in document.panels:
@@ -139,68 +131,71 @@ def markdown(document: Document) -> str:
 
 def _markdown_claims(claims: Claims) -> list[str]:
     lines = ["", f"#### {escape_markdown(claims.title)}", "", "| | claim | verdict | evidence |", "| - | - | - | - |"]
-    for each in claims.verdicts:
-        evidence = "; ".join((each.evidence, *each.details))
-        cells = map(escape_markdown, (each.id, each.claim, each.verdict, evidence))
+    for verdict in claims.verdicts:
+        evidence = "; ".join((verdict.evidence, *verdict.details))
+        cells = map(escape_markdown, (verdict.id, verdict.claim, verdict.verdict, evidence))
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", *(f"- {escape_markdown(note)}" for note in claims.notes)]
 
 
 def text(document: Document) -> str:
-    """Plain text for a terminal: aligned columns, ``*`` at the best, letters in brackets.
+    """Return plain text for a terminal: aligned columns, ``*`` at the best, footnote letters in brackets.
 
-    To keep within ``LINE`` the columns' footnotes go by title, and names that are too long have a line of their own.
+    Footnotes of columns are listed by the column's title, so that headers stay short.
     """
-
-    def entry(item: Entry, name: bool) -> str:
-        return _join(f"*{item.text}" if item.best else item.text, item, "[{}]")
-
-    lines = [document.title, ""]
-    titles: dict[str, list[str]] = {}  # of a column's footnote
+    titles: dict[str, list[str]] = {}  # footnote letter -> titles of columns
     for panel in document.panels:
-        for item in panel.columns:
-            for letter in item.letters:
-                titles.setdefault(letter, []).append(item.text)
-        lined, widths = grid(replace(panel, columns=[Entry(item.text) for item in panel.columns]), entry)
-        names = [row[0].rstrip() for row in lined]
-        room = max(NAME, LINE - sum(widths[1:]) - 2 * len(widths) + 2)
-        first = max(len(name) for name in names if len(name) <= room)
-        rows = []
-        for name, (_, *cells) in zip(names, lined, strict=True):
-            alone = len(name) > first
-            rows += [name] if alone else []
-            rows.append("  ".join([("" if alone else name).ljust(first), *cells]).rstrip())
-        lines += [panel.caption] if panel.caption else []
-        lines += [rows[0], "-" * (first + sum(widths[1:]) + 2 * len(widths) - 2), *rows[1:], ""]
+        for column in panel.columns:
+            for letter in column.letters:
+                titles.setdefault(letter, []).append(column.text)
+    lines = [document.title, ""]
+    for panel in document.panels:
+        lines += [*([panel.caption] if panel.caption else []), *_text_table(panel), ""]
     lines += ["* lowest NLL"]
     for note, letter in document.footnotes.items():
         lines.append(f"{', '.join(titles[letter])}: {note}" if letter in titles else f"[{letter}] {note}")
     lines += document.notes
     if document.claims:
-        width = max(len(each.verdict) for each in document.claims.verdicts)
         lines += ["", document.claims.title]
-        lines += [
-            f"{each.id}  {each.verdict:{width}}  {each.claim}: {each.evidence}" for each in document.claims.verdicts
-        ]
+        for verdict in document.claims.verdicts:
+            lines.append(f"{verdict.id}  {verdict.verdict:21}  {verdict.claim}: {verdict.evidence}")
         lines += document.claims.notes
-    return "\n".join(UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", line.replace("\n", " ")) for line in lines) + "\n"
+    return "\n".join(line.replace("\n", " ") for line in lines) + "\n"
 
 
-def grid(panel: Panel, entry: Callable[[Entry, bool], str]) -> tuple[list[list[str]], list[int]]:
-    """The panel's cells as strings padded to their columns, the header first, and the columns' widths."""
+def _text_table(panel: Panel) -> list[str]:
+    """Return aligned rows; a name that would make them longer than ``LINE_WIDTH`` gets a line of its own."""
+    cells, widths = _pad(
+        replace(panel, columns=[Entry(column.text) for column in panel.columns]),
+        lambda item, _: _append(f"*{item.text}" if item.best else item.text, item, "[{}]"),
+    )
+    names = [row[0].rstrip() for row in cells]
+    available = max(NAME_WIDTH, LINE_WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1))
+    width = max(len(name) for name in names if len(name) <= available)
+    rows = []
+    for name, (_, *values) in zip(names, cells, strict=True):
+        rows += [name] if len(name) > width else []
+        rows.append("  ".join([("" if len(name) > width else name).ljust(width), *values]).rstrip())
+    rule = "-" * (width + sum(widths[1:]) + 2 * (len(widths) - 1))
+    return [rows[0], rule, *rows[1:]]
+
+
+def _pad(panel: Panel, entry: Callable[[Entry, bool], str]) -> tuple[list[list[str]], list[int]]:
+    """Return the cells of a panel as strings padded to their columns, header first, and the column widths."""
     rows = [[entry(item, False) for item in panel.columns]]
     rows += [[entry(item, column == 0) for column, item in enumerate(row)] for row in panel.rows]
     widths = [max(2, *map(len, column)) for column in zip(*rows, strict=True)]
     return [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows], widths
 
 
-def _join(text: str, item: Entry, mark: str) -> str:
+def _append(text: str, item: Entry, mark: str) -> str:
+    """Append the spread and the footnote letters of an entry to its text."""
     spread = f" ({item.spread})" if item.spread else ""
     return text + spread + (mark.format(",".join(item.letters)) if item.letters else "")
 
 
 def _letters(index: int) -> str:
-    """a … z, aa, ab, …"""
+    """Return a … z, aa, ab, …"""
     letters = ""
     while index >= 0:
         letters = chr(ord("a") + index % 26) + letters

@@ -1,9 +1,8 @@
-"""What stands in the tables of one data set and preset: panels, the rows' footnotes, published numbers."""
+"""The tables of one group of cells: panels, footnotes, notes, published numbers, and the CSV file."""
 
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -15,16 +14,16 @@ from bench.core.config import FULL_PRECISION
 from bench.core.files import dumps
 from bench.experiment.cell_record import CellRecord
 from bench.reporting.columns import UNRELIABLE_K, Write, columns, headings, metric_panels
+from bench.reporting.compare import matched_panels
 from bench.reporting.frame import CORE_COLUMNS, LIKELIHOODS, csv_columns, headline
-from bench.reporting.groups import Group, common_settings, judged_otherwise
-from bench.reporting.matched import matched
+from bench.reporting.groups import Group, common_settings, settings_notes
 from bench.reporting.render import DASH, Document, Entry, Panel, number
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published.csv"
-WORSE = 0.1  # nats by which the NLL under the common proposal may exceed the plain one without a word
+REFINED_EXCESS = 0.1  # nats by which the refined NLL may exceed the plain one without a footnote
 PUBLISHED_METRICS = {
     "nll": "NLL",
     "kl": "KL",
@@ -33,97 +32,103 @@ PUBLISHED_METRICS = {
     "hours": "train (h)",
     "relative_hours": "hours (×)",
 }
-#: What a record's reference is called, and what follows from it.
+#: Reference of a data set -> its description, and a remark.
 REFERENCES = {
-    "unigram": ("words drawn independently", ""),
-    "true_generator": ("the true generator", ": no model can be below it but by chance"),
+    "unigram": ("the unigram model (independent tokens)", ""),
+    "true_generator": ("the true generator", ": a lower bound for every model, up to sampling error"),
 }
+Notes = Mapping[str, list[str]]  # column -> footnotes; "method" for the row's name
 
 
 def to_csv(rows: DataFrame) -> str:
-    """One line per row of ``rows_frame`` under a header; nothing for what has no meaning. Eight digits."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    columns = csv_columns()
-    writer.writerow(columns)
-    writer.writerows([_plain(value) for value in row] for row in rows[columns].itertuples(index=False))
-    return file.getvalue()
+    """Return ``rows_frame`` as CSV: eight digits, empty for NaN."""
+    plain = rows[csv_columns()].map(lambda value: value + 0.0 if isinstance(value, float) else value)  # no -0
+    return plain.to_csv(index=False, float_format="%.8g", lineterminator="\n")
 
 
 def document(group: Group, frame: DataFrame, rows: DataFrame, sweeps: Mapping[str, Collection[str]] = {}) -> Document:
-    """The table of one group in the paper's layout, further panels of details and comparisons, and all footnotes.
+    """Return the tables of one group: the main panel in the layout of He et al. (2019), details and comparisons.
 
-    ``frame`` and ``rows`` are ``cells_frame`` and ``rows_frame`` of the group's cells, and ``sweeps`` as there.
+    Args:
+        group: the cells.
+        frame, rows: their ``cells_frame`` and ``rows_frame``.
+        sweeps: sweep -> methods, as for ``rows_frame``.
     """
     config = group.cells[0].config
-    data, preset = config["dataset"], config["preset"]
-    judged = next((cell for cell in group.cells if cell.evaluation), None)
+    data = config["dataset"]
+    evaluated = next((cell for cell in group.cells if cell.evaluation), None)
     settings = common_settings(group.cells)
-    made = Document(title=f"{data['title']}, preset {preset}", label=group.stem)
-    reference = next((row.method for row in rows.itertuples() if row.baseline), None)
-    head = headings(rows, data, config["device"], judged, settings, reference)
-    crossed = rows[[f"{name}_ci_examples" for name in LIKELIHOODS]].max(axis=None) > 0
-    notes = {row.method: _row_notes(row, frame, crossed) for row in rows.itertuples()}
-    for caption, those in columns(rows, reference).items():
-        made.panels.append(_panel(made, caption, those, head, rows, frame, notes))
-    made.panels += matched(made, frame, sweeps)
+    result = Document(title=f"{data['title']}, preset {config['preset']}", label=group.stem)
+    baseline = next((row.method for row in rows.itertuples() if row.baseline), None)
+    titles = headings(rows, data, config["device"], evaluated, settings, baseline)
+    is_crossed = _is_crossed(rows)
+    notes = {row.method: _row_notes(row, frame, is_crossed) for row in rows.itertuples()}
+    for caption, writers in columns(rows, baseline).items():
+        result.panels.append(_panel(result, caption, writers, titles, rows, frame, notes))
+    result.panels += matched_panels(result, frame, sweeps)
     if group.cells[0].as_published:
-        made.reference = _published(data["title"], list(rows["method"]))
-    made.notes = _notes(group, judged, settings, rows)
-    return made
+        result.reference = _published(data["title"], list(rows["method"]))
+    result.notes = _notes(group, evaluated, settings, rows)
+    return result
+
+
+def _is_crossed(rows: DataFrame) -> bool:
+    """Return whether some intervals are over seeds and test examples."""
+    return bool(rows[[f"{name}_ci_examples" for name in LIKELIHOODS]].max(axis=None) > 0)
 
 
 def _panel(
-    made: Document,
+    document: Document,
     caption: str,
-    columns: Mapping[str, Write],
-    head: Mapping[str, tuple[str, str]],
+    writers: Mapping[str, Write],
+    titles: Mapping[str, tuple[str, str]],
     rows: DataFrame,
     frame: DataFrame,
-    notes: Mapping[str, Mapping[str, list[str]]],
+    notes: Mapping[str, Notes],
 ) -> Panel:
-    titles = [Entry("method")]
-    for name in columns:
-        title, note = head[name]
-        titles.append(Entry(title, letters=_letter(made, [note] if note else [])))
-    main, reference = headline(rows), rows["baseline"].any()
+    header = [Entry("method")]
+    for name in writers:
+        title, note = titles[name]
+        header.append(Entry(title, letters=_letters(document, [note] if note else [])))
+    main, has_baseline = headline(rows), rows["baseline"].any()
     lowest = rows[main].min()
     grid = []
     for row in rows.itertuples():
-        entries = [Entry(row.label, letters=_letter(made, notes[row.method]["method"] if not caption else []))]
-        for name, write in columns.items():
-            entry, those = write(row), notes[row.method].get(name, [])
-            evident = not row.n or (name == f"{main}_minus_baseline" and row.baseline)
-            evident |= name == "relative_cost" and not reference
-            if entry.text == DASH and not those and not evident:
-                those = _lacking(name, row, frame, notes[row.method])
-            best = name == main and getattr(row, main) == lowest
-            entries.append(replace(entry, letters=_letter(made, those), best=best))
+        row_notes = notes[row.method]
+        entries = [Entry(row.label, letters=_letters(document, [] if caption else row_notes["method"]))]
+        for name, write in writers.items():
+            entry, texts = write(row), row_notes.get(name, [])
+            is_evident = not row.n or (name == f"{main}_minus_baseline" and row.baseline)
+            is_evident |= name == "relative_cost" and not has_baseline
+            if entry.text == DASH and not texts and not is_evident:
+                texts = _missing_reason(name, row, frame, row_notes)
+            is_best = name == main and getattr(row, main) == lowest
+            entries.append(replace(entry, letters=_letters(document, texts), best=is_best))
         if caption in metric_panels() and all(entry.text == DASH for entry in entries[1:]):
-            continue  # the first panels show every row, whatever became of it
+            continue  # only the first two panels show every row
         grid.append(entries)
-    return Panel(caption, titles, grid)
+    return Panel(caption, header, grid)
 
 
-def _lacking(name: str, row: Any, frame: DataFrame, notes: Mapping[str, list[str]]) -> list[str]:
-    """Why a method that ran has a dash in a column, where the method itself says nothing."""
-    if name.endswith(("_minus_baseline", "_ci")):
-        return ["fewer than two common seeds" if name.endswith("_minus_baseline") else "fewer than two seeds"]
+def _missing_reason(name: str, row: Any, frame: DataFrame, notes: Notes) -> list[str]:
+    """Return why a method with finished cells has no value in a column, if the method itself has no footnote."""
+    if name.endswith("_minus_baseline"):
+        return ["fewer than two common seeds"]
+    if name.endswith("_ci"):
+        return ["fewer than two seeds"]
     cells = [cell for cell in frame.loc[frame["method"] == row.method, "cell"] if cell.evaluation]
     values = [cell.evaluation["metrics"][name] for cell in cells if name in cell.evaluation["metrics"]]
     if any(value is not None for value in values):
-        return ["judged with other settings (see the notes)"]
-    if math.isnan(row.kl) and notes.get("kl"):  # what leaves a method without KL leaves it without all made of z
+        return ["evaluated with other settings (see the notes)"]
+    if math.isnan(row.kl) and notes.get("kl"):  # metrics of z are missing for the same reason as KL
         return notes["kl"]
     if values:
-        if name.startswith("pareto_k"):
-            return ["the weights have no tail to fit"]
-        return ["not defined for this method"]
+        return ["the weights have no tail to fit" if name.startswith("pareto_k") else "not defined for this method"]
     return ["not recorded" if name in CORE_COLUMNS else "not measured"]
 
 
-def _row_notes(row: Any, frame: DataFrame, crossed: bool) -> dict[str, list[str]]:
-    """The footnotes of one row by column, ``method`` for the row's name; ``crossed``: most intervals are."""
+def _row_notes(row: Any, frame: DataFrame, is_crossed: bool) -> Notes:
+    """Return the footnotes of one row by column."""
     notes = defaultdict(list, method=[row.selection] if row.selection else [])
     cells = frame[frame["method"] == row.method]
     if len(cells):
@@ -131,22 +136,21 @@ def _row_notes(row: Any, frame: DataFrame, crossed: bool) -> dict[str, list[str]
         notes["method"] += method.get("notes", [])
         for name, text in method.get("footnotes", {}).items():
             notes[name].append(text)
-    for (status, reason), those in cells.fillna({"reason": ""}).groupby(["status", "reason"], sort=True):
+    for (status, reason), group in cells.fillna({"reason": ""}).groupby(["status", "reason"], sort=True):
         if status != "ok":
-            seeds = ", ".join(map(str, those["seed"]))
-            notes["method"].append(f"seed{'s' * (len(those) > 1)} {seeds} {status}" + (f": {reason}" if reason else ""))
+            seeds = ", ".join(map(str, group["seed"]))
+            notes["method"].append(f"seed{'s' * (len(group) > 1)} {seeds} {status}" + (f": {reason}" if reason else ""))
     for name in LIKELIHOODS:
         for column, low in ((f"{name}_ci", f"{name}_ci_low"), (f"{name}_minus_baseline", f"{name}_minus_baseline_low")):
-            alone = not getattr(row, f"{column}_examples") and not math.isnan(getattr(row, low))
-            notes[column] += ["over seeds alone, for values per test example are missing"] if alone and crossed else []
+            if is_crossed and not getattr(row, f"{column}_examples") and not math.isnan(getattr(row, low)):
+                notes[column].append("over seeds only: values per test example are missing")
     if 0 < row.nll_refined_n < row.n:
-        notes["nll_refined"].append(f"of {row.nll_refined_n} of {row.n} seeds")
-    if row.nll_refined - row.nll > WORSE:
-        lower = "IW-NLL, an upper bound too, is lower"
-        notes["nll_refined"].append(f"too high: {lower}, for the fit ended in a worse place than q")
+        notes["nll_refined"].append(f"{row.nll_refined_n} of {row.n} seeds")
+    if row.nll_refined - row.nll > REFINED_EXCESS:
+        notes["nll_refined"].append("too high: the refinement failed; IW-NLL, also an upper bound, is lower")
     for name in ("pareto_k", "pareto_k_refined"):
         if getattr(row, name) > UNRELIABLE_K:
-            notes[name].append("above 0.7: not to be trusted")
+            notes[name].append(f"above {UNRELIABLE_K}: unreliable")
     shared = cells.loc[cells["status"] == "ok", "shared"].max()
     if shared > 1:
         notes["train_seconds"].append(f"measured while up to {shared:.0f} cells shared the device")
@@ -156,77 +160,69 @@ def _row_notes(row: Any, frame: DataFrame, crossed: bool) -> dict[str, list[str]
     return notes
 
 
-def _notes(group: Group, judged: CellRecord | None, settings: Mapping[str, dict], rows: DataFrame) -> list[str]:
+def _notes(
+    group: Group, evaluated: CellRecord | None, settings: Mapping[str, dict[str, Any]], rows: DataFrame
+) -> list[str]:
+    """Return the notes below the tables: data, preset, precision, references, intervals, skipped cells."""
     config = group.cells[0].config
     data = config["dataset"]
+    evaluation = (evaluated.evaluation if evaluated else None) or {}
     sizes = ", ".join(f"{data['sizes'][split]:,} {split}" for split in ("train", "val", "test"))
     notes = [f"Data: {data['title']}, {sizes}; fingerprint {data['fingerprint'][:12]}; {data['source']}."]
     notes += data.get("notes", [])
-    said = dict.fromkeys(note for cell in group.cells for note in cell.config.get("preset_notes", []))
-    notes.append(f"Preset {config['preset']}" + (f": {'; '.join(said)}." if said else "."))
-    notes += _precision(config["precision"], judged)
-    notes += _references(((judged and judged.evaluation) or {}).get("references") or {})
-    where = [(cell.result or {}).get("provenance") or {} for cell in group.cells if cell.status == "ok"]
-    if len({dumps([each.get("machine"), each.get("threads")], sort_keys=True) for each in where}) > 1:
-        notes.append("Seconds come from different machines or thread counts and do not compare; costs (×) do.")
+    changes = dict.fromkeys(note for cell in group.cells for note in cell.config.get("preset_notes", []))
+    notes.append(f"Preset {config['preset']}" + (f": {'; '.join(changes)}." if changes else "."))
+    precision = evaluation.get("settings", {}).get("precision", FULL_PRECISION)
+    if {config["precision"], precision} != {FULL_PRECISION}:
+        notes.append(f"Precision of the networks: trained in {config['precision']}, evaluated in {precision}.")
+    notes += _references(evaluation.get("references") or {})
+    finished = [cell for cell in group.cells if cell.status == "ok"]
+    provenance = [(cell.result or {}).get("provenance") or {} for cell in finished]
+    if len({dumps([record.get("machine"), record.get("threads")], sort_keys=True) for record in provenance}) > 1:
+        notes.append("Seconds come from different machines or thread counts and are not comparable; costs (×) are.")
     if rows["n"].max() > 1:
-        spread = "Mean (sd) over n seeds, ddof 1."
-        if rows[[f"{name}_ci_examples" for name in LIKELIHOODS]].max(axis=None) > 0:
-            spread += " Intervals are 95 % and take seeds and test examples as samples of those there could have been:"
-            spread += " every seed is judged on the same examples, so the two are crossed."
-        notes.append(spread)
-    notes += judged_otherwise([cell for cell in group.cells if cell.status == "ok"], settings)
+        text = "Mean (sd) over n seeds, ddof 1."
+        if _is_crossed(rows):
+            text += " 95 % intervals are over seeds and test examples, both as random samples; the two are crossed"
+            text += " because every seed is evaluated on the same examples."
+        notes.append(text)
+    notes += settings_notes(finished, settings)
     for cell in group.cells:
         if cell.evaluation and cell.examples.problem:
             notes.append(f"Not used: {cell.folder.parent.name}/{cell.folder.name}, {cell.examples.problem}.")
     return notes + group.notes
 
 
-def _precision(trained: str, judged: CellRecord | None) -> list[str]:
-    """What the networks computed in, where it is not float32 throughout."""
-    evaluated = ((judged and judged.evaluation) or {}).get("settings", {}).get("precision", FULL_PRECISION)
-    if trained == evaluated == FULL_PRECISION:
-        return []
-    return [f"Arithmetic of the networks: trained in {trained}, judged in {evaluated}."]
-
-
-def _references(references: dict[str, float]) -> list[str]:
-    """The NLL of what stands beside every method, as ``name`` or as ``name`` with its standard error ``name_se``."""
-    said = []
+def _references(references: Mapping[str, float]) -> list[str]:
+    """Return a note on the NLL of each reference model; ``name_se`` is the standard error of ``name``."""
+    notes = []
     for name, value in references.items():
         if not name.endswith("_se"):
-            what, remark = REFERENCES.get(name, (name.replace("_", " "), ""))
+            description, remark = REFERENCES.get(name, (name.replace("_", " "), ""))
             error = f" ± {number(references[f'{name}_se'], 2)} (standard error)" if f"{name}_se" in references else ""
-            said.append(f"For reference, NLL of {what}: {number(value, 2)}{error}{remark}.")
-    return said
+            notes.append(f"For reference, NLL of {description}: {number(value, 2)}{error}{remark}.")
+    return notes
 
 
 def _published(title: str, methods: list[str]) -> Panel | None:
-    """The papers' own numbers for this very data set and the methods in the table, where some are stored."""
-    found: dict[tuple[str, str, str], dict[str, Entry]] = defaultdict(dict)
-    try:
-        content = io.StringIO(PUBLISHED.read_text("utf-8"), newline="")
-        for record in csv.DictReader(content, strict=True):
+    """Return the published numbers for this data set and the methods in the table, if there are any."""
+    if not PUBLISHED.is_file():  # an installation without the results folder
+        return None
+    entries: dict[tuple[str, str, str], dict[str, Entry]] = defaultdict(dict)
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        for record in csv.DictReader(file):
             if record["dataset"] == title and record["method"] in methods:
-                key = record["method"], record["version"] or "", record["checked"] or ""
-                found[key][record["metric"]] = Entry(record["value"] or DASH, record["sd"] or "")
-    except (OSError, ValueError, KeyError, csv.Error):  # no such file here, or something else
+                key = record["method"], record["version"], record["checked"]
+                entries[key][record["metric"]] = Entry(record["value"] or DASH, record["sd"] or "")
+    if not entries:
         return None
-    if not found:
-        return None
-    columns = [Entry(name) for name in ("method", "version", "checked", *PUBLISHED_METRICS.values())]
+    header = [Entry(name) for name in ("method", "version", "checked", *PUBLISHED_METRICS.values())]
     rows = [
-        [*map(Entry, key), *(found[key].get(metric, Entry(DASH)) for metric in PUBLISHED_METRICS)]
-        for key in sorted(found, key=lambda key: methods.index(key[0]))
+        [*map(Entry, key), *(entries[key].get(metric, Entry(DASH)) for metric in PUBLISHED_METRICS)]
+        for key in sorted(entries, key=lambda key: methods.index(key[0]))
     ]
-    return Panel("Published numbers (He et al., 2019): other code, the same protocol.", columns, rows)
+    return Panel("Published numbers (He et al., 2019): other code, the same protocol.", header, rows)
 
 
-def _letter(made: Document, notes: list[str]) -> tuple[str, ...]:
-    return tuple(made.footnote(note) for note in dict.fromkeys(notes))
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value + 0.0:.8g}"
-    return str(value)
+def _letters(document: Document, notes: list[str]) -> tuple[str, ...]:
+    return tuple(document.footnote(note) for note in dict.fromkeys(notes))

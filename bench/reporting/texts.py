@@ -1,76 +1,80 @@
-"""What the models of one data set and preset write, as a page of Markdown: samples, reconstructions, interpolations."""
+"""Texts that the models of one data set and preset generate, as Markdown: samples, reconstructions, interpolations."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.core.files import read_json
-from bench.experiment.schema import problem_of_texts
+from bench.evaluation.record import DecodedText, SampleTexts
 from bench.reporting.render import code, escape_markdown
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-#: How a point of the latent space becomes a sentence.
-WAYS = {"greedy": "the most probable word at every step", "beam": "beam search", "ancestral": "one draw from p(x|z)"}
+#: Decoding methods: how a point of the latent space becomes a sentence.
+DECODING = {
+    "greedy": "the most probable word at every step",
+    "beam": "beam search",
+    "ancestral": "one sample from p(x|z)",
+}
 
 
-def read(frame: DataFrame, log: Callable[[str], object]) -> dict[str, tuple[int, dict]]:
-    """Method -> (seed, texts) of its first seed, where there are some.
+@dataclass(frozen=True)
+class Samples:
+    """The texts of one cell."""
 
-    A damaged file is left out, which goes to ``log``.
-    """
-    found = {}
+    seed: int
+    texts: SampleTexts
+
+
+def read_samples(frame: DataFrame, log: Callable[[str], object]) -> dict[str, Samples]:
+    """Return the texts of the first seed of every method that has some; ``log`` receives damaged files."""
+    samples = {}
     for name, cells in frame[frame["status"] == "ok"].groupby("method", sort=False):
         file = cells["cell"].iloc[0].folder / "texts.json"
         try:
-            if (texts := read_json(file, missing_ok=True)) is not None:
-                if wrong := problem_of_texts(texts):
-                    raise ValueError(wrong)
-                found[name] = int(cells["seed"].iloc[0]), texts
+            if (record := read_json(file, missing_ok=True)) is not None:
+                samples[name] = Samples(int(cells["seed"].iloc[0]), SampleTexts.model_validate(record))
         except (OSError, ValueError) as error:
             log(f"no texts of {name}: {file.parent.name}/{file.name} is damaged ({type(error).__name__})")
-    return found
+    return samples
 
 
-def page(title: str, found: Mapping[str, tuple[int, dict]]) -> str | None:
-    """Markdown of what ``read`` found, None where it found nothing."""
-    sections: list[str] = []
-    for name, (seed, texts) in found.items():
-        sections += ["", f"## {code(name)}", "", f"Seed {seed}.", *_section(texts)]
-    if not sections:
-        return None
-    ways = "; ".join(f"*{way}*: {what}" for way, what in WAYS.items())
-    head = [f"# {escape_markdown(title)}: texts", "", f"What z says, in three ways. {ways}."]
-    return "\n".join(head + sections) + "\n"
+def markdown(title: str, samples: Mapping[str, Samples]) -> str:
+    """Return the texts of all methods as one Markdown page."""
+    methods = "; ".join(f"*{name}*: {meaning}" for name, meaning in DECODING.items())
+    lines = [f"# {escape_markdown(title)}: texts", "", f"Every z is decoded in three ways. {methods}."]
+    for name, sample in samples.items():
+        lines += ["", f"## {code(name)}", "", f"Seed {sample.seed}.", *_section(sample.texts)]
+    return "\n".join(lines) + "\n"
 
 
-def _section(texts: dict) -> Iterator[str]:
+def _section(texts: SampleTexts) -> Iterator[str]:
     yield from ("", "### Samples from the prior", "")
-    yield from (f"1. {shown(text)}" for text in texts["samples"])
-    if texts.get("reconstructions"):
+    yield from (f"1. {sentence(text)}" for text in texts.samples)
+    if texts.reconstructions:
         yield from ("", "### Reconstructions from the posterior mean", "")
-        for each in texts["reconstructions"]:
-            yield f"1. {shown(each['original'])}"
-            yield from (f"   - *{way}*: {shown(each[way])}" for way in WAYS)
-    if texts.get("interpolations"):
+        for item in texts.reconstructions:
+            yield f"1. {sentence(item.original)}"
+            yield from (f"   - *{name}*: {_decoded(item, name)}" for name in DECODING)
+    if texts.interpolations:
         yield from ("", "### Interpolations between posterior means", "")
-        for each in texts["interpolations"]:
-            yield f"1. from: {shown(each['start'])}\\"
-            yield f"   to: {shown(each['end'])}"
-            yield from _steps(each["steps"])
+        for pair in texts.interpolations:
+            yield f"1. from: {sentence(pair.start)}\\"
+            yield f"   to: {sentence(pair.end)}"
+            for name in DECODING:
+                yield f"   - *{name}*"
+                yield from (f"     - {step.share:.0%}: {_decoded(step, name)}" for step in pair.steps)
 
 
-def _steps(steps: Sequence[dict]) -> Iterator[str]:
-    """Way by way, for what changes from step to step is what the reader looks for."""
-    for way in WAYS:
-        yield f"   - *{way}*"
-        yield from (f"     - {step['share']:.0%}: {shown(step[way])}" for step in steps)
+def _decoded(text: DecodedText, method: str) -> str:
+    return sentence(getattr(text, method))
 
 
-def shown(text: str) -> str:
-    """A sentence as it is: no list, heading or quotation where it begins like one; an empty one said to be so."""
+def sentence(text: str) -> str:
+    """Return a sentence that Markdown shows as it is inside a list; an empty one is marked."""
     text = re.sub(r"^(\d+)([.)])", r"\1\\\2", escape_markdown(text))
-    return re.sub(r"^([-+>])", r"\\\1", text) or "*(nothing)*"
+    return re.sub(r"^([-+>])", r"\\\1", text) or "*(empty)*"

@@ -1,5 +1,5 @@
 "use strict";
-// Without this the tables stand in their own order and commands are copied by hand.
+// Sort tables by clicking a column header; copy commands with a button.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   heads.forEach((head, column) => {
@@ -16,7 +16,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const key = (cell) => numbers ? cell.dataset.value : cell.textContent.trim();
       rows.sort(([a], [b]) => {
         const [x, y] = [key(a), key(b)];
-        if (!x || !y) return Number(!x) - Number(!y);  // what has no value stays last
+        if (!x || !y) return Number(!x) - Number(!y);  // rows without a value stay last
         return (up ? 1 : -1) * (numbers ? Number(x) - Number(y) : x.localeCompare(y));
       });
       body.append(...rows.map(([, row]) => row));
