@@ -1,72 +1,73 @@
-"""What every method found must hold. A new method is under these tests by being there."""
+"""The contract of a method, checked for every method in the registry.
+
+Every method is trained once per worker, in its fastest modality; most tests read that cell. The slow tests cover the
+other modality, all presets, and resuming and modifiers for all methods.
+"""
 
 import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.core.files import dumps
-from bench.data.dataset import Prepared
 from bench.data.tensors import Data, load
 from bench.evaluation.metrics import EvaluationContext, compute_metrics
+from bench.experiment.plan import PlannedCell
 from bench.experiment.presets import load_preset, preset_names
 from bench.experiment.worker import load_trained, run_cell
+from bench.method import Method
 from bench.models.distributions import Gaussian
+from bench.models.vae import VAE
 from bench.training import registry
 from bench.training.context import TrainingContext
 from bench.training.expressions import parse_methods
 from bench.training.factory import build_from_config
-from tests.conftest import MODEL, TEXT_MODEL, TEXT_TOY, TOY, TRAIN, assert_equal_weights, planner, trainers
+from bench.training.result import TrainingResult, Validation
+from tests.conftest import MODEL, TEXT_TOY, TOY, TRAIN, assert_equal_weights, planner, tasks, trainers
 
 METHODS = registry.method_names()
-PARTS = {"schedule": "anneal", "kl_term": "free_bits(target=50.0,placement=total_example)"}
-ATTACHED = [(name, kind) for name in METHODS for kind in PARTS if kind not in registry.method(name).incompatible_with]
-MOVED = {"control_vae": "control_vae(target=0.001)", "free_bits": "free_bits(target=0.0)"}  # else constant
+MODIFIERS = {"schedule": "anneal", "kl_term": "free_bits(target=50.0,placement=total_example)"}
 REFUSED = [(name, kind) for name in METHODS for kind in registry.method(name).incompatible_with]
-STATEFUL = ["vae", "sa_vae(steps=2)", "aggressive", "bn_vae", "geco", "pretrained_free_bits", "mdr", "aae"]
+WITH_VAE_SETTINGS = [name for name in METHODS if isinstance(registry.method(name).vae_settings, dict)]
+#: One method each: plain objective, normalised posterior, inner optimisation, controlled encoder updates.
+REPRESENTATIVES = ["beta_vae", "bn_vae", "sa_vae", "aggressive"]
+#: Methods with a state, a second optimiser, several phases or updates that depend on what was seen.
+STATEFUL = ["vae", "sa_vae", "aggressive", "bn_vae", "geco", "pretrained_free_bits", "mdr", "aae"]
 
 
-@dataclass
-class Toy:
-    """What the tests need of a modality: data, planned cells, their tasks, trainers."""
-
-    prepared: Prepared
-    planned: Callable
-    task: Callable
-    trainer: Callable
-    data: Data
+def toy(modality: str):
+    return {"image": TOY, "text": TEXT_TOY}[modality]
 
 
-@pytest.fixture
-def toys(prepared, text_prepared, planned, text_planned, task, text_task, trainer, text_trainer):
-    return {
-        "image": Toy(prepared, planned, task, trainer, load(prepared, MODEL)),
-        "text": Toy(text_prepared, text_planned, text_task, text_trainer, load(text_prepared, TEXT_MODEL)),
-    }
+def fastest_modality(name: str) -> str:
+    """Text where the method supports it."""
+    return registry.method(name).modalities[-1]
 
 
-def one(expression: str) -> str:
-    """The modality in which a method is tested where one is enough: text, the faster one, if it may be."""
-    return registry.method(expression.split("+")[0].split("(")[0]).modalities[-1]
-
-
-def light(name: str) -> str:
-    """The method with as few inner steps as the smallest preset has."""
+def quick(name: str) -> str:
+    """The expression of a method with the settings of the smallest preset."""
     settings = registry.method(name).preset_overrides.get("quick", {})
     return f"{name}({','.join(f'{key}={value}' for key, value in settings.items())})" if settings else name
 
 
-def weights(folder):
+def with_vae_settings(name: str) -> str:
+    return f"{name}({','.join(f'{key}={value}' for key, value in registry.method(name).vae_settings.items())})"
+
+
+def best_weights(folder: Path) -> dict[str, Tensor]:
     return torch.load(folder / "best.pt", weights_only=True)["model"]
 
 
-def unknown(q, prior) -> set[str]:
-    """The metrics that cannot be given of a posterior and prior like these."""
+def undefined_metrics(q, prior) -> set[str]:
+    """Metrics that cannot be computed for this kind of posterior and prior."""
     return {
         *([] if prior.kl_dim(q) is not None else ["au_kl", "collapsed_dims"]),
         *([] if isinstance(q, Gaussian) else ["au_ratio"]),
@@ -76,196 +77,259 @@ def unknown(q, prior) -> set[str]:
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "modality"), [(name, modality) for name in METHODS for modality in registry.method(name).modalities]
-)
-def test_trains_and_evaluates(name, modality, toys):
-    toy = toys[modality]
-    cell = toy.planned(light(name))
-    run_cell(toy.task(cell))
-    result, evaluation, history = cell.folder.result(), cell.folder.evaluation(), cell.folder.history()
-    assert result["status"] == "ok", result.get("traceback")
-    assert evaluation is not None, result.get("evaluation_failure")
+@dataclass(frozen=True)
+class Cell:
+    """A trained and evaluated toy cell."""
+
+    planned: PlannedCell
+    method: Method
+    model: VAE
+    data: Data
+
+    @property
+    def folder(self) -> Path:
+        return self.planned.folder.path
+
+    @property
+    def ctx(self) -> EvaluationContext:
+        return EvaluationContext(self.model.eval(), self.data.info, TRAIN, 0)
+
+
+@pytest.fixture(scope="session")
+def train_once(prepared, text_prepared, tmp_path_factory) -> Callable[[str, str], Cell]:
+    """``train_once(expression, modality)``: the cell, trained by the first test that asks for it."""
+    folder = tmp_path_factory.mktemp("cells")
+
+    @cache
+    def train(expression: str, modality: str) -> Cell:
+        data, preset = {"image": prepared, "text": text_prepared}[modality], toy(modality)
+        planned = planner(data, preset, folder)(expression)
+        run_cell(tasks(data)(planned))
+        result = planned.folder.result()
+        assert result["status"] == "ok", result["traceback"]
+        assert "evaluation_failure" not in result, result["evaluation_failure"]["traceback"]
+        method, model, _ = load_trained(planned.folder, planned.config)
+        return Cell(planned, method, model, load(data, preset.model))
+
+    return train
+
+
+@pytest.fixture(scope="session", params=METHODS)
+def cell(request, train_once) -> Cell:
+    """The trained cell of every method, in its fastest modality."""
+    return train_once(quick(request.param), fastest_modality(request.param))
+
+
+@pytest.fixture
+def toy_trainer(prepared, text_prepared, tmp_path):
+    """``toy_trainer(expression, modality, folder)``: a trainer that has not run."""
+
+    def create(expression: str, modality: str, folder: Path):
+        data, preset = {"image": prepared, "text": text_prepared}[modality], toy(modality)
+        return trainers(planner(data, preset, tmp_path / "plan"), data, preset)(expression, folder)
+
+    return create
+
+
+def check_records(cell: Cell) -> None:
+    folder = cell.planned.folder
+    result, evaluation, history = folder.result(), folder.evaluation(), folder.history()
     assert result["updates"] == TRAIN.epochs * TRAIN.epoch_updates == history[-1]["update"]
     assert len(history) == TRAIN.epochs and result["flops"] > 0
-    method, model, _ = load_trained(cell.folder, cell.config)
-    metrics, lacking = evaluation["metrics"], set()
-    if method.latent:
-        _, (x,) = toy.data.blocks("test", 2, 2)
-        q = method.posterior(EvaluationContext(model.eval(), toy.data.info, TRAIN, 0), x, train=False)
-        lacking = unknown(q, model.prior) & metrics.keys()
-        assert {name for name, value in metrics.items() if value is None or not math.isfinite(value)} == lacking
+    metrics = evaluation["metrics"]
+    if cell.method.latent:
+        _, (x,) = cell.data.blocks("test", 2, 2)
+        q = cell.method.posterior(cell.ctx, x, train=False)
+        undefined = undefined_metrics(q, cell.model.prior) & metrics.keys()
+        assert {key for key, value in metrics.items() if value is None or not math.isfinite(value)} == undefined
     assert math.isfinite(metrics["nll_refined"])
     assert metrics["elbo"] == pytest.approx(-metrics["rec"] - (metrics["kl"] or 0))
 
 
-@pytest.mark.parametrize(("name", "kind"), ATTACHED)
-def test_what_is_attached_changes_training(name, kind, toys, tmp_path):
-    """A method that does not refuse a schedule, or a form of the KL term, makes use of it."""
-    ends = []
-    alone = MOVED.get(name, light(name))
-    for folder, expression in (("alone", alone), ("attached", f"{alone}+{PARTS[kind]}")):
-        run = toys[one(name)].trainer(expression, tmp_path / folder)
-        run.run()
-        ends.append(torch.cat([p.detach().flatten() for p in run.model.decoder.parameters()]))
-    assert ends[1].isfinite().all()
-    assert not torch.equal(*ends), "no effect: the method refuses it, with a reason, or is MOVED to where it has one"
+def test_trains_and_evaluates(cell):
+    check_records(cell)
 
 
-@pytest.mark.parametrize(("name", "kind"), REFUSED)
-def test_what_makes_no_sense_is_refused_with_the_reason(name, kind):
-    with pytest.raises(UserError, match=f"makes no sense: {re.escape(registry.method(name).incompatible_with[kind])}"):
-        parse_methods([f"{name}+{PARTS[kind]}"], "quick")
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_modality_that_it_does_not_fit_is_skipped_with_the_reason(name, toys):
-    method = registry.method(name)
-    for modality, toy in toys.items():
-        reason = method.skip(toy.prepared.info)
-        assert (reason is None) == (modality in method.modalities)
-        assert toy.planned(name).status == ("skipped" if reason else "missing") and reason != ""
-
-
-@pytest.mark.parametrize("preset", preset_names())
-@pytest.mark.parametrize("name", METHODS)
-def test_its_settings_and_optimiser_of_every_preset_leave_losses_finite(
-    name, preset, prepared, text_prepared, tmp_path
-):
-    """Two updates, on a toy model; where the settings are those of another preset that was tried, nothing is new."""
-    for data in (prepared, text_prepared):
-        modality = data.info.modality
-        if modality not in registry.method(name).modalities:
-            continue
-        toy = {"image": TOY, "text": TEXT_TOY}[modality]
-        sizes = {"epochs": 2, "epoch_updates": 1, "batch_size": 10, "val_examples": 20, "lag_examples": 0}
-        train = replace(load_preset(preset, modality).train, **sizes)
-        tiny = replace(toy, name=preset, train=train)
-        run = trainers(planner(data, tiny, tmp_path / modality), data, tiny)(name, tmp_path / modality)
-        assert math.isfinite(run.run().train_seconds) and math.isfinite(run.history[-1].train_loss)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_says_what_it_is(name):
-    cls = registry.method(name)
-    assert cls.summary and cls.citation
-    doc = __import__(cls.__module__, fromlist=["_"]).__doc__
-    assert doc and doc.strip(), "a method's file says in its docstring what it computes"
-    json.loads(dumps(cls.settings()))
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_posterior_has_the_shapes_of_the_contract(name, toys):
-    toy = toys[one(name)]
-    method, model, seed = build_from_config(toy.planned(name).config)
-    ctx = EvaluationContext(model.eval(), toy.data.info, TRAIN, seed)
-    _, (x,) = toy.data.blocks("val", 5, 5)
-    q = method.posterior(ctx, x, train=False)
-    z = q.rsample(2, ctx.generator())
-    assert q.mean.shape == (5, model.latent_dim) and z.shape == (5, 2, model.latent_dim)
+def test_posterior_shapes(cell):
+    _, (x,) = cell.data.blocks("val", 5, 5)
+    q = cell.method.posterior(cell.ctx, x, train=False)
+    z = q.rsample(2, cell.ctx.generator())
+    dim = cell.model.latent_dim
+    assert q.mean.shape == (5, dim) and z.shape == (5, 2, dim)
     if q.has_density:
         assert q.log_prob(z).shape == (5, 2)
     if q.has_pairwise:
         assert q.pairwise_log_prob(z[:, 0]).shape == (5, 5)
-    assert model.prior.log_prob(z).shape == (5, 2)
+    assert cell.model.prior.log_prob(z).shape == (5, 2)
+
+
+def test_state_round_trip(cell, tmp_path):
+    state = cell.method.state_dict()
+    torch.save(state, tmp_path / "state.pt")
+    method, _, _ = build_from_config(cell.planned.config)
+    method.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert method.state_dict() == state
+
+
+def test_evaluation_is_independent_of_the_chunk_size(cell):
+    _, blocks = cell.data.blocks("test", 20, 10)
+    small, large = (
+        {
+            key: math.nan if value is None else value
+            for key, value in compute_metrics(cell.method, cell.ctx, blocks, 6, chunk).metrics.items()
+        }
+        for chunk in (10, 60)
+    )
+    assert large == pytest.approx(small, rel=1e-5, abs=1e-5, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_neutral_setting_is_the_basic_vae_bit_for_bit(name, toys, tmp_path):
-    neutral = registry.method(name).vae_settings
-    if isinstance(neutral, str):
-        assert len(neutral) > 10, "the reason why there is no neutral setting"
-        return
-    settings = ",".join(f"{key}={value}" for key, value in neutral.items())
-    for folder, expression in (("neutral", f"{name}({settings})"), ("basic", "vae")):
-        toys[one(name)].trainer(expression, tmp_path / folder).run()
-    assert_equal_weights(weights(tmp_path / "neutral"), weights(tmp_path / "basic"))
+def test_declares_itself(name, prepared, text_prepared, planned, text_planned):
+    method = registry.method(name)
+    assert method.summary and method.citation
+    assert (__import__(method.__module__, fromlist=["_"]).__doc__ or "").strip()
+    assert isinstance(method.vae_settings, dict) or len(method.vae_settings) > 10, "reason for no VAE settings"
+    json.loads(dumps(method.settings()))
+    for data, plan in ((prepared, planned), (text_prepared, text_planned)):
+        reason = method.skip(data.info)
+        assert (reason is None) == (data.info.modality in method.modalities) and reason != ""
+        assert plan(name).status == ("skipped" if reason else "missing")
 
 
-class Killed(BaseException):
-    """Ends training where no handler looks."""
+@pytest.mark.parametrize("name", WITH_VAE_SETTINGS)
+def test_vae_settings_equal_the_vae_bit_for_bit(name, train_once, toy_trainer, tmp_path):
+    modality = fastest_modality(name)
+    toy_trainer(with_vae_settings(name), modality, tmp_path).run()
+    assert_equal_weights(best_weights(tmp_path), best_weights(train_once("vae", modality).folder))
+
+
+@pytest.mark.parametrize(("name", "kind"), REFUSED)
+def test_incompatible_modifiers_are_refused(name, kind):
+    with pytest.raises(UserError, match=re.escape(registry.method(name).incompatible_with[kind])):
+        parse_methods([f"{name}+{MODIFIERS[kind]}"], "quick")
+
+
+#: Settings with which a modifier has an effect; with the defaults the weight of the KL does not change here.
+SENSITIVE = {"control_vae": "control_vae(target=0.001)", "free_bits": "free_bits(target=0.0)"}
 
 
 @pytest.mark.parametrize(
-    ("expression", "modality", "at"),
-    [(light(name), one(name), 7) for name in METHODS]
-    + [(name, "image", 2) for name in [*STATEFUL, "aggressive(patience=1)+anneal"]],
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=() if name in REPRESENTATIVES else pytest.mark.slow)
+        for name in METHODS
+        for kind in MODIFIERS
+        if kind not in registry.method(name).incompatible_with
+    ],
 )
-def test_resumes_bit_for_bit(expression, modality, at, toys, tmp_path, monkeypatch):
-    """Killed within an epoch or further on, it ends as if it had never stopped."""
-    trainer = toys[modality].trainer
-    monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)  # a checkpoint after every update
-    whole = trainer(expression, tmp_path / "whole")
-    expected = whole.run()
+def test_modifiers_change_training(name, kind, train_once, toy_trainer, tmp_path):
+    expression, modality = SENSITIVE.get(name, quick(name)), fastest_modality(name)
+    run = toy_trainer(f"{expression}+{MODIFIERS[kind]}", modality, tmp_path)
+    run.run()
+    modified = {key: value.detach() for key, value in run.model.decoder.named_parameters()}
+    last = torch.load(train_once(expression, modality).folder / "last.pt", weights_only=True)["model"]
+    assert all(value.isfinite().all() for value in modified.values())
+    assert any(not torch.equal(value, last[f"decoder.{key}"]) for key, value in modified.items())
 
+
+def without_seconds(validation: Validation | dict) -> Validation:
+    return Validation.model_validate(validation).model_copy(update={"seconds": 0})
+
+
+class Killed(BaseException):
+    """Ends training without any handler running."""
+
+
+@pytest.mark.parametrize(
+    ("expression", "modality", "step"),
+    [
+        *(pytest.param(quick(name), fastest_modality(name), 7, id=name) for name in STATEFUL),
+        *(
+            pytest.param(quick(name), fastest_modality(name), 7, id=name, marks=pytest.mark.slow)
+            for name in METHODS
+            if name not in STATEFUL
+        ),
+        *(
+            pytest.param(expression, "image", 2, id=f"{expression}-image", marks=pytest.mark.slow)
+            for expression in [*map(quick, STATEFUL), "aggressive(patience=1)+anneal"]
+        ),
+    ],
+)
+def test_resumes_bit_for_bit(expression, modality, step, train_once, toy_trainer, tmp_path, monkeypatch):
+    """A run killed at ``step`` and started again ends with the weights and history of an uninterrupted run."""
+    monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)  # a checkpoint after every update
     update = TrainingContext.update
 
-    def die(self, *args, **options):
-        if self.step == at:
+    def killed_update(self, *args, **options):
+        if self.step == step:
             raise Killed
         return update(self, *args, **options)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(TrainingContext, "update", die)
-        trainer(expression, tmp_path / "killed").run()
-    again = trainer(expression, tmp_path / "killed")
-    result = again.run()
-    assert result.resumes == 1 and result.updates == expected.updates
-    assert result.events == expected.events and result.flops == expected.flops
-    assert_equal_weights(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
-    assert_equal_weights(again.model.state_dict(), whole.model.state_dict())
-    for mine, other in zip(again.history, whole.history, strict=True):
-        assert mine.model_copy(update={"seconds": 0}) == other.model_copy(update={"seconds": 0})
+        patch.setattr(TrainingContext, "update", killed_update)
+        toy_trainer(expression, modality, tmp_path).run()
+    resumed = toy_trainer(expression, modality, tmp_path)
+    result = resumed.run()
+    uninterrupted = train_once(expression, modality)
+    expected = TrainingResult.model_validate(uninterrupted.planned.folder.result())
+    assert result.resumes == 1 and expected.resumes == 0
+    assert (result.updates, result.events, result.flops) == (expected.updates, expected.events, expected.flops)
+    last = torch.load(uninterrupted.folder / "last.pt", weights_only=True)["model"]
+    assert_equal_weights(resumed.model.state_dict(), last)
+    assert_equal_weights(best_weights(tmp_path), best_weights(uninterrupted.folder))
+    history = uninterrupted.planned.folder.history()
+    assert list(map(without_seconds, resumed.history)) == list(map(without_seconds, history))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        # those that build networks of their own are fast tests too
+        pytest.param(name, marks=pytest.mark.slow if registry.method(name).build is Method.build else ())
+        for name in METHODS
+        if len(registry.method(name).modalities) > 1
+    ],
+)
+def test_trains_and_evaluates_on_images(name, train_once):
+    check_records(train_once(quick(name), "image"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", preset_names())
 @pytest.mark.parametrize("name", METHODS)
-def test_state_survives_a_round_trip(name, toys, tmp_path):
-    trainer = toys[one(name)].trainer
-    run = trainer(light(name), tmp_path)
-    run.run()
-    state = run.method.state_dict()
-    torch.save(state, tmp_path / "state.pt")
-    other = trainer(light(name), tmp_path / "other")
-    other.method.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert other.method.state_dict() == state
+def test_losses_are_finite_with_every_preset(name, preset, prepared, text_prepared, tmp_path):
+    """Two updates of a toy model with the method settings and the optimiser of the preset."""
+    for data in (prepared, text_prepared):
+        modality = data.info.modality
+        if modality not in registry.method(name).modalities:
+            continue
+        sizes = {"epochs": 2, "epoch_updates": 1, "batch_size": 10, "val_examples": 20, "lag_examples": 0}
+        train = replace(load_preset(preset, modality).train, **sizes)
+        tiny = replace(toy(modality), name=preset, train=train)
+        run = trainers(planner(data, tiny, tmp_path / modality), data, tiny)(name, tmp_path / modality)
+        assert math.isfinite(run.run().train_seconds) and math.isfinite(run.history[-1].train_loss)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_evaluation_does_not_depend_on_the_chunk(name, toys):
-    toy = toys[one(name)]
-    method, model, seed = build_from_config(toy.planned(name).config)
-    ctx = EvaluationContext(model, toy.data.info, TRAIN, seed)
-    _, blocks = toy.data.blocks("test", 20, 10)
-    small, large = (compute_metrics(method, ctx, blocks, 6, chunk) for chunk in (10, 60))
-    for key, value in small.metrics.items():
-        assert large.metrics[key] == (
-            value if value is None else pytest.approx(value, rel=1e-5, abs=1e-5, nan_ok=True)
-        ), key
-
-
-def test_methods_of_a_comparison_start_alike(planned, prepared):
-    """Initial weights do not depend on the method where the architecture is the same."""
+def test_methods_share_initial_weights(planned, prepared):
+    """Initial weights depend on the architecture and not on the method."""
     models = [
         build_from_config(planned(e).config)[1] for e in ("vae", "beta_vae", "aggressive", "sa_vae", "vae+anneal")
     ]
     for model in models[1:]:
         assert_equal_weights(model.state_dict(), models[0].state_dict())
-    alone = build_from_config(planned("autoregressive").config)[1].decoder.state_dict()
-    whole = models[0].decoder.state_dict()
-    assert_equal_weights(alone, {name: whole[name] for name in alone})
+    decoder = build_from_config(planned("autoregressive").config)[1].decoder.state_dict()
+    reference = models[0].decoder.state_dict()
+    assert_equal_weights(decoder, {name: reference[name] for name in decoder})
     assert load(prepared, MODEL).fingerprint == prepared.info.fingerprint
 
 
-def test_kl_annealing_is_vae_with_the_schedule_attached(trainer, tmp_path):
-    for folder, expression in (("own", "kl_annealing"), ("attached", "vae+anneal")):
-        trainer(expression, tmp_path / folder).run()
-    assert_equal_weights(weights(tmp_path / "own"), weights(tmp_path / "attached"))
+def test_kl_annealing_equals_vae_with_anneal(train_once, toy_trainer, tmp_path):
+    toy_trainer("vae+anneal", "text", tmp_path).run()
+    assert_equal_weights(best_weights(tmp_path), best_weights(train_once("kl_annealing", "text").folder))
 
 
-def test_every_suite_can_be_planned():
-    for suite in registry.suites():
-        rows, _ = parse_methods([suite], "quick")
-        assert rows
+def test_suites_expand_to_expressions():
+    assert all(parse_methods([suite], "quick")[0] for suite in registry.suites())
     assert [row.expression for row in parse_methods(["core"], "quick")[0]] == [
         "autoregressive", "vae", "kl_annealing", "beta_vae(beta=0.4)", "sa_vae", "aggressive",
     ]  # fmt: skip
