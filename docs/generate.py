@@ -34,18 +34,18 @@ def pages() -> dict[Path, str]:
     protocol = DOCS / "protocol.md"
     before, rest = protocol.read_text("utf-8").split(f"{BEGIN}\n")
     _, after = rest.split(END)
-    return {DOCS / "bench.methods.md": methods(), protocol: f"{before}{BEGIN}\n{presets()}\n{END}{after}"}
+    return {DOCS / "methods.md": methods(), protocol: f"{before}{BEGIN}\n{presets()}\n{END}{after}"}
 
 
 def methods() -> str:
-    """bench.methods.md: every method in ``methods/``, in the order of the tables."""
+    """methods.md: every method in ``methods/``, in the order of the tables."""
     from bench.core.schedules import SCHEDULES
     from bench.reporting.render import escape_markdown
     from bench.training import registry
 
     suites = registry.suites()
     classes = [registry.method(name) for name in suites["all"]]
-    classes = [cls for cls in classes if cls.__module__.startswith("methods.")]  # not those of other packages
+    classes = [cls for cls in classes if cls.__module__.startswith("bench.methods.")]  # not those of other packages
     lines = [
         INTRODUCTION,
         "| method | in a line | family | source |",

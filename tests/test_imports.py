@@ -1,130 +1,141 @@
-"""The house's rules, read from the syntax trees: imports run one way, and the harness names no method."""
+"""Architecture rules, read from the syntax trees of bench/ and methods/."""
 
 import ast
+from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
-from statistics import median
-
-import pytest
 
 from bench.training import registry
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted([*(ROOT / "bench").rglob("*.py"), *(ROOT / "methods").rglob("*.py")])
-NEVER = {"bench/report.py", "bench/store.py", "bench/config.py", "bench/errors.py", "bench/datasets/__init__.py"}
-REPORTING = {path.relative_to(ROOT).as_posix() for path in (ROOT / "bench" / "reporting").glob("*.py")}
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder in ("bench", "methods")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+#: Folder (or module) of bench -> its level. A module imports its own folder and lower levels only.
+LEVELS = {
+    "core": 0,
+    "data": 1,
+    "models": 2,
+    "method": 3,
+    "training": 4,
+    "evaluation": 4,
+    "experiment": 5,
+    "reporting": 6,
+    "cli": 7,
+    "run": 8,
+    "__main__": 8,
+}
+METHOD_IMPORTS = ("bench.method.", "bench.models.", "bench.data.dataset.", "bench.core.schedules.", "methods.")
+MAX_LINES, MAX_MODULES = 350, 20
 
 
-def name_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
 
 
-def imports(path: Path, everywhere: bool = True) -> set[str]:
-    """Modules that a file imports; at its top level alone unless ``everywhere``. Not those for type checking only."""
-    found = set()
-    tree = ast.parse(path.read_text("utf-8"))
-    for node in ast.walk(tree) if everywhere else tree.body:
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Names that a module imports: anywhere in it, also inside functions, but not for type checking only."""
+    names, nodes = set(), [tree(FILES[module])]
+    while nodes:
+        node = nodes.pop()
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            package = module if FILES[module].name == "__init__.py" else module.rpartition(".")[0]
+            source = resolve_name("." * node.level + (node.module or ""), package)
+            members = {f"{source}.{alias.name}" for alias in node.names}
+            names |= {name if name in FILES else source for name in members}
+        if not is_type_checking(node):
+            nodes += ast.iter_child_nodes(node)
+    return frozenset(names)
 
 
-def graph() -> dict[str, set[str]]:
-    modules = {name_of(path): path for path in FILES}
-    return {
-        name: {m for m in imports(path, everywhere=False) if m in modules} - {name} for name, path in modules.items()
-    }
+def external(module: str) -> set[str]:
+    return {name.partition(".")[0] for name in imports(module)}
 
 
-def test_there_are_no_cycles():
-    edges, done, path = graph(), set(), []
+def in_folder(*folders: str) -> list[str]:
+    return [module for module in FILES if module.startswith(tuple(f"{folder}." for folder in folders))]
+
+
+def test_imports_point_to_lower_levels():
+    wrong = []
+    for module in in_folder("bench"):
+        folder = module.split(".")[1]
+        for other in imports(module):
+            if other.startswith("bench.") and other in FILES:
+                target = other.split(".")[1]
+                if target != folder and LEVELS[target] >= LEVELS[folder]:
+                    wrong.append(f"{module} imports {other}")
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_no_import_cycles():
+    finished, path = set(), []
 
     def visit(module):
         assert module not in path, f"cycle: {' → '.join([*path[path.index(module) :], module])}"
-        if module in done:
+        if module in finished:
             return
         path.append(module)
-        for other in sorted(edges[module]):
+        for other in sorted(imports(module) & FILES.keys()):
             if not module.startswith(f"{other}."):
                 visit(other)
         path.pop()
-        done.add(module)
+        finished.add(module)
 
-    for module in sorted(edges):
+    for module in sorted(FILES):
         visit(module)
 
 
-LAYERS = [
-    {"bench.cli.lag"},
-    {"bench.cli.run"},
-    {"bench.experiment.session", "bench.cli.validate"},
-    {"bench.experiment.ray_executor"},
-    {"bench.experiment.executor", "bench.reporting.report", "bench.cli.progress", "bench.experiment.runtime_estimate"},
-    {"bench.experiment.worker"},
-    {"bench.training.trainer"},
-    {"bench.training.context", "bench.evaluation.evaluator", "bench.training.checkpoint"},
-    {"bench.evaluation.metric_groups"},
-    {"bench.evaluation.metrics", "bench.evaluation.samples"},
-    {"bench.experiment.plan"},
-    {"bench.training.expressions"},
-    {"bench.training.registry"},
-    {"bench.method"},
-    {
-        "bench.data.tensors",
-        "bench.data.image",
-        "bench.data.text",
-        "bench.evaluation.estimators.inference_gap",
-        "bench.models.build",
-    },
-    {"bench.models.decoding", "bench.models.image", "bench.models.text"},
-    {"bench.models.vae", "bench.models.distributions"},
-    {"bench.experiment.schema"},
-    {"bench.core.config", "bench.experiment.cell_folder", "bench.core.errors", "bench.core.safe_io"},
-    {"bench.core.locks", "bench.core.cancellation"},
-]
+def test_core_and_reporting_import_no_torch():
+    users = {module for module in in_folder("bench.core", "bench.reporting") if external(module) & {"torch", "ray"}}
+    assert users <= {"bench.core.provenance"}  # asks torch for the name of the GPU, in a function
 
 
-def test_imports_run_from_the_command_line_down():
-    level = {module: depth for depth, layer in enumerate(LAYERS) for module in layer}
-    for module, used in graph().items():
-        for other in used & level.keys():
-            assert level.get(module, -1) <= level[other] or module not in level, f"{module} imports {other}"
-
-
-@pytest.mark.parametrize("path", [p for p in FILES if p.relative_to(ROOT).as_posix() in NEVER | REPORTING], ids=name_of)
-def test_the_report_and_the_store_know_neither_torch_nor_ray(path):
-    assert not {name.split(".")[0] for name in imports(path)} & {"torch", "ray"}
-
-
-def test_only_rays_driver_imports_ray_and_only_to_use_it():
-    users = {name_of(path) for path in FILES if any(name.split(".")[0] == "ray" for name in imports(path))}
+def test_only_the_ray_executor_imports_ray():
+    users = {module for module in FILES if "ray" in external(module)}
     assert users == {"bench.experiment.ray_executor"}
-    assert not any(name.split(".")[0] == "ray" for name in imports(ROOT / "bench" / "on_ray.py", everywhere=False))
+    top_level = [node for node in tree(FILES[users.pop()]).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not any("ray" in ast.unparse(node).replace(".", " ").split() for node in top_level), "import ray where used"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "methods")], ids=name_of)
-def test_methods_import_the_contract_and_nothing_else_of_the_harness(path):
-    allowed = ("bench.method", "bench.core.schedules", "bench.models", "bench.data.dataset", "methods.")
-    own = {name for name in imports(path) if name.split(".")[0] in ("bench", "methods")}
-    assert all(name.startswith(allowed) for name in own), own
+def test_methods_import_the_contract_only():
+    wrong = {
+        f"{module} imports {name}"
+        for module in in_folder("methods")
+        for name in imports(module)
+        if name.startswith(("bench", "methods")) and not f"{name}.".startswith(METHOD_IMPORTS)
+    }
+    assert not wrong
 
 
-def test_the_harness_names_no_method():
-    names = set(registry.method_names())
-    for path in FILES:
-        tree = ast.parse(path.read_text("utf-8"))
-        if path.is_relative_to(ROOT / "bench"):
-            texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-            assert not texts & names, path
-            assert not any(name.startswith("methods.") for name in imports(path)), path
-        for node in ast.walk(tree):
+def test_bench_names_no_method():
+    """No special case: no method's name as a string in bench/, and no comparison with one anywhere."""
+    names, wrong = set(registry.method_names()), []
+    for module, path in FILES.items():
+        assert module.startswith("methods") or not any(name.startswith("methods.") for name in imports(module)), module
+        for node in ast.walk(tree(path)):
+            strings = [node] if module.startswith("bench") else []
             if isinstance(node, ast.Compare):
-                compared = {c.value for c in [node.left, *node.comparators] if isinstance(c, ast.Constant)}
-                assert not compared & names, f"{path}:{node.lineno} compares with a method's name"
+                strings = [node.left, *node.comparators]
+            if any(isinstance(string, ast.Constant) and string.value in names for string in strings):
+                wrong.append(f"{path}:{node.lineno}")
+    assert not wrong
 
 
-def test_there_are_many_methods_and_they_are_short():
-    lengths = {n: len((ROOT / "methods" / f"{n}.py").read_text("utf-8").splitlines()) for n in registry.method_names()}
-    assert len(lengths) >= 26 and median(lengths.values()) <= 45
-    assert {name: length for name, length in lengths.items() if length > 100} == {}
+def test_files_and_folders_are_short():
+    lengths = {module: len(path.read_text("utf-8").splitlines()) for module, path in FILES.items()}
+    assert {module: length for module, length in lengths.items() if length > MAX_LINES} == {}
+    folders = [
+        path.parent for path in FILES.values() if path.name != "__init__.py" and path.is_relative_to(ROOT / "bench")
+    ]
+    assert {str(folder) for folder in folders if folders.count(folder) > MAX_MODULES} == set()
