@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import settings
 
-from bench.core.config import EvaluationConfig, ImageModelConfig, TextModelConfig, TrainConfig
+from bench.core.config import ImageModelConfig, TextModelConfig, TrainConfig
 from bench.data import tensors
 from bench.data.cache import cached
 from bench.data.dataset import END, SPECIALS, START, Prepared
 from bench.data.image import ImageData
+from bench.evaluation.config import EvaluationConfig
 from bench.evaluation.metrics import validate
 from bench.experiment.plan import PlannedCell, plan
 from bench.experiment.presets import Preset
@@ -35,16 +36,18 @@ MODEL = ImageModelConfig(
 TRAIN = TrainConfig(
     epochs=3, epoch_updates=4, batch_size=10, ramp=0.5, val_examples=20, max_encoder_updates=6.0, mi_rule="mi"
 )
-EVALUATION = EvaluationConfig(
-    test_examples=20,
-    iw_samples=25,
-    batch_size=10,
-    pictures=2,
-    metrics=("refined_iw", "latent_use"),
-    refined_iw_examples=4,
-    refined_iw_steps=3,
-    refined_iw_samples=25,
-    latent_use_examples=6,
+EVALUATION = EvaluationConfig.build(
+    {
+        "test_examples": 20,
+        "iw_samples": 25,
+        "batch_size": 10,
+        "pictures": 2,
+        "metrics": ("refined_iw", "latent_use"),
+        "refined_iw_examples": 4,
+        "refined_iw_steps": 3,
+        "refined_iw_samples": 25,
+        "latent_use_examples": 6,
+    }
 )
 TOY = Preset("toy", "for tests", 1, (), MODEL, TRAIN, EVALUATION)
 
@@ -54,11 +57,6 @@ TEXT_TOY = replace(TOY, model=TEXT_MODEL, train=TEXT_TRAIN)
 
 #: Settings of the property tests: the same inputs every time.
 steady = settings(derandomize=True, deadline=None, max_examples=100)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +127,7 @@ def tasks(data: Prepared):
             "config": cell.config,
             "folder": str(cell.folder.path),
             "data": str(data.path),
-            "evaluation": asdict(EVALUATION),
+            "evaluation": EVALUATION.to_flat(),
             "threads": 1,
             "shared": 1,
             "gpu_share": 0,

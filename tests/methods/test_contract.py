@@ -133,10 +133,10 @@ def toy_trainer(prepared, text_prepared, tmp_path):
 
 def check_records(cell: Cell) -> None:
     folder = cell.planned.folder
-    result, evaluation, history = folder.result(), folder.evaluation(), folder.history()
+    result, evaluation, history = folder.result(), folder.evaluation_record(), folder.history()
     assert result["updates"] == TRAIN.epochs * TRAIN.epoch_updates == history[-1]["update"]
     assert len(history) == TRAIN.epochs and result["flops"] > 0
-    metrics = evaluation["metrics"]
+    metrics = evaluation.metrics
     if cell.method.latent:
         _, (x,) = cell.data.blocks("test", 2, 2)
         q = cell.method.posterior(cell.ctx, x, train=False)
