@@ -13,7 +13,7 @@ from hypothesis import settings
 from bench.core.config import ImageModelConfig, TextModelConfig, TrainConfig
 from bench.data import tensors
 from bench.data.cache import cached
-from bench.data.dataset import END, SPECIALS, START, Prepared
+from bench.data.dataset import END, SPECIALS, START, DataInfo, Prepared
 from bench.data.image import ImageData
 from bench.evaluation.config import EvaluationConfig
 from bench.evaluation.metrics import validate
@@ -76,7 +76,7 @@ def prepared(tmp_path_factory) -> Prepared:
             "shape": (28, 28),
             "source": "made by the tests",
         }
-        return about, {"train": images[:100], "val": images[100:130], "test": images[130:]}
+        return DataInfo(**about), {"train": images[:100], "val": images[100:130], "test": images[130:]}
 
     return cached(tmp_path_factory.mktemp("cache"), "toy", build)
 
@@ -103,7 +103,12 @@ def text_prepared(tmp_path_factory) -> Prepared:
             "source": "made by the tests",
             "vocabulary": len(vocabulary),
         }
-        return about, {"train": rows[:130], "val": rows[130:160], "test": rows[160:], "vocabulary": vocabulary}
+        return DataInfo(**about), {
+            "train": rows[:130],
+            "val": rows[130:160],
+            "test": rows[160:],
+            "vocabulary": vocabulary,
+        }
 
     return cached(tmp_path_factory.mktemp("cache"), "toy-text", build)
 

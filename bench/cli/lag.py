@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli.validate import check, check_counts, check_fit, data_folder, resolve_device
-from bench.core.errors import UserError, exit_status, parse_arguments
+from bench.core.errors import UserError, exit_status
 from bench.core.hashing import short_hash
 from bench.experiment.presets import load_preset
 
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_arguments(parser(), argv)
+    args = parser().parse_args(argv)
     return exit_status(lambda: run(args), "methods that were finished are stored")
 
 

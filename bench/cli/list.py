@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.data.registry import dataset, dataset_names
+from bench.data.registry import dataset_names, load_dataset_module
 from bench.experiment.presets import load_preset, preset_names
 from bench.training import expressions, registry
 
@@ -50,7 +50,7 @@ def _form(cls: type) -> str:
 
 def _dataset(name: str) -> str:
     try:
-        module = dataset(name)
+        module = load_dataset_module(name)
     except UserError as error:
         return str(error)
     summary = module.SUMMARY + ("" if module.NEEDS_DOWNLOAD else " (no download)")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench.core.errors import UserError, exit_status, parse_arguments
+from bench.core.errors import UserError, exit_status
 from bench.core.files import rename_to_backup, write_json
 from bench.evaluation.registry import group_of_metric
 from bench.experiment.cell_folder import CellFolder, cell_folders, lock_cell
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("sources", nargs="+", type=Path, metavar="OUT", help="folders that --out of bench.run named")
     parser.add_argument("--out", type=Path, required=True, metavar="C", help="where to; what it holds already stays")
-    args = parse_arguments(parser, argv)
+    args = parser.parse_args(argv)
     return exit_status(lambda: merge(args.sources, args.out), "the same command copies the rest")
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.core.errors import UserError, exit_status, parse_arguments
+from bench.core.errors import UserError, exit_status
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_arguments(parser(), argv)
+    args = parser().parse_args(argv)
     return exit_status(lambda: report(args), "run the same command again to write the rest")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli.validate import CELLS, check, check_arithmetic, check_fit, data_folder, resolve_device
-from bench.core.errors import UserError, exit_status, parse_arguments
+from bench.core.errors import UserError, exit_status
 from bench.experiment.presets import load_preset, preset_names
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_arguments(parser(), argv)
+    args = parser().parse_args(argv)
     return exit_status(lambda: run(args), "the same command goes on from the last checkpoints")
 
 
@@ -189,7 +189,7 @@ def write_configs(out: Path, preset: str, cells: Sequence[PlannedCell], sweeps: 
     from bench.reporting import groups as stored
 
     if sweeps:
-        with file_lock(out / f".{stored.SWEEPS}.lock", patience=None):
+        with file_lock(out / f".{stored.SWEEPS}.lock", timeout=None):
             known = stored.read_sweeps(out)
             write_json(out / stored.SWEEPS, known | {preset: known.get(preset, {}) | dict(sweeps)})
     for cell in cells:
@@ -265,7 +265,7 @@ def report_results(console: Console, out: Path, data: Prepared, preset: Preset, 
 
     for cell in todo:
         if status(cell.folder, preset.evaluation)[0] != "done":
-            with lock_cell(cell.folder.path, patience=None):
+            with lock_cell(cell.folder.path, timeout=None):
                 pass  # another run, with --force, may be training it anew
     reported = False
     try:

@@ -14,14 +14,16 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.core import provenance
 from bench.core.config import FULL_PRECISION, PRECISIONS, suggest
-from bench.core.errors import UserError, exit_status, parse_arguments
+from bench.core.errors import UserError, exit_status
 from bench.core.files import replace as replace_file
 from bench.data.cache import cached
 from bench.data.dataset import SPECIALS, DataInfo, Prepared
@@ -82,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_arguments(parser(), argv)
+    args = parser().parse_args(argv)
     return exit_status(lambda: run(args), "nothing is stored before all is measured")
 
 
@@ -172,8 +174,7 @@ class Size:
         """Made-up data: some batches to train on, one each to validate and test."""
         return cached(cache, self.name.replace(":", "-"), self.arrays)
 
-    def arrays(self) -> tuple[dict, dict]:
-        import numpy as np
+    def arrays(self) -> tuple[DataInfo, dict[str, np.ndarray]]:
         import torch
 
         from bench.data.tensors import apply_model_config
@@ -192,8 +193,7 @@ class Size:
             arrays = {split: rows.astype(np.int32) for split, rows in arrays.items()}
             words = [*SPECIALS, *map(str, range(len(SPECIALS), info.vocabulary))]
             arrays["vocabulary"] = np.array(words)
-        about = {name: value for name, value in asdict(info).items() if name not in ("sizes", "fingerprint")}
-        return about | {"shape": info.shape}, arrays
+        return info, arrays
 
 
 def planned(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.core.errors import UserError, exit_status, parse_arguments
+from bench.core.errors import UserError, exit_status
 from bench.evaluation.record import EVALUATION_VERSION
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_arguments(parser(), argv)
+    args = parser().parse_args(argv)
     return exit_status(lambda: verify(args), "nothing was changed")
 
 

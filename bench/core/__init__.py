@@ -1,1 +1,1 @@
-"""Shared by all: settings, seeds, files, errors. Imports no torch."""
+"""Configuration, seeds, files, locks and errors: shared by all packages; no torch."""

@@ -1,4 +1,4 @@
-"""Cooperative cancellation: long work asks ``should_stop()`` where it can stop without losing anything."""
+"""Cooperative cancellation: long computations call ``should_stop()`` at points where they can stop without loss."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ POLL_SECONDS = 0.5
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised when work stops because it was asked to. Not an ``Exception``: failure handlers let it pass."""
+    """Raised when a computation stops on request. Not an ``Exception``, so failure handlers do not catch it."""
 
 
 def never() -> bool:
-    """Return False: the ``should_stop`` of work that nobody cancels."""
+    """Return False: the default ``should_stop``."""
     return False
 
 
 def when_missing(marker: Path) -> Callable[[], bool]:
-    """Return a ``should_stop`` that is true once the file ``marker`` is gone; looks every ``POLL_SECONDS``."""
+    """Return a ``should_stop`` that is True once the file ``marker`` is missing; checks every ``POLL_SECONDS``."""
     checked, missing = -POLL_SECONDS, False
 
     def should_stop() -> bool:

@@ -1,21 +1,21 @@
-"""The one exception that a person at the command line is meant to see, and how a command begins and ends."""
+"""Errors reported to the user, and the exit status of a command."""
 
-import argparse
+from __future__ import annotations
+
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 
 def printable(text: str) -> str:
-    """Text of one line, with what cannot be printed as an escape."""
+    """Return ``text`` as one line, with control characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class UserError(Exception):
-    """Something the user can put right; printed as one line, exit status 2.
+    """An error that the user can fix: one printed line that says what is wrong and what to do; exit status 2.
 
-    The message says what is wrong and what to do about it. What cannot be printed, as in a name that it quotes, is
-    written as an escape.
+    Control characters, for example in a quoted file name, are escaped.
     """
 
     def __init__(self, message: object):
@@ -23,31 +23,19 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """The command was asked to stop by a signal, and did in good order."""
+    """Raised after a graceful shutdown on SIGINT or SIGTERM."""
 
     def __init__(self, signal: int, message: str):
         super().__init__(message)
         self.signal = signal
 
 
-def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments of a command.
+def exit_status(command: Callable[[], int], on_stop: str) -> int:
+    """Run ``command`` and return the exit status of the process; print errors as one line.
 
-    Refused are ``--option=--``, which ``argparse`` takes for a list whatever the option, and bytes that are no text, as
-    names of files may hold: nothing that is said of them could be printed or stored.
+    2 after a ``UserError`` or an unreadable or unwritable file; 130 after Ctrl-C and 128 + n after signal n, with
+    ``on_stop`` (what has been saved, or how to continue) printed.
     """
-    for word in sys.argv[1:] if argv is None else argv:
-        option, _, value = word.partition("=")
-        if option.startswith("-") and value == "--":
-            parser.error(f"argument {option}: expected one argument")
-        if not word.isascii() and word != word.encode(errors="replace").decode():
-            parser.error(f"{ascii(word)} is no text in UTF-8: rename what it names")
-    return parser.parse_args(argv)
-
-
-def exit_status(command: Callable[[], int], kept: str) -> int:
-    """The command's own status; 2 after a ``UserError``, or where a file cannot be read or written; after ^C 130, after
-    other signals likewise 128 more than their number, with a line on what is ``kept``."""
     try:
         status = command()
         sys.stdout.flush()
@@ -55,16 +43,16 @@ def exit_status(command: Callable[[], int], kept: str) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # nobody reads on, as after "| head"
+    except BrokenPipeError:  # the reader has closed the pipe, for example "| head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # as a shell says of it
+        return 141  # 128 + SIGPIPE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {UserError(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 2
     except Stopped as stopped:
-        print(f"stopped: {stopped}; {kept}", file=sys.stderr)
+        print(f"stopped: {stopped}; {on_stop}", file=sys.stderr)
         return 128 + stopped.signal
     except KeyboardInterrupt:
-        print(f"\ninterrupted: {kept}", file=sys.stderr)
+        print(f"\ninterrupted: {on_stop}", file=sys.stderr)
         return 130

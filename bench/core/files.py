@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import math
@@ -11,35 +10,28 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from bench.core.safe_io import open_regular_file
 
-if TYPE_CHECKING:
-    pass
-
-
-RECORD_BYTES = 16 << 20  # of a JSON file at most: a thousand times what one has
-
-
-#: How the name of a file ends that is being written.
-UNFINISHED = ".unfinished"
+RECORD_BYTES = 16 << 20  #: Maximum size of a JSON file, a thousand times the usual one.
+UNFINISHED = ".unfinished"  #: Suffix of a file that is being written.
 
 
 class StorageError(OSError):
-    """A file could not be written: the disk is full, the folder is gone or may not be written to."""
+    """A file could not be written: the disk is full, or the folder is missing or not writable."""
 
 
 def rename_to_backup(path: Path) -> Path:
-    """Rename a cell's folder, or a file of it, so that nothing of it is lost to what takes its place; its new path."""
+    """Rename a file or folder to ``backup-<name>-<n>`` so that it is not overwritten; return the new path."""
     number = 1
-    while (aside := path.with_name(f"superseded-{path.name}-{number}")).exists():
+    while (backup := path.with_name(f"backup-{path.name}-{number}")).exists():
         number += 1
-    return path.rename(aside)
+    return path.rename(backup)
 
 
 def dumps(record: Any, **options: Any) -> str:
-    """JSON as every file of the harness holds it: NaN and infinities as null, text as it is."""
+    """Return ``record`` as JSON, with NaN and infinities as null and non-ASCII text unescaped."""
     return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, **options)
 
 
@@ -52,13 +44,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path, missing_ok: bool = False) -> Any:
-    """The content of a JSON file; None where there is none and ``missing_ok``. ``ValueError`` for a damaged one."""
+    """Return the content of a JSON file; None if it is missing and ``missing_ok``. ``ValueError`` if damaged."""
     text = read_text(path, missing_ok)
     return None if text is None else parse_json(text)
 
 
 def read_text(path: Path, missing_ok: bool) -> str | None:
-    """The text of a file, within bounds; None where there is none and ``missing_ok``. ``ValueError``: it is no text."""
+    """Return the text of a file of at most ``RECORD_BYTES``; None if it is missing and ``missing_ok``.
+
+    Raise ``ValueError`` if it is not UTF-8, too large or not a regular file.
+    """
     try:
         with open_regular_file(path, RECORD_BYTES) as file:
             return file.read(RECORD_BYTES).decode()
@@ -69,33 +64,32 @@ def read_text(path: Path, missing_ok: bool) -> str | None:
 
 
 def parse_json(text: str) -> Any:
-    """What JSON says. Refused are ``null``, which stands for no record, and NaN and infinity, which none writes."""
+    """Parse JSON; raise ``ValueError`` also for a top-level null, NaN and infinities, which ``dumps`` never writes."""
     try:
-        record = json.loads(text, parse_constant=_refused)
+        record = json.loads(text, parse_constant=_reject)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    return _refused("null") if record is None else record
+    return _reject("null") if record is None else record
 
 
-def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is no record")
+def _reject(constant: str) -> None:
+    raise ValueError(f"{constant} is not a record")
 
 
 def replace(path: Path, write: Callable[[IO[bytes]], Any], parents: bool = True, flush: bool = True) -> None:
-    """Write a file so that a reader, or a power cut, sees the old one or the new one and nothing between.
+    """Write a file atomically: a reader sees the old or the new content, also after a power failure.
 
-    ``parents``: make its folder if there is none. Without ``flush`` a power cut may leave an empty one, at a hundredth
-    of the time. ``StorageError`` where it cannot be written.
+    ``write`` receives the open temporary file, which is then renamed to ``path``. ``parents``: create missing folders.
+    ``flush=False`` is a hundred times faster, but a power failure may leave an empty file. Raise ``StorageError`` if
+    the file cannot be written.
     """
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
-    except RecursionError as error:  # of a path of a thousand folders
-        raise StorageError(errno.ENAMETOOLONG, "too many folders", str(path)[:200]) from error
     except OSError as error:
         raise StorageError(error.errno, error.strerror, str(path)) from error
-    raw = _Raw(descriptor, "wb")
+    raw = _ErrorTrackingFile(descriptor, "wb")
     try:
         with io.BufferedWriter(raw) as file:
             write(file)
@@ -114,8 +108,8 @@ def replace(path: Path, write: Callable[[IO[bytes]], Any], parents: bool = True,
         raise StorageError(cause.errno, cause.strerror, str(path)) from error
 
 
-class _Raw(io.FileIO):
-    """A file that remembers why it could not be written: those who write into it may not say."""
+class _ErrorTrackingFile(io.FileIO):
+    """A file that keeps its last write error, because writers such as ``torch.save`` raise a different one."""
 
     error: OSError | None = None
 
@@ -128,7 +122,7 @@ class _Raw(io.FileIO):
 
 
 def _flush_folder(folder: Path) -> None:
-    """Flush a folder's list of names, where the system can: a rename that a power cut undoes did not happen."""
+    """Flush the folder, where the system supports it, so that a power failure does not undo a rename in it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

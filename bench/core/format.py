@@ -1,4 +1,4 @@
-"""Durations and failure reasons for people."""
+"""Durations and failure reasons as short texts."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from bench.core.errors import printable
 
 
 def failure_reason(result: Any) -> str:
-    """Why a cell is not done, in one line, as far as its ``result.json`` tells."""
+    """Return in one line why a cell is not finished, from its ``result.json``."""
     record = result if isinstance(result, Mapping) else {}
     failure = record.get("evaluation_failure")
-    told = record.get("reason") or (failure.get("reason") if isinstance(failure, Mapping) else None)
-    if told:
-        return " ".join(str(told).split())
+    reason = record.get("reason") or (failure.get("reason") if isinstance(failure, Mapping) else None)
+    if reason:
+        return " ".join(str(reason).split())
     if not record:
-        return "it was not begun"
-    return f"its {'evaluation' if record.get('status') == 'ok' else 'training'} was broken off"
+        return "not started"
+    return f"{'evaluation' if record.get('status') == 'ok' else 'training'} was interrupted"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person would say them."""
+    """Return a duration as text, in the largest unit of which it has at least two: ``"90 s"``, ``"3 h"``."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

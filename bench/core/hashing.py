@@ -9,14 +9,15 @@ from typing import Any
 
 
 def canonical(record: Any) -> str:
-    """One text for one meaning: sorted keys, no spaces, dataclasses as their fields."""
+    """Return ``record`` as JSON with sorted keys and no spaces; dataclasses become objects of their fields."""
     return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=asdict)
 
 
 def short_hash(record: Any, length: int = 12) -> str:
+    """Return the first ``length`` hexadecimal digits of the SHA-256 of the canonical JSON of ``record``."""
     return hashlib.sha256(canonical(record).encode()).hexdigest()[:length]
 
 
 def derive_seed(*parts: Any) -> int:
-    """A 63-bit seed that is a function of its parts: base seed, data set, repetition, purpose, counter …"""
+    """Return a 63-bit seed, a hash of ``parts``: base seed, data set, repetition, purpose, counter …"""
     return int.from_bytes(hashlib.sha256(canonical(parts).encode()).digest()[:8], "big") >> 1

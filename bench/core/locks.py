@@ -1,7 +1,7 @@
-"""Locks between processes, by lock files that the kernel lets go of when their holder dies.
+"""Locks between processes: ``flock`` on lock files, which the kernel releases when a process dies.
 
-They are ``flock`` locks. On a network file system they hold across machines only where it supports them: NFS 4 does,
-and Lustre mounted with ``flock``; NFS 3 without its lock daemon does not.
+On a network file system they work across machines only if it supports ``flock``: NFS 4 and Lustre mounted with
+``flock`` do, NFS 3 without its lock daemon does not.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ POLL_SECONDS = 0.2
 
 
 @contextmanager
-def file_lock(path: Path, patience: float | None = 0) -> Iterator[bool]:
-    """Hold the lock file ``path`` within, and say whether it is held.
+def file_lock(path: Path, timeout: float | None = 0) -> Iterator[bool]:
+    """Lock the file ``path``; yield whether the lock was acquired within ``timeout`` seconds (None: wait forever).
 
-    Waits at most ``patience`` seconds for whoever holds it, None: for as long as it takes. Not re-entrant. The file is
-    removed at the end; whoever waits for it notices that and locks the next one. ``OSError`` where it cannot be made.
+    Not re-entrant. The file is removed on exit; waiting processes notice and lock the next file of that name.
+    Raise ``OSError`` if the file cannot be created or the file system has no locks.
     """
-    lock = FileLock(path, timeout=-1 if patience is None else patience, fallback_to_soft=False, thread_local=False)
+    lock = FileLock(path, timeout=-1 if timeout is None else timeout, fallback_to_soft=False, thread_local=False)
     try:
         lock.acquire(poll_interval=POLL_SECONDS)
     except Timeout:

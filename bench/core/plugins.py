@@ -1,4 +1,4 @@
-"""Find modules by their presence in a folder or by entry points."""
+"""Find modules in a package's folder or by entry points."""
 
 from __future__ import annotations
 
@@ -8,47 +8,52 @@ import sys
 from contextlib import redirect_stdout
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from bench.core.config import suggest
 from bench.core.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
-
-REPAIR = "repair it, move it out of the way, or name the others one by one"
+REPAIR = "repair or remove it"
 
 
 def find_modules(package: str, group: str) -> dict[str, list[str]]:
-    """Name -> module paths, from the package's folder and from entry points: one, or it is in doubt."""
-    path = importlib.import_module(package).__path__
-    found = {m.name: [f"{package}.{m.name}"] for m in pkgutil.iter_modules(path) if not m.ispkg and m.name[0] != "_"}
+    """Return the module paths by name, from the folder of ``package`` and the entry points of ``group``.
+
+    More than one path means that two modules have the same name.
+    """
+    folder = importlib.import_module(package).__path__
+    modules = {
+        m.name: [f"{package}.{m.name}"] for m in pkgutil.iter_modules(folder) if not m.ispkg and m.name[0] != "_"
+    }
     for entry in entry_points(group=group):
-        places = found.setdefault(entry.name, [])
-        if entry.value not in places:
-            places.append(entry.value)
-    return found
+        paths = modules.setdefault(entry.name, [])
+        if entry.value not in paths:
+            paths.append(entry.value)
+    return modules
 
 
 def load_module(name: str, package: str, group: str, kind: str) -> ModuleType:
-    """The module of that name; what it prints while it is imported goes to the standard error."""
+    """Import the module ``name``; ``kind`` is what errors call it.
+
+    What it prints during the import goes to standard error. Raise ``UserError`` for an unknown or ambiguous name, or
+    a module that cannot be imported.
+    """
     modules = find_modules(package, group)
     if name not in modules:
         raise UserError(f"unknown {kind} '{name}': {suggest(name, modules)}")
     if len(modules[name]) > 1:
         raise UserError(f"{kind} '{name}' is registered twice, by {' and by '.join(modules[name])}: remove one")
-    (place,) = modules[name]
+    (path,) = modules[name]
     try:
         with redirect_stdout(sys.stderr):
-            return importlib.import_module(place)
+            return importlib.import_module(path)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
         raise UserError(
-            f"{kind} '{name}' cannot be imported ({place}): {type(error).__name__}: {error}; {REPAIR}"
+            f"{kind} '{name}' cannot be imported ({path}): {type(error).__name__}: {error}; {REPAIR}"
         ) from error
 
 
 def module_path(module: ModuleType) -> str:
+    """Return the file of a module, or its name if it has none."""
     return module.__file__ or module.__name__

@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, versions, machine, command. Not part of a cell's identity."""
+"""Commit, package versions, machine and command of a result. Not part of a cell's identity."""
 
 from __future__ import annotations
 
@@ -11,35 +11,34 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "ray")
 
 
 def commit() -> str | None:
-    """The checkout's commit, ``-dirty`` with local changes; None outside a checkout."""
-    here = Path(__file__).resolve().parent
+    """Return the commit of the checkout, with ``-dirty`` after local changes; None outside a checkout."""
     try:
-        run = lambda *words: subprocess.run(  # noqa: E731
-            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        return run("rev-parse", "HEAD") + ("-dirty" if run("status", "--porcelain", ".", "../methods") else "")
+        dirty = _git("status", "--porcelain", ".", "../methods")
+        return _git("rev-parse", "HEAD") + ("-dirty" if dirty else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed ``PACKAGES``."""
+    result = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            result[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return result
 
 
-def machine(device: str) -> dict:
-    """Processor, cores, memory and, where one is used, the GPU."""
-    record = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
+def machine(device: str) -> dict[str, Any]:
+    """Return system, processor, cores and memory, and for ``device`` "cuda" the GPU."""
+    record: dict[str, Any] = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
     if memory() < math.inf:
         record["memory_gb"] = round(memory() / 2**30)
     if device == "cuda":
@@ -50,25 +49,32 @@ def machine(device: str) -> dict:
 
 
 def memory() -> float:
-    """Bytes of this machine's memory; infinite where the system does not tell."""
+    """Return the memory of this machine in bytes; infinity if unknown."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def command() -> str:
-    """The command line, as one would type it."""
+    """Return the command line, quoted for a shell."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     program = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else [Path(sys.argv[0]).name]
-    typed = shlex.join([*program, *sys.argv[1:]])
-    return typed.encode(errors="backslashreplace").decode()  # a path may hold bytes that are no text
+    line = shlex.join([*program, *sys.argv[1:]])
+    return line.encode(errors="backslashreplace").decode()  # a file name may not be valid UTF-8
 
 
 def now() -> str:
+    """Return the current time in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).resolve().parents[1]
+    words = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""The syntax of expressions: ``name(setting=value, …)`` and values."""
+"""Syntax of expressions on the command line: ``name(setting=value, …)`` and values."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from typing import Any
 
 from bench.core.errors import UserError
 
-#: What stands on a command line is written by hand: more is a mistake, and would take hours or all memory to expand.
-MAX_EXPRESSION_LENGTH = 10_000  # of an expression
+MAX_EXPRESSION_LENGTH = 10_000  #: Characters of an expression; longer ones would expand into too many variants.
+MAX_VALUE_LENGTH = 1000  #: Characters of one value.
 
-
-MAX_VALUE_LENGTH = 1000  # characters of one value
-
-
-_PART = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
 def split_expressions(text: str) -> list[str]:
-    """The expressions in a comma-separated list; commas within parentheses separate settings."""
+    """Split at commas, except within parentheses."""
     parts, depth, current = [], 0, ""
     for character in text:
         depth += (character == "(") - (character == ")")
@@ -32,29 +28,35 @@ def split_expressions(text: str) -> list[str]:
 
 
 def parse_call(text: str, expression: str) -> tuple[str, dict[str, list[str]]]:
-    """``name(key=a|b, …)`` -> name, key -> alternatives."""
-    match = _PART.fullmatch(text)
+    """Parse ``name(key=a|b, …)`` into the name and the alternatives of each key.
+
+    Errors quote ``expression``, the whole that ``text`` is a part of.
+    """
+    match = _CALL.fullmatch(text)
     if not match:
         raise UserError(f"cannot read the expression '{expression}': write name, name(setting=value) or name+anneal")
-    given: dict[str, list[str]] = {}
+    settings: dict[str, list[str]] = {}
     for item in split_expressions(match[2] or ""):
         key, equals, value = (piece.strip() for piece in item.partition("="))
         if not equals or not key or not value:
             raise UserError(f"cannot read '{item}' in '{expression}': settings are written name=value")
-        if key in given:
-            raise UserError(f"'{expression}' gives '{key}' twice")
-        given[key] = [piece.strip() for piece in value.split("|")]
-    return match[1], given
+        if key in settings:
+            raise UserError(f"'{expression}' sets '{key}' twice")
+        settings[key] = [piece.strip() for piece in value.split("|")]
+    return match[1], settings
 
 
 def parse_value(text: str) -> Any:
-    """A number, ``true``, ``false``, ``none``, a tuple, or else the text itself. ``UserError`` for a very long one."""
+    """Parse a number, ``true``, ``false``, ``none`` or a tuple; return any other text as it is.
+
+    Raise ``UserError`` for more than ``MAX_VALUE_LENGTH`` characters.
+    """
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
     if len(text) > MAX_VALUE_LENGTH:
-        raise UserError(f"a value of {len(text):,} characters is too long: {MAX_VALUE_LENGTH:,} at most")
+        raise UserError(f"a value of {len(text):,} characters is too long: at most {MAX_VALUE_LENGTH:,}")
     try:
         return ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # all that it may raise
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # all that literal_eval may raise
         return text

@@ -1,1 +1,1 @@
-"""Data sets: readers, cache, tensors."""
+"""Data sets: preparation, cache, and tensors for training and evaluation."""

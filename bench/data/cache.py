@@ -1,41 +1,40 @@
-"""The cache of prepared data sets."""
+"""Cache of downloaded files and prepared data sets."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import glob
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.files import UNFINISHED, replace
+from bench.core.files import UNFINISHED, dumps, replace, write_text
 from bench.core.locks import file_lock
 from bench.data.dataset import SPLITS, DataInfo, Prepared, fingerprint
 
-PATIENCE = 2.0  # seconds to wait for another process before saying so
+MESSAGE_AFTER = 2.0  #: Seconds of waiting for another process before a message says so.
 
 
 def cache_dir() -> Path:
-    """The folder for prepared and downloaded data: ``BENCH_CACHE``, or the user's cache folder."""
-    if given := os.environ.get("BENCH_CACHE"):
-        return Path(given)
+    """Return the cache folder: ``BENCH_CACHE``, or the user's cache folder."""
+    if folder := os.environ.get("BENCH_CACHE"):
+        return Path(folder)
     import pooch
 
     return Path(pooch.os_cache("posterior-collapse-bench"))
 
 
-def cached(cache: Path, stem: str, build: Callable[[], tuple[dict, Mapping[str, np.ndarray]]]) -> Prepared:
-    """The prepared data set ``stem`` from the cache, or built, written whole and then renamed into place.
+def cached(cache: Path, stem: str, build: Callable[[], tuple[DataInfo, Mapping[str, np.ndarray]]]) -> Prepared:
+    """Return the data set ``stem`` from the cache; build and store it first if it is missing.
 
-    ``build`` returns the fields of ``DataInfo`` without sizes and fingerprint, and the arrays. Whatever
-    determines the arrays belongs in ``stem``. The record is written last: without it nothing counts as cached.
-    Of several processes that want it one builds, and the others wait. ``UserError`` where memory does not suffice.
+    ``build`` returns the description, without sizes and fingerprint, and the arrays. ``stem`` must change with
+    everything that determines the arrays. Only one process builds, others wait for it. Raise ``UserError`` if there is
+    not enough memory or the cache is not writable.
     """
     path = cache / f"{stem}.npz"
     if prepared := _read_cached(path):
@@ -44,59 +43,56 @@ def cached(cache: Path, stem: str, build: Callable[[], tuple[dict, Mapping[str, 
         if prepared := _read_cached(path):
             return prepared
         try:
-            fields, arrays = build()
+            info, arrays = build()
             sizes = {split: len(arrays[split]) for split in SPLITS}
-            info = DataInfo(**fields, sizes=sizes, fingerprint=fingerprint(arrays))
-            write_cache_file(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+            info = dataclasses.replace(info, sizes=sizes, fingerprint=fingerprint(arrays))
+            with writing(cache):
+                replace(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+                write_text(path.with_suffix(".json"), dumps(info.to_json()))  # last: it marks the set as complete
         except MemoryError as error:
             raise UserError(f"not enough memory to prepare {stem}; use a smaller data set or free some") from error
-        record = json.dumps(info.to_json(), ensure_ascii=False).encode()
-        write_cache_file(path.with_suffix(".json"), lambda file: file.write(record))
     return Prepared(info, path)
 
 
 def find_by_fingerprint(fingerprint: str, cache: Path) -> Prepared | None:
-    """The prepared data set of this fingerprint, if the cache holds it."""
-    found = (_read_cached(record.with_suffix(".npz")) for record in sorted(cache.glob("*.json")))
-    return next((prepared for prepared in found if prepared and prepared.info.fingerprint == fingerprint), None)
+    """Return the data set with this fingerprint, or None if the cache does not have it."""
+    for record in sorted(cache.glob("*.json")):
+        prepared = _read_cached(record.with_suffix(".npz"))
+        if prepared and prepared.info.fingerprint == fingerprint:
+            return prepared
+    return None
 
 
 def _read_cached(path: Path) -> Prepared | None:
-    """The prepared set at ``path``; None where it is not there, or its record is damaged."""
+    """Return the data set at ``path``; None if it is missing or its record is damaged."""
     with contextlib.suppress(UserError):
-        return Prepared.read(path) if os.path.isfile(path) else None
+        return Prepared.read(path) if path.is_file() else None
     return None
 
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the right to make a file of the cache, waiting for whoever has it; what the killed left is removed."""
-    with _cache_errors(path.parent):
+    """Lock a file of the cache, waiting for other processes, and remove what killed ones left unfinished."""
+    with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        with _cache_errors(path.parent):
+        with writing(path.parent):
             lock = path.with_name(f".{path.name}.lock")
-            if not stack.enter_context(file_lock(lock, patience=PATIENCE)):
+            if not stack.enter_context(file_lock(lock, timeout=MESSAGE_AFTER)):
                 print(f"waiting for another process that prepares {path.name}", file=sys.stderr)
-                stack.enter_context(file_lock(lock, patience=None))
-            for left in path.parent.glob(f".{glob.escape(path.stem)}.*{UNFINISHED}"):
-                left.unlink(missing_ok=True)
+                stack.enter_context(file_lock(lock, timeout=None))
+            for file in path.parent.glob(f".{glob.escape(path.stem)}.*{UNFINISHED}"):
+                file.unlink(missing_ok=True)
         yield
 
 
-def write_cache_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file of the cache whole; a ``UserError`` where the cache cannot be written."""
-    with _cache_errors(path.parent):
-        replace(path, write)
-
-
 @contextlib.contextmanager
-def _cache_errors(cache: Path) -> Iterator[None]:
-    """A ``UserError`` where something within cannot be written."""
+def writing(cache: Path) -> Iterator[None]:
+    """Turn an ``OSError`` in the block into a ``UserError`` about the cache folder."""
     try:
         yield
     except OSError as error:
         raise UserError(
             f"cannot write to the data cache {cache} ({error.strerror or error}); "
-            "point BENCH_CACHE at a folder with room that can be written"
+            "set BENCH_CACHE to a writable folder with free space"
         ) from error

@@ -1,6 +1,6 @@
-"""What text sets share: reading documents, a vocabulary, arrays of ids, and sets published as three files.
+"""Text data sets: parsing documents, vocabulary, arrays of token ids, and corpora published as three files.
 
-A file holds one document a line, UTF-8, words separated by spaces; or, in every line, ``label<TAB>document``.
+A file has one document per line, UTF-8, words separated by spaces; or, on every line, ``label<TAB>document``.
 """
 
 from __future__ import annotations
@@ -8,11 +8,9 @@ from __future__ import annotations
 import codecs
 import hashlib
 import io
-import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,62 +18,57 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.core.safe_io import read_bytes
 from bench.data.cache import cached
-from bench.data.dataset import END, PAD, SPECIALS, SPLITS, START, UNKNOWN, Prepared
+from bench.data.dataset import END, PAD, SPECIALS, SPLITS, START, UNKNOWN, DataInfo, Prepared
 from bench.data.download import download, git_blob_sha1
 
-UNKNOWN_WORDS = frozenset({SPECIALS[UNKNOWN], "_UNK"})  # as files spell a word outside of their vocabulary
-MARKS = frozenset(SPECIALS) - UNKNOWN_WORDS
-WORDS = 500  # of a document at most: a recurrent model keeps every step of every document of a batch
-CHARACTERS = 200  # of a word at most: the vocabulary is stored at the width of its longest word
-# What files of any size and kind must not take from memory. The published sets have a twentieth to a half of it.
-FILE_BYTES = 128 << 20
-LINE_BYTES = 4 * (WORDS + 1) * (CHARACTERS + 1)
-DOCUMENTS = 2_000_000  # of a file
-DISTINCT = 500_000  # words and labels of a file
-CELLS = 1 << 27  # of the documents of a split, padded
-RECIPE = 2  # raise it when the same files come to give other arrays
+UNKNOWN_WORDS = frozenset({SPECIALS[UNKNOWN], "_UNK"})  #: Spellings of an out-of-vocabulary word.
+RESERVED_WORDS = frozenset(SPECIALS) - UNKNOWN_WORDS
+MAX_WORDS = 500  #: Per document; a recurrent model stores every step of every document of a batch.
+MAX_CHARACTERS = 200  #: Per word; the vocabulary is stored at the width of its longest word.
+FILE_BYTES = 128 << 20  #: The largest published file has less than half of this.
+RECIPE = 2  #: Increase when the same files give different arrays.
 
 Documents = list[list[str]]
 
 
 @dataclass(frozen=True)
-class Published:
-    """A text set published as one file for each split, known by the names that git gives their contents."""
+class PublishedCorpus:
+    """A text data set published as one file per split, identified by their git blob hashes."""
 
     name: str
     title: str
     source: str
-    urls: Mapping[str, str]  # by split
-    blobs: Mapping[str, str]  # by split
-    note: str  # a footnote on the published files
+    urls: Mapping[str, str]  #: By split.
+    blobs: Mapping[str, str]  #: By split.
+    note: str  #: A footnote on the published files.
 
     def prepare(self, data_dir: Path | None, cache: Path) -> Prepared:
-        """The files of ``data_dir/<name>`` or the download, as arrays in ``cache``.
+        """Prepare the files of ``data_dir/<name>``, or else the downloaded ones.
 
-        Files with other contents are taken as well, and titled and noted as another set. ``UserError`` where a file
-        is missing, damaged or not to be had.
+        Files with other contents are accepted, with a title and note that say so. Raise ``UserError`` if a file is
+        missing or damaged, or the download fails.
         """
         folder = Path(data_dir) / self.name if data_dir else None
         files = self._local(folder) if folder else {}
         files = files or {split: self._download(split, folder, cache) for split in SPLITS}
-        contents = {split: read(path) for split, path in files.items()}
+        contents = {split: read_bytes(path, FILE_BYTES) for split, path in files.items()}
         if all(git_blob_sha1(contents[split]) == self.blobs[split] for split in SPLITS):
-            return prepare(self.name, files, contents, cache, self.source, (self.note,), self.title)
-        note = f"Other documents than those of {self.title}: numbers do not compare with published ones."
-        return prepare(self.name, files, contents, cache, f"files {self._file_names()} of the user", (note,))
+            return prepare_text(self.name, files, contents, cache, self.source, (self.note,), self.title)
+        note = f"Not the documents of {self.title}: results are not comparable with published ones."
+        return prepare_text(self.name, files, contents, cache, f"the user's files {self._file_names()}", (note,))
 
     def _local(self, folder: Path) -> dict[str, Path]:
-        """The files in ``folder`` by split; none where there is none at all."""
+        """Return the files in ``folder`` by split; an empty dictionary if there are none."""
         files = {split: find(folder, f"{split}.txt", self._published_name(split)) for split in SPLITS}
         missing = [f"{split}.txt" for split, path in files.items() if not path]
         if 0 < len(missing) < len(SPLITS):
-            raise UserError(f"{folder}: {' and '.join(missing)} missing; {self.name} is {self._file_names()}")
+            raise UserError(f"{folder}: {' and '.join(missing)} missing; {self.name} needs {self._file_names()}")
         return {split: path for split, path in files.items() if path}
 
     def _download(self, split: str, folder: Path | None, cache: Path) -> Path:
         remedy = (
-            f"Put {self._file_names()} into DATA_DIR/{self.name}/ and name DATA_DIR with --data-dir or "
-            "BENCH_DATA_DIR; --dataset synthetic needs no download"
+            f"Put {self._file_names()} into DATA_DIR/{self.name}/ and pass DATA_DIR as --data-dir or BENCH_DATA_DIR; "
+            "--dataset synthetic needs no download"
         )
         path = cache / f"{self.name}-{split}.txt"
         return download(path, self.urls[split], self.blobs[split], self.name, folder, remedy)
@@ -87,7 +80,7 @@ class Published:
         return ", ".join(f"{split}.txt" for split in SPLITS)
 
 
-def prepare(
+def prepare_text(
     name: str,
     files: Mapping[str, Path],
     contents: Mapping[str, bytes],
@@ -96,116 +89,97 @@ def prepare(
     notes: Sequence[str] = (),
     title: str | None = None,
 ) -> Prepared:
-    """A text set from one file for each split, kept in ``cache`` under their contents.
+    """Prepare a text data set from one file per split; the cache name contains a hash of ``contents``.
 
-    Without a ``title`` it is the name and the numbers of documents. ``UserError`` names the file and line that
+    The default title has the name and the numbers of documents. Raise ``UserError`` with file and line for text that
     cannot be used.
     """
     digest = hashlib.sha1("".join(git_blob_sha1(contents[split]) for split in SPLITS).encode(), usedforsecurity=False)
 
-    def build() -> tuple[dict, Mapping[str, np.ndarray]]:
+    def build() -> tuple[DataInfo, Mapping[str, np.ndarray]]:
         documents, labels = parse_all(files, contents)
-        made = arrays(documents, labels)
+        arrays = text_arrays(documents, labels)
         sizes = "/".join(f"{len(documents[split]):,}" for split in SPLITS)
-        given = {"name": name, "title": title or f"{name} ({sizes} documents)", "source": source}
-        return fields(made) | given | {"notes": (*notes, unknown_note(made))}, made
+        info = text_info(name, title or f"{name} ({sizes} documents)", source, arrays)
+        return replace(info, notes=(*notes, unknown_note(arrays))), arrays
 
     return cached(cache, f"{name}-{digest.hexdigest()[:16]}-r{RECIPE}", build)
 
 
-def fields(made: Mapping[str, np.ndarray]) -> dict:
-    """What ``DataInfo`` says of any text set with these arrays."""
-    return {
-        "modality": "text",
-        "unit": "nats per sentence",
-        "shape": (made["train"].shape[1],),
-        "vocabulary": len(made["vocabulary"]),
-    }
+def text_info(name: str, title: str, source: str, arrays: Mapping[str, np.ndarray]) -> DataInfo:
+    """Return the description of a text data set with these arrays."""
+    shape, vocabulary = (arrays["train"].shape[1],), len(arrays["vocabulary"])
+    return DataInfo(name, title, "text", "nats per sentence", shape, source=source, vocabulary=vocabulary)
 
 
 # ---- files
 
 
 def find(folder: Path, *names: str) -> Path | None:
-    """The first of ``names`` that is in ``folder``."""
-    return next((folder / name for name in names if os.path.lexists(folder / name)), None)
-
-
-def read(path: Path) -> bytes:
-    """The content of a file; a ``UserError`` where it cannot be read."""
-    return read_bytes(path, FILE_BYTES)
+    """Return the first of ``names`` that exists in ``folder``, or None."""
+    return next((folder / name for name in names if (folder / name).exists()), None)
 
 
 def parse_all(
     files: Mapping[str, Path], contents: Mapping[str, bytes]
 ) -> tuple[dict[str, Documents], dict[str, list[str]] | None]:
-    """Documents, and labels where there are some, of every split; ``files`` are what errors name."""
+    """Return the documents of every split, and their labels or None; errors name ``files``."""
     parsed = {split: parse(contents[split], files[split]) for split in SPLITS}
-    labels = {split: found for split, (_, found) in parsed.items() if found is not None}
+    labels = {split: values for split, (_, values) in parsed.items() if values is not None}
     if labels and len(labels) < len(SPLITS):
-        without = next(files[split] for split in SPLITS if split not in labels)
-        with_ = files[next(iter(labels))]
-        raise UserError(f"{without} has no labels and {with_} has; write label<TAB>document in every file, or in none")
+        unlabelled = next(files[split] for split in SPLITS if split not in labels)
+        labelled = files[next(iter(labels))]
+        raise UserError(
+            f"{unlabelled} has no labels but {labelled} has; write label<TAB>document in every file or none"
+        )
     return {split: documents for split, (documents, _) in parsed.items()}, labels or None
 
 
 def parse(content: bytes, path: Path) -> tuple[Documents, list[str] | None]:
-    """The documents of a file as lists of words, and their labels or None; ``path`` is what errors name."""
+    """Return the documents of a file as lists of words, and their labels or None; errors name ``path``."""
     content = content.removeprefix(codecs.BOM_UTF8)
-    if not re.search(rb"\S", content):
-        raise UserError(f"{path} is empty; it must hold one document a line")
+    if not content.strip():
+        raise UserError(f"{path} is empty; write one document per line")
     labelled = b"\t" in content.partition(b"\n")[0]
-    documents, labels, longest = [], [], 0
-    known: dict[str, str] = {}  # every word is held once
+    documents, labels = [], []
+    unique: dict[str, str] = {}  # one string object per word
     for number, line in enumerate(io.BytesIO(content), 1):
-        label, words, problem = _document(line, labelled)
+        label, words, problem = _parse_line(line, labelled)
         if problem:
             raise UserError(f"{path}, line {number}: {problem}")
-        documents.append([known.setdefault(word, word) for word in words])
-        if labelled:
-            labels.append(known.setdefault(label, label))
-        longest = max(longest, len(words))
-        if len(documents) > DOCUMENTS or len(known) > DISTINCT or len(documents) * (longest + 2) > CELLS:
-            raise UserError(
-                f"{path} is too large: by line {number:,} it has {len(known):,} different words and documents of up to "
-                f"{longest} words; use fewer documents, shorter ones, or fewer words"
-            )
+        documents.append([unique.setdefault(word, word) for word in words])
+        labels.append(unique.setdefault(label, label))
     return documents, labels if labelled else None
 
 
-def _document(line: bytes, labelled: bool) -> tuple[str, list[str], str | None]:
-    """The label and the words of a line; or why it cannot be used and what to do about it."""
-    if len(line) > LINE_BYTES:
-        return "", [], f"{len(line):,} bytes, more than a document has; write one document a line"
+def _parse_line(line: bytes, labelled: bool) -> tuple[str, list[str], str | None]:
+    """Return the label, the words, and why the line cannot be used, or None."""
     try:
         text = line.decode()
     except UnicodeDecodeError:
         return "", [], "not UTF-8; convert the file, for example with iconv"
     label, tab, document = text.partition("\t") if labelled else ("", "", text)
-    # Without labels a tab can only be a label that line 1 has not.
     if labelled != bool(tab or "\t" in document):
-        advice = "write label<TAB>document in every line, or in none"
-        return "", [], f"{'no label' if labelled else 'a label'}, unlike line 1; {advice}"
+        problem = "no label, unlike line 1" if labelled else "a label, unlike line 1"
+        return "", [], f"{problem}; write label<TAB>document on every line or none"
     words, label = document.split(), label.strip()
     return label, words, _problem(words, label if labelled else None)
 
 
 def _problem(words: Sequence[str], label: str | None) -> str | None:
-    """Why a document cannot be used and what to do about it."""
+    """Return why a document cannot be used, and what to do, or None."""
     if not words:
         return "an empty document; remove the line"
     if label == "":
         return "an empty label before the tab"
-    if label and len(label) > CHARACTERS:
-        return f"a label of {len(label):,} characters, more than {CHARACTERS}"
-    if len(words) > WORDS:
-        return f"a document of {len(words):,} words, more than {WORDS}; cut or split it"
-    if marks := MARKS.intersection(words):
-        return f"{min(marks)} is a mark of the harness itself; remove it from the text"
-    if (longest := max(map(len, words))) > CHARACTERS:
-        return f"a word of {longest:,} characters, more than {CHARACTERS}; separate words by spaces"
+    if len(words) > MAX_WORDS:
+        return f"a document of {len(words):,} words, more than {MAX_WORDS}; truncate or split it"
+    if reserved := RESERVED_WORDS.intersection(words):
+        return f"{min(reserved)} is a special token of the benchmark; remove it from the text"
+    if (longest := max(map(len, (*words, label or "")))) > MAX_CHARACTERS:
+        return f"a word or label of {longest:,} characters, more than {MAX_CHARACTERS}; separate words by spaces"
     if any("\0" in word for word in words):
-        return "a NUL character; convert the file to UTF-8 text"
+        return "a NUL character; convert the file to UTF-8"
     return None
 
 
@@ -213,19 +187,19 @@ def _problem(words: Sequence[str], label: str | None) -> str | None:
 
 
 def vocabulary(documents: Iterable[Sequence[str]], words: Iterable[str] = ()) -> list[str]:
-    """``SPECIALS``, then the words by falling frequency in ``documents``, ties alphabetically.
+    """Return ``SPECIALS``, then the words by decreasing frequency in ``documents``, ties in alphabetical order.
 
-    ``words`` are in it even where no document has them.
+    ``words`` are included even if no document has them.
     """
     counts = Counter(dict.fromkeys(words, 0))
     for document in documents:
         counts.update(document)
-    found = sorted(counts.keys() - UNKNOWN_WORDS, key=lambda word: (-counts[word], word))
-    return [*SPECIALS, *found]
+    ordered = sorted(counts.keys() - UNKNOWN_WORDS, key=lambda word: (-counts[word], word))
+    return [*SPECIALS, *ordered]
 
 
 def encode(documents: Sequence[Sequence[str]], ids: Mapping[str, int], length: int) -> np.ndarray:
-    """Ids of ``<s> w1 … wn </s>``, padded on the right: int32 ``[N, length]``."""
+    """Return the ids of ``<s> w1 … wn </s>``, padded on the right: int32 ``[N, length]``."""
     lengths = np.fromiter(map(len, documents), np.int64, len(documents))[:, None]
     rows, columns = np.full((len(documents), length), PAD, np.int32), np.arange(length)
     rows[:, 0] = START
@@ -236,28 +210,31 @@ def encode(documents: Sequence[Sequence[str]], ids: Mapping[str, int], length: i
     return rows
 
 
-def arrays(
+def text_arrays(
     documents: Mapping[str, Documents], labels: Mapping[str, list[str]] | None = None, words: Iterable[str] = ()
 ) -> dict[str, np.ndarray]:
-    """The arrays of ``Prepared`` from the documents of each split, their labels, and ``words`` to know in any case."""
+    """Return the arrays of ``Prepared`` for the documents and labels of each split.
+
+    The vocabulary has the words of train and ``words``.
+    """
     entries = vocabulary(documents["train"], words)
     ids = {word: index for index, word in enumerate(entries) if word not in UNKNOWN_WORDS}
     length = max(len(document) for split in SPLITS for document in documents[split]) + 2
-    made = {split: encode(documents[split], ids, length) for split in SPLITS}
-    made["vocabulary"] = np.array(entries)
-    return made | (label_arrays(labels) if labels else {})
+    arrays = {split: encode(documents[split], ids, length) for split in SPLITS}
+    arrays["vocabulary"] = np.array(entries)
+    return arrays | (label_arrays(labels) if labels else {})
 
 
 def label_arrays(labels: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-    """``train_labels`` …: int64 ``[N]``, which index ``label_names``: str ``[L]``."""
+    """Return ``train_labels`` …: int64 ``[N]``, indices into ``label_names``: str ``[L]``."""
     names = sorted(set().union(*labels.values()))
     index = {name: position for position, name in enumerate(names)}
-    made = {f"{split}_labels": np.array([index[label] for label in labels[split]], np.int64) for split in SPLITS}
-    return made | {"label_names": np.array(names)}
+    arrays = {f"{split}_labels": np.array([index[label] for label in labels[split]], np.int64) for split in SPLITS}
+    return arrays | {"label_names": np.array(names)}
 
 
-def unknown_note(made: Mapping[str, np.ndarray]) -> str:
-    """A footnote: how many of the words of each split are ``<unk>``."""
-    shares = {split: (made[split] == UNKNOWN).sum() / (made[split] > END).sum() for split in SPLITS}
+def unknown_note(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return a footnote with the share of unknown words in each split."""
+    shares = {split: (arrays[split] == UNKNOWN).sum() / (arrays[split] > END).sum() for split in SPLITS}
     listed = ", ".join(f"{100 * share:.1f} % of {split}" for split, share in shares.items())
-    return f"Of the words, with the whole vocabulary, <unk> are {listed}."
+    return f"Unknown words (<unk>) with the full vocabulary: {listed}."

@@ -1,88 +1,66 @@
-"""Data sets: one file each in this folder; a file's presence is its registration.
-
-A data-set file needs neither torch nor the rest of the harness. It defines
-
-- ``SUMMARY``: one line for ``--list``;
-- ``NEEDS_DOWNLOAD``: whether a machine without network must be given the files;
-- ``prepare(data_dir, cache, **settings) -> Prepared``: find (or download) the sources, turn them into arrays,
-  keep them in ``cache`` under a name that changes with the sources, and say what they are. A second call with
-  the same sources reads only the small record beside the arrays;
-- where it can be varied, ``SETTINGS``: the settings that ``prepare`` takes, with their defaults.
-
-Files whose name begins with an underscore hold what several of them share.
-
-``bench.data`` turns a ``Prepared`` into tensors.
-"""
+"""Description and prepared arrays of a data set. No torch."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.safe_io import open_or_user_error, read_bytes
-from bench.core.safe_io import read_arrays as read_arrays
+from bench.core.files import read_json
+from bench.core.safe_io import open_regular_file, read_arrays
 
 SPLITS = ("train", "val", "test")
 
-#: The first words of every vocabulary, by their ids.
+#: The special tokens, which come first in every vocabulary, and their ids.
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, START, END, UNKNOWN = range(len(SPECIALS))
 
-RECORD_BYTES = 1 << 20  # of the record beside prepared arrays, at most
+#: A footnote of image data sets.
+BINARISATION_NOTE = "Training images are binarised at every use, validation and test images once with a fixed seed."
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a data set is, as far as tables, cell identities and plans need to know.
+    """Description of a data set, for tables, plans and cell identities."""
 
-    ``fingerprint`` is the SHA-256 of the prepared arrays, so two data sets with equal fingerprints are the
-    same numbers whatever they were read from. ``sizes`` counts the examples of train, val and test.
-    """
+    name: str  #: As given to ``--dataset``: "omniglot".
+    title: str  #: As printed in tables: "omniglot (Lake 28×28)".
+    modality: str  #: "image" or "text".
+    unit: str  #: Unit of the likelihood: "nats per image".
+    shape: tuple[int, ...]  #: Shape of one example: (28, 28), or (length of the longest row,).
+    sizes: Mapping[str, int] = field(default_factory=dict)  #: Number of examples per split; set by ``cached``.
+    fingerprint: str = ""  #: SHA-256 of the prepared arrays, whatever their source; set by ``cached``.
+    source: str = ""  #: Origin of the data in a few words.
+    notes: tuple[str, ...] = ()  #: Footnotes of every table on this data set.
+    vocabulary: int = 0  #: Text: vocabulary size, special tokens included.
+    protocol: str = ""  #: Section of the presets for this data set, if not the one of its modality.
 
-    name: str  # as typed: "omniglot"
-    title: str  # as printed: "omniglot (Lake 28×28)"
-    modality: str  # "image" or "text"
-    unit: str  # of the likelihood: "nats per image"
-    shape: tuple[int, ...]  # of one example: (28, 28)
-    sizes: Mapping[str, int]
-    fingerprint: str
-    source: str  # where the numbers come from, in a few words
-    notes: tuple[str, ...] = ()  # footnotes that every table on this data set carries
-    vocabulary: int = 0  # of text: how many words there are, ``SPECIALS`` among them
-    protocol: str = ""  # the presets' section for this set, where it is not the modality's
-
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, record: Mapping) -> DataInfo:
-        """From what ``to_json`` gave; ``ValueError``, ``TypeError`` or ``KeyError`` where it is something else."""
-        info = cls(**{**record, "shape": tuple(record["shape"]), "notes": tuple(record["notes"])})
-        texts = (info.name, info.title, info.modality, info.unit, info.fingerprint, info.source, info.protocol)
-        counts = (*info.shape, *dict(info.sizes).values(), info.vocabulary)
-        if not all(isinstance(text, str) for text in (*texts, *info.notes, *info.sizes)):
-            raise ValueError("a data set is described by something other than text")
-        if not all(type(count) is int and count >= 0 for count in counts):
-            raise ValueError("examples, sizes or words are counted by something other than numbers")
-        return info
+    def from_json(cls, record: Any) -> DataInfo:
+        """Return the description that ``to_json`` turned into ``record``; raise ``ValueError`` if it is not one."""
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(cls).validate_python(record)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set ready to load: its description and the ``.npz`` file that holds its arrays.
+    """A data set in the cache: its description and the ``.npz`` file with its arrays.
 
-    Image sets hold ``train``, ``val``, ``test``: float32 ``[N, 28, 28]`` Bernoulli means in [0, 1] (ink = 1).
-    Text sets hold them as int32 ``[N, L]``: ``<s> w1 … wn </s>``, then ``<pad>`` to the longest of all splits;
-    ``vocabulary``: str ``[V]``, the ``SPECIALS`` first, then words by falling frequency in train; and, where the law
-    of the data is known, ``test_nll``: float64 ``[N]``, the exact -log p(x) of every test sentence.
-    Where there are labels: ``train_labels`` …: int64 ``[N]`` with ``label_names``: str ``[L]``.
+    Image data: ``train``, ``val``, ``test``: float32 ``[N, 28, 28]``, Bernoulli means in [0, 1] (ink = 1).
+    Text data: ``train``, ``val``, ``test``: int32 ``[N, L]``, rows ``<s> w1 … wn </s>`` padded with ``<pad>`` to the
+    longest row of all splits; ``vocabulary``: str ``[V]``, ``SPECIALS``, then words by decreasing frequency in train;
+    if the distribution is known ``test_nll``: float64 ``[N]``, the exact -log p(x) of every test sentence.
+    Labels, if any: ``train_labels`` …: int64 ``[N]``, indices into ``label_names``: str ``[L]``.
     """
 
     info: DataInfo
@@ -90,30 +68,27 @@ class Prepared:
 
     @classmethod
     def read(cls, path: Path) -> Prepared:
-        """The prepared set at ``path``, described by the record beside it; ``UserError`` where that will not do."""
+        """Return the data set at ``path``, described by the JSON file next to it; ``UserError`` if that is damaged."""
         record = path.with_suffix(".json")
-        text = read_bytes(record, RECORD_BYTES)
         try:
-            return cls(DataInfo.from_json(json.loads(text)), path)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:
-            raise UserError(f"{record} is damaged; remove it and run again") from error
+            return cls(DataInfo.from_json(read_json(record)), path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{record} is missing or damaged; remove it and run again") from error
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything in the file; ``UserError`` where it is damaged, or not what the record describes."""
+        """Return all arrays; ``UserError`` if the file is damaged or does not have the fingerprint."""
         try:
-            with open_or_user_error(self.path, sys.maxsize) as file:
+            with open_regular_file(self.path, sys.maxsize) as file:
                 arrays = read_arrays(file)
-        except UserError:
-            raise
-        except Exception as error:
+        except Exception as error:  # zipfile, zlib and NumPy raise many types
             raise UserError(f"{self.path} is damaged; remove it and run again") from error
         if fingerprint(arrays) != self.info.fingerprint:
-            raise UserError(f"{self.path} is not what the record beside it describes; remove it and run again")
+            raise UserError(f"{self.path} does not match its record; remove it and run again")
         return arrays
 
 
 def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over names, types, shapes and bytes of the arrays, in the order of their names."""
+    """Return the SHA-256 over names, types, shapes and bytes of the arrays, in alphabetical order of their names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

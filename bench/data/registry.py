@@ -1,11 +1,9 @@
-"""Find and prepare data sets."""
+"""Find and prepare data sets: built-in ones, those of other packages, and the user's files."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,38 +16,60 @@ from bench.data import user_data
 from bench.data.cache import find_by_fingerprint
 from bench.data.dataset import SPLITS, DataInfo, Prepared
 
+PACKAGE = "bench.data.datasets"
+GROUP = "posterior_collapse_bench.datasets"  #: Entry points of other packages.
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Return the names of all data sets in alphabetical order."""
+    return tuple(sorted(find_modules(PACKAGE, GROUP)))
+
+
+def load_dataset_module(name: str) -> ModuleType:
+    """Import the file of a data set; ``UserError`` if it cannot be imported or a definition is missing."""
+    module = load_module(name, PACKAGE, GROUP, "data set")
+    defined = {
+        "SUMMARY (a string)": isinstance(getattr(module, "SUMMARY", None), str),
+        "NEEDS_DOWNLOAD (a bool)": isinstance(getattr(module, "NEEDS_DOWNLOAD", None), bool),
+        "SETTINGS (a dictionary of defaults)": isinstance(getattr(module, "SETTINGS", {}), Mapping),
+        "prepare (a function)": callable(getattr(module, "prepare", None)),
+    }
+    if missing := [definition for definition, ok in defined.items() if not ok]:
+        raise UserError(f"data set '{name}' ({module_path(module)}) must define {', '.join(missing)}; {REPAIR}")
+    return module
+
 
 def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
-    """The data set that an expression names, ``name`` or ``name(setting=value, …)``, or that lies at a path."""
+    """Prepare the data set ``name``, ``name(setting=value, …)``, or the user's data at a path."""
     path = Path(expression)
-    like_a_path = os.path.exists(expression) or len(path.parts) > 1 or path.suffix == ".npz"
-    if expression not in dataset_names() and like_a_path:
+    is_path = len(path.parts) > 1 or path.suffix == ".npz" or os.path.exists(expression)
+    if is_path and expression not in dataset_names():
         data = user_data.prepare(path, cache)
         if data.info.name in dataset_names():
             use = f"--dataset {data.info.name} --data-dir {path.resolve().parent}"
-            raise UserError(f"{expression} has the name of a built-in data set: rename it, or read it by {use}")
+            raise UserError(f"{expression} has the name of a built-in data set: rename it, or use {use}")
         return data
-    name, given = parse_call(expression, expression)
-    module = dataset(name)
+    name, texts = parse_call(expression, expression)
+    module = load_dataset_module(name)
     known = getattr(module, "SETTINGS", {})
-    for key in given:
+    for key in texts:
         if key not in known:
             raise UserError(f"data set '{name}' has no setting '{key}': {suggest(key, known)}")
-    settings = {key: parse_value("|".join(value)) for key, value in given.items()}
+    settings = {key: parse_value("|".join(values)) for key, values in texts.items()}
     try:
         data = module.prepare(data_dir, cache, **settings)
-        fault = data_fault(data)
+        problem = _problem(data)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
         raise UserError(f"data set '{name}' cannot be prepared: {type(error).__name__}: {error}") from error
-    if fault:
-        raise UserError(f"data set '{name}': prepare must give a bench.datasets.Prepared: {fault}")
+    if problem:
+        raise UserError(f"data set '{name}': prepare must return a bench.data.dataset.Prepared: {problem}")
     return data
 
 
-def prepare_again(info: DataInfo, data_dir: Path | None, cache: Path) -> Prepared:
-    """The very data that a stored cell was trained on: from the cache, or prepared as its name says."""
+def prepare_stored(info: DataInfo, data_dir: Path | None, cache: Path) -> Prepared:
+    """Return the data on which a stored cell was trained: from the cache, or prepared by its name."""
     if prepared := find_by_fingerprint(info.fingerprint, cache):
         return prepared
     if info.name in dataset_names():
@@ -57,51 +77,26 @@ def prepare_again(info: DataInfo, data_dir: Path | None, cache: Path) -> Prepare
         if prepared.info.fingerprint == info.fingerprint:
             return prepared
     raise UserError(
-        f"the data of this cell, {info.title} ({info.fingerprint[:12]}), are not in the cache {cache}: "
-        "prepare them by 'python -m bench.run --dataset … --dry-run', as they were given when it was trained"
+        f"the data of this cell, {info.title} ({info.fingerprint[:12]}), are not in the cache {cache}: prepare them "
+        "with 'python -m bench.run --dataset … --dry-run' and the arguments used for training"
     )
 
 
-DATASETS_GROUP = "posterior_collapse_bench.datasets"
+def _problem(data: Any) -> str | None:
+    """Return why ``data`` is not a valid ``Prepared``, or None. Its arrays are checked when they are loaded."""
+    from pydantic import ValidationError
 
-
-@cache
-def dataset_names() -> tuple[str, ...]:
-    return tuple(sorted(find_modules("bench.data.datasets", DATASETS_GROUP)))
-
-
-def dataset(name: str) -> ModuleType:
-    """The module of a data set: ``SUMMARY``, ``NEEDS_DOWNLOAD``, ``prepare``."""
-    module = load_module(name, "bench.data.datasets", DATASETS_GROUP, "data set")
-    lacking = [
-        what
-        for what, there in {
-            "SUMMARY (a line of text)": isinstance(getattr(module, "SUMMARY", None), str),
-            "NEEDS_DOWNLOAD (True or False)": isinstance(getattr(module, "NEEDS_DOWNLOAD", None), bool),
-            "SETTINGS (a dictionary of defaults)": isinstance(getattr(module, "SETTINGS", {}), Mapping),
-            "prepare (a function)": callable(getattr(module, "prepare", None)),
-        }.items()
-        if not there
-    ]
-    if lacking:
-        raise UserError(f"data set '{name}' ({module_path(module)}) lacks {', '.join(lacking)}; {REPAIR}")
-    return module
-
-
-def data_fault(data: Any) -> str | None:
-    """What is wrong with what a data set's ``prepare`` gave, or None; its arrays are looked at when they are loaded."""
-    if not isinstance(data, Prepared):
-        return f"{type(data).__name__} is none"
-    if not isinstance(info := data.info, DataInfo):
-        return f"its info is {type(info).__name__}, not a DataInfo"
+    if not isinstance(data, Prepared) or not isinstance(info := data.info, DataInfo):
+        return f"got {data!r}"
     try:
-        again = DataInfo.from_json(json.loads(json.dumps(info.to_json())))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        return f"its info cannot be stored ({error})"
-    if again.modality not in MODELS:
-        return f"its modality is {again.modality!r}, not one of {', '.join(MODELS)}"
-    if {*again.sizes} != {*SPLITS} or not all(again.sizes.values()):
-        return f"its sizes are {dict(again.sizes)}, not those of {', '.join(SPLITS)}, at least one example each"
-    if not isinstance(data.path, Path) or not data.path.is_file():
-        return f"{data.path} is no file"
+        DataInfo.from_json(info.to_json())
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"info.{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if info.modality not in MODELS:
+        return f"info.modality is '{info.modality}', not one of {', '.join(MODELS)}"
+    if {*info.sizes} != {*SPLITS} or not all(info.sizes.values()):
+        return f"info.sizes is {dict(info.sizes)}; {', '.join(SPLITS)} need at least one example each"
+    if not data.path.is_file():
+        return f"{data.path} does not exist"
     return None

@@ -1,4 +1,4 @@
-"""Prepared data sets as tensors: what training and evaluation take batches from, whatever the modality."""
+"""Prepared data sets as tensors: the batches of training and evaluation, for either modality."""
 
 from __future__ import annotations
 
@@ -18,49 +18,52 @@ ModelConfig = ImageModelConfig | TextModelConfig
 
 
 class Data(Protocol):
-    """A data set on one device. ``train`` as ``batch`` needs it, ``val`` and ``test`` as the model takes them."""
+    """A data set on one device: ``train`` in the form that ``batch`` needs, ``val`` and ``test`` as model inputs."""
 
     info: DataInfo
     train: Tensor
     val: Tensor
     test: Tensor
-    labels: dict[str, np.ndarray]  # int64 ``[N]`` by split, where there are some
+    labels: dict[str, np.ndarray]  #: int64 ``[N]`` by split; empty without labels.
 
     def to(self, device: torch.device | str) -> Data:
-        """The same set on ``device``."""
+        """Return a copy on ``device``."""
 
     def order(self, batch_size: int, equal_lengths: bool, generator: torch.Generator) -> list[Tensor]:
-        """The training batches of one pass: int64 indices ``[B]`` each, where ``batch`` wants them."""
+        """Return the batches of one epoch: int64 indices ``[B]`` into ``train``, each for ``batch``."""
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Training examples ``index`` as the model takes them: ``[B, …]``."""
+        """Return the training examples ``index`` (int64 ``[B]``) as model inputs ``[B, …]``."""
 
     def blocks(
         self, split: str, which: int | np.ndarray | None, size: int, equal_lengths: bool = False
     ) -> tuple[np.ndarray, list[Tensor]]:
-        """Examples of a split, ``size`` to a block, and their places in the split: the first so many, those at some
-        places, or all.
+        """Return the indices ``[N]`` and the model inputs of some examples of a split, in blocks of at most ``size``.
 
-        ``equal_lengths``: text of one length to a block, and so some small blocks.
+        ``which``: the first so many, the examples with these indices, or all (None). ``equal_lengths``: only sentences
+        of the same length in a block, so that some blocks are small.
         """
 
     def references(self, count: int | None) -> dict[str, float]:
-        """What knows nothing, or everything: NLLs of the first ``count`` test examples, in nats per example."""
+        """Return reference NLLs of the first ``count`` test examples in nats per example.
 
-    def scaled(self, nll: float, count: int | None) -> dict[str, float]:
-        """The NLL of the first ``count`` test examples in the units of the modality."""
+        Those of models without latent variables, and of the true distribution if it is known.
+        """
+
+    def unit_metrics(self, nll: float, count: int | None) -> dict[str, float]:
+        """Return the NLL of the first ``count`` test examples in the units of the modality."""
 
 
 def load(prepared: Prepared, model: ModelConfig) -> Data:
-    """The prepared set as a model of this configuration takes it, on the CPU."""
+    """Return the data set on the CPU, in the form that ``model`` needs."""
     info = apply_model_config(prepared.info, model)
     if isinstance(model, ImageModelConfig):
-        return ImageData.of(info, prepared.arrays(), model.image_size, model.pooling)
-    return TextData.of(info, prepared.arrays(), model.vocabulary, model.words)
+        return ImageData.from_arrays(info, prepared.arrays(), model.image_size, model.pooling)
+    return TextData.from_arrays(info, prepared.arrays(), model.vocabulary, model.words)
 
 
 def apply_model_config(info: DataInfo, model: ModelConfig) -> DataInfo:
-    """What a data set is as a model of this configuration takes it: pooled images, fewer words, shorter documents."""
+    """Return the description of the data after pooling, vocabulary reduction and truncation for ``model``."""
     if isinstance(model, ImageModelConfig):
         notes, size = info.notes, model.image_size
         if size != (full := info.shape[-1]):
@@ -72,7 +75,7 @@ def apply_model_config(info: DataInfo, model: ModelConfig) -> DataInfo:
 
 
 def batches_per_pass(prepared: Prepared, model: ModelConfig, train: TrainConfig) -> int:
-    """Training batches in a pass: whole ones; or, of sentences of one length each, as many as that takes."""
+    """Return the number of training batches per pass: full ones, or with ``equal_lengths`` all of each length."""
     if isinstance(model, ImageModelConfig) or not train.equal_lengths:
         return prepared.info.sizes["train"] // train.batch_size
     lengths = (prepared.arrays()["train"] != PAD).sum(axis=1)

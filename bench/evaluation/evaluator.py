@@ -145,7 +145,7 @@ def evaluate_basic(
     columns = {"index": index[order]} | {name: values.numpy()[order] for name, values in result.examples.items()}
     ctx.block = 0
     metrics, arrays = test_set_metrics(ctx, result)
-    metrics |= data.scaled(metrics["nll"], config.test_examples) | {"n": len(index)}
+    metrics |= data.unit_metrics(metrics["nll"], config.test_examples) | {"n": len(index)}
     arrays["means"] = result.means.cpu().numpy()[order]
     if ctx.model.latent_dim in GRID_LEVELS and reparametrize_prior(ctx.model) is ctx.model:
         with autocast(ctx.model, config.precision, frozen=True):

@@ -157,10 +157,10 @@ def cell_folders(out: Path) -> Iterator[CellFolder]:
         yield CellFolder(folder)
 
 
-def lock_cell(folder: Path, patience: float | None = 0) -> AbstractContextManager[bool]:
-    """Hold the right to write into a cell's folder; whether it is held, after ``patience`` seconds (``locks.held``)."""
+def lock_cell(folder: Path, timeout: float | None = 0) -> AbstractContextManager[bool]:
+    """Hold the right to write into a cell's folder; whether it is held, after ``timeout`` seconds (``locks.held``)."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return file_lock(folder.with_name(f".{folder.name}.lock"), patience)
+    return file_lock(folder.with_name(f".{folder.name}.lock"), timeout)
 
 
 def remove_stale_files(out: Path) -> None:

@@ -11,7 +11,7 @@ from bench.core.errors import UserError, printable
 from bench.core.provenance import command
 from bench.data.cache import cache_dir
 from bench.data.dataset import DataInfo
-from bench.data.registry import prepare_again
+from bench.data.registry import prepare_stored
 from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.cell_record import read
@@ -93,7 +93,7 @@ def described(folder: CellFolder) -> DataInfo:
 
 def task(folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None, threads: int = 1) -> dict[str, Any]:
     """What a worker needs to do what is missing of a stored cell, one cell at a time on its device."""
-    data = prepare_again(described(folder), data_dir, cache_dir())
+    data = prepare_stored(described(folder), data_dir, cache_dir())
     return {
         "config": folder.config,
         "folder": str(folder.path.resolve()),

@@ -112,7 +112,7 @@ def running(out: Path) -> Iterator[RunSession]:
     with ExitStack() as locks:
         try:
             run.others = remove_leftovers(out)
-            made = locks.enter_context(file_lock(run.marker, patience=10))
+            made = locks.enter_context(file_lock(run.marker, timeout=10))
         except OSError as error:
             raise UserError(f"{refused} ({error.strerror or error})") from error
         if not made:

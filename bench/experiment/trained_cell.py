@@ -18,7 +18,7 @@ from bench.core.hashing import derive_seed
 from bench.core.safe_io import open_regular_file
 from bench.data.cache import cache_dir
 from bench.data.dataset import END, PAD, START, UNKNOWN, DataInfo
-from bench.data.registry import prepare_again
+from bench.data.registry import prepare_stored
 from bench.data.tensors import Data, apply_model_config, load
 from bench.data.text import TextData
 from bench.evaluation.chunking import auto_chunk_size
@@ -102,7 +102,7 @@ class TrainedCell:
     def data(self) -> Data:
         """The set that it was trained on, as its model takes it."""
         info = DataInfo.from_json(self.config["dataset"])
-        prepared = prepare_again(info, self.data_dir, cache_dir())
+        prepared = prepare_stored(info, self.data_dir, cache_dir())
         sizes = build(MODELS[info.modality], self.config["model"], "model")
         return load(prepared, sizes).to(self.context.device)
 

@@ -126,7 +126,7 @@ def test_force_trains_again_and_loses_nothing(toy):
     before = metrics(toy)
     assert bench(toy, "--methods", "vae", "--force") == 0
     assert metrics(toy) == before, "the same cell gives the same numbers"
-    assert len(list(toy.glob("runs/*/*/*/superseded-seed-0-*-1/result.json"))) == 1
+    assert len(list(toy.glob("runs/*/*/*/backup-seed-0-*-1/result.json"))) == 1
 
 
 def test_a_damaged_record_is_put_aside_and_the_cell_run_again(toy):
@@ -136,7 +136,7 @@ def test_a_damaged_record_is_put_aside_and_the_cell_run_again(toy):
     (cell.path / "result.json").write_text("{torn")
     assert bench(toy, "--methods", "vae,beta_vae(beta=0.2|0.4)") == 0
     assert before.items() <= metrics(toy).items()
-    assert (next(toy.glob("runs/*/*/*/superseded-*")) / "result.json").read_text() == "{torn"
+    assert (next(toy.glob("runs/*/*/*/backup-*")) / "result.json").read_text() == "{torn"
 
 
 def test_a_torn_evaluation_is_made_anew_without_training(toy):
@@ -161,7 +161,7 @@ def test_without_weights_another_evaluation_trains_again(toy):
     assert bench(toy, "--methods", "vae") == 0, "nothing to do"
     assert (cell.path / "result.json").stat().st_mtime_ns == stamp
     assert bench(toy, "--methods", "vae", "--set", "evaluation.iw_samples=9") == 0
-    assert cell.evaluation()["config"]["iw_samples"] == 9 and list(toy.glob("runs/*/*/*/superseded-*"))
+    assert cell.evaluation()["config"]["iw_samples"] == 9 and list(toy.glob("runs/*/*/*/backup-*"))
 
 
 def test_a_dry_run_says_what_and_how_long_and_writes_nothing(toy, capsys):
@@ -221,7 +221,7 @@ def test_the_listing_names_everything(capsys):
 )
 def test_bad_input_gets_one_line_and_status_2(arguments, message, tmp_path, capsys, monkeypatch, prepared):
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(registry.dataset("glyphs"), "prepare", lambda *_: prepared)
+    monkeypatch.setattr(registry.load_dataset_module("glyphs"), "prepare", lambda *_: prepared)
     assert main(["--out", str(tmp_path / "out"), *arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and captured.err.startswith("error: ")
@@ -229,7 +229,7 @@ def test_bad_input_gets_one_line_and_status_2(arguments, message, tmp_path, caps
 
 def test_a_gpu_that_is_not_there_is_refused(tmp_path, capsys, monkeypatch, prepared):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(registry.dataset("glyphs"), "prepare", lambda *_: prepared)
+    monkeypatch.setattr(registry.load_dataset_module("glyphs"), "prepare", lambda *_: prepared)
     for arguments in (["--device", "cuda"], ["--gpus-per-cell", "0.5"]):
         assert main(["--out", str(tmp_path / "out"), *arguments]) == 2
         assert "no GPU is available" in capsys.readouterr().err
@@ -278,13 +278,14 @@ def test_nothing_to_do_does_not_import_ray(toy, tmp_path):
     bench(toy, "--methods", "vae")
     code = (
         "import sys, runpy; from types import SimpleNamespace; from pathlib import Path\n"
-        "import bench.config; bench.config.PRESETS = Path(sys.argv[1])\n"
-        "from bench import registry; from bench.datasets import Prepared\n"
-        "registry.dataset = lambda name: SimpleNamespace(prepare=lambda *_: Prepared.read(Path(sys.argv[2])))\n"
+        "import bench.core.presets; bench.core.presets.PRESETS = Path(sys.argv[1])\n"
+        "from bench.data import registry; from bench.data.dataset import Prepared\n"
+        "module = SimpleNamespace(prepare=lambda *_: Prepared.read(Path(sys.argv[2])))\n"
+        "registry.load_dataset_module = lambda name: module\n"
         "from bench.run import main; assert main(['--methods', 'vae', '--out', sys.argv[3]]) == 0\n"
         "assert 'ray' not in sys.modules and 'matplotlib' not in sys.modules"
     )
-    data = registry.dataset("glyphs").prepare().path
+    data = registry.load_dataset_module("glyphs").prepare().path
     done = python("-c", code, str(tmp_path / "presets"), str(data), str(toy))
     assert done.returncode == 0, done.stderr + done.stdout
     assert "1 done" in done.stdout

@@ -30,6 +30,7 @@ EVERY = replace(
 def labelled(tmp_path_factory):
     """Bright and dark pictures, whose labels say which; in a cache of their own."""
     from bench.data.cache import cached
+    from bench.data.dataset import DataInfo
 
     def build():
         random = np.random.default_rng(0)
@@ -39,8 +40,7 @@ def labelled(tmp_path_factory):
             level = np.where(labels, 0.9, 0.1)[:, None, None]
             splits[split] = np.broadcast_to(level, (count, 28, 28)).astype(np.float32)
         splits["label_names"] = np.array(["dark", "bright"])
-        about = {"name": "toy", "title": "toy", "modality": "image", "unit": "nats per image", "shape": (28, 28)}
-        return about | {"source": "made by the tests"}, splits
+        return DataInfo("toy", "toy", "image", "nats per image", (28, 28)), splits
 
     return cached(tmp_path_factory.mktemp("cache"), "labelled", build)
 

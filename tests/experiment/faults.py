@@ -53,7 +53,7 @@ def refused_write(name: str, code: int, nth: int = 1) -> Fault:
 
     @contextmanager
     def fault(place: Place) -> Iterator[None]:
-        write, left = store._Raw.write, [nth]
+        write, left = store._ErrorTrackingFile.write, [nth]
 
         def refuse(self: Any, data: Any) -> int:
             if re.search(rf"/\.?{name}\.[^/]*unfinished$", os.readlink(f"/proc/self/fd/{self.fileno()}")):
@@ -63,7 +63,7 @@ def refused_write(name: str, code: int, nth: int = 1) -> Fault:
                     raise self.error
             return write(self, data)
 
-        with patch.object(store._Raw, "write", refuse):
+        with patch.object(store._ErrorTrackingFile, "write", refuse):
             yield
 
     return fault

@@ -62,7 +62,7 @@ class _Power:
 
 
 if "POWER" in os.environ:
-    _power, _whole_write, _whole_replace = _Power(), _Raw.write, os.replace
+    _power, _whole_write, _whole_replace = _Power(), _ErrorTrackingFile.write, os.replace
 
     def _write(self, data, /):
         size = len(memoryview(data).cast("B"))
@@ -80,7 +80,7 @@ if "POWER" in os.environ:
         if ours:
             _power.at("after")
 
-    _Raw.write, os.replace = _write, _replace
+    _ErrorTrackingFile.write, os.replace = _write, _replace
 '''
 
 
@@ -256,7 +256,7 @@ TRAINING = (
 
 def litter(out: Path) -> list[str]:
     """Files that a run leaves behind only if it is killed, but for a report's: they go when they are old enough."""
-    kinds = ("runs/**/*.unfinished", ".run-*", "**/*.lock", "**/superseded-*")
+    kinds = ("runs/**/*.unfinished", ".run-*", "**/*.lock", "**/backup-*")
     return sorted(str(path.relative_to(out)) for kind in kinds for path in out.glob(kind))
 
 

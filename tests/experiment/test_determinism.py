@@ -224,8 +224,7 @@ def test_what_others_did_to_global_state_changes_nothing(toys):
 
 def test_the_cache_built_again_elsewhere_gives_the_same_cell(toys, prepared, tmp_path):
     def build():
-        about = {key: getattr(prepared.info, key) for key in ("name", "title", "modality", "unit", "shape", "source")}
-        return about, dict(reversed(prepared.arrays().items()))
+        return prepared.info, dict(reversed(prepared.arrays().items()))
 
     again = cached(tmp_path / "other", "toy", build)
     assert isinstance(again, Prepared) and again.path != prepared.path

@@ -63,7 +63,7 @@ def kill(process):
 
 def count_up(lock, counter, times):
     for _ in range(times):
-        with file_lock(lock, patience=None) as mine:
+        with file_lock(lock, timeout=None) as mine:
             assert mine
             value = int(counter.read_text())
             time.sleep(0.001)
@@ -93,10 +93,10 @@ def test_a_holder_that_is_killed_lets_go_and_one_that_lives_does_not(tmp_path):
         began = time.monotonic()
         with file_lock(lock) as mine:
             assert not mine and time.monotonic() - began < 0.1, "without patience nobody waits"
-        with file_lock(lock, patience=0.4) as mine:
+        with file_lock(lock, timeout=0.4) as mine:
             assert not mine and 0.4 < time.monotonic() - began < 1.5
         threading.Timer(0.3, process.kill).start()
-        with file_lock(lock, patience=None) as mine:
+        with file_lock(lock, timeout=None) as mine:
             assert mine, "whoever waits gets it"
     finally:
         kill(process)
@@ -117,7 +117,7 @@ def test_whoever_waited_for_a_file_that_was_removed_holds_the_one_that_is_there(
         flock(descriptor, operation)
 
     monkeypatch.setattr("fcntl.flock", flock_too_late)
-    with file_lock(path, patience=5) as mine:
+    with file_lock(path, timeout=5) as mine:
         assert mine and removed and path.exists()
         other = subprocess.run(
             [sys.executable, "-c", HOLD.replace("; time.sleep(60)", ""), str(path)],

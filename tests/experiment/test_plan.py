@@ -249,5 +249,5 @@ def test_records_that_a_report_leaves_out_are_not_taken_for_a_cells_own(planned,
     assert not is_finished(task(vae, run="third")) and not folder.trained()
     run_cell(task(vae, run="third"))
     assert is_finished(task(vae, run="fourth")) and folder.result()["cell_id"] == vae.config["cell_id"]
-    (aside,) = folder.path.parent.glob("superseded-seed-*")
+    (aside,) = folder.path.parent.glob("backup-seed-*")
     assert read_json(aside / "result.json") == other.result()

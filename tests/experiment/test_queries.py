@@ -283,7 +283,7 @@ def test_the_cell_that_is_further_wins_and_nothing_is_lost(halves, copy, tmp_pat
     (folder.path / "evaluation.json").unlink()
     assert merge.main([str(copy), "--out", str(first)]) == 0
     assert only(first, "vae").evaluation() is not None
-    assert [path.name for path in folder.path.parent.glob("superseded-*")]
+    assert [path.name for path in folder.path.parent.glob("backup-*")]
 
 
 def test_two_results_of_one_cell_that_differ_are_refused(halves, copy, tmp_path, capsys):

@@ -145,10 +145,10 @@ def test_damaged_lines_of_a_history_do_not_end_the_monitor(tmp_path, capsys):
     [
         ({"status": "failed", "reason": "loss is nan\n at update 3"}, "loss is nan at update 3"),
         ({"status": "ok", "evaluation_failure": {"reason": "no memory"}}, "no memory"),
-        ({"status": "ok", "evaluation_failure": "?"}, "its evaluation was broken off"),
-        ({"status": "running"}, "its training was broken off"),
-        (None, "it was not begun"),
-        ([1], "it was not begun"),
+        ({"status": "ok", "evaluation_failure": "?"}, "evaluation was interrupted"),
+        ({"status": "running"}, "training was interrupted"),
+        (None, "not started"),
+        ([1], "not started"),
     ],
 )
 def test_what_is_known_of_an_unfinished_cell_is_told_in_one_line(record, told):

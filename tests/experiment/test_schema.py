@@ -194,11 +194,11 @@ def test_merging_copies_files_alone(out):
     (folder / "folder").mkdir()
     (folder / "gone").symlink_to("nowhere")
     (folder / ".last.pt.unfinished").write_text("half")
-    (folder / "superseded-last.pt-1").write_text("kept")
+    (folder / "backup-last.pt-1").write_text("kept")
     merged = out.parent / "merged"
     assert merge.main([str(out), "--out", str(merged)]) == 0
     found = {path.name for path in (merged / folder.relative_to(out)).iterdir()}
-    assert found == {*FILES, "superseded-last.pt-1"}
+    assert found == {*FILES, "backup-last.pt-1"}
 
 
 def test_merging_leaves_a_cell_that_has_changed_meanwhile(out, monkeypatch, capsys):

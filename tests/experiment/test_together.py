@@ -69,7 +69,7 @@ def test_two_runs_that_force_the_same_cells_each_train_them_and_lose_nothing(toy
     assert statuses == [0, 0]
     assert len(trained) == 2 and {*trained.values()} == {2}, "each was asked for its own"
     assert_same(numbers(toy), before)
-    assert len(aside := [*toy.glob("runs/*/*/*/superseded-*")]) == 4
+    assert len(aside := [*toy.glob("runs/*/*/*/backup-*")]) == 4
     assert all((folder / "evaluation.json").exists() for folder in aside)
 
 

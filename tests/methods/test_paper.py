@@ -11,7 +11,7 @@ import torch
 
 from bench.core.config import EvaluationConfig
 from bench.data.cache import cached
-from bench.data.dataset import END, SPECIALS, START
+from bench.data.dataset import END, SPECIALS, START, DataInfo
 from bench.experiment.plan import plan
 from bench.experiment.presets import load_preset
 from bench.experiment.worker import run_cell
@@ -38,7 +38,7 @@ def strokes(tmp_path_factory):
             "shape": (28, 28),
             "source": "tests",
         }
-        return about, {"train": images[:100], "val": images[100:120], "test": images[120:]}
+        return DataInfo(**about), {"train": images[:100], "val": images[100:120], "test": images[120:]}
 
     return cached(tmp_path_factory.mktemp("cache"), "strokes", build)
 
@@ -63,7 +63,7 @@ def documents(tmp_path_factory):
             "vocabulary": 20_001,
         }
         words = np.array([*SPECIALS, *map(str, range(20_001 - len(SPECIALS)))])
-        return about, {"train": rows[:64], "val": rows[64:74], "test": rows[74:], "vocabulary": words}
+        return DataInfo(**about), {"train": rows[:64], "val": rows[64:74], "test": rows[74:], "vocabulary": words}
 
     return cached(tmp_path_factory.mktemp("cache"), "documents", build)
 

@@ -311,10 +311,10 @@ def test_the_unigram_reference_is_the_entropy_of_frequencies(text_prepared):
     assert data.references(15) == {"unigram": pytest.approx(expected)}
     mean = np.mean([len(words) for words in test])
     expected = {"ppl": pytest.approx(math.exp(10 / mean)), "words": pytest.approx(mean), "unknown": 0.0}
-    assert data.scaled(10.0, 15) == expected
+    assert data.unit_metrics(10.0, 15) == expected
     half = load(text_prepared, replace(TEXT_MODEL, vocabulary=12))
     rare = np.mean([word >= 12 for words in test for word in words])
-    assert half.scaled(10.0, 15)["unknown"] == pytest.approx(rare)
+    assert half.unit_metrics(10.0, 15)["unknown"] == pytest.approx(rare)
 
 
 # -- cells ---------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Glyphs: the characters of the DejaVu fonts as 28×28 grey images. Needs no download.
 
-An OMNIGLOT-like set for any machine: many scripts, few images of each character, strokes on an empty ground. The
-fonts (DejaVu Sans, Sans Mono and Serif, each upright and slanted, book and bold) come with matplotlib, whose FreeType
-renders them. Control, format, private-use and unassigned characters, spaces and combining marks are dropped, and so
-are empty and repeated images.
+Similar to OMNIGLOT, on any machine: many scripts, few images per character, strokes on an empty background. The fonts
+(DejaVu Sans, Sans Mono and Serif, each upright and slanted, book and bold) come with matplotlib, whose FreeType renders
+them. Control, format, private-use and unassigned characters, spaces and combining marks are excluded, as are empty and
+duplicate images.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 
 from bench.core.errors import UserError
 from bench.data.cache import cached
-from bench.data.dataset import Prepared
+from bench.data.dataset import BINARISATION_NOTE, SPLITS, DataInfo, Prepared
 from bench.data.datasets._common import hash_shuffled, hash_uniform, overlap_weights
 
-SUMMARY = "characters of the DejaVu fonts that matplotlib ships, 28×28: like OMNIGLOT, and needs no download"
+SUMMARY = "characters of the DejaVu fonts in matplotlib, 28×28, similar to OMNIGLOT"
 NEEDS_DOWNLOAD = False
 
 FONTS = tuple(
@@ -34,16 +34,18 @@ FONTS = tuple(
         *("Serif", "Serif-Bold", "Serif-Italic", "Serif-BoldItalic"),
     )
 )
-SIZE, BOX = 28, 22  # a character fills a box of 22 pixels, as drawings do in OMNIGLOT
-EM = 96  # pixels of an em as FreeType renders it, before area averaging to SIZE
-LARGEST_EM = 40  # pixels of an em at most after scaling: an x fills the box, a full stop stays a dot
-FINE = 220  # parts of a rendered pixel: the pitch, a multiple of 1/BOX or EM / LARGEST_EM, has its half in whole ones
-SHARES = {"train": 0.8, "val": 0.9}  # of the characters: below the first number, below the second, the rest
-RECIPE = 2  # raise it when the same fonts come to give other arrays
+SIZE, BOX = 28, 22  # side of an image, and of the box that a character fills, about as in OMNIGLOT; pixels
+EM = 96  # pixels per em in FreeType, before area averaging to SIZE
+LARGEST_EM = 40  # maximum pixels per em after scaling: an x fills the box, a full stop stays a dot
+FINE = (
+    220  # subpixels per rendered pixel, so that half the pitch (a multiple of 1/BOX or EM / LARGEST_EM) is an integer
+)
+SPLIT_BOUNDS = (0.8, 0.9)  # of the hashes of the characters: train below the first, val below the second, then test
+RECIPE = 2  # increase when the same fonts give different arrays
 
 
 def prepare(data_dir: Path | None, cache: Path) -> Prepared:
-    """The rendered characters, kept in ``cache``; ``data_dir`` is not used. A few seconds the first time."""
+    """Render the characters, a few seconds the first time; ``data_dir`` is not used."""
     from matplotlib import get_data_path
     from matplotlib.ft2font import __freetype_version__ as freetype
 
@@ -53,32 +55,33 @@ def prepare(data_dir: Path | None, cache: Path) -> Prepared:
         for font in FONTS:
             digest.update(hashlib.sha1((folder / font).read_bytes(), usedforsecurity=False).digest())
     except OSError as error:
-        raise UserError(f"matplotlib's font {error.filename} cannot be read; install matplotlib again") from error
+        raise UserError(f"matplotlib's font {error.filename} cannot be read; reinstall matplotlib") from error
 
-    def build() -> tuple[dict, Mapping[str, np.ndarray]]:
-        fields = {
-            "name": "glyphs",
-            "title": "glyphs (28×28)",
-            "modality": "image",
-            "unit": "nats per image",
-            "shape": (SIZE, SIZE),
-            "source": f"DejaVu fonts shipped with matplotlib, rendered by FreeType {freetype}",
-            "notes": (
-                "Printed characters, not handwriting; split by character, those that some font draws alike together.",
-                "Validation and test images are binarised once with a fixed seed, training images afresh at every use.",
+    def build() -> tuple[DataInfo, Mapping[str, np.ndarray]]:
+        info = DataInfo(
+            name="glyphs",
+            title="glyphs (28×28)",
+            modality="image",
+            unit="nats per image",
+            shape=(SIZE, SIZE),
+            source=f"DejaVu fonts shipped with matplotlib, rendered by FreeType {freetype}",
+            notes=(
+                "Printed characters, not handwriting. Split by character; characters with the same image in a font are "
+                "in the same split.",
+                BINARISATION_NOTE,
             ),
-        }
-        return fields, split(*render(folder))
+        )
+        return info, split(*render(folder))
 
     return cached(cache, f"glyphs-{digest.hexdigest()[:16]}-r{RECIPE}", build)
 
 
 def render(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every different image of a character, and which characters belong together.
+    """Render all fonts; return the distinct images, their characters and groups of look-alike characters.
 
-    Returns images float32 ``[N, 28, 28]`` in [0, 1] (ink = 1), their code points int64 ``[N]``, and for each the
-    smallest code point among the characters that share an image with it in some font, directly or through others
-    (Latin A, Greek Alpha, Cyrillic А): int64 ``[N]``. Of equal images the first is kept.
+    Images: float32 ``[N, 28, 28]`` in [0, 1] (ink = 1); of equal images only the first is kept. Characters: their code
+    points, int64 ``[N]``. Groups: int64 ``[N]``, the smallest code point among the characters
+    that share an image with this one in some font, directly or through others (Latin A, Greek Alpha, Cyrillic А).
     """
     first: dict[bytes, int] = {}  # image → code point
     leader: dict[int, int] = {}  # union–find over code points
@@ -101,29 +104,29 @@ def render(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def split(images: np.ndarray, characters: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
-    """The arrays of ``Prepared``: groups of characters by lot into about 80/10/10; each split shuffled."""
-    lots = np.array([hash_uniform(f"glyph {group}") for group in groups.tolist()])
-    splits = np.searchsorted(list(SHARES.values()), lots, side="right")
+    """Return the arrays of ``Prepared``: groups split at random about 80/10/10, each split shuffled."""
+    hashes = np.array([hash_uniform(f"glyph {group}") for group in groups.tolist()])
+    splits = np.searchsorted(SPLIT_BOUNDS, hashes, side="right")
     order = hash_shuffled([f"glyph {index} {character}" for index, character in enumerate(characters.tolist())])
     blocks = [_block(character) for character in characters.tolist()]
     starts, labels = np.unique([start for start, _ in blocks], return_inverse=True)
     arrays = {"label_names": np.array([dict(blocks)[start] for start in starts.tolist()])}
-    for index, name in enumerate(("train", "val", "test")):
-        chosen = order[splits[order] == index]
-        arrays[name] = images[chosen]
-        arrays[f"{name}_labels"] = labels[chosen].astype(np.int64)
-        arrays[f"{name}_characters"] = characters[chosen]
+    for index, name in enumerate(SPLITS):
+        rows = order[splits[order] == index]
+        arrays[name] = images[rows]
+        arrays[f"{name}_labels"] = labels[rows].astype(np.int64)
+        arrays[f"{name}_characters"] = characters[rows]
     return arrays
 
 
 def _characters(path: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """The characters of a font that leave ink: code point, and coverage uint8 cropped to the ink."""
+    """Yield the visible characters of a font: code point, and coverage (uint8) cropped to the ink."""
     from matplotlib.ft2font import FT2Font, LoadFlags
 
     font = FT2Font(str(path))
     font.set_size(EM, 72)
     for character, glyph in sorted(font.get_charmap().items()):
-        # Other (C), separators (Z); marks (M) would be shaped onto a base, which is a dotted circle in some scripts.
+        # No other (C) and separators (Z); marks (M) would be combined with a base, in some scripts a dotted circle.
         if glyph == 0 or unicodedata.category(chr(character))[0] in "CZM":
             continue
         font.set_text(chr(character), 0.0, flags=LoadFlags.NO_HINTING)
@@ -135,10 +138,10 @@ def _characters(path: Path) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _fit(ink: np.ndarray) -> np.ndarray:
-    """Ink scaled into the box with its aspect kept, and centred: uint8 ``[28, 28]``, halves rounded up.
+    """Scale a character into the box, keeping its aspect ratio, and centre it: uint8 ``[28, 28]``.
 
-    All in whole numbers, so that every machine draws the same: a mean falls on a half often, and the last bit of a
-    product of fractions would decide it.
+    Integer arithmetic, with halves rounded up, gives the same image on every machine: means are often exact halves,
+    whose rounding would depend on the last bit of a floating-point product.
     """
     pitch = max(max(ink.shape) * FINE // BOX, EM * FINE // LARGEST_EM)
     rows, columns = _weights(ink.shape[0], pitch), _weights(ink.shape[1], pitch)
@@ -148,12 +151,12 @@ def _fit(ink: np.ndarray) -> np.ndarray:
 
 @memoised
 def _weights(length: int, pitch: int) -> np.ndarray:
-    """Overlaps in parts of a pixel: whole numbers, as float64, whose products are quick and below 2⁵³ exact."""
+    """Return overlaps in subpixels: integers as float64, whose matrix products are fast and exact below 2⁵³."""
     return overlap_weights(SIZE, pitch, length, (length * FINE - SIZE * pitch) // 2, FINE).astype(np.float64)
 
 
 def _block(character: int) -> tuple[int, str]:
-    """The Unicode block of a code point: its first code point and its name."""
+    """Return the first code point and the name of the Unicode block of ``character``."""
     start, end, name = _BLOCKS[bisect.bisect_right(_STARTS, character) - 1]
     return (start, name) if character <= end else (end + 1, "other")
 

@@ -1,14 +1,14 @@
-"""Yelp: reviews of the 2015 Yelp challenge with their stars, as Yang et al. (2017) cut them.
+"""Yelp: reviews of the 2015 Yelp challenge with their number of stars, selected by Yang et al. (2017).
 
-100,000 reviews to train on, 10,000 each to validate and test, 96 words on average; every line is ``label<TAB>review``,
-words outside of the vocabulary are written ``_UNK``.
+100,000 training, 10,000 validation and 10,000 test reviews, 96 words on average; every line is ``label<TAB>review``,
+with ``_UNK`` for words outside the vocabulary.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bench.data.corpus import Published
+from bench.data.corpus import PublishedCorpus
 from bench.data.dataset import Prepared
 
 SUMMARY = "Yelp reviews of Yang et al. (2017), with stars: downloaded, or from DATA_DIR/yelp"
@@ -16,7 +16,7 @@ NEEDS_DOWNLOAD = True
 
 _URL = "https://raw.githubusercontent.com/yaoxiaoyuan/vae/HEAD/data/yelp/yelp.{}.txt"
 
-PUBLISHED = Published(
+PUBLISHED = PublishedCorpus(
     name="yelp",
     title="yelp (Yang 2017)",
     source="data/yelp of github.com/yaoxiaoyuan/vae",
@@ -26,13 +26,13 @@ PUBLISHED = Published(
         "val": "5280a264fbc11a7795cef76bb79541d67e65c568",
         "test": "8c61afcb9c034eb53cc390c315c276fbdbed5a19",
     },
-    # 19,997 is He et al.'s figure; that it is 19,996 here agrees with the list of words beside the published files.
-    note="He et al. (2019) count 19,997 words: _UNK, which is <unk> here, beside an <unk> that never occurs.",
+    # 19,997 is He et al.'s figure; 19,996 here agrees with the word list published with the files.
+    note="He et al. (2019) report 19,997 words: _UNK (here <unk>) and also an <unk> that never occurs.",
 )
 
 
 def prepare(data_dir: Path | None, cache: Path) -> Prepared:
-    """Yelp from ``data_dir/yelp`` or the download; ``UserError`` where neither will do.
+    """Prepare the files of ``data_dir/yelp``, or else the download; ``UserError`` if neither is usable.
 
     The files are ``{train,val,test}.txt`` or, as published, ``yelp.{train,valid,test}.txt``.
     """
