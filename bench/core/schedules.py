@@ -1,8 +1,8 @@
-"""KL-weight schedules, for any method without one of its own: ``vae+anneal``, ``beta_vae(beta=0.4)+cyclical``.
+"""KL-weight schedules, for any method without its own: ``vae+anneal``, ``beta_vae(beta=0.4)+cyclical``.
 
-A schedule is a frozen dataclass whose ``weight(step, total, ramp)`` is β at a training step. ``total`` is the
-number of updates planned and ``ramp`` the preset's share of them for a ramp. Every schedule comes back to 1:
-a model is selected on validation only while the weight is 1, so that no method is chosen on a loss of its own.
+A schedule is a frozen dataclass whose ``weight(step, total, ramp)`` is the KL weight β at update ``step`` of ``total``
+planned ones; ``ramp`` is the preset's length of a ramp as a fraction of them. Every schedule ends at 1: models are
+selected on validation only while the weight is 1, so that all methods are selected by the same loss.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """β = 1 throughout."""
+    """β = 1."""
 
     def weight(self, step: int, total: int, ramp: float) -> float:
         return 1.0
@@ -29,18 +29,15 @@ class Constant:
 
 @dataclass(frozen=True)
 class Linear:
-    """From ``start`` to 1, linear in updates over ``ramp`` (a share of the budget; the preset's by default).
-
-    Bowman et al., CoNLL 2016; started at 0.1 as by He et al., ICLR 2019.
-    """
+    """From ``start`` to 1, linear in updates. Bowman et al., CoNLL 2016; ``start`` = 0.1 as in He et al., ICLR 2019."""
 
     start: float = 0.1
-    ramp: float | None = None
+    ramp: float | None = None  #: Fraction of the updates. None: the preset's.
 
     def __post_init__(self) -> None:
         check_ranges(self, not_negative="start ramp")
         if self.ramp is not None and self.ramp > 1:
-            raise ValueError(f"'ramp' is a share of the updates, at most 1, not {self.ramp}")
+            raise ValueError(f"'ramp' is a fraction of the updates, at most 1, not {self.ramp}")
 
     def weight(self, step: int, total: int, ramp: float) -> float:
         length = (ramp if self.ramp is None else self.ramp) * total
@@ -57,21 +54,21 @@ class Cyclical:
     def __post_init__(self) -> None:
         check_ranges(self, "cycles ratio")
         if self.ratio > 1:
-            raise ValueError(f"'ratio' is a share of a cycle, at most 1, not {self.ratio}")
+            raise ValueError(f"'ratio' is a fraction of a cycle, at most 1, not {self.ratio}")
 
     def weight(self, step: int, total: int, ramp: float) -> float:
         position = (step * self.cycles / total) % 1 if step < total else 1.0
         return min(1.0, position / self.ratio)
 
 
-#: What may stand behind a ``+`` in a method expression.
+#: Schedules by their names in method expressions.
 SCHEDULES: dict[str, type] = {"anneal": Linear, "cyclical": Cyclical}
 
 
-def restored(record: Mapping[str, Any]) -> Schedule:
-    """The schedule that a cell's ``config.json`` describes. ``UserError`` where it is none of these."""
+def schedule_from_record(record: Mapping[str, Any]) -> Schedule:
+    """Return the schedule that ``config.json`` describes by name and settings; ``UserError`` if there is none."""
     name, settings = record["name"], {key: value for key, value in record.items() if key != "name"}
     classes = {cls.__name__: cls for cls in (Constant, *SCHEDULES.values())}
     if name not in classes:
-        raise UserError(f"no schedule is called {name!r}: there are {', '.join(classes)}")
+        raise UserError(f"there is no schedule {name!r}, only {', '.join(classes)}")
     return build(classes[name], settings, f"schedule {name}")

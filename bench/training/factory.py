@@ -34,7 +34,7 @@ def build_from_config(config: dict) -> tuple[Method, VAE, int]:
     if (made_by := about.get("revision", 1)) != cls.revision:
         name = f"{about['name']} revision"
         raise UserError(f"trained by {name} {made_by}, this code has revision {cls.revision}: train it anew")
-    schedule = schedules.restored(about["schedule"])
+    schedule = schedules.schedule_from_record(about["schedule"])
     kl_term = kl_terms.restored(about["kl_term"], registry.kl_terms().values()) if "kl_term" in about else None
     method = cls.create(build(cls.Config, about["config"], f"method '{cls.name}'"), schedule, kl_term)
     seed = derive_seed(config["base_seed"], data.name, config["seed"])

@@ -1,31 +1,56 @@
-"""Seeds: functions of their parts, all different, and the same for every method."""
+"""Canonical JSON and hashes; seeds are functions of their parts, independent, and equal for every method."""
+
+import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.core.hashing import derive_seed
+from bench.core.hashing import canonical, derive_seed, short_hash
 from bench.training.factory import build_from_config
 from tests.conftest import steady
 
 PARTS = st.lists(st.integers() | st.text(max_size=4) | st.booleans() | st.none(), max_size=4).map(tuple)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=20,
+)
 
 
-def told_apart(parts):
-    """What equality in Python does not tell apart: 1 and True."""
-    return [(type(part), part) for part in parts]
+def reordered(value, random):
+    if isinstance(value, dict):
+        return {key: reordered(value[key], random) for key in random.sample(sorted(value), len(value))}
+    return [reordered(item, random) for item in value] if isinstance(value, list) else value
+
+
+@steady
+@given(JSON, st.randoms(use_true_random=False))
+def test_key_order_does_not_matter(record, random):
+    assert canonical(reordered(record, random)) == canonical(record)
+    assert json.loads(canonical(record)) == record
+
+
+def test_hashes_and_seeds_never_change():
+    record = {"b": [1, 2.5, None], "a": "ß"}
+    assert canonical(record) == '{"a":"ß","b":[1,2.5,null]}'
+    assert short_hash(record) == "287eb655fcda"
+    assert derive_seed(0, "outer", 3) == 6565607761978373923
 
 
 @steady
 @given(PARTS, PARTS)
-def test_a_seed_is_a_function_of_its_parts_and_of_nothing_less(one, other):
+def test_seeds_differ_if_any_part_differs(one, other):
+    def typed(parts):
+        return [(type(part), part) for part in parts]  # 1 == True
+
     assert 0 <= derive_seed(*one) < 2**63
-    assert (derive_seed(*one) == derive_seed(*other)) == (told_apart(one) == told_apart(other))
+    assert (derive_seed(*one) == derive_seed(*other)) == (typed(one) == typed(other))
 
 
 @steady
 @given(st.text(max_size=6), st.integers(0, 6), st.integers(0, 10**6))
-def test_neighbours_do_not_collide(text, cut, counter):
+def test_similar_parts_give_different_seeds(text, cut, counter):
     cut %= len(text) + 1
     parts = [
         (text, counter),
@@ -37,18 +62,18 @@ def test_neighbours_do_not_collide(text, cut, counter):
         (counter, text),
         (text, counter, 0),
     ]
-    assert len({derive_seed(*each) for each in parts}) == len(parts)
+    assert len({derive_seed(*part) for part in parts}) == len(parts)
 
 
-def test_a_hundred_thousand_seeds_are_all_different():
+def test_seeds_do_not_collide():
     purposes = ("outer", "drawn", "noise", "order", "init")
-    seeds = {derive_seed(base, purpose, n) for base in range(10) for purpose in purposes for n in range(2000)}
-    assert len(seeds) == 100_000
+    seeds = {derive_seed(base, purpose, n) for base in range(4) for purpose in purposes for n in range(1000)}
+    assert len(seeds) == 20_000
     assert {seed.bit_length() for seed in seeds} >= {62, 63}
 
 
-@pytest.mark.parametrize("expression", ["beta_vae", "sa_vae+anneal", "aggressive", "autoregressive"])
-def test_the_method_is_not_among_the_parts_and_the_seed_is(expression, planned):
+@pytest.mark.parametrize("expression", ["beta_vae", "sa_vae+anneal", "autoregressive"])
+def test_seeds_are_the_same_for_every_method(expression, planned):
     seed = build_from_config(planned("vae").config)[2]
     assert build_from_config(planned(expression).config)[2] == seed
     assert build_from_config(planned(expression, seed=1).config)[2] != seed

@@ -1,0 +1,178 @@
+"""Atomic writes, JSON files, safe readers, locks, and the exit status of commands."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.core.errors import Stopped, UserError, exit_status
+from bench.core.files import StorageError, dumps, parse_json, read_json, rename_to_backup, replace, write_json
+from bench.core.locks import file_lock
+from bench.core.safe_io import open_regular_file, read_arrays, read_bytes
+from tests.conftest import steady
+
+# ---- writing
+
+
+@steady
+@given(
+    st.none() | st.binary(max_size=20),
+    st.lists(st.binary(max_size=20), max_size=4),
+    st.sampled_from((None, ValueError, MemoryError, OSError, KeyboardInterrupt)),
+)
+def test_replace_is_atomic(tmp_path_factory, old, pieces, error):
+    path = tmp_path_factory.mktemp("files") / "file"
+    if old is not None:
+        path.write_bytes(old)
+
+    def write(file):
+        for piece in pieces:
+            file.write(piece)
+        if error:
+            raise error("while writing")
+
+    if error:
+        with pytest.raises(StorageError if error is OSError else error):
+            replace(path, write)
+    else:
+        replace(path, write)
+    assert (path.read_bytes() if path.exists() else None) == (old if error else b"".join(pieces))
+    assert {file.name for file in path.parent.iterdir()} <= {"file"}
+
+
+def test_backups_do_not_overwrite_each_other(tmp_path):
+    for content in ("one", "two"):
+        (tmp_path / "file").write_text(content)
+        rename_to_backup(tmp_path / "file")
+    assert [(tmp_path / f"backup-file-{n}").read_text() for n in (1, 2)] == ["one", "two"]
+
+
+def test_json_files(tmp_path):
+    path = tmp_path / "folder" / "record.json"
+    write_json(path, {"é": [1.5, float("nan"), float("inf")], "t": (1,)})
+    assert read_json(path) == {"é": [1.5, None, None], "t": [1]} == json.loads(path.read_text("utf-8"))
+    assert read_json(tmp_path / "missing.json", missing_ok=True) is None
+    assert dumps("é") == '"é"'
+    for text in ("null", "NaN", "[Infinity]", "{", "[" * 100_000):
+        with pytest.raises(ValueError):
+            parse_json(text)
+
+
+# ---- reading
+
+
+def test_only_regular_files_of_limited_size_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"12345")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "missing"):
+        with pytest.raises((OSError, ValueError)):
+            open_regular_file(path, 10)
+    assert read_bytes(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(UserError, match=r"cannot read .*file: its 5 bytes exceed the limit of 4"):
+        read_bytes(tmp_path / "file", 4)
+
+
+def test_arrays_with_pickles_or_bombs_are_rejected(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.core.safe_io.MAX_UNPACKED", 1 << 20)
+    path = tmp_path / "arrays.npz"
+    np.savez(path, a=np.arange(3), b=np.ones(2))
+    with open(path, "rb") as file:
+        assert read_arrays(file, {"a", "c"}).keys() == {"a"}
+    np.savez(path, a=np.array([{}], object))
+    with open(path, "rb") as file, pytest.raises(ValueError, match="pickle"):
+        read_arrays(file)
+    np.savez_compressed(path, a=np.zeros(2 << 20, np.uint8))
+    with open(path, "rb") as file, pytest.raises(ValueError, match="zip bomb"):
+        read_arrays(file)
+
+
+# ---- locks
+
+
+def increment(lock, counter, times):
+    for _ in range(times):
+        with file_lock(lock, timeout=None):
+            counter.write_text(str(int(counter.read_text()) + 1))
+
+
+def hold(lock, acquired):
+    with file_lock(lock):
+        acquired.set()
+        signal.pause()
+
+
+def test_processes_exclude_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.core.locks.POLL_SECONDS", 0.001)
+    lock, counter = tmp_path / ".lock", tmp_path / "counter"
+    counter.write_text("0")
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=increment, args=(lock, counter, 50)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert counter.read_text() == "150" and not lock.exists()
+
+
+def test_a_killed_process_releases_its_lock(tmp_path):
+    fork, lock = multiprocessing.get_context("fork"), tmp_path / ".lock"
+    acquired = fork.Event()
+    process = fork.Process(target=hold, args=(lock, acquired))
+    process.start()
+    assert acquired.wait(120)
+    for timeout in (0, 0.1):
+        with file_lock(lock, timeout) as locked:
+            assert not locked
+    process.kill()
+    with file_lock(lock, timeout=None) as locked:
+        assert locked
+
+
+def test_lock_survives_file_removal(tmp_path, monkeypatch):
+    """The holder removes the file after another process opened it and before that locks it."""
+    import fcntl
+
+    path, flock, removed = tmp_path / ".lock", fcntl.flock, []
+
+    def late_flock(descriptor, operation):
+        if operation & fcntl.LOCK_EX and not removed:
+            removed.append(path.unlink())
+        flock(descriptor, operation)
+
+    monkeypatch.setattr("fcntl.flock", late_flock)
+    with file_lock(path, timeout=5) as locked:
+        assert locked and removed and path.exists()
+
+
+def test_an_error_releases_the_lock(tmp_path):
+    with pytest.raises(ValueError, match="inside"), file_lock(tmp_path / ".lock"):
+        raise ValueError("inside")
+    with file_lock(tmp_path / ".lock") as locked:
+        assert locked
+
+
+# ---- commands
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (UserError("bad\nname"), 2, "error: bad\\nname\n"),
+        (FileNotFoundError(2, "No such file", "x.json"), 2, "error: x.json: No such file\n"),
+        (Stopped(15, "on SIGTERM"), 143, "stopped: on SIGTERM; all is stored\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted: all is stored\n"),
+    ],
+)
+def test_exit_status(error, status, message, capsys):
+    def command():
+        raise error
+
+    assert exit_status(command, "all is stored") == status
+    assert capsys.readouterr().err == message
+    assert exit_status(lambda: sys.stdout.write("") or 7, "") == 7
