@@ -61,7 +61,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from bench.experiment.executor import Resources
     from bench.experiment.session import run_tasks
     from bench.reporting.report import build
-    from bench.training.expressions import split_settings
+    from bench.training.expressions import parse_settings
 
     check_workers(args)
     groups = None
@@ -69,7 +69,7 @@ def evaluate(args: argparse.Namespace) -> int:
         groups = [name.strip() for name in args.metrics.split(",") if name.strip()]
         if not groups or {*groups} - {*metric_groups()}:
             raise UserError(f"--metrics {args.metrics!r}: give some of {', '.join(metric_groups())}, joined by commas")
-    methods, overrides = split_settings(args.set)
+    methods, overrides = parse_settings(args.set)
     if methods or {*overrides} - {"evaluation"}:
         raise UserError("--set takes settings of the evaluation here: the training of these cells is done")
     console = Output(highlight=False, soft_wrap=True)

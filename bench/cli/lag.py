@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
     from bench.data.cache import cache_dir
     from bench.data.registry import prepare
     from bench.experiment.plan import plan
-    from bench.training.expressions import parse_methods, split_settings
+    from bench.training.expressions import parse_methods, parse_settings
 
-    settings, overrides = split_settings(args.set)
+    settings, overrides = parse_settings(args.set)
     rows, _ = parse_methods(split_expressions(args.methods), args.preset, settings)
     data = prepare(args.dataset, data_folder(args), cache_dir())
     preset = scalar_latent_preset(args, data, overrides)

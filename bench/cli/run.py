@@ -106,10 +106,10 @@ def run(args: argparse.Namespace) -> int:
     from bench.experiment.executor import Resources
     from bench.experiment.plan import PENDING_STATES, plan
     from bench.experiment.session import remove_leftovers
-    from bench.training.expressions import parse_methods, split_settings
+    from bench.training.expressions import parse_methods, parse_settings
 
     console = Output(highlight=False, soft_wrap=True)
-    settings, overrides = split_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
+    settings, overrides = parse_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
     expressions = split_expressions(args.methods)
     rows, sweeps = parse_methods(expressions, args.preset, settings)
     with console.status(escape(f"preparing {args.dataset}: up to a few minutes the first time")):
@@ -153,7 +153,7 @@ def print_plan(
     from bench.core.syntax import split_expressions
     from bench.experiment.plan import PENDING_STATES, plan
     from bench.experiment.runtime_estimate import can_measure, estimate, wall_clock
-    from bench.training.expressions import parse_methods, split_settings
+    from bench.training.expressions import parse_methods, parse_settings
 
     cells = f"{len(seconds)} cell{'s' * (len(seconds) > 1)} to run"
     if not can_measure(device := resolve_device(args)):
@@ -165,7 +165,7 @@ def print_plan(
             console.print(f"  to run: {path.relative_to(args.out)}, about {duration(each)}")
     total = wall_clock(seconds.values(), side_by_side)
     console.print(f"{cells}, {side_by_side} at a time: about {duration(total)} on this machine")
-    settings, overrides = split_settings(args.set)
+    settings, overrides = parse_settings(args.set)
     for name in preset_names():
         if name == args.preset or overrides:
             continue

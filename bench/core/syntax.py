@@ -1,62 +1,79 @@
-"""Syntax of expressions on the command line: ``name(setting=value, …)`` and values."""
+"""The grammar of command-line expressions.
+
+list       = expression ("," expression)*
+expression = call ("+" call)*
+call       = name ["(" setting ("," setting)* ")"]
+setting    = key "=" value ("|" value)*
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from bench.core.errors import UserError
 
-MAX_EXPRESSION_LENGTH = 10_000  #: Characters of an expression; longer ones would expand into too many variants.
-MAX_VALUE_LENGTH = 1000  #: Characters of one value.
-
 _CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
+@dataclass(frozen=True)
+class Call:
+    """A name with its settings as typed: key → alternative values."""
+
+    name: str
+    settings: dict[str, list[str]]
+
+
 def split_expressions(text: str) -> list[str]:
-    """Split at commas, except within parentheses."""
-    parts, depth, current = [], 0, ""
-    for character in text:
-        depth += (character == "(") - (character == ")")
-        if character == "," and depth == 0:
-            parts.append(current)
-            current = ""
-        else:
-            current += character
-    return [part.strip() for part in [*parts, current] if part.strip()]
+    """Split a comma-separated list of expressions; empty entries are dropped."""
+    return [part.strip() for part in _split(text, ",") if part.strip()]
 
 
-def parse_call(text: str, expression: str) -> tuple[str, dict[str, list[str]]]:
-    """Parse ``name(key=a|b, …)`` into the name and the alternatives of each key.
+def parse_expression(text: str) -> list[Call]:
+    """Return the calls of an expression. Raise ``UserError`` if it does not follow the grammar."""
+    return [_parse_call(part, text) for part in _split(text, "+")]
 
-    Errors quote ``expression``, the whole that ``text`` is a part of.
-    """
+
+def parse_call(text: str) -> Call:
+    """Return the single call of an expression without ``+``."""
+    return _parse_call(text, text)
+
+
+def _parse_call(text: str, expression: str) -> Call:
     match = _CALL.fullmatch(text)
     if not match:
         raise UserError(f"cannot read the expression '{expression}': write name, name(setting=value) or name+anneal")
     settings: dict[str, list[str]] = {}
     for item in split_expressions(match[2] or ""):
-        key, equals, value = (piece.strip() for piece in item.partition("="))
-        if not equals or not key or not value:
-            raise UserError(f"cannot read '{item}' in '{expression}': settings are written name=value")
+        key, _, value = (piece.strip() for piece in item.partition("="))
+        if not key or not value:
+            raise UserError(f"cannot read '{item}' in '{expression}': write settings as name=value")
         if key in settings:
-            raise UserError(f"'{expression}' sets '{key}' twice")
+            raise UserError(f"'{expression}' sets '{key}' twice: remove one")
         settings[key] = [piece.strip() for piece in value.split("|")]
-    return match[1], settings
+    return Call(match[1], settings)
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split at separators outside parentheses."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def parse_value(text: str) -> Any:
-    """Parse a number, ``true``, ``false``, ``none`` or a tuple; return any other text as it is.
-
-    Raise ``UserError`` for more than ``MAX_VALUE_LENGTH`` characters.
-    """
+    """Return ``true``, ``false``, ``none`` or a Python literal as its value, and any other text as it is."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
-    if len(text) > MAX_VALUE_LENGTH:
-        raise UserError(f"a value of {len(text):,} characters is too long: at most {MAX_VALUE_LENGTH:,}")
     try:
         return ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # all that literal_eval may raise
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return text

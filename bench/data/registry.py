@@ -49,13 +49,13 @@ def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
             use = f"--dataset {data.info.name} --data-dir {path.resolve().parent}"
             raise UserError(f"{expression} has the name of a built-in data set: rename it, or use {use}")
         return data
-    name, texts = parse_call(expression, expression)
-    module = load_dataset_module(name)
+    call = parse_call(expression)
+    name, module = call.name, load_dataset_module(call.name)
     known = getattr(module, "SETTINGS", {})
-    for key in texts:
+    for key in call.settings:
         if key not in known:
             raise UserError(f"data set '{name}' has no setting '{key}': {suggest(key, known)}")
-    settings = {key: parse_value("|".join(values)) for key, values in texts.items()}
+    settings = {key: parse_value("|".join(values)) for key, values in call.settings.items()}
     try:
         data = module.prepare(data_dir, cache, **settings)
         problem = _problem(data)

@@ -1,4 +1,4 @@
-"""Expressions, cells and their identities."""
+"""Cells and their identities."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,101 +9,13 @@ from bench.core.config import TrainConfig, with_overrides
 from bench.core.errors import UserError
 from bench.core.files import read_json
 from bench.core.hashing import derive_seed
-from bench.core.syntax import split_expressions
 from bench.data.registry import prepare
 from bench.experiment.plan import identify, plan, status
 from bench.experiment.presets import load_preset
 from bench.experiment.worker import is_finished, run_cell
 from bench.training import registry
-from bench.training.expressions import parse_methods, split_settings
+from bench.training.expressions import parse_methods
 from tests.conftest import EVALUATION, TOY
-
-
-def names(*expressions, preset="quick", settings=None):
-    return [row.expression for row in parse_methods(expressions, preset, settings)[0]]
-
-
-def test_expressions_are_split_at_commas_outside_parentheses():
-    assert split_expressions("vae, sa_vae(steps=3,lr=0.1)+anneal ,core,") == [
-        "vae",
-        "sa_vae(steps=3,lr=0.1)+anneal",
-        "core",
-    ]
-
-
-def test_one_row_has_one_name():
-    assert names("beta_vae", "beta_vae( beta = 0.4 )", "beta_vae(beta=.4)") == ["beta_vae(beta=0.4)"]
-    assert names("sa_vae", "sa_vae(steps=10)", preset="paper") == ["sa_vae"]
-    assert names("vae+anneal", "vae+anneal(start=0.1)", "vae + anneal(start=0.2)") == [
-        "vae+anneal",
-        "vae+anneal(start=0.2)",
-    ]
-
-
-def test_sweeps_are_rows_of_their_own():
-    rows, sweeps = parse_methods(["beta_vae(beta=0.2|0.4)+anneal"], "quick")
-    assert [row.expression for row in rows] == ["beta_vae(beta=0.2)+anneal", "beta_vae(beta=0.4)+anneal"]
-    assert sweeps == {"beta_vae(beta=0.2|0.4)+anneal": ["beta_vae(beta=0.2)+anneal", "beta_vae(beta=0.4)+anneal"]}
-    assert len(names("sa_vae(steps=1|2,lr=0.1|0.2)")) == 4
-
-
-def test_a_presets_settings_are_its_default_and_said():
-    (row,), _ = parse_methods(["sa_vae"], "quick")
-    assert row.expression == "sa_vae" and row.config.steps == 2 and "steps = 2" in row.notes[0]
-    (row,), _ = parse_methods(["sa_vae(steps=10)"], "quick")
-    assert row.expression == "sa_vae(steps=10)" and row.config.steps == 10 and not row.notes
-
-
-def test_set_changes_a_method_everywhere_and_an_expression_goes_before():
-    settings, protocol = split_settings(["sa_vae.steps=3", "train.epochs=3", "model.kernels=(3,3)"])
-    assert protocol == {"train": {"epochs": 3}, "model": {"kernels": (3, 3)}}
-    assert names("sa_vae", "sa_vae(steps=4)", settings=settings) == ["sa_vae(steps=3)", "sa_vae(steps=4)"]
-
-
-@pytest.mark.parametrize(
-    ("expression", "message"),
-    [
-        ("vea", "unknown method 'vea': did you mean 'vae'?"),
-        ("agressive", "did you mean 'aggressive'?"),
-        ("vae(", "cannot read the expression"),
-        ("vae)", "cannot read the expression"),
-        ("beta_vae(0.4)", "settings are written name=value"),
-        ("beta_vae(beta=)", "settings are written name=value"),
-        ("beta_vae(beta=1,beta=2)", "gives 'beta' twice"),
-        ("beta_vae(bta=1)", "no setting 'bta': did you mean 'beta'?"),
-        ("beta_vae(beta=high)", "'beta' takes float, not 'high'"),
-        ("sa_vae(steps=2.5)", "'steps' takes int, not 2.5"),
-        ("sa_vae(steps=true)", "'steps' takes int, not True"),
-        ("sa_vae(steps=-1)", "'steps' must not be negative, not -1"),
-        ("vae+cyclical(cycles=0)", "'cycles' must be positive, not 0"),
-        ("vae+aneal", "'+aneal' is no schedule and no form of the KL term: did you mean 'anneal'?"),
-        ("vae+anneal+cyclical", "one schedule at most can be attached"),
-        ("kl_annealing+anneal", "makes no sense: it has a schedule of its own"),
-        ("", "cannot read the expression"),
-    ],
-)
-def test_a_bad_expression_is_refused_in_one_line(expression, message):
-    with pytest.raises(UserError) as error:
-        parse_methods([expression], "quick")
-    assert message in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("assignment", "message"),
-    [
-        ("vae", "write method.setting=value"),
-        ("vae.x", "write method.setting=value"),
-        ("vea.x=1", "did you mean 'vae'?"),
-    ],
-)
-def test_a_bad_set_is_refused(assignment, message):
-    with pytest.raises(UserError, match=message.replace("?", r"\?").replace(".", r"\.")):
-        split_settings([assignment])
-
-
-def test_set_of_a_method_that_is_not_run_is_refused():
-    with pytest.raises(UserError, match="not among the methods of this run"):
-        parse_methods(["vae"], "quick", {"sa_vae": {"steps": "2"}})
 
 
 def test_protocol_settings_are_checked_and_noted():
@@ -165,7 +77,6 @@ def test_folders_are_names_that_any_file_system_takes(prepared, tmp_path):
 
 
 def test_a_method_for_another_modality_is_skipped_with_its_reason(prepared, tmp_path, monkeypatch):
-    from bench.training import registry
 
     monkeypatch.setattr(registry.method("vae"), "modalities", ("text",))
     (cell,) = cells(prepared, tmp_path)
@@ -186,7 +97,7 @@ def test_data_sets_by_name_setting_and_path(prepared, tmp_path, monkeypatch):
         return prepared
 
     known = SimpleNamespace(SETTINGS={"vocab": 1000}, prepare=give)
-    monkeypatch.setattr(registry, "dataset", lambda name: known)
+    monkeypatch.setattr("bench.data.registry.dataset", lambda name: known)
     prepare("synthetic", None, tmp_path)
     prepare("synthetic(vocab=200)", None, tmp_path)
     assert asked == [{}, {"vocab": 200}]

@@ -1,0 +1,90 @@
+"""The registry: method files, entry points, and errors of broken methods in one line."""
+
+import sys
+import textwrap
+from importlib.metadata import EntryPoint
+
+import bench.methods
+import pytest
+
+from bench.core import plugins
+from bench.core.errors import UserError
+from bench.training import registry
+
+HEADER = """
+from dataclasses import dataclass
+from bench.method import Method
+
+class Mine(Method):
+    summary, citation = "A method", "-"
+"""
+
+
+@pytest.fixture
+def add_method(tmp_path, monkeypatch):
+    """``add_method(name, source)`` puts a file next to the built-in methods."""
+    monkeypatch.setattr(bench.methods, "__path__", [*bench.methods.__path__, str(tmp_path)])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: ())
+
+    def add(name, source):
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+        clear()
+
+    def clear():
+        for cache in (registry.method_names, registry._method):
+            cache.cache_clear()
+
+    yield add
+    clear()
+    for name in [name for name in sys.modules if name.startswith("bench.methods.mine")]:
+        del sys.modules[name]
+
+
+def test_a_file_is_a_method(add_method):
+    add_method("mine_ok", HEADER)
+    assert "mine_ok" in registry.method_names()
+    assert registry.method("mine_ok").name == "mine_ok" and "mine_ok" in registry.suites()["all"]
+
+
+def test_an_entry_point_is_a_method(add_method, monkeypatch):
+    add_method("mine_file", HEADER)
+    entry = EntryPoint("mine_entry", "bench.methods.mine_file", registry.METHODS_GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: (entry,))
+    assert registry.method("mine_entry").__module__ == "bench.methods.mine_file"
+    clash = EntryPoint("vae", "bench.methods.mine_file", registry.METHODS_GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: (clash,))
+    registry._method.cache_clear()
+    with pytest.raises(UserError, match="method 'vae' is registered twice"):
+        registry.method("vae")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise SystemExit", "cannot be imported (bench.methods.mine): SystemExit"),
+        ("x = 1", "one subclass of bench.method.Method, not 0"),
+        (HEADER.replace('"A method"', '""'), "'summary' must be one line of text"),
+        (HEADER + "    table_order = '1'", "'table_order' must be float, not '1'"),
+        (HEADER + "    latent = 1", "'latent' must be bool, not 1"),
+        (HEADER + "    modalities = 'text'", "'modalities' must be Sequence[str], not 'text'"),
+        (HEADER + "    modalities = ('txt',)", "'modalities' has an unknown entry 'txt': did you mean 'text'?"),
+        (HEADER + "    incompatible_with = {'schedul': ''}", "unknown entry 'schedul': did you mean 'schedule'?"),
+        (HEADER + "    preset_overrides = {'small': {'x': 1}}", "'preset_overrides' of 'small' has no setting 'x'"),
+        (HEADER + "    vae_settings = {'x': 1}", "'vae_settings' has no setting 'x'"),
+        (HEADER + "    display_params = ('x',)", "'display_params' has an unknown setting 'x'"),
+        (HEADER + "    suites = {'core': ['vae']}", "suite 'core' has 'vae': only expressions of this method"),
+        (HEADER + "    revision = 0", "'revision' must be at least 1"),
+        (HEADER + "    loss = None", "'loss' must take the parameters (self, ctx, terms)"),
+        (HEADER + "    def step(self, ctx): pass", "'step' must take the parameters (self, ctx, x)"),
+        (HEADER + "    @dataclass\n    class Config:\n        x: int = 1", "decorated with @dataclass(frozen=True)"),
+        (HEADER + "    @dataclass(frozen=True)\n    class Config:\n        x: int", "needs a JSON default"),
+        (HEADER + "    @dataclass(frozen=True)\n    class Config:\n        x: int = 0.5", "of its annotated type"),
+    ],
+)
+def test_a_broken_method_is_a_one_line_error(source, message, add_method):
+    add_method("mine", source)
+    with pytest.raises(UserError) as caught:
+        registry.method("mine")
+    assert message in str(caught.value) and str(caught.value).startswith("method 'mine'")
+    assert registry.suites()["all"][-1] == "mine" and registry.method("vae")
