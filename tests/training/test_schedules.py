@@ -1,11 +1,11 @@
 """KL schedules: pure functions of the step that end at 1."""
 
 import pytest
-from bench.core.presets import load_preset
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.core.schedules import Constant, Cyclical, Linear
+from bench.experiment.presets import load_preset
 from tests.conftest import steady
 
 TOTALS = st.integers(1, 10_000)
