@@ -1,6 +1,6 @@
-"""``python docs/generate.py``: write anew what the documentation takes from the code.
+"""``python docs/generate.py``: write the parts of the documentation that come from the code.
 
-That is methods.md as a whole, and in protocol.md what stands between ``BEGIN`` and ``END``.
+These are methods.md, and the text between ``BEGIN`` and ``END`` in metrics.md and protocol.md.
 """
 
 from __future__ import annotations
@@ -30,11 +30,34 @@ model, data, budget and evaluation of the preset: see [protocol.md](protocol.md)
 
 
 def pages() -> dict[Path, str]:
-    """Every page that is generated, or in part, as it should read."""
-    protocol = DOCS / "protocol.md"
-    before, rest = protocol.read_text("utf-8").split(f"{BEGIN}\n")
+    """Return every generated page, and every page with a generated section."""
+    sections = {DOCS / "metrics.md": metric_groups(), DOCS / "protocol.md": presets()}
+    return {DOCS / "methods.md": methods(), **{page: _with_section(page, text) for page, text in sections.items()}}
+
+
+def _with_section(page: Path, text: str) -> str:
+    before, rest = page.read_text("utf-8").split(f"{BEGIN}\n")
     _, after = rest.split(END)
-    return {DOCS / "methods.md": methods(), protocol: f"{before}{BEGIN}\n{presets()}\n{END}{after}"}
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+def metric_groups() -> str:
+    """Return a table of the metric groups and one of their metrics."""
+    from bench.evaluation.registry import metric_groups
+
+    lines = ["", "| group | measures | settings | by default |", "|---|---|---|---|"]
+    for name, group in metric_groups().items():
+        settings = _codes(f"{name}_{f.name}={f.default}" for f in fields(group.settings))
+        lines.append(f"| `{name}` | {group.summary} | {settings} | {'yes' if group.default else 'no'} |")
+    lines += ["", "| metric | column | definition | bias |", "|---|---|---|---|"]
+    for name, group in metric_groups().items():
+        context = {f.name: f"`{name}_{f.name}`" for f in fields(group.settings)}
+        context |= {"plain": "the plain NLL", "unit": "nats", "evaluated": "on the test examples"}
+        context |= {metric.name: f"`{metric.name}`" for metric in group.metrics}
+        for metric in group.metrics:
+            description = metric.description.format_map(context)
+            lines.append(f"| `{metric.name}` | {metric.heading or '–'} | {description} | {metric.bias or '–'} |")
+    return "\n".join([*lines, ""])
 
 
 def methods() -> str:
@@ -125,14 +148,23 @@ def presets() -> str:
         lines += ["|---" * (1 + len(chosen)) + "|", _row("seeds", [preset.seeds for preset in chosen])]
         same = []
         for section in ("model", "train", "evaluation"):
-            for f in fields(getattr(chosen[0], section)):
-                values = [getattr(getattr(preset, section), f.name) for preset in chosen]
-                if (section == "evaluation" and f.name != "pictures") or len({*values}) > 1:
-                    lines.append(_row(f"{section}.{f.name}", values))
+            settings = [_flat(getattr(preset, section)) for preset in chosen]
+            for name in settings[0]:
+                values = [each[name] for each in settings]
+                if (section == "evaluation" and name != "pictures") or len({*values}) > 1:
+                    lines.append(_row(f"{section}.{name}", values))
                 elif section == "train" and values[0] not in (None, False):
-                    same.append(f"{f.name}={values[0]}")
+                    same.append(f"{name}={values[0]}")
         lines += ["", textwrap.fill(f"The same in all of them: {_codes(same)}.", 120, break_on_hyphens=False)]
     return "\n".join([*lines, ""])
+
+
+def _flat(settings: Any) -> dict[str, Any]:
+    return (
+        settings.to_flat()
+        if hasattr(settings, "to_flat")
+        else {f.name: getattr(settings, f.name) for f in fields(settings)}
+    )
 
 
 def _row(name: str, values: Iterable[Any]) -> str:

@@ -31,13 +31,14 @@ Settings = TypeVar("Settings")
 class Metric:
     """One number of a group, and its column in the tables.
 
-    ``footnote`` is a format string. It may name the group's settings, the group's metrics (their largest value in the
-    table), ``plain`` (heading of the plain NLL), ``unit`` (of the data set) and ``evaluated`` (the test examples).
+    ``description`` is the column's footnote and a format string. It may name the group's settings, the group's metrics
+    (their largest value in the table), ``plain`` (heading of the plain NLL), ``unit`` (of the data set) and
+    ``evaluated`` (the test examples).
     """
 
     name: str
     heading: str = ""  # empty: in evaluation.json and in the CSV file, but in no table
-    footnote: str = ""
+    description: str = ""
     digits: int = 2
     bias: str = ""  # direction of the estimate's error, and what reduces it; for the documentation
 

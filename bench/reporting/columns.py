@@ -219,4 +219,4 @@ def _own(main: str) -> str:
 def _footnote(metric: Metric, values: Mapping[str, Any]) -> str:
     """Fill in a footnote's template; values that are not known read as a question mark."""
     texts = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in values.items()}
-    return metric.footnote.format_map(defaultdict(lambda: "?", texts))
+    return metric.description.format_map(defaultdict(lambda: "?", texts))

@@ -300,7 +300,7 @@ def test_a_new_method_is_one_file_and_no_other_edit(tmp_path):
         'class Half(Method):\n    summary = "half the KL"\n    citation = "this test"\n\n'
         "    def kl_loss(self, terms):\n        return 0.5 * terms.kl.mean()\n"
     )
-    (tmp_path / "bench" / "presets" / "quick.toml").write_text(TOY)
+    (tmp_path / "bench" / "experiment" / "presets" / "quick.toml").write_text(TOY)
     environment = os.environ | {"BENCH_CACHE": os.environ.get("BENCH_CACHE", str(tmp_path / "cache"))}
     words = ["-m", "bench.cli.run", "--methods", "half,vae", "--executor", "local", "--out", str(tmp_path / "out")]
     done = subprocess.run(

@@ -103,7 +103,7 @@ class Place:
     def __post_init__(self):
         for package in ("bench", "methods"):
             shutil.copytree(ROOT / package, self.path / package, ignore=shutil.ignore_patterns("__pycache__"))
-        (self.path / "bench" / "presets" / "quick.toml").write_text(PRESET)
+        (self.path / "bench" / "experiment" / "presets" / "quick.toml").write_text(PRESET)
         train = self.path / "bench" / "train.py"
         often = train.read_text().replace("CHECKPOINT_SECONDS = 60", "CHECKPOINT_SECONDS = 0.1")
         assert often != train.read_text()

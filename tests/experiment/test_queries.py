@@ -13,7 +13,7 @@ import bench
 from bench.cli import evaluate, merge, verify
 from bench.core.errors import UserError
 from bench.core.files import read_json, write_json
-from bench.evaluation import metric_groups as groups
+from bench.evaluation.registry import metric_groups
 from bench.experiment.cell_folder import CellFolder, lock_cell
 from bench.experiment.worker import load_trained, run_cell
 from bench.training import registry
@@ -343,13 +343,13 @@ def test_a_damaged_record_is_left_out_with_its_name(copy, capsys):
     assert bench.frame(copy)["status"].tolist().count("damaged") == 1
 
 
-def broken(subject, **settings):
+def broken(trained, settings):
     raise RuntimeError("out of order")
 
 
 def test_a_group_that_fails_costs_no_other(copy, monkeypatch, capsys):
-    monkeypatch.setitem(groups.GROUPS, "ais", broken)
-    arguments = ["--metrics", "annealed,convergence", "--set", "evaluation.convergence_examples=2"]
+    monkeypatch.setitem(vars(metric_groups()["ais"]), "measure", broken)
+    arguments = ["--metrics", "ais,convergence", "--set", "evaluation.convergence_examples=2"]
     assert evaluate.main([str(only(copy, "vae").path), *arguments, "--executor", "local"]) == 1
     assert "RuntimeError: out of order" in capsys.readouterr().out
     assert "convergence" in only(copy, "vae").evaluation()["groups"]
@@ -360,7 +360,7 @@ def test_groups_are_not_forgotten_where_new_basic_metrics_come_and_one_fails(cop
     before = folder.evaluation()
     other = ["--set", "evaluation.iw_samples=30", "--executor", "local"]
     with monkeypatch.context() as patch:
-        patch.setitem(groups.GROUPS, "refined_iw", broken)
+        patch.setitem(vars(metric_groups()["refined_iw"]), "measure", broken)
         assert evaluate.main([str(folder.path), "--metrics", "latent_use", *other]) == 1
     assert {*folder.evaluation()["groups"]} == {"latent_use"} and {*folder.evaluation()["pending"]} == {"refined_iw"}
     assert evaluate.main([str(folder.path), "--metrics", "latent_use", "--executor", "local"]) == 0

@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from bench.cli.progress import POLLED_FIRST, POLLED_IN_TURN, CellStatus, Monitor
-from bench.core.config import EvaluationConfig
 from bench.core.format import failure_reason
 from bench.core.locks import file_lock
+from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder
 from bench.reporting import figures, report
 from tests.fixtures import many_cells

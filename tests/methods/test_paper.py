@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.core.config import EvaluationConfig
 from bench.data.cache import cached
 from bench.data.dataset import END, SPECIALS, START, DataInfo
+from bench.evaluation.config import EvaluationConfig
 from bench.experiment.plan import plan
 from bench.experiment.presets import load_preset
 from bench.experiment.worker import run_cell
@@ -100,7 +100,7 @@ def test_two_updates_a_checkpoint_a_resume_and_ten_examples(
         "config": cell.config,
         "folder": str(cell.folder.path),
         "data": str(data.path),
-        "evaluation": vars(evaluation),
+        "evaluation": evaluation.to_flat(),
         "threads": 1,
         "shared": 1,
         "gpu_share": 0,

@@ -11,9 +11,10 @@ import torch
 
 from bench.cli import evaluate
 from bench.cli.run import main
-from bench.core.config import EvaluationConfig
 from bench.core.errors import UserError
+from bench.evaluation.config import EvaluationConfig
 from bench.evaluation.estimators.mutual_information import sample_log_probs
+from bench.evaluation.record import EvaluationRecord
 from bench.experiment.plan import identify
 from bench.experiment.queries import evaluation_of_preset
 from bench.experiment.worker import run_cell
@@ -109,12 +110,10 @@ def test_identities_in_float32_stay_and_others_are_of_their_own(planned):
 
 def test_only_another_precision_makes_an_evaluation_lack_something():
     config = EvaluationConfig(metrics=())
-    record = {"version": 2, "config": config.base, "groups": {}}
-    assert "precision" not in config.base and not config.missing(record)
+    record = EvaluationRecord(settings=config.basic, metrics={}, seconds=1.0, chunk=1)
+    assert not config.missing(record)
     rounded = replace(config, precision="bfloat16")
     assert rounded.missing(record) == ("basic",)
-    assert not rounded.missing(record | {"config": rounded.base})
-    assert config.missing(record | {"config": rounded.base}) == ("basic",)
 
 
 def test_a_cell_is_judged_in_full_unless_asked_otherwise(toy, tmp_path, monkeypatch):
@@ -123,12 +122,12 @@ def test_a_cell_is_judged_in_full_unless_asked_otherwise(toy, tmp_path, monkeypa
     cell = planner(prepared, preset, tmp_path / "out")("vae", replace(preset.train, precision="bfloat16"))
     run_cell(tasks(prepared)(cell))
     exact = cell.folder.evaluation()
-    assert cell.folder.result()["status"] == "ok" and "precision" not in exact["config"]
+    assert cell.folder.result()["status"] == "ok" and exact["settings"]["precision"] == "float32"
     assert evaluation_of_preset(cell.folder, {}, None).precision == "float32"
     arguments = [str(tmp_path / "out"), "--metrics", "latent_use", "--executor", "local"]
     assert evaluate.main([*arguments, "--set", "evaluation.precision=bfloat16"]) == 0
     rounded = cell.folder.evaluation()
-    assert rounded["config"]["precision"] == "bfloat16" and rounded["groups"].keys() == exact["groups"].keys()
+    assert rounded["settings"]["precision"] == "bfloat16" and rounded["groups"].keys() == exact["groups"].keys()
     for name in ("nll", "nll_refined"):
         one, other = exact["metrics"][name], rounded["metrics"][name]
         assert one != other and math.isclose(one, other, rel_tol=0.01)
@@ -164,7 +163,7 @@ def test_tables_say_the_precision_and_hold_one_alone(tmp_path, monkeypatch, wher
     if where == "trained":
         record["precision"] = "bfloat16"
     else:
-        record["config"]["precision"] = "bfloat16"
+        record["settings"]["precision"] = "bfloat16"
     file.write_text(json.dumps(record), "utf-8")
     first, second = report.build(out)
     assert "Arithmetic" not in first.text

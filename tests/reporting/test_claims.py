@@ -38,7 +38,7 @@ def cell(
     metrics = {"nll": 50.0, "kl": 1.0, "mi": 0.9, "au": 2, "collapsed": False}
     for name, value in values.items():
         (result if name in result else metrics)[name] = value
-    return CellRecord(Path(expression), about, result, {"metrics": metrics, "config": {}}, history)
+    return CellRecord(Path(expression), about, result, {"metrics": metrics, "settings": {}}, history)
 
 
 def examine(claim: dict, *cells: CellRecord) -> claims.Finding:

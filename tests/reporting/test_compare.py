@@ -28,7 +28,7 @@ def cell(method: str, seed: int = 0, history=(), shared: int = 1, machine: str =
     result = {"status": "ok", "shared": shared, "provenance": {"machine": {"cpu": machine}, "threads": 1}}
     result["train_seconds"] = history[-1][0] if history else 1.0
     metrics = {"nll": 50.0, "kl": 1.0, "rec": 49.0} | values
-    return CellRecord(Path(method), about, result, {"metrics": metrics, "config": {}}, records)
+    return CellRecord(Path(method), about, result, {"metrics": metrics, "settings": {}}, records)
 
 
 # -- at matched rate -----------------------------------------------------------------------------------------------

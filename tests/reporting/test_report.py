@@ -22,6 +22,7 @@ from markdown_it import MarkdownIt
 from scipy import stats
 
 from bench.core.files import dumps
+from bench.evaluation.registry import group_of_metric, metric_groups
 from bench.experiment import examples
 from bench.experiment.cell_folder import cell_folders
 from bench.reporting import groups as cells
@@ -231,7 +232,7 @@ def test_a_sentence_in_a_list_is_rendered_as_it_is(text: str):
 
 def as_of_old(out: Path) -> None:
     """Every record without what came later."""
-    later = {name for names in cells.GROUPS.values() for name in names} | {*fake["LATER_NULL"]}
+    later = {*group_of_metric(), *fake["LATER_NULL"]}
     for file in out.glob("runs/*/*/*/*/evaluation.json"):
         record = json.loads(file.read_text("utf-8"))
         metrics = {name: value for name, value in record["metrics"].items() if name not in later}
@@ -360,13 +361,15 @@ def test_metrics_of_a_group_have_the_settings_of_most_cells(out: Path):
     [made] = report.build(out)
     assert rows(out)["vae"]["n"] == "3"
     assert rows(out)["vae"]["nll_refined_n"] == rows(out)["autoregressive"]["nll_refined_n"] == "2"
-    note = "Metrics of the group common are for examples 25, samples 200, steps 100; left out, for examples 10, steps"
+    note = (
+        "Metrics of the group refined_iw are for examples 25, samples 200, steps 100; left out, for examples 10, steps"
+    )
     assert f"{note} 20, samples 200: vae seed 2." in made.text
     assert "of 2 of 3 seeds" in made.text
     frame = cells_frame(cells.read(folder) for folder in cell_folders(out)).set_index(["method", "seed"])
-    assert frame.loc[("vae", 2), [*cells.GROUPS["refined_iw"]]].isna().all()
+    assert frame.loc[("vae", 2), [*metric_groups()["refined_iw"].metric_names]].isna().all()
     assert frame.loc[("vae", 2), ["nll", "shuffle_gap", "nll_5000"]].notna().all()
-    assert frame.loc[("vae", 1), [*cells.GROUPS["refined_iw"]]].notna().all()
+    assert frame.loc[("vae", 1), [*metric_groups()["refined_iw"].metric_names]].notna().all()
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -66,8 +66,8 @@ GROUP = MetricGroup(
             "NLL (AIS)",
             "annealed importance sampling on {examples} test examples, extended to all of them as NLL is; {chains} "
             "chains of {steps} steps from the refined posterior",
-            bias="too high; vanishes with more steps and chains",
+            bias="upwards; decreases with more steps and chains",
         ),
-        Metric("nll_ais_se"),
+        Metric("nll_ais_se", description="standard error of `nll_ais` over examples"),
     ),
 )

@@ -79,9 +79,9 @@ GROUP = MetricGroup(
                     f"NLL {count:,}",
                     "{plain} on {examples} test examples, extended to all of them as NLL is, with "
                     f"{count:,} samples",
-                    bias="too high; vanishes with more samples",
+                    bias="upwards; decreases with more samples",
                 ),
-                Metric(f"nll_{count}_se"),
+                Metric(f"nll_{count}_se", description=f"Monte-Carlo standard error of `nll_{count}`"),
             )
         ),
         Metric("ess_5000", "ESS/5,000", "effective sample size over the number of samples, at 5,000", digits=3),

@@ -69,9 +69,9 @@ GROUP = MetricGroup(
             "accuracy of a linear probe on posterior means, trained on {examples} training examples; accuracy of the "
             "most frequent label: {probe_chance}",
             digits=3,
-            bias="too low; vanishes with more labels",
+            bias="downwards; decreases with more labels",
         ),
         *(Metric(f"probe_{n}", f"probe {n}", f"the same, trained on {n} labels", digits=3) for n in FEW_LABELS),
-        Metric("probe_chance", digits=3),
+        Metric("probe_chance", description="share of the most frequent label in the test set", digits=3),
     ),
 )

@@ -82,20 +82,18 @@ GROUP = MetricGroup(
             "importance-weighted estimate, {samples} samples; its proposal is fitted to each example in {steps} steps, "
             "in the same way for all methods, so it compares decoders and not encoders; {unit}, {evaluated}, from its "
             "difference to {plain} on a fixed sample of {examples} of them",
-            bias="too high; vanishes with more samples and a better refinement",
+            bias="upwards; decreases with more samples and a better refinement",
         ),
-        Metric("nll_refined_se"),
-        Metric(
-            "ess_refined", "ESS (refined)", "effective sample size of the weights behind NLL, of {samples}", digits=1
-        ),
+        Metric("nll_refined_se", description="standard error of `nll_refined` over examples"),
+        Metric("ess_refined", "ESS (refined)", "effective sample size of NLL's weights, of {samples}", digits=1),
         Metric("pareto_k_refined", "Pareto k (refined)", "the same of NLL's weights"),
-        Metric("elbo_refined"),
+        Metric("elbo_refined", description="ELBO of the refined Gaussian, on the sample"),
         Metric("gap_amortisation", "amort. gap", "ELBO of the refined posterior − ELBO (Cremer et al., 2018)"),
         Metric(
             "gap_approximation",
             "approx. gap",
             "− NLL − ELBO of the refined posterior",
-            bias="too low; vanishes with more samples",
+            bias="downwards; decreases with more samples",
         ),
         Metric("gap_inference", "inf. gap", "sum of both gaps, − NLL − ELBO, on a fixed sample of {examples} examples"),
     ),
