@@ -17,10 +17,11 @@ from bench.data.dataset import END, SPECIALS, START, DataInfo, Prepared
 from bench.data.image import ImageData
 from bench.evaluation.config import EvaluationConfig
 from bench.evaluation.metrics import validate
+from bench.experiment.factory import build_from_config
 from bench.experiment.plan import PlannedCell, plan
 from bench.experiment.presets import Preset
+from bench.experiment.task import CellTask
 from bench.training.expressions import parse_methods
-from bench.training.factory import build_from_config
 from bench.training.trainer import Trainer
 
 MODEL = ImageModelConfig(
@@ -127,20 +128,9 @@ def planner(data: Prepared, preset: Preset, folder: Path):
 
 
 def tasks(data: Prepared):
-    def make(cell: PlannedCell, **changes) -> dict:
-        return {
-            "config": cell.config,
-            "folder": str(cell.folder.path),
-            "data": str(data.path),
-            "evaluation": EVALUATION.to_flat(),
-            "threads": 1,
-            "shared": 1,
-            "gpu_share": 0,
-            "command": "pytest",
-            "run": "this",
-            "marker": str(data.path),  # any file that is there
-            "anew": "",
-        } | changes
+    def make(cell: PlannedCell, **changes) -> CellTask:
+        task = CellTask(cell.config, cell.folder.path, data.path, EVALUATION, command="pytest")
+        return replace(task, **changes)
 
     return make
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -55,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     from bench.cli.progress import CellStatus, Monitor, Output
     from bench.cli.validate import check_workers, data_folder
-    from bench.core.format import failure_reason
     from bench.experiment import queries as stored
     from bench.experiment.cell_folder import lock_cell
     from bench.experiment.executor import Resources
+    from bench.experiment.plan import cell_state
     from bench.experiment.session import run_tasks
     from bench.reporting.report import build
     from bench.training.expressions import parse_settings
@@ -74,11 +75,11 @@ def evaluate(args: argparse.Namespace) -> int:
         raise UserError("--set takes settings of the evaluation here: the training of these cells is done")
     console = Output(highlight=False, soft_wrap=True)
     finished = stored.finished_cells([args.out])
-    folders = [folder for folder in finished if stored.has_weights(folder)]
+    folders = [folder for folder in finished if folder.has_weights()]
     if left := len(finished) - len(folders):
         console.print(f"left out: {left} finished cells without weights, which git does not keep", markup=False)
     wanted = {folder: stored.evaluation_of_preset(folder, overrides, groups) for folder in folders}
-    todo = [folder for folder in folders if wanted[folder].missing(folder.evaluation_record())]
+    todo = [folder for folder in folders if wanted[folder].missing(folder.evaluation())]
     console.print(f"{len(folders)} finished cells with weights, {len(todo)} of them to evaluate")
     stored.check_device(todo)
     data_dir = data_folder(args)
@@ -86,26 +87,33 @@ def evaluate(args: argparse.Namespace) -> int:
         with lock_cell(folder.path) as free:
             if not free:
                 console.print(f"{folder.path}: another run is at it, waited for", markup=False)
-    for device in sorted({folder.config["device"] for folder in todo}):
-        those = [folder for folder in todo if folder.config["device"] == device]
+    for device in sorted({folder.config.device for folder in todo}):
+        those = [folder for folder in todo if folder.config.device == device]
         gpus = args.gpus_per_cell if device == "cuda" else 0.0
         resources = Resources(args.executor, args.cpus_per_cell, gpus)
-        how = {"gpu_share": gpus, "shared": resources.cells_per_device(len(those))}
-        tasks = [stored.task(folder, wanted[folder], data_dir, args.cpus_per_cell) | how for folder in those]
+        tasks = [
+            replace(
+                stored.stored_task(folder, wanted[folder], data_dir, args.cpus_per_cell),
+                gpu_share=gpus,
+                cells_per_device=resources.cells_per_device(len(those)),
+            )
+            for folder in those
+        ]
         watched = [
             CellStatus(f"{folder.path.parent.name} {folder.path.name}", folder, 1, 1.0, wanted[folder])
             for folder in those
         ]
         log = partial(console.print, markup=False)
         run_tasks(args.out, tasks, resources, Monitor(watched, console), log)
-    for out in sorted({out for folder in finished if (out := stored.out_of(folder))}):
+    for out in sorted({out for folder in finished if (out := stored.output_folder(folder))}):
         place = Path(os.path.relpath(out))
         for report in build(place, log=lambda line: console.print(line, markup=False)):
             console.print(f"\n{report.text}", markup=False)
             console.print(report.locations(place), markup=False)
-    failed = [folder for folder in todo if not folder.done(wanted[folder])]
+    states = {folder: cell_state(folder, wanted[folder]) for folder in todo}
+    failed = [folder for folder in todo if states[folder].status != "done"]
     for folder in failed:
-        console.print(f"failed: {folder.path}: {failure_reason(folder.result() or {})}", markup=False)
+        console.print(f"failed: {folder.path}: {states[folder].reason or 'interrupted'}", markup=False)
     return 1 if failed else 0
 
 

@@ -76,12 +76,12 @@ def run(args: argparse.Namespace) -> int:
     data = prepare(args.dataset, data_folder(args), cache_dir())
     preset = scalar_latent_preset(args, data, overrides)
     cells = plan(rows, data.info, preset, 1, args.seed, resolve_device(args), args.out)
-    cells.sort(key=lambda cell: not cell.config["method"]["baseline"])
+    cells.sort(key=lambda cell: not cell.config.method.baseline)
     stem = f"{data.info.name}-{preset.name}"
     traces = {}
     for cell in cells:
         name = cell.variant.expression
-        reason = cell.reason or (None if cell.variant.method.latent else "there is no latent")
+        reason = cell.state.reason or (None if cell.variant.method.latent else "there is no latent")
         if reason:
             print(f"{name}: left out, {reason}")
         else:
@@ -127,7 +127,7 @@ def load_or_train(args: argparse.Namespace, cell: PlannedCell, data: Prepared, f
 
     slug = cell.folder.path.parent.name
     record, arrays = folder / f"{slug}.json", folder / f"{slug}.npz"
-    key = short_hash([VERSION, cell.config["cell_id"], args.points, FRAMES])
+    key = short_hash([VERSION, cell.config.cell_id, args.points, FRAMES])
     if not args.force and (found := stored(record, arrays, key)):
         return found
     print(f"{cell.variant.expression}: training", flush=True)
@@ -140,7 +140,7 @@ def load_or_train(args: argparse.Namespace, cell: PlannedCell, data: Prepared, f
         record,
         {
             "key": key,
-            "config": cell.config,
+            "config": cell.config.model_dump(mode="json"),
             "points": trace.means.shape[1],
             "stages": {name: values.tolist() for name, values in numbers.items()},
             "seconds": seconds,
@@ -175,19 +175,18 @@ def train(cell: PlannedCell, data: Prepared, points: int) -> tuple[Trace, float]
 
     import numpy as np
 
-    from bench.core.config import TrainConfig, build
     from bench.evaluation.metrics import validate
-    from bench.experiment.worker import load_data
+    from bench.experiment.factory import build_from_config, load_data
     from bench.reporting.lag import Trace
-    from bench.training.factory import build_from_config, configure_torch
+    from bench.training.factory import configure_torch
     from bench.training.trainer import Trainer
 
     started = time.perf_counter()
     config = cell.config
-    configure_torch(threads=1, device=config["device"], gpu_share=0)
-    tensors = load_data({"config": config, "data": str(data.path)})
+    configure_torch(threads=1, device=config.device, gpu_share=0)
+    tensors = load_data(config, data.path)
     method, model, seed = build_from_config(config)
-    settings = build(TrainConfig, config["train"], "train")
+    settings = config.train
     looks: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
     look = make_lag_observer(method, model, tensors, settings, seed, points)
 

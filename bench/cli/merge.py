@@ -15,10 +15,12 @@ from bench.core.files import rename_to_backup, write_json
 from bench.evaluation.registry import group_of_metric
 from bench.experiment.cell_folder import CellFolder, cell_folders, lock_cell
 from bench.experiment.cell_record import CellRecord, read, readable
+from bench.experiment.sweeps import FILE as SWEEPS
+from bench.experiment.sweeps import read_sweeps
 from bench.reporting import groups as cells
 
 #: Of cells in the same place, the one that is further is kept.
-RANK = ("unfinished", "skipped", "failed", "not evaluated", "ok")
+RANK = ("missing", "skipped", "failed", "incomplete", "done")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,11 +56,11 @@ def merge(sources: Sequence[Path], out: Path) -> int:
     new = {place: cell for place, (source, cell) in chosen.items() if source != out.resolve()}
     known: dict[str, dict[str, list[str]]] = {}
     for source in folders:
-        for preset, asked in cells.read_sweeps(source).items():
+        for preset, asked in read_sweeps(source).items():
             known[preset] = known.get(preset, {}) | asked
     copied = sum([_copy(cell, out / place) for place, cell in new.items()])
     if known:
-        write_json(out / cells.SWEEPS, known)
+        write_json(out / SWEEPS, known)
     print(f"{len(chosen) - len(new) + copied} cells in {out}, {copied} of them copied")
     for report in build(out):
         print(report.text)
@@ -81,25 +83,23 @@ def _better(cell: CellRecord, other: CellRecord) -> bool:
     if not (cell.evaluation and other.evaluation):
         return RANK.index(cell.status) > RANK.index(other.status)
     mine, theirs = cell.evaluation, other.evaluation
-    versions = [record.get("version", 1) for record in (mine, theirs)]
+    versions = [record.version for record in (mine, theirs)]
     if versions[0] != versions[1]:
         return versions[0] > versions[1]
-    if mine["settings"] != theirs["settings"]:
-        differing = ", ".join(cells.differences(mine["settings"], theirs["settings"]))
+    if vars(mine.settings) != vars(theirs.settings):
+        differing = ", ".join(cells.differences(vars(mine.settings), vars(theirs.settings)))
         raise UserError(
             f"{cell.folder} and {other.folder} are one cell, judged with other settings ({differing}): "
             "judge them alike first, by python -m bench.evaluate"
         )
-    groups = [record.get("groups", {}) for record in (mine, theirs)]
-    shared = {
-        name for name in {*groups[0]} & {*groups[1]} if groups[0][name]["settings"] == groups[1][name]["settings"]
-    }
+    groups = [record.groups for record in (mine, theirs)]
+    shared = {name for name in {*groups[0]} & {*groups[1]} if groups[0][name].settings == groups[1][name].settings}
     of_groups = group_of_metric()
-    for name in sorted({*mine["metrics"]} & {*theirs["metrics"]}):
-        if of_groups.get(name, "basic") in {"basic", *shared} and mine["metrics"][name] != theirs["metrics"][name]:
+    for name in sorted({*mine.metrics} & {*theirs.metrics}):
+        if of_groups.get(name, "basic") in {"basic", *shared} and mine.metrics[name] != theirs.metrics[name]:
             raise UserError(
-                f"two results of one cell differ: {name} is {mine['metrics'][name]} in {cell.folder} and "
-                f"{theirs['metrics'][name]} in {other.folder}; 'python -m bench.verify' tells which of them holds"
+                f"two results of one cell differ: {name} is {mine.metrics[name]} in {cell.folder} and "
+                f"{theirs.metrics[name]} in {other.folder}; 'python -m bench.verify' tells which of them holds"
             )
     kept, dropped = (groups[1], groups[0]) if len(groups[0]) <= len(groups[1]) else groups
     if lost := {*dropped} - {*kept}:

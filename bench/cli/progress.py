@@ -17,9 +17,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bench.core.format import duration, failure_reason
+from bench.core.format import duration
 from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder
+from bench.experiment.schema import ResultRecord
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 60  # without a terminal: how often a running cell says how far it is
@@ -28,7 +29,7 @@ POLLED_FIRST, POLLED_IN_TURN = (
     50,
 )  # of the cells that wait: how many next in line, and how many others, are looked at in a poll
 
-FILES = ("result.json", "evaluation.json", "history.jsonl", "tries.json")
+FILES = ("result.json", "evaluation.json", "history.jsonl", "attempts.json")
 SHOWN = ("update", "nll", "elbo", "kl", "mi", "au")
 
 
@@ -43,7 +44,7 @@ class CellStatus:
     wanted: EvaluationConfig
     status: str = "waiting"
     last: dict = field(default_factory=dict)  # the numbers of its last validation, or of its evaluation
-    result: dict = field(default_factory=dict)  # as far as this run wrote it
+    result: ResultRecord | None = None  # as far as this run wrote it
     said: float = 0.0
 
     def __post_init__(self) -> None:
@@ -61,18 +62,22 @@ class CellStatus:
         new_result, new_evaluation, _, new_tries = (
             each not in (None, before) for each, before in zip(now, self.before, strict=True)
         )
-        result = (self.folder.result() or {}) if new_result else {}
-        status, state, last = result.get("status"), self.status, self.last
-        if status == "failed" or "evaluation_failure" in result:
-            if not new_tries or self.folder.attempts()["over"]:  # else it is tried once more
+        result = self.folder.result() if new_result else None
+        status, state, last = result.status if result else "", self.status, self.last
+        if result and result.failure:
+            if not new_tries or self.folder.attempts().finished:  # else it is tried once more
                 state = "failed"
-        elif new_evaluation and (evaluation := self.folder.evaluation_record()) and not self.wanted.missing(evaluation):
+        elif new_evaluation and (evaluation := self.folder.evaluation()) and not self.wanted.missing(evaluation):
             state, last = "ok", last | _numbers(evaluation.metrics)
         elif status == "ok":
             state = "evaluating"
         elif status == "running":
-            state, last = "running", _numbers((self.folder.history() or [{}])[-1])
+            state, last = "running", self._last_validation()
         self.seen, self.result, self.status, self.last = now, result, state, last
+
+    def _last_validation(self) -> dict[str, float]:
+        history = self.folder.history()
+        return _numbers(history[-1].model_dump()) if history else {}
 
     def fraction(self) -> float:
         """How much of its work is done; the evaluation is counted as a tenth."""
@@ -163,7 +168,11 @@ class Monitor:
             return
         cell.said = now
         stamp = f"[{now - self.started:6.0f} s]"
-        texts = {"running": "started", "ok": "done", "failed": f"failed: {failure_reason(cell.result)}"}
+        texts = {
+            "running": "started",
+            "ok": "done",
+            "failed": f"failed: {cell.result and cell.result.failure}",
+        }
         text = texts.get(cell.status, cell.status)
         if cell.status == before:
             text = f"update {cell.last.get('update', 0)} of {cell.updates}"

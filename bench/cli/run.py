@@ -104,8 +104,9 @@ def run(args: argparse.Namespace) -> int:
     from bench.data.cache import cache_dir
     from bench.data.registry import prepare
     from bench.experiment.executor import Resources
-    from bench.experiment.plan import PENDING_STATES, plan
-    from bench.experiment.session import remove_leftovers
+    from bench.experiment.plan import plan
+    from bench.experiment.session import remove_leftovers, write_configs
+    from bench.experiment.sweeps import write_sweeps
     from bench.training.expressions import parse_methods, parse_settings
 
     console = Output(highlight=False, soft_wrap=True)
@@ -124,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     if len(rows) * seeds > CELLS:
         raise UserError(f"{len(rows)} methods × {seeds:,} seeds are more than {CELLS:,} cells: run them in parts")
     cells = plan(rows, data.info, preset, seeds, args.seed, device, args.out, args.force)
-    todo = [cell for cell in cells if cell.status in PENDING_STATES]
+    todo = [cell for cell in cells if cell.pending]
 
     counts = f"{len(rows)} method{'s' * (len(rows) > 1)} × {seeds} seed{'s' * (seeds > 1)}"
     of_them = f"{len(cells)} cell{'s' * (len(cells) > 1)}, {len(cells) - len(todo)} done"
@@ -136,7 +137,8 @@ def run(args: argparse.Namespace) -> int:
         print_plan(console, args, data, seconds, resources)
     if args.dry_run:
         return 0
-    write_configs(args.out, preset.name, cells, sweeps)
+    write_sweeps(args.out, preset.name, sweeps)
+    write_configs(cells)
     if todo:
         run_missing(console, args, todo, seconds, data, preset, resources)
     else:
@@ -151,7 +153,7 @@ def print_plan(
     """What is going to run, how long it may take, and what to type for more."""
     from bench.core.format import duration
     from bench.core.syntax import split_expressions
-    from bench.experiment.plan import PENDING_STATES, plan
+    from bench.experiment.plan import plan
     from bench.experiment.runtime_estimate import can_measure, estimate, wall_clock
     from bench.training.expressions import parse_methods, parse_settings
 
@@ -172,7 +174,7 @@ def print_plan(
         other = load_preset(name, data.info.modality, protocol=data.info.protocol)
         rows, _ = parse_methods(split_expressions(args.methods), name, settings)
         planned = plan(rows, data.info, other, args.seeds or other.seeds, args.seed, device, args.out)
-        todo = [cell for cell in planned if cell.status in PENDING_STATES]
+        todo = [cell for cell in planned if cell.pending]
         if not todo:
             continue
         guess = estimate(todo, other, data, device, args.cpus_per_cell)
@@ -180,24 +182,6 @@ def print_plan(
         console.print(
             f"  --preset {name}: {other.summary}; {seeds}, about {duration(wall_clock(guess.values(), side_by_side))}"
         )
-
-
-def write_configs(out: Path, preset: str, cells: Sequence[PlannedCell], sweeps: Mapping[str, list[str]]) -> None:
-    """Store what needs no training: sweeps, the plan of each cell."""
-    from bench.core.files import write_json
-    from bench.core.locks import file_lock
-    from bench.reporting import groups as stored
-
-    if sweeps:
-        with file_lock(out / f".{stored.SWEEPS}.lock", timeout=None):
-            known = stored.read_sweeps(out)
-            write_json(out / stored.SWEEPS, known | {preset: known.get(preset, {}) | dict(sweeps)})
-    for cell in cells:
-        if not cell.anew:  # else what is there is put aside before it is trained anew
-            cell.folder.write_config(cell.config)
-        if cell.status == "skipped":
-            about = {"schema_version": cell.config["schema_version"], "cell_id": cell.config["cell_id"]}
-            cell.folder.write_json("result.json", about | {"status": "skipped", "reason": cell.reason})
 
 
 def run_missing(
@@ -212,16 +196,16 @@ def run_missing(
     """Execute the cells, the longest first so that no core waits at the end; show how it goes and where time went."""
     from bench.cli.progress import CellStatus, Monitor
     from bench.experiment.runtime_estimate import planned_updates
-    from bench.experiment.session import run_tasks
+    from bench.experiment.session import make_tasks, run_tasks
 
     for cell in todo:
-        if cell.anew:
-            console.print(f"put aside and trained anew ({cell.anew}): {cell.folder.path}", markup=False)
+        if cell.state.retrain_reason:
+            console.print(f"archived and trained again ({cell.state.retrain_reason}): {cell.folder.path}", markup=False)
     order = sorted(todo, key=lambda cell: -seconds[cell.folder.path])
     updates = planned_updates(preset, data)
     watched = [
         CellStatus(
-            f"{cell.variant.expression} seed {cell.config['seed']}",
+            cell.config.name,
             cell.folder,
             updates,
             seconds[cell.folder.path],
@@ -229,7 +213,7 @@ def run_missing(
         )
         for cell in order
     ]
-    tasks = [task(cell, data, preset, resources, len(todo)) for cell in order]
+    tasks = make_tasks(order, data, preset.evaluation, resources)
     log = partial(console.print, markup=False)
     spent = run_tasks(args.out, tasks, resources, Monitor(watched, console), log)
     log(str(spent))
@@ -237,34 +221,15 @@ def run_missing(
         log(f"a worker stopped: {problem}; the same command goes on")
 
 
-def task(cell: PlannedCell, data: Prepared, preset: Preset, resources: Resources, cells: int) -> dict:
-    """All that a worker needs to know of a cell: plain values and absolute paths."""
-
-    from bench.core.provenance import command
-
-    return {
-        "config": cell.config,
-        "folder": str(cell.folder.path.resolve()),
-        "data": str(data.path.resolve()),
-        "evaluation": preset.evaluation.to_flat(),
-        "threads": resources.cpus_per_cell,
-        "shared": resources.cells_per_device(cells),
-        "gpu_share": resources.gpus_per_cell,
-        "command": command(),
-        "anew": cell.anew,
-    }
-
-
 def report_results(console: Console, out: Path, data: Prepared, preset: Preset, todo: Sequence[PlannedCell]) -> int:
     """Print the table and where the rest is; the exit status says whether every cell is done, and told."""
-    from bench.core.format import failure_reason
     from bench.core.provenance import cores
     from bench.experiment.cell_folder import lock_cell
-    from bench.experiment.plan import status
+    from bench.experiment.plan import cell_state
     from bench.reporting.report import build
 
     for cell in todo:
-        if status(cell.folder, preset.evaluation)[0] != "done":
+        if cell_state(cell.folder, preset.evaluation).status != "done":
             with lock_cell(cell.folder.path, timeout=None):
                 pass  # another run, with --force, may be training it anew
     reported = False
@@ -276,11 +241,11 @@ def report_results(console: Console, out: Path, data: Prepared, preset: Preset, 
         reported = True
     except UserError as error:
         console.print(f"no report: {error}", markup=False)
-    found = [(cell, *status(cell.folder, preset.evaluation)) for cell in todo]
-    unfinished = [(cell, damage) for cell, state, damage in found if state != "done"]
-    for cell, damage in unfinished[:MAX_FAILURES_SHOWN]:
-        why = damage or failure_reason(cell.folder.result())
-        console.print(f"failed: {cell.variant.expression} seed {cell.config['seed']}: {why}", markup=False)
+    states = [(cell, cell_state(cell.folder, preset.evaluation)) for cell in todo]
+    unfinished = [(cell, state) for cell, state in states if state.status != "done"]
+    for cell, state in unfinished[:MAX_FAILURES_SHOWN]:
+        why = state.reason or state.retrain_reason or f"{state.status}, interrupted"
+        console.print(f"failed: {cell.config.name}: {why}", markup=False)
         console.print(f"  record: {cell.folder.path / 'result.json'}; the same command tries it again", markup=False)
     if left := len(unfinished[MAX_FAILURES_SHOWN:]):
         console.print(f"failed: {left} more, for reasons that the table gives; the same command tries them again")

@@ -216,7 +216,7 @@ def planned(
             for cell in plan(rows, data.info, preset, 1, 0, device, folder):
                 named = {"model": size.name, "method": cell.variant.expression, "precision": precision}
                 if cell.status == "skipped":
-                    skipped.append(f"left out: {named['method']} at {size.name}, {cell.reason}")
+                    skipped.append(f"left out: {named['method']} at {size.name}, {cell.state.reason}")
                 else:
                     how = {"data": str(data.path), "threads": args.threads, "seconds": args.seconds}
                     tasks.append(named | how | {"config": cell.config})
@@ -242,7 +242,7 @@ def about(device: str, threads: int, peaks: Mapping[str, float]) -> list[str]:
 
     known = ", ".join(f"{name} {peak / 1e9:,.0f}" for name, peak in peaks.items())
     here, versions = provenance.machine(device), provenance.versions()
-    where = here.get("gpu") or f"{here['processor']}, {threads} thread{'s' * (threads > 1)} of {here['cores']} cores"
+    where = here.gpu or f"{here.processor}, {threads} thread{'s' * (threads > 1)} of {here.cores} cores"
     return [
         f"{where}; torch {versions['torch']}; commit {provenance.commit() or 'unknown'}; {provenance.now()}",
         f"peak: {known} GFLOP/s, the product of square matrices of {PEAK_SIZE[device]} rows in the same run",

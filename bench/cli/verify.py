@@ -6,8 +6,8 @@ import argparse
 import math
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,9 @@ from bench.core.errors import UserError, exit_status
 from bench.evaluation.record import EVALUATION_VERSION
 
 if TYPE_CHECKING:
+    from bench.core.provenance import Provenance
     from bench.experiment.cell_folder import CellFolder
+    from bench.experiment.task import CellTask
 
 #: Differences up to this, absolute and relative, are other rounding: another machine, thread count or library version.
 ROUNDING = 1e-3, 1e-4
@@ -87,25 +89,24 @@ def _holds(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
 def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
     """Whether the numbers of one cell come out again, with a line for each that does not."""
     from bench.experiment.cell_folder import CellFolder
-    from bench.experiment.queries import has_weights
     from bench.experiment.schema import PROTOCOL_VERSION
     from bench.experiment.worker import run_cell
 
     print("/".join(folder.path.parts[-4:]))
-    if not retrain and not has_weights(folder):
+    if not retrain and not folder.has_weights():
         print("  not verified: its weights are not here (git keeps none); --retrain trains it again")
         return False
-    if retrain and (made_by := folder.config["protocol_version"]) != PROTOCOL_VERSION:
-        commit = ((folder.result() or {}).get("provenance") or {}).get("commit")
+    if retrain and (made_by := folder.config.protocol_version) != PROTOCOL_VERSION:
+        stored_result = folder.result()
+        commit = stored_result.provenance.commit if stored_result and stored_result.provenance else "unknown"
         print(f"  not verified: trained by protocol {made_by} and commit {commit}, this code is of {PROTOCOL_VERSION}")
         return False
     with tempfile.TemporaryDirectory() as scratch:
         again = CellFolder(Path(scratch))
         run_cell(_task(folder, again, retrain, data_dir))
-        result, evaluation = again.result() or {}, again.evaluation() or {}
-        failure = result if result.get("status") == "failed" else result.get("evaluation_failure")
-        if failure:
-            print(f"  failed: {failure['reason']}")
+        result, evaluation = again.result(), again.evaluation()
+        if result is None or evaluation is None or result.failure:
+            print(f"  failed: {result.failure if result else 'not started'}")
             return False
         found = list(_compared(folder, again, retrain))
     worst = max((each.verdict for each in found), key=("equal", "close", "differs").index)
@@ -114,12 +115,13 @@ def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
             print(f"  {each.name}: stored {_number(each.stored)}, now {_number(each.now)}")
     what = "trained and evaluated" if retrain else "evaluated"
     print(f"  {what} again: {len(found)} numbers, {SAID[worst]}")
-    version = (folder.evaluation() or {}).get("version", 1)
+    stored_evaluation = folder.evaluation()
+    assert stored_evaluation
+    version = stored_evaluation.version
     if version != EVALUATION_VERSION:
         print(f"  judged by version {version} of the evaluation; version {EVALUATION_VERSION}, now, measures otherwise")
     if worst != "equal":
-        trained, judged = (record.get("provenance") for record in (folder.result() or {}, folder.evaluation() or {}))
-        others = list(_surroundings((trained if retrain else judged) or trained or {}, evaluation["provenance"]))
+        others = list(_surroundings(_provenance(folder, retrain), evaluation.provenance))
         for line in others:
             print(f"  {line}")
         if worst == "differs" and retrain and not all(line.startswith("commit") for line in others):
@@ -127,40 +129,49 @@ def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
     return worst != "differs"
 
 
-def _task(folder: CellFolder, again: CellFolder, retrain: bool, data_dir: Path | None) -> dict[str, Any]:
+def _provenance(folder: CellFolder, retrain: bool) -> Provenance | None:
+    """Return the provenance of the stored training or evaluation."""
+    result, evaluation = folder.result(), folder.evaluation()
+    trained, evaluated = (record.provenance if record else None for record in (result, evaluation))
+    return trained if retrain else evaluated or trained
+
+
+def _task(folder: CellFolder, again: CellFolder, retrain: bool, data_dir: Path | None) -> CellTask:
     """The cell's own work in a folder of its own, with the thread count that it had."""
     from bench.experiment import queries as stored
 
     evaluation = stored.evaluation_as_stored(folder)
-    before = folder.result() or {}
-    trained, judged = (record.get("provenance") or {} for record in (before, folder.evaluation() or {}))
-    threads = (trained if retrain else judged or trained).get("threads", 1)
-    if not retrain:
+    provenance, result = _provenance(folder, retrain), folder.result()
+    if not retrain and result:
         (again.path / "best.pt").symlink_to((folder.path / "best.pt").resolve())
-        again.write_json("result.json", before)
-    return stored.task(folder, evaluation, data_dir, threads) | {"folder": str(again.path)}
+        again.write_record("result.json", result)
+    task = stored.stored_task(folder, evaluation, data_dir, provenance.threads if provenance else 1)
+    return replace(task, folder=again.path)
 
 
 def _compared(folder: CellFolder, again: CellFolder, retrain: bool) -> Iterator[Comparison]:
     """Every number of the evaluation; of training what it counted and what validation saw."""
     if retrain:
+        trained = [record.training if (record := cell.result()) else None for cell in (folder, again)]
         for name in ("updates", "encoder_updates", "best_update", "flops"):
-            yield Comparison(name, (folder.result() or {}).get(name), (again.result() or {}).get(name))
+            yield Comparison(name, *(getattr(training, name, None) for training in trained))
         stored, now = folder.history(), again.history()
         yield Comparison("validations", len(stored), len(now))
         for one, other in zip(stored, now, strict=False):
             for name in ("elbo", "kl", "mi"):
-                yield Comparison(f"validation {name} at update {one.get('update')}", one.get(name), other.get(name))
-    stored_metrics, metrics = ((each.evaluation() or {})["metrics"] for each in (folder, again))
-    for name, value in stored_metrics.items():
-        yield Comparison(name, value, metrics.get(name))
+                yield Comparison(
+                    f"validation {name} at update {one.update}", one.metrics.get(name), other.metrics.get(name)
+                )
+    before, after = folder.evaluation(), again.evaluation()
+    for name, value in (before.metrics if before else {}).items():
+        yield Comparison(name, value, after.metrics.get(name) if after else None)
 
 
-def _surroundings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def _surroundings(before: Provenance | None, now: Provenance | None) -> Iterator[str]:
     """What is not as it was when the cell was made."""
     for name in ("commit", "versions", "machine", "threads"):
-        if before.get(name) != now.get(name):
-            yield f"{name}: stored {before.get(name)}, now {now.get(name)}"
+        if getattr(before, name, None) != getattr(now, name, None):
+            yield f"{name}: stored {getattr(before, name, None)}, now {getattr(now, name, None)}"
 
 
 def _number(value: Any) -> str:

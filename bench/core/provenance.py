@@ -8,10 +8,39 @@ import platform
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine that produced a result."""
+
+    system: str
+    processor: str
+    cores: int | None
+    memory_gb: int | None = None
+    gpu: str | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Code, machine and command that produced a result."""
+
+    commit: str | None  # of the checkout, with -dirty after local changes
+    versions: dict[str, str]
+    machine: Machine
+    threads: int
+    command: str
+    started: str  # UTC, ISO 8601
+
+    @classmethod
+    def collect(cls, device: str, threads: int, command: str) -> Provenance:
+        """Return the provenance of what this process computes from now on."""
+        return cls(commit(), versions(), machine(device), threads, command, now())
+
 
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "ray")
 
@@ -36,16 +65,15 @@ def versions() -> dict[str, str]:
     return result
 
 
-def machine(device: str) -> dict[str, Any]:
+def machine(device: str) -> Machine:
     """Return system, processor, cores and memory, and for ``device`` "cuda" the GPU."""
-    record: dict[str, Any] = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
-    if memory() < math.inf:
-        record["memory_gb"] = round(memory() / 2**30)
+    gpu = None
     if device == "cuda":
         import torch
 
-        record["gpu"] = torch.cuda.get_device_name()
-    return record
+        gpu = torch.cuda.get_device_name()
+    memory_gb = round(memory() / 2**30) if memory() < math.inf else None
+    return Machine(platform.system(), _processor(), os.cpu_count(), memory_gb, gpu)
 
 
 def memory() -> float:

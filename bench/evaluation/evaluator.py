@@ -19,6 +19,7 @@ import torch
 from bench.core.cancellation import never
 from bench.core.config import TrainConfig, build
 from bench.core.hashing import derive_seed
+from bench.core.provenance import Provenance
 from bench.data.tensors import Data
 from bench.evaluation.chunking import auto_chunk_size, retry_with_smaller_chunk
 from bench.evaluation.config import EvaluationConfig
@@ -52,7 +53,7 @@ def evaluate(
     seed: int,
     stored: Evaluation | None = None,
     save: Callable[[Evaluation], object] = lambda evaluation: None,
-    provenance: Mapping[str, Any] | None = None,
+    provenance: Provenance | None = None,
     memory_share: float = 1.0,
     should_stop: Callable[[], bool] = never,
 ) -> Evaluation:
@@ -68,7 +69,6 @@ def evaluate(
     chunk = auto_chunk_size(model, blocks, memory_share)
     missing = config.missing(stored.record if stored else None)
     groups = _groups_to_measure(config, stored.record if stored else None, missing)
-    provenance = dict(provenance) if provenance else None
     if stored is None or "basic" in missing:
         basic, chunk = retry_with_smaller_chunk(chunk, partial(evaluate_basic, method, ctx, data, config))
         # Groups are pending until they are measured, so an interrupted evaluation forgets none.

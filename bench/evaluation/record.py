@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.core.config import FULL_PRECISION, PRECISIONS, check_ranges
+from bench.core.provenance import Provenance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,7 @@ class GroupRecord(Record):
     settings: dict[str, Any]
     seconds: float
     chunk: int  # (example, sample) pairs decoded at a time
-    provenance: dict[str, Any] | None = None
+    provenance: Provenance | None = None
 
 
 class EvaluationRecord(Record):
@@ -54,7 +55,7 @@ class EvaluationRecord(Record):
     references: dict[str, float] = Field(default_factory=dict)  # NLL of reference models, nats per example
     seconds: float  # of the basic evaluation
     chunk: int  # (example, sample) pairs decoded at a time
-    provenance: dict[str, Any] | None = None
+    provenance: Provenance | None = None
     groups: dict[str, GroupRecord] = Field(default_factory=dict)
     pending: dict[str, dict[str, Any]] = Field(default_factory=dict)  # settings of groups that are yet to be measured
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.core.config import MODELS, TrainConfig, build
 from bench.data.dataset import Prepared
 from bench.data.tensors import load
 from bench.evaluation.chunking import auto_chunk_size
 from bench.evaluation.metrics import EvaluationContext, validate
 from bench.evaluation.metrics import compute_metrics as measured
+from bench.experiment.factory import build_from_config
 from bench.models.precision import autocast, tf32
-from bench.training.factory import build_from_config, configure_torch
+from bench.training.factory import configure_torch
 from bench.training.trainer import Trainer
 
 EXTRA = 3  # updates without the decoder that a step may make here: enough to time one, and no step takes minutes
@@ -41,12 +41,12 @@ def peak_flops(device: str, threads: int, precision: str) -> float:
 def measure(task: dict) -> list[dict]:
     """A row for each kind of update of a method at a model size."""
     config = task["config"]
-    device = config["device"]
+    device = config.device
     configure_torch(task["threads"], device, 0)
     method, model, seed = build_from_config(config)
-    train = build(TrainConfig, config["train"], "train")
+    train = config.train
     prepared = Prepared.read(Path(task["data"]))
-    data = load(prepared, build(MODELS[prepared.info.modality], config["model"], "model")).to(device)
+    data = load(prepared, config.model).to(device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(method, model, data, train, seed, Path(folder), validate, lambda history: None)
         updates = timed_updates(trainer, task["seconds"])

@@ -2,121 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bench.core.config import training_identity
-from bench.evaluation.registry import group_of_metric
+from bench.evaluation.record import EvaluationRecord
+from bench.evaluation.registry import metric_groups
 from bench.experiment import examples
 from bench.experiment.cell_folder import CellFolder
-from bench.experiment.schema import problem, problem_of_history
+from bench.experiment.plan import Status
+from bench.experiment.schema import PROTOCOL_VERSION, CellConfig, ResultRecord, identify
+from bench.training.result import Validation
 
 
 @dataclass(frozen=True)
 class CellRecord:
-    """One stored cell, whatever its state: records as ``bench.store`` describes them."""
+    """The records of one stored cell."""
 
     folder: Path
-    config: dict
-    result: dict | None
-    evaluation: dict | None
-    history: list[dict]
+    config: CellConfig
+    result: ResultRecord | None
+    evaluation: EvaluationRecord | None
+    history: list[Validation]
 
     @property
-    def status(self) -> str:
-        """``ok`` (trained and evaluated), ``failed``, ``skipped``, ``unfinished`` or ``not evaluated``."""
+    def status(self) -> Status:
         if self.result is None:
-            return "unfinished"
-        if self.result["status"] != "ok":
-            return "unfinished" if self.result["status"] == "running" else self.result["status"]
-        return "ok" if self.evaluation else "not evaluated"
+            return Status.MISSING
+        if self.result.status == "ok" and self.evaluation:
+            return Status.DONE
+        if self.result.status == "skipped":
+            return Status.SKIPPED
+        return Status.FAILED if self.result.failure else Status.INCOMPLETE
+
+    @property
+    def trained(self) -> bool:
+        return self.result is not None and self.result.status == "ok"
+
+    @property
+    def reason(self) -> str | None:
+        """Why the cell failed or was skipped."""
+        return (self.result.failure or self.result.reason) if self.result else None
 
     @property
     def replicate(self) -> str:
-        """What two cells must share to be compared as a pair: base seed and repetition."""
-        return f"{self.config['base_seed']}/{self.config['seed']}"
+        """Base seed and repetition: cells with equal ones are compared as pairs."""
+        return f"{self.config.base_seed}/{self.config.seed}"
 
     @property
-    def protocol(self) -> dict:
-        """What the cells of one table have in common, but for how they were evaluated."""
+    def protocol(self) -> dict[str, Any]:
+        """What the cells of one table have in common, apart from their evaluation, as JSON."""
+        config = self.config.model_dump(mode="json")
         return {
-            "data": self.config["dataset"]["fingerprint"],
-            "train": training_identity(self.config["train"]),
-            **{key: self.config[key] for key in ("model", "precision", "device", "protocol_version")},
+            "data": config["dataset"]["fingerprint"],
+            "train": training_identity(config["train"]),
+            **{key: config[key] for key in ("model", "precision", "device", "protocol_version")},
         }
 
     @property
-    def settings(self) -> dict[str, dict]:
-        """Of every optional group that the evaluation has, its settings."""
-        return {name: group["settings"] for name, group in ((self.evaluation or {}).get("groups") or {}).items()}
+    def group_settings(self) -> dict[str, dict[str, Any]]:
+        """Metric group → the settings that it was measured with."""
+        groups = self.evaluation.groups if self.evaluation else {}
+        return {name: group.settings for name, group in groups.items()}
 
-    def differing_groups(self, settings: Mapping[str, dict]) -> list[str]:
-        """Return the optional metric groups that this cell has with other settings than ``settings``."""
-        return [name for name, mine in self.settings.items() if mine != settings.get(name, mine)]
+    def differing_groups(self, settings: Mapping[str, dict[str, Any]]) -> list[str]:
+        """Return the metric groups that were measured with other settings than ``settings``."""
+        return [name for name, own in self.group_settings.items() if own != settings.get(name, own)]
 
-    def metrics(self, settings: Mapping[str, dict]) -> dict[str, Any]:
-        """The metrics of a finished cell, without those of groups judged with other settings than these."""
-        if self.evaluation is None or self.status != "ok":
+    def metrics(self, settings: Mapping[str, dict[str, Any]]) -> dict[str, float | int | bool | None]:
+        """Return the metrics of a finished cell, without groups that were measured with other settings."""
+        if self.evaluation is None or self.status is not Status.DONE:
             return {}
-        others, groups = self.differing_groups(settings), group_of_metric()
-        return {name: value for name, value in self.evaluation["metrics"].items() if groups.get(name) not in others}
+        groups = metric_groups()
+        excluded = {
+            metric
+            for group in self.differing_groups(settings)
+            if group in groups
+            for metric in groups[group].metric_names
+        }
+        return {name: value for name, value in self.evaluation.metrics.items() if name not in excluded}
 
     @cached_property
     def examples(self) -> examples.Examples:
-        """Its values per test example, read when first asked for."""
-        return examples.read(self.folder, self.evaluation["metrics"] if self.evaluation else {})
+        """Values per test example, read when first used."""
+        return examples.read(self.folder, self.evaluation.metrics if self.evaluation else {})
 
     @property
     def as_published(self) -> bool:
-        """Whether it was trained by the published protocol: the preset ``paper``, nothing of it changed."""
-        return self.config["preset"] == "paper" and not self.config.get("preset_notes")
+        """Whether the preset is ``paper`` without changes."""
+        return self.config.preset == "paper" and not self.config.preset_notes
 
 
 def read(folder: CellFolder) -> CellRecord:
-    """One cell. ``ValueError``, which says why in one line, where its records are not those of one cell."""
-    files: dict[str, Callable[[], Any]] = {
-        "config.json": lambda: folder.config,
-        "result.json": folder.result,
-        "evaluation.json": folder.evaluation,
-        "history.jsonl": lambda: folder.history(whole=True),
-    }
-    records = []
-    for name, content in files.items():
-        try:
-            records.append(content())
-        except FileNotFoundError as error:
-            raise ValueError(f"{name} is not there") from error
-        except OSError as error:
-            raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
-        except ValueError as error:
-            raise ValueError(f"{name} is damaged") from error
-    config, result, evaluation, history = records
-    if wrong := problem(config, result, evaluation):
-        raise ValueError(wrong)
-    if wrong := problem_of_history(history):
-        raise ValueError(f"history.jsonl {wrong}")
-    return CellRecord(folder.path, config, result, evaluation, history)
+    """Return a stored cell.
+
+    Raise ``ValueError`` with a one-line reason if a file is damaged, and ``SchemaVersionError`` for another schema
+    version.
+    """
+    try:
+        config = folder.config
+        record = CellRecord(folder.path, config, folder.result(), folder.evaluation(), folder.history())
+    except OSError as error:
+        name = Path(error.filename or folder.path).name
+        raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
+    if config.protocol_version == PROTOCOL_VERSION and config.cell_id != identify(config):
+        raise ValueError("the cell_id in config.json does not match its content")
+    return record
 
 
 def readable(folders: Iterable[CellFolder]) -> tuple[list[CellRecord], list[tuple[CellFolder, str]]]:
-    """The cells in these folders, and those folders that do not count, with the reason.
+    """Return the cells in these folders, and the folders that are not read, with the reason.
 
-    A copy of another cell's folder would count that cell twice.
+    A copy of another cell's folder is not read, because that cell would count twice.
     """
-    found, left = [], []
-    seen: dict[tuple[str, ...], Path] = {}
+    cells, unread = [], []
+    first: dict[tuple[str, ...], Path] = {}
     for folder in folders:
         try:
             cell = read(folder)
-            if folder.path.name != (name := f"seed-{cell.config['seed']}-{cell.config['cell_id']}"):
-                raise ValueError(f"config.json is that of {name}")
-            key = *folder.path.parts[-4:-2], cell.config["method"]["expression"], name
-            if (first := seen.setdefault(key, folder.path)) != folder.path:
-                raise ValueError(f"the same cell as {first.parent.name}/{first.name}")
-            found.append(cell)
+            if folder.path.name != (name := f"seed-{cell.config.seed}-{cell.config.cell_id}"):
+                raise ValueError(f"config.json is of {name}")
+            key = *folder.path.parts[-4:-2], cell.config.method.expression, name
+            if (original := first.setdefault(key, folder.path)) != folder.path:
+                raise ValueError(f"the same cell as {original.parent.name}/{original.name}")
+            cells.append(cell)
         except ValueError as error:
-            left.append((folder, str(error)))
-    return found, left
+            unread.append((folder, str(error)))
+    return cells, unread

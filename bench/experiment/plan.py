@@ -1,41 +1,67 @@
-"""Rows × data set × seeds → cells, each with its identity, its folder and what is already there."""
+"""Plan a run: methods × seeds → cells, each with its id, its folder and its state."""
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from bench.core.errors import UserError
 from bench.data.dataset import DataInfo
 from bench.evaluation.config import EvaluationConfig
-from bench.evaluation.record import EvaluationRecord
-from bench.experiment.cell_folder import SCHEMA_VERSION, CellFolder
+from bench.experiment.cell_folder import CellFolder, RecordError, cell_folders, check_schema
 from bench.experiment.presets import Preset
-from bench.experiment.schema import PROTOCOL_VERSION, flaw, identify
+from bench.experiment.schema import CellConfig, Component, MethodRecord, identify
 from bench.training.expressions import MethodSpec
 
-#: The states in which there is something to do.
-PENDING_STATES = ("missing", "failed", "trained")
-
-#: Why a finished cell is trained anew: it was asked for.
+#: Why a finished cell is trained again: the user asked for it.
 FORCED = "--force"
 
-#: What records raise that are not what they should be.
-RECORD_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError)
+
+class Status(StrEnum):
+    """State of a cell."""
+
+    DONE = "done"  # trained and evaluated
+    INCOMPLETE = "incomplete"  # training or evaluation was interrupted, or more metrics were asked for
+    FAILED = "failed"
+    SKIPPED = "skipped"  # the method does not support the data set
+    MISSING = "missing"
+
+
+#: The states of cells that a run works on.
+PENDING = (Status.MISSING, Status.INCOMPLETE, Status.FAILED)
+
+
+@dataclass(frozen=True)
+class CellState:
+    """State of a cell's folder."""
+
+    status: Status
+    reason: str | None = None  # why the cell failed, or is skipped
+    trained: bool = False  # only the evaluation is missing
+    retrain_reason: str = ""  # why the stored files must be archived and the cell trained again
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """One (method configuration, data set, preset, seed), as planned."""
+    """One (method configuration, data set, preset, seed) of a run."""
 
     variant: MethodSpec
-    config: dict  # the content of config.json
+    config: CellConfig
     folder: CellFolder
-    status: str  # "done", "missing", "failed", "skipped", or "trained" when only the evaluation is missing
-    reason: str | None = None  # of a skipped cell
-    anew: str = ""  # why what is there is put aside and the cell trained anew, where it is
+    state: CellState
+
+    @property
+    def status(self) -> Status:
+        return self.state.status
+
+    @property
+    def pending(self) -> bool:
+        return self.state.status in PENDING
 
 
 def plan(
@@ -48,76 +74,101 @@ def plan(
     out: Path,
     force: bool = False,
 ) -> list[PlannedCell]:
-    """Every cell of a run, seed by seed, with what its folder holds. ``force`` counts finished ones as missing.
+    """Return every cell of a run, seed by seed, with its state; with ``force`` finished cells are missing.
 
-    What configurations have in common they share. ``UserError`` where a folder cannot be read.
+    Raise ``SchemaVersionError`` if ``out`` holds cells of another schema version, and ``UserError`` if a folder cannot
+    be read.
     """
-    protocol = {
-        "dataset": data.to_json(),
-        "preset": preset.name,
-        "preset_notes": list(preset.notes),
-        "model": asdict(preset.model),
-        "train": asdict(preset.train),
-        "precision": preset.train.precision,
-        "device": device,
-    }
-    methods = [(row, row.record(), row.method.skip(data)) for row in rows]
+    check_schema(cell_folders(out))
+    methods = [(row, method_record(row), row.method.skip(data)) for row in rows]
     cells = []
     for seed in range(seeds):
-        for row, record, reason in methods:
-            config = {
-                "schema_version": SCHEMA_VERSION,
-                "cell_id": "",
-                "protocol_version": PROTOCOL_VERSION,
-                "method": record,
-                **protocol,
-                "seed": seed,
-                "base_seed": base_seed,
-            }
-            config["cell_id"] = cell_id = identify(config)
+        for row, method, skip_reason in methods:
+            config = CellConfig(
+                cell_id="0" * 12,
+                method=method,
+                dataset=data,
+                preset=preset.name,
+                preset_notes=preset.notes,
+                model=preset.model,
+                train=preset.train,
+                precision=preset.train.precision,
+                device=device,
+                seed=seed,
+                base_seed=base_seed,
+            )
+            config = config.model_copy(update={"cell_id": identify(config)})
             slug = re.sub(r"[^\w.=+-]+", "-", row.expression.replace(")", ""))
-            folder = CellFolder(out / "runs" / data.name / preset.name / slug / f"seed-{seed}-{cell_id}")
-            state, anew = ("skipped", "") if reason else status(folder, preset.evaluation, force)
-            cells.append(PlannedCell(row, config, folder, state, reason, anew))
+            folder = CellFolder(out / "runs" / data.name / preset.name / slug / f"seed-{seed}-{config.cell_id}")
+            state = cell_state(folder, preset.evaluation, force)
+            if skip_reason:
+                state = CellState(Status.SKIPPED, skip_reason)
+            cells.append(PlannedCell(row, config, folder, state))
     return cells
 
 
-def status(folder: CellFolder, evaluation: EvaluationConfig, force: bool = False) -> tuple[str, str]:
-    """A cell's status, and why what is there must be put aside before it is trained anew, where it must."""
+def method_record(row: MethodSpec) -> MethodRecord:
+    """Return the record of a table row: what determines its numbers, and what a report prints about it."""
+    method = row.method
+    return MethodRecord(
+        name=method.name,
+        expression=row.expression,
+        config=asdict(row.config),
+        schedule=_component(row.instance().schedule),
+        kl_term=_component(row.kl_term) if row.kl_term else None,
+        revision=method.revision,
+        summary=method.summary,
+        citation=method.citation,
+        about=inspect.cleandoc(sys.modules[method.__module__].__doc__ or ""),
+        family=method.family,
+        order=method.table_order,
+        baseline=method.baseline and row.schedule is None and row.kl_term is None,
+        footnotes=dict(method.footnotes),
+        notes=row.notes,
+    )
+
+
+def _component(component: object) -> Component:
+    return Component(name=type(component).__name__, settings=dict(vars(component)))
+
+
+def cell_state(folder: CellFolder, evaluation: EvaluationConfig, force: bool = False) -> CellState:
+    """Return the state of a stored cell, for a run that asks for ``evaluation``.
+
+    Raise ``UserError`` if its files cannot be read, and ``SchemaVersionError`` if they have another schema version.
+    """
+    if force and folder.path.exists():
+        return CellState(Status.MISSING, retrain_reason=FORCED)
     try:
-        return _status(folder, evaluation, force)
-    except OSError as error:  # not damage: what was finished may be there
+        return _cell_state(folder, evaluation)
+    except OSError as error:  # not damage: finished results may be there
         raise UserError(f"cannot read {error.filename or folder.path}: {error.strerror or error}") from error
 
 
-def _status(folder: CellFolder, evaluation: EvaluationConfig, force: bool) -> tuple[str, str]:
-    if force:
-        return "missing", FORCED if folder.path.exists() else ""
+def _cell_state(folder: CellFolder, evaluation: EvaluationConfig) -> CellState:
     try:
         result = folder.result()
-        trained = None if result is None else result["status"]
-        wrong = None if result is None else flaw("result.json", result, folder.cell_id)
-    except RECORD_ERRORS:
-        return "missing", "its result.json is damaged"
-    if wrong:
-        return "missing", f"its result.json {wrong}"
-    if trained != "ok":
-        return ("failed" if trained == "failed" else "missing"), ""
+    except RecordError as error:
+        return CellState(Status.MISSING, retrain_reason=str(error))
+    if result is None or result.status == "skipped":
+        return CellState(Status.MISSING)
+    if result.status == "failed":
+        return CellState(Status.FAILED, result.failure)
+    if result.status == "running":
+        return CellState(Status.INCOMPLETE)
     try:
         record = folder.evaluation()
-        if record is not None and flaw("evaluation.json", record, folder.cell_id):
-            record = None  # a damaged evaluation, or another cell's, is made anew
-        stored = None if record is None else EvaluationRecord.model_validate(record)
-        if not evaluation.missing(stored):
-            return "done", ""
-    except RECORD_ERRORS:
-        stored = None
-    if (folder.path / "best.pt").exists():
-        return "trained", ""
-    # Without its weights, which git does not keep, a cell can be judged anew only by training it anew. That is worth
-    # it for other basic settings, by which a table is told from others, and not for a column more.
-    if stored is None:
-        return "missing", "its evaluation.json is damaged or gone, and so are its weights"
-    if stored.settings != evaluation.basic:
-        return "missing", "to be evaluated with other settings, without its weights"
-    return "done", ""
+    except RecordError:
+        record = None
+    missing = evaluation.missing(record)
+    if not missing:
+        return CellState(Status.DONE, trained=True)
+    if folder.has_weights():
+        return CellState(Status.FAILED if result.failure else Status.INCOMPLETE, result.failure, trained=True)
+    # Without weights (git does not keep them), only training again gives another evaluation. That is worth it for
+    # other basic settings, whose cells no table can hold together, but not for another group of metrics.
+    if record is None:
+        return CellState(Status.MISSING, retrain_reason="its evaluation and its weights are missing or damaged")
+    if "basic" in missing:
+        return CellState(Status.MISSING, retrain_reason="other evaluation settings, and its weights are missing")
+    return CellState(Status.DONE, trained=True)

@@ -1,4 +1,4 @@
-"""Stored cells after training: which there are under a folder, and what it takes to run one again."""
+"""Find stored cells, and make tasks that work on them again."""
 
 from __future__ import annotations
 
@@ -10,110 +10,101 @@ from typing import Any
 from bench.core.errors import UserError, printable
 from bench.core.provenance import command
 from bench.data.cache import cache_dir
-from bench.data.dataset import DataInfo
 from bench.data.registry import prepare_stored
 from bench.evaluation.config import EvaluationConfig
+from bench.evaluation.record import EvaluationRecord
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.cell_record import read
 from bench.experiment.presets import load_preset, preset_names
+from bench.experiment.task import CellTask
 
 
 def finished_cells(paths: Iterable[Path]) -> list[CellFolder]:
-    """The trained cells whose folders these are, or that are stored below them, each once.
+    """Return the trained cells in these folders and below them, each once; print a line for every other cell.
 
-    Those that cannot be read or are not trained are left out, with a line. ``UserError`` where there are none at all.
+    Raise ``UserError`` if there is no stored cell at all.
     """
     finished = []
-    for folder in dict.fromkeys(folder for path in paths for folder in _below(path)):
+    for folder in dict.fromkeys(folder for path in paths for folder in _folders_below(path)):
         try:
             cell = read(folder)
         except ValueError as error:
-            print(printable(f"left out: {folder.path} ({error})"))
+            print(printable(f"skipped: {folder.path} ({error})"))
             continue
-        if cell.status in ("ok", "not evaluated"):
+        if cell.trained:
             finished.append(folder)
         else:
-            print(printable(f"left out: {folder.path} ({cell.status})"))
+            print(printable(f"skipped: {folder.path} ({cell.status})"))
     return finished
 
 
-def _below(path: Path) -> list[CellFolder]:
-    full = path.resolve()
-    if (full / "config.json").exists():
-        return [CellFolder(full)]
-    folders = [folder for folder in full.glob("**/seed-*/") if "/." not in str(folder.relative_to(full))]
+def _folders_below(path: Path) -> list[CellFolder]:
+    root = path.resolve()
+    if (root / "config.json").exists():
+        return [CellFolder(root)]
+    paths = sorted(folder for folder in root.glob("**/seed-*/") if "/." not in str(folder.relative_to(root)))
+    folders = [CellFolder(folder) for folder in paths if ".bak-" not in str(folder.relative_to(root))]
     if not folders:
         raise UserError(f"no stored cells at '{path}': give a cell's folder, or the folder that --out named")
-    return [CellFolder(folder) for folder in sorted(folders)]
+    return folders
 
 
 def check_device(folders: Iterable[CellFolder]) -> None:
-    """Refuse what was trained on a GPU where there is none: its numbers are those of its device."""
+    """Raise ``UserError`` if a cell was trained on a GPU and there is none."""
     import torch
 
     for folder in folders:
-        if folder.config["device"] == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"{folder.path} was trained on a GPU, and none is available to torch here")
+        if folder.config.device == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"{folder.path} was trained on a GPU: run this on a machine with a GPU")
 
 
 def evaluation_as_stored(folder: CellFolder) -> EvaluationConfig:
-    """The settings with which a cell was judged: those of its basic metrics and of every group that it has."""
-    record = folder.evaluation_record()
+    """Return the settings of a cell's evaluation: those of the basic metrics and of every group that it has."""
+    record = folder.evaluation()
     if record is None:
         raise UserError(f"{folder.path} has no evaluation")
-    stored = EvaluationConfig().with_stored(record)
-    return replace(stored, metrics=tuple(name for name in record.groups if name in stored.groups))
+    values = {**_settings(record), "metrics": tuple(record.groups)}
+    return EvaluationConfig.build(values, folder.path.name)
 
 
 def evaluation_of_preset(
     folder: CellFolder, overrides: Mapping[str, Mapping[str, Any]], groups: Sequence[str] | None
 ) -> EvaluationConfig:
-    """The settings with which the cell was judged, of what it lacks those that its preset has, with ``overrides``.
+    """Return the settings of a cell's evaluation, completed from its preset, with ``overrides``.
 
-    ``groups``: those wanted, by default the preset's.
+    ``groups``: the metric groups to measure, by default the preset's.
     """
     config = folder.config
-    preset = config["preset"] if config["preset"] in preset_names() else preset_names()[0]
-    data = described(folder)
-    wanted = load_preset(preset, data.modality, overrides, data.protocol).evaluation
-    wanted = replace(wanted, metrics=tuple(groups)) if groups else wanted
-    record = folder.evaluation_record()
+    name = config.preset if config.preset in preset_names() else preset_names()[0]
+    evaluation = load_preset(name, config.dataset.modality, overrides, config.dataset.protocol).evaluation
+    if groups:
+        evaluation = replace(evaluation, metrics=tuple(groups))
+    record = folder.evaluation()
     if record is None:
-        return wanted
-    return wanted.with_stored(record).with_overrides(overrides.get("evaluation", {}), str(folder.path))
+        return evaluation
+    return evaluation.with_overrides({**_settings(record), **overrides.get("evaluation", {})}, str(folder.path))
 
 
-def described(folder: CellFolder) -> DataInfo:
-    """What a cell says of its data set; ``UserError`` where this code cannot read it."""
-    try:
-        return DataInfo.from_json(folder.config["dataset"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder.path}: its config.json describes no data set that is known here ({error})") from error
+def _settings(record: EvaluationRecord) -> dict[str, Any]:
+    """Return the settings of an evaluation by flat name."""
+    groups = {f"{name}_{key}": value for name, group in record.groups.items() for key, value in group.settings.items()}
+    return vars(record.settings) | groups
 
 
-def task(folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None, threads: int = 1) -> dict[str, Any]:
-    """What a worker needs to do what is missing of a stored cell, one cell at a time on its device."""
-    data = prepare_stored(described(folder), data_dir, cache_dir())
-    return {
-        "config": folder.config,
-        "folder": str(folder.path.resolve()),
-        "data": str(data.path.resolve()),
-        "evaluation": evaluation.to_flat(),
-        "threads": threads,
-        "shared": 1,
-        "gpu_share": 0.0,
-        "command": command(),
-        "run": "alone",
-        "marker": str(folder.path.resolve()),
-        "anew": "",
-    }
+def stored_task(folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None, threads: int = 1) -> CellTask:
+    """Return a task that does what is missing of a stored cell."""
+    data = prepare_stored(folder.config.dataset, data_dir, cache_dir())
+    return CellTask(
+        config=folder.config,
+        folder=folder.path.resolve(),
+        data=data.path.resolve(),
+        evaluation=evaluation,
+        command=command(),
+        threads=threads,
+    )
 
 
-def out_of(folder: CellFolder) -> Path | None:
-    """The folder of results that a cell belongs to, if it lies in one: in ``OUT/runs/<data set>/<preset>/<method>``."""
+def output_folder(folder: CellFolder) -> Path | None:
+    """Return the output folder of a cell in ``OUT/runs/<dataset>/<preset>/<method>``; None for one elsewhere."""
     parents = folder.path.parents
     return parents[4] if len(parents) > 4 and parents[3].name == "runs" else None
-
-
-def has_weights(folder: CellFolder) -> bool:
-    return (folder.path / "best.pt").exists()

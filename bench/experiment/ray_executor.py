@@ -1,125 +1,165 @@
-"""Ray's driver, a process of its own: ``python -m bench.experiment.ray_executor ANSWER`` with tasks on stdin.
-
-The only file that imports ray. ``bench.execute`` starts it, and ends it by closing its standard input.
-"""
+"""Run tasks on Ray, one Tune trial per cell. The only module that imports ray."""
 
 from __future__ import annotations
 
+import importlib
 import os
-import pickle
-import sys
+import shutil
+import signal
 import tempfile
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import UserError
-from bench.core.files import replace
-from bench.core.provenance import cores
-from bench.experiment.executor import Resources, WorkerStats, worker_loop
-
-# Set before ray is imported: no usage reports, no change of folder, no log files or boxes of its own, and nobody killed
-# when memory is short: the system does that, and says so.
-QUIET = {
+# Set before ray is imported: no usage reports, no messages, log files or signal handlers of its own, workers stay in
+# this directory, and the memory monitor kills no worker.
+os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_memory_monitor_refresh_ms": "0",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
-LOCAL = "try --executor local"
+
+import ray
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from bench.core.errors import UserError
+from bench.core.provenance import cores
+from bench.experiment.resources import Resources
+from bench.experiment.task import CellTask, TaskReport
+from bench.experiment.worker import run_task
+
+RETRIES = 2  # of a trial whose process died; the last one stores the failure
+OBJECT_STORE_BYTES = 100 * 2**20
 
 
-def main(answer: Path) -> None:
-    """Run the tasks; what the workers did, or the ``UserError``, is pickled into the file ``answer``."""
-    tasks, resources = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        told: list[WorkerStats] | UserError = run(tasks, resources)
-    except UserError as error:
-        told = error
-    replace(answer, lambda file: pickle.dump(told, file))
+class CellTrial(tune.Trainable):
+    """One cell as a trial. The process is reused for the next cell."""
+
+    def setup(self, config: dict[str, Any], tasks: Sequence[CellTask] = (), wait: bool = False) -> None:
+        self.tasks, self.wait = tasks, wait
+
+    def step(self) -> dict[str, Any]:
+        report = run_task(self.tasks[self.config["cell"]], self.wait)
+        return {"report": asdict(report), "done": True}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.config = new_config
+        return True
 
 
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
+class StopWhenCancelled(tune.Stopper, tune.Callback):
+    """End the trials of a cancelled run once its running cells have written their checkpoints."""
+
+    def __init__(self, task: CellTask):
+        self.task = task
+        self.running: set[str] = set()
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        if not self.task.cancelled:
+            self.running.add(trial.trial_id)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.running.discard(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.running.discard(trial.trial_id)
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.task.cancelled and not self.running
 
 
-def run(tasks: Sequence[dict[str, Any]], resources: Resources) -> list[WorkerStats]:
-    """What each of Ray's workers did, as far as it lived to tell."""
-    os.environ |= QUIET
-    import ray
-    from ray import tune
-
-    start(resources)
-
-    def worker(config: dict[str, Any], tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return asdict(worker_loop(tasks, lambda done: tune.report(asdict(done))))
-
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            needs = {"cpu": resources.cpus_per_cell, "gpu": resources.gpus_per_cell}
-            results = tune.Tuner(
-                tune.with_resources(tune.with_parameters(worker, tasks=list(tasks)), needs),
-                param_space={"worker": tune.grid_search(list(range(workers(resources, len(tasks)))))},
-                run_config=tune.RunConfig(
-                    name="workers",
-                    storage_path=str(Path(scratch).resolve()),
-                    verbose=0,
-                    # For workers that die: a cell is given up after some of them.
-                    failure_config=tune.FailureConfig(max_failures=2 * len(tasks) + 2),
-                ),
-            ).fit()
-            told = [results[number].metrics or {} for number in range(len(results))]
-            return [
-                WorkerStats(**{name: each[name] for name in asdict(WorkerStats())})
-                for each in told
-                if "seconds" in each
-            ]
-    finally:
-        ray.shutdown()
+def run_on_ray(tasks: Sequence[CellTask], resources: Resources) -> list[TaskReport]:
+    """Run tasks in parallel, in their order; return the reports of the workers that did not die."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            start(resources, Path(scratch))
+            for number, handler in handlers.items():  # ray.init installs its own
+                signal.signal(number, handler)
+            if resources.address:
+                check_cluster(tasks[0], resources)
+            reports = run_trials(tasks, resources, scratch)
+            busy = [task for task, report in zip(tasks, reports, strict=True) if report.busy]
+            return reports + (run_trials(busy, resources, scratch, wait=True) if busy else [])
+        finally:
+            ray.shutdown()
 
 
-def start(resources: Resources) -> None:
-    """Start Ray on this machine, or join the cluster at an address and bring it this very code."""
-    import ray
+def run_trials(tasks: Sequence[CellTask], resources: Resources, scratch: str, wait: bool = False) -> list[TaskReport]:
+    """Run one trial per task; return one report each, empty if the trial's process died."""
+    stopper = StopWhenCancelled(tasks[0])
+    results = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(CellTrial, tasks=list(tasks), wait=wait),
+            {"cpu": resources.cpus_per_cell, "gpu": resources.gpus_per_cell},
+        ),
+        param_space={"cell": tune.grid_search(list(range(len(tasks))))},
+        tune_config=tune.TuneConfig(reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="waiting" if wait else "cells",
+            storage_path=scratch,
+            verbose=0,
+            stop=stopper,
+            callbacks=[stopper],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    ).fit()
+    metrics = [results[number].metrics or {} for number in range(len(results))]
+    return [TaskReport(**record["report"]) if "report" in record else TaskReport() for record in metrics]
 
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+
+def start(resources: Resources, scratch: Path) -> None:
+    """Start Ray on this machine, or join the cluster at an address and send it this code."""
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
     if resources.address:
-        root = Path(__file__).resolve().parents[2]
-        modules = [str(root / name) for name in ("bench", "methods")]
-        options |= {"address": resources.address, "runtime_env": {"py_modules": modules}}
+        options |= {"address": resources.address, "runtime_env": {"py_modules": [str(stage_code(scratch))]}}
     else:
         options |= {"address": "local", "num_cpus": max(cores(), resources.cpus_per_cell)}
-        options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(**options)
-    except Exception as error:  # Ray raises many kinds
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = "is one running there, and its token known here (RAY_AUTH_MODE)?" if resources.address else LOCAL
-        raise UserError(f"cannot start or reach Ray ({why}): {remedy}") from error
+    except Exception as error:  # Ray raises many types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = "check that a cluster runs at --address" if resources.address else "try --executor local"
+        raise UserError(f"cannot start or reach Ray ({reason}): {remedy}") from error
 
 
-def workers(resources: Resources, cells: int) -> int:
-    """How many workers there is room for; on a cluster, which may grow, and be used by others, some more may wait."""
-    import ray
-
-    if not resources.address:
-        return resources.max_parallel(cells)
-    there = ray.cluster_resources()
-    slots = there.get("CPU", 0) // resources.cpus_per_cell
-    if resources.gpus_per_cell:
-        slots = min(slots, there.get("GPU", 0) // resources.gpus_per_cell)
-    if slots < 1:
-        raise UserError(f"the cluster at {resources.address} has no node with room for a cell")
-    return int(min(cells, 2 * slots))
+def stage_code(scratch: Path) -> Path:
+    """Copy the package to ``scratch``, with the methods inside as in an installed one; return the copy."""
+    copy, ignored = scratch / "bench", shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(__file__).parents[1], copy, ignore=ignored)
+    methods = importlib.import_module("bench.methods").__path__[0]
+    shutil.copytree(methods, copy / "methods", ignore=ignored, dirs_exist_ok=True)
+    return copy
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def check_cluster(task: CellTask, resources: Resources) -> None:
+    """Raise ``UserError`` if no node has the resources of a cell, or a node cannot read the run's files."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    needs = {"CPU": resources.cpus_per_cell, "GPU": resources.gpus_per_cell}
+    if not any(all(node["Resources"].get(kind, 0) >= need for kind, need in needs.items()) for node in nodes):
+        raise UserError(f"the cluster at {resources.address} has no node with the CPUs and GPUs of one cell")
+    paths = [path for path in (task.marker, task.data) if path]
+    find = ray.remote(num_cpus=0)(_missing)
+    for node in nodes:
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        if missing := ray.get(find.options(scheduling_strategy=strategy).remote(paths)):
+            raise UserError(
+                f"node {node['NodeManagerAddress']} cannot read {missing[0]}: with --address, --out and the data cache "
+                "(BENCH_CACHE) must be on storage that all nodes share"
+            )
+
+
+def _missing(paths: Sequence[Path]) -> list[Path]:
+    return [path for path in paths if not path.exists()]

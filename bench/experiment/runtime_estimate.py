@@ -1,16 +1,17 @@
-"""How long a run may take here: guesses in basic updates, whose seconds are measured once per machine and kept."""
+"""Estimate how long cells take: costs in basic updates, whose seconds are measured once per machine and cached."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
-from bench.core.config import FULL_PRECISION, ImageModelConfig
+from bench.core.config import ImageModelConfig, TextModelConfig
 from bench.core.files import write_json
 from bench.core.hashing import short_hash
 from bench.core.provenance import machine
@@ -24,60 +25,62 @@ from bench.method import Method
 from bench.models.build import build_model
 from bench.models.precision import autocast, no_autocast
 
-PIXELS = 10_000  # in a batch to measure with, on a CPU
-TYPICAL_WORDS = 80  # of a document: the mean of the published sets
-DECODING = 0.3  # of an update: what decoding a batch once takes
+MEASURED_PIXELS = 10_000  # maximum in a measured batch on a CPU
+TYPICAL_WORDS = 80  # of a document: the mean of the published data sets
+DECODING_COST = 0.3  # of an update: decoding a batch once
 
 
 def estimate(
     cells: Sequence[PlannedCell], preset: Preset, data: Prepared, device: str, threads: int
 ) -> dict[Path, float]:
-    """Cell folder -> seconds that the cell may take here; basic updates where this machine has not such a device."""
-    each = seconds_per_update(preset, data.info, device, threads) if can_measure(device) else 1.0
+    """Return cell folder → estimated seconds; basic updates if this machine does not have the device."""
+    unit = seconds_per_update(preset, data.info, device, threads) if can_measure(device) else 1.0
     updates, sizes = planned_updates(preset, data), data.info.sizes
     return {
-        cell.folder.path: each * cell_updates(cell.variant.instance(), preset, updates, sizes, cell.status == "trained")
+        cell.folder.path: unit * cell_updates(cell.variant.instance(), preset, updates, sizes, cell.state.trained)
         for cell in cells
     }
 
 
 def can_measure(device: str) -> bool:
-    """Whether this machine has such a device, as it need not for a cluster's work."""
+    """Return whether this machine has the device. It need not, for a run on a cluster."""
     return device == "cpu" or torch.cuda.is_available()
 
 
 def planned_updates(preset: Preset, data: Prepared) -> int:
-    """Updates of the decoder that the preset plans on this data."""
+    """Return the number of decoder updates of the preset on this data set."""
     train = preset.train
     return train.updates(train.epoch_updates or batches_per_pass(data, preset.model, train))
 
 
-def wall_clock(seconds: Collection[float], side_by_side: int) -> float:
-    """Wall-clock of cells run so many at a time."""
-    return max(sum(seconds) / side_by_side, max(seconds))
+def wall_clock(seconds: Collection[float], parallel: int) -> float:
+    """Return the time of cells of which ``parallel`` run at the same time."""
+    return max(sum(seconds) / parallel, max(seconds))
 
 
 def cell_updates(
     method: Method, preset: Preset, updates: int, sizes: Mapping[str, int], trained: bool = False
 ) -> float:
-    """A guess at a cell's work in basic updates: its method's cost per step, its validations and its evaluation."""
-    train, evaluation = preset.train, preset.evaluation
+    """Return the estimated cost of a cell in basic updates: training, validation and evaluation.
+
+    ``sizes``: number of examples by split. ``trained``: only the evaluation is missing.
+    """
+    train, evaluation, groups = preset.train, preset.evaluation, metric_groups()
     cost = method.expected_cost(train)
-    validated = train.epochs * min(train.val_examples or sizes["val"], sizes["val"])
+    validated = 0 if trained else train.epochs * min(train.val_examples or sizes["val"], sizes["val"])
     tested = min(evaluation.test_examples or sizes["test"], sizes["test"])
-    groups = metric_groups()
-    decoded = tested * evaluation.iw_samples + sum(
-        groups[name].decodings(evaluation.groups[name]) for name in evaluation.metrics
-    )
-    looks = DECODING * (cost * (validated + tested) + (decoded if method.latent else tested)) / train.batch_size
-    return looks if trained else cost * updates + looks
+    decoded = float(tested)
+    if method.latent:
+        decoded *= evaluation.iw_samples
+        decoded += sum(groups[name].decodings(evaluation.groups[name]) for name in evaluation.metrics)
+    evaluated = DECODING_COST * (cost * (validated + tested) + decoded) / train.batch_size
+    return evaluated if trained else cost * updates + evaluated
 
 
 def seconds_per_update(preset: Preset, data: DataInfo, device: str, threads: int) -> float:
-    """Seconds of a basic VAE's update at the preset's sizes, from the cache or measured now (a few seconds at most)."""
-    sizes = [preset.model, preset.train.batch_size, data.shape, data.vocabulary]
-    reduced = [precision] if (precision := preset.train.precision) != FULL_PRECISION else []
-    key = short_hash([machine(device), torch.__version__, threads, *sizes, *reduced])
+    """Return the seconds of a basic VAE's update at the preset's sizes, from the cache or measured now."""
+    sizes = [preset.model, preset.train.batch_size, data.shape, data.vocabulary, preset.train.precision]
+    key = short_hash([asdict(machine(device)), torch.__version__, threads, *sizes])
     path = cache_dir() / "seconds-per-update.json"
     known = _read(path)
     if key not in known:
@@ -86,15 +89,15 @@ def seconds_per_update(preset: Preset, data: DataInfo, device: str, threads: int
         try:
             write_json(path, known)
         except OSError:
-            pass  # measured again next time
+            pass  # measured again by the next run
     return known[key]
 
 
 def _measure(preset: Preset, data: DataInfo, device: str) -> float:
     batch = preset.train.batch_size
     if device == "cpu" and isinstance(preset.model, ImageModelConfig):
-        # Time goes with the pixels, and a part of the paper's batch takes one second, not five.
-        batch = max(2, min(batch, PIXELS // preset.model.image_size**2))
+        # Time is proportional to pixels; a part of the published batch takes one second instead of five.
+        batch = max(2, min(batch, MEASURED_PIXELS // preset.model.image_size**2))
     data = apply_model_config(data, preset.model)
     model = build_model(preset.model, data).to(device)
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
@@ -113,8 +116,8 @@ def _measure(preset: Preset, data: DataInfo, device: str) -> float:
     return _median_seconds(update) * preset.train.batch_size / batch
 
 
-def random_batch(model: Any, data: DataInfo, batch: int) -> torch.Tensor:
-    """Examples of the shape that the model takes."""
+def random_batch(model: ImageModelConfig | TextModelConfig, data: DataInfo, batch: int) -> Tensor:
+    """Return random examples as the model takes them: ``[B, 1, H, W]`` or ``[B, T]``."""
     if isinstance(model, ImageModelConfig):
         return (torch.rand(batch, 1, model.image_size, model.image_size) < 0.2).float()
     length = min(TYPICAL_WORDS, data.shape[0] - 2)
@@ -129,7 +132,7 @@ def _median_seconds(work: Callable[[], None]) -> float:
         started = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - started)
-    return sorted(seconds[1:])[1]  # the first warms up
+    return sorted(seconds[1:])[1]  # without the first, which warms up
 
 
 def _read(path: Path) -> dict[str, float]:

@@ -1,248 +1,217 @@
-"""What the records of a cell must be to be taken for them, by whoever reads them.
+"""Types of a cell's JSON files. ``docs/schema.json`` is generated from them.
 
-What lies in a folder may be torn, foreign, of another cell or of a newer version. ``problem`` looks at what readers
-rely on: keys, kinds and ranges, one identity. Keys that are not named here may be there, and hold any JSON.
+Each file states its schema version and the id of its cell. Records of another schema version are not converted: readers
+raise ``SchemaVersionError``, which names the version of the harness that reads them.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import json
+from typing import Annotated, Any, Literal, TypeVar
 
-from bench.core.config import training_identity as training_identity
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from bench.core.config import ImageModelConfig, TextModelConfig, TrainConfig, training_identity
+from bench.core.errors import UserError, printable
 from bench.core.hashing import short_hash
-from bench.experiment.cell_folder import SCHEMA_VERSION
+from bench.core.provenance import Provenance
+from bench.data.dataset import DataInfo
+from bench.evaluation.record import EvaluationRecord
+from bench.training.result import TrainingResult, Validation
 
-#: Bumped by every change that moves numbers: cells of different protocols are different cells.
+#: Increased when a file changes in a way that older readers do not understand.
+SCHEMA_VERSION = 2
+#: Increased when training produces different numbers: cells of different protocols have different ids.
 PROTOCOL_VERSION = 2
 
-STATUSES = ("ok", "failed", "skipped", "running")
+MAX_MESSAGE = 200  # characters of an error message
 
-NAME, DEPTH = 500, 20  # characters of a name, records within records: at most
-LARGEST = 1e50  # of a number, more than float32 can hold; fourth powers of such can be added up
-VALIDATIONS = 100_000  # of a history
-
-SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
-#: Control characters, what begins a line, and what turns the direction of a line's rest.
-BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+CellId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+Count = Annotated[int, Field(ge=0)]
 
 
-def identify(config: Mapping[str, Any]) -> str:
-    """The cell's id: a hash of what determines its numbers, and of nothing that is only said of it."""
-    identity = {key: config[key] for key in ("model", "precision", "device", "protocol_version")}
-    identity["train"] = training_identity(config["train"])
-    method = config["method"]
-    identity["method"] = {
-        key: method[key] for key in ("name", "config", "schedule", "kl_term", "revision") if key in method
+class Record(BaseModel):
+    """An immutable JSON record. Unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Component(Record):
+    """A KL-weight schedule or KL term: the name of its class, and its settings."""
+
+    name: str
+    settings: dict[str, JsonValue]
+
+
+class MethodRecord(Record):
+    """A method with its settings, and what a report prints about it."""
+
+    name: str
+    """Name of the method's file."""
+    expression: str
+    """Canonical method expression: the name of the table row."""
+    config: dict[str, JsonValue]
+    """The method's settings, defaults included."""
+    schedule: Component
+    """KL-weight schedule."""
+    kl_term: Component | None = None
+    """KL term attached with ``+``, if any."""
+    revision: int = 1
+    """Increased by the method's author when its numbers change."""
+    summary: str = ""
+    citation: str = ""
+    about: str = ""
+    """Documentation of the method's file."""
+    family: str = ""
+    order: float = 0.0
+    """Position in the tables."""
+    baseline: bool = False
+    """Whether costs and differences refer to this method."""
+    footnotes: dict[str, str] = {}
+    """Column → why the method has no value there, or one of another meaning."""
+    notes: tuple[str, ...] = ()
+
+
+class CellFile(Record):
+    """Version and cell of a file."""
+
+    schema_version: Literal[2] = SCHEMA_VERSION  # type: ignore[assignment]
+    cell_id: CellId
+
+
+class CellConfig(CellFile):
+    """``config.json``: everything that determines a cell's numbers, and what a report needs to know about it."""
+
+    protocol_version: int = PROTOCOL_VERSION
+    method: MethodRecord
+    dataset: DataInfo
+    preset: str
+    preset_notes: tuple[str, ...] = ()
+    """Differences from the published protocol."""
+    model: ImageModelConfig | TextModelConfig
+    train: TrainConfig
+    precision: str
+    """Arithmetic of the networks in training and validation."""
+    device: str
+    seed: Count
+    """Repetition, from 0."""
+    base_seed: int
+    """Seed of the run, from which all others are derived."""
+
+    @property
+    def name(self) -> str:
+        """Method expression and seed, as in progress lines and error messages."""
+        return f"{self.method.expression} seed {self.seed}"
+
+
+class Failure(Record):
+    """Why training or evaluation failed."""
+
+    reason: str
+    traceback: str
+
+
+class ResultRecord(CellFile):
+    """``result.json``: how training ended."""
+
+    status: Literal["running", "ok", "failed", "skipped"] = "running"
+    """``ok``: trained; ``skipped``: the method does not support this data set."""
+    attempt: int = 1
+    reason: str | None = None
+    """Why training failed, or why the cell was skipped."""
+    traceback: str | None = None
+    provenance: Provenance | None = None
+    cells_per_device: int = 1
+    """How many cells shared the device during training; seconds compare only between equal numbers."""
+    training: TrainingResult | None = None
+    evaluation_failure: Failure | None = None
+    """Why the evaluation of the trained cell failed."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why the cell failed; None if it did not."""
+        if self.status == "failed":
+            return self.reason or "unknown reason"
+        return self.evaluation_failure.reason if self.evaluation_failure else None
+
+
+class EvaluationFile(CellFile):
+    """``evaluation.json``: metrics on the test set, and the settings that they were measured with."""
+
+    evaluation: EvaluationRecord
+
+
+class Attempts(Record):
+    """``attempts.json``: the last run that worked on the cell."""
+
+    run_id: str = ""
+    attempt: Count = 0
+    """How often that run started the cell."""
+    finished: bool = True
+    """Whether that run is done with the cell, successfully or not."""
+
+
+class SchemaVersionError(UserError):
+    """A record of another schema version."""
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def parse(kind: type[R], text: str | bytes) -> R:
+    """Return the record in a JSON text.
+
+    Raise ``SchemaVersionError`` for a record of another schema version, and ``ValueError`` with a one-line reason for
+    anything else that is not a record of this kind.
+    """
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        check_version(text)
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(printable(f"{place}: {first['msg']}" if place else first["msg"])[:MAX_MESSAGE]) from error
+
+
+def check_version(text: str | bytes) -> None:
+    """Raise ``SchemaVersionError`` if a JSON text states another schema version."""
+    try:
+        record: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    version = record.get("schema_version") if isinstance(record, dict) else None
+    if type(version) is not int or version == SCHEMA_VERSION:
+        return
+    reader = "a newer version" if version > SCHEMA_VERSION else "version 0.1"
+    raise SchemaVersionError(
+        f"schema version {version}, which {reader} of the harness reads (this one reads {SCHEMA_VERSION}): "
+        "use that version, or another --out"
+    )
+
+
+def to_json(record: BaseModel) -> str:
+    """Return a record as the text of its file, with NaN and infinities as null."""
+    return record.model_dump_json(indent=1) + "\n"
+
+
+def identify(config: CellConfig) -> str:
+    """Return the cell id: a hash of everything that determines the cell's numbers."""
+    record = config.model_dump(mode="json")
+    method = record["method"]
+    identity = {key: record[key] for key in ("model", "precision", "device", "protocol_version")}
+    identity |= {
+        "train": training_identity(record["train"]),
+        "method": {key: method[key] for key in ("name", "config", "schedule", "kl_term", "revision")},
+        "data": config.dataset.fingerprint,
+        "seed": [config.base_seed, config.seed],
     }
-    identity["data"] = config["dataset"]["fingerprint"]
-    identity["seed"] = [config["base_seed"], config["seed"]]
     return short_hash(identity)
 
 
-def problem(config: Any, result: Any = None, evaluation: Any = None) -> str | None:
-    """Why these are not the records of one cell, in one line that begins with a file's name; None where they are.
+def json_schema() -> dict[str, Any]:
+    """Return one JSON Schema for all files: ``docs/schema.json``."""
+    from pydantic.json_schema import models_json_schema
 
-    They are the contents of ``config.json``, ``result.json`` and ``evaluation.json``, of the last two None where there
-    is none. Whatever they are, nothing is raised.
-    """
-    for file, record in (("config.json", config), ("result.json", result), ("evaluation.json", evaluation)):
-        if record is not None or file == "config.json":
-            if wrong := flaw(file, record, config["cell_id"] if file != "config.json" else None):
-                return f"{file} {wrong}"
-    if config["protocol_version"] == PROTOCOL_VERSION and config["cell_id"] != identify(config):
-        return "config.json is not what its cell_id was made of"
-    return None
-
-
-def flaw(file: str, record: Any, cell_id: str | None = None) -> str | None:
-    """Why this is not the content of that one file, of the cell ``cell_id`` if it is known; None where it is."""
-    if not isinstance(record, dict):
-        return "is not a record of a cell"
-    version = record.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        return "was written by a newer version of the harness"
-    kind = {"config.json": CONFIG, "result.json": RESULT, "evaluation.json": EVALUATION}[file]
-    if wrong := unplain(record) or unlike(record, kind):
-        return wrong
-    return None if record["cell_id"] == (cell_id or record["cell_id"]) else f"is of another cell, {record['cell_id']}"
-
-
-def problem_of_texts(texts: Any) -> str | None:
-    """Why this is not the content of a ``texts.json``, after that name; None where it is."""
-    return unplain(texts) or unlike(texts, TEXTS)
-
-
-def problem_of_history(lines: Sequence[Any]) -> str | None:
-    """Why these lines are not those of a ``history.jsonl``, after that name; None where they are."""
-    if len(lines) > VALIDATIONS:
-        return f"has more than {VALIDATIONS:,} validations"
-    return next((wrong for line in lines if (wrong := unplain(line) or unlike(line, VALIDATION))), None)
-
-
-def unplain(value: Any, depth: int = 0) -> str | None:
-    """What is wrong with JSON whatever it says: depth, numbers that none can reckon with, text that none can write."""
-    if isinstance(value, str):
-        return None if value.isascii() or not SURROGATE.search(value) else "holds half a character (a surrogate)"
-    if isinstance(value, (int, float)):
-        return None if -LARGEST <= value <= LARGEST else "holds a number that is not finite, or beyond 1e50"
-    if isinstance(value, (dict, list)):
-        if depth == DEPTH:
-            return f"is nested more than {DEPTH} deep"
-        for each in value if isinstance(value, list) else (*value, *value.values()):
-            if wrong := unplain(each, depth + 1):
-                return wrong
-    return None
-
-
-def unlike(value: Any, kind: Any, *where: str) -> str | None:
-    """What is wrong with a value that should be of a kind; ``where`` in its record it is, key by key."""
-    if isinstance(kind, Maybe):
-        return None if value is None else unlike(value, kind.kind, *where)
-    if isinstance(kind, list):
-        if not isinstance(value, list):
-            return _not("a list", where)
-        return next((wrong for each in value if (wrong := unlike(each, kind[0], *where))), None)
-    if isinstance(kind, dict):
-        if not isinstance(value, dict):
-            return _not("a record", where)
-        if missing := next((key for key in kind if key[-1] not in "?*" and key not in value), None):
-            return f"lacks '{'.'.join((*where, missing))}'"
-        for key, each in value.items():
-            its = kind.get(key) or kind.get(f"{key}?") or kind.get("*", anything)
-            if its is not anything and (wrong := unlike(each, its, *where, key)):
-                return wrong
-        return None
-    return None if kind(value) else _not(kind.__doc__.rstrip("."), where)
-
-
-def _not(wanted: str, where: Sequence[str]) -> str:
-    place = ascii(".".join(where))[1:-1][:NAME]
-    return f"has something else than {wanted} as '{place}'" if where else "is not a record of a cell"
-
-
-# ---- kinds of single values; what each says of itself ends up in messages
-
-
-def integer(value: Any) -> bool:
-    """a whole number."""
-    return type(value) is int and abs(value) < 2**63
-
-
-def count(value: Any) -> bool:
-    """a whole number from 0."""
-    return integer(value) and value >= 0
-
-
-def positive(value: Any) -> bool:
-    """a whole number from 1."""
-    return integer(value) and value > 0
-
-
-def threads(value: Any) -> bool:
-    """a count of threads."""
-    return integer(value) and 0 < value <= 4096
-
-
-def real(value: Any) -> bool:
-    """a number."""
-    return type(value) in (int, float)
-
-
-def number(value: Any) -> bool:
-    """a number or null."""
-    return real(value) or value is None
-
-
-def metric(value: Any) -> bool:
-    """a number, true, false or null."""
-    return number(value) or truth(value)
-
-
-def truth(value: Any) -> bool:
-    """true or false."""
-    return type(value) is bool
-
-
-def share(value: Any) -> bool:
-    """a share."""
-    return real(value) and 0 <= value <= 1
-
-
-def text(value: Any) -> bool:
-    """text."""
-    return type(value) is str
-
-
-def label(value: Any) -> bool:
-    """a name of one line."""
-    return type(value) is str and 0 < len(value) <= NAME and not BREAKING.search(value)
-
-
-def ending(value: Any) -> bool:
-    """how training ended."""
-    return type(value) is str and value in STATUSES
-
-
-def anything(value: Any) -> bool:
-    """JSON."""
-    return True
-
-
-@dataclass(frozen=True)
-class Maybe:
-    """What may be null."""
-
-    kind: Any
-
-
-# ---- the records: key -> kind; a key with a question mark need not be there, "*" are all others; [kind] is a list
-
-PROVENANCE: dict[str, Any] = {
-    **{"commit?": Maybe(text), "command?": Maybe(text), "started?": Maybe(text), "threads?": threads},
-    **{"versions?": Maybe({"*": anything}), "machine?": Maybe({"*": anything})},
-}
-METHOD: dict[str, Any] = {
-    **{"name": label, "expression": label, "label?": label, "order": real, "baseline?": truth},
-    **{
-        "config": {"*": anything},
-        "schedule": {"name": label},
-        "kl_term?": {"name": label},
-        "revision?": positive,
-        "footnotes?": {"*": text},
-        "notes?": [text],
-    },
-    **{"summary?": text, "citation?": text, "about?": text, "family?": text},
-}
-DATASET: dict[str, Any] = {
-    **{"name": label, "title": label, "modality": label, "unit": label, "fingerprint": label, "source": text},
-    **{"sizes": {"train": count, "val": count, "test": count}, "shape": [count], "notes?": [text]},
-}
-CONFIG: dict[str, Any] = {
-    **{"schema_version": positive, "cell_id": label, "protocol_version": positive},
-    **{"method": METHOD, "dataset": DATASET, "preset": label, "preset_notes?": [text], "precision": label},
-    **{"device": label, "model": {"*": anything}, "train": {"epochs?": positive, "max_encoder_updates?": number}},
-    **{"seed": count, "base_seed": integer},
-}
-RESULT: dict[str, Any] = {
-    **{"schema_version": positive, "cell_id": label, "status": ending, "shared?": positive},
-    **{"reason?": Maybe(text), "evaluation_failure?": {"reason": text}, "provenance?": Maybe(PROVENANCE)},
-    **{f"{name}?": number for name in ("updates", "encoder_updates", "best_update", "train_seconds", "flops")},
-}
-JUDGED: dict[str, Any] = {"test_examples?": Maybe(positive), "iw_samples?": positive, "batch_size?": positive}
-METRICS: dict[str, Any] = {"nll": number, "n?": positive, "collapsed?": Maybe(truth), "*": metric}
-EVALUATION: dict[str, Any] = {
-    **{"schema_version": positive, "cell_id": label, "version": positive, "settings": JUDGED, "metrics": METRICS},
-    **{"groups?": {"*": {"settings": {"*": anything}}}, "references?": {"*": real}, "pending?": {"*": {"*": anything}}},
-    "provenance?": Maybe(PROVENANCE),
-}
-VALIDATION: dict[str, Any] = {"phase?": label, "*": metric}
-
-SAID: dict[str, Any] = {"greedy": text, "beam": text, "ancestral": text}
-TEXTS: dict[str, Any] = {
-    "samples": [text],
-    "reconstructions?": [{"original": text, **SAID}],
-    "interpolations?": [{"start": text, "end": text, "steps": [{"share": share, **SAID}]}],
-}
+    kinds: list[type[BaseModel]] = [CellConfig, ResultRecord, EvaluationFile, Validation, Attempts]
+    _, schema = models_json_schema([(kind, "serialization") for kind in kinds], title="Files of a cell")
+    return schema

@@ -1,7 +1,6 @@
-"""A run from beginning to end: the marker by which its workers know that it goes on, and the signals that stop it.
+"""A run from start to end: its lock, its tasks, and the signals that stop it.
 
-The marker is a file in the output folder, locked by the run. It is gone when the run is to stop, or when the folder is.
-One that nobody locks was left by a run that was killed.
+A run locks the file ``.run-<id>.lock`` in the output folder and removes it to stop its workers.
 """
 
 from __future__ import annotations
@@ -9,56 +8,110 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from bench.core.errors import Stopped, UserError
 from bench.core.locks import file_lock
+from bench.core.provenance import command
+from bench.data.dataset import Prepared
+from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder, remove_stale_files
-from bench.experiment.executor import Resources, RunStats, execute
+from bench.experiment.executor import RunStats, execute
+from bench.experiment.plan import FORCED, PlannedCell, Status
+from bench.experiment.resources import Resources
+from bench.experiment.schema import ResultRecord
+from bench.experiment.task import CellTask, new_run_id
 
-PREFIX = ".run-"
-#: Ask to stop: ^C, what clusters send before they kill, a terminal that closes.
+#: Signals that stop a run: ^C, the warning of a cluster before it kills, a closed terminal.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-STOPPING = "\nstopping: cells finish their step and write a checkpoint; once more to stop at once\n"
+STOPPING = "\nstopping: running cells write a checkpoint; press ^C again to stop at once\n"
+
+
+def write_configs(cells: Sequence[PlannedCell]) -> None:
+    """Write ``config.json`` of every cell, and ``result.json`` of those that are skipped."""
+    for cell in cells:
+        if not cell.state.retrain_reason:  # otherwise the worker archives the folder first
+            cell.folder.write_config(cell.config)
+        if cell.status is Status.SKIPPED:
+            record = ResultRecord(cell_id=cell.config.cell_id, status="skipped", reason=cell.state.reason)
+            cell.folder.write_record("result.json", record)
+
+
+def make_tasks(
+    cells: Sequence[PlannedCell], data: Prepared, evaluation: EvaluationConfig, resources: Resources
+) -> list[CellTask]:
+    """Return the task of every cell, in the same order."""
+    return [
+        CellTask(
+            config=cell.config,
+            folder=cell.folder.path.resolve(),
+            data=data.path.resolve(),
+            evaluation=evaluation,
+            command=command(),
+            threads=resources.cpus_per_cell,
+            cells_per_device=resources.cells_per_device(len(cells)),
+            gpu_share=resources.gpus_per_cell,
+            force=cell.state.retrain_reason == FORCED,
+        )
+        for cell in cells
+    ]
+
+
+def run_tasks(
+    out: Path,
+    tasks: Sequence[CellTask],
+    resources: Resources,
+    progress: AbstractContextManager[object],
+    log: Callable[[str], object],
+) -> RunStats:
+    """Execute ``tasks`` as one run that stores under ``out``, within the context ``progress``.
+
+    Raise ``Stopped`` after a signal, and ``UserError`` if ``out`` does not support file locks or was removed meanwhile.
+    """
+    with running(out) as run:
+        if run.others:
+            log("another run uses the same folder: cells that it runs are waited for, not run again")
+        with progress:
+            stats = execute([replace(task, run_id=run.id, marker=run.marker) for task in tasks], resources)
+        output_deleted = run.signal is None and not run.marker.exists()
+    if run.signal is not None:
+        attempts = [CellFolder(task.folder).attempts() for task in tasks]
+        finished = sum(last.run_id == run.id and last.finished for last in attempts)
+        raise Stopped(run.signal, f"{finished} of {len(tasks)} cells are finished")
+    if output_deleted:
+        raise UserError(f"--out {out} was removed during the run: restore it, and run the same command again")
+    return stats
 
 
 class RunSession:
-    """One run: its ``id``, its ``marker``, and the ``signal`` that stopped it, if one did."""
+    """One run: its id, its marker file, and the signal that stopped it, if any."""
 
     def __init__(self, out: Path):
-        self.id = uuid.uuid4().hex[:8]
-        self.marker = out.resolve() / f"{PREFIX}{self.id}"
+        self.id = new_run_id()
+        self.marker = out.resolve() / f".run-{self.id}.lock"
         self.signal: int | None = None
-        self.others = 0  # that were at work in the same folder when it began
-        self.before: dict[int, Any] = {}  # handlers of signals
+        self.others = 0  # runs that already used the folder
+        self._handlers: dict[int, Any] = {}
 
     def install_signal_handlers(self) -> None:
-        """Handle signals from now on; those that are ignored, as under nohup, stay so."""
+        """Handle ``SIGNALS``, except those that are ignored, as under nohup."""
         if threading.current_thread() is threading.main_thread():
-            found = {number: signal.getsignal(number) for number in SIGNALS}
-            self.before = {number: each for number, each in found.items() if each is not signal.SIG_IGN}
-            for number in self.before:
+            handlers = {number: signal.getsignal(number) for number in SIGNALS}
+            self._handlers = {number: old for number, old in handlers.items() if old is not signal.SIG_IGN}
+            for number in self._handlers:
                 signal.signal(number, self.stop)
 
     def restore_signal_handlers(self) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def task(self) -> dict[str, Any]:
-        """What every task of this run says of it."""
-        return {"run": self.id, "marker": str(self.marker)}
-
-    def output_deleted(self) -> bool:
-        """Whether the marker is gone though nobody asked the run to stop."""
-        return self.signal is None and not self.marker.exists()
-
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: the first calls the workers off, another one stops at once."""
+        """Handle a signal: the first one cancels the workers, the second one stops at once."""
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
@@ -69,56 +122,30 @@ class RunSession:
             raise KeyboardInterrupt from error
 
 
-def run_tasks(
-    out: Path,
-    tasks: Sequence[dict[str, Any]],
-    resources: Resources,
-    progress: AbstractContextManager,
-    log: Callable[[str], object],
-) -> RunStats:
-    """Execute ``tasks`` as one run that stores under ``out``, within ``progress``; ``log`` hears of mishaps.
-
-    ``Stopped`` after a signal; ``UserError`` where files cannot be locked under ``out``, or it has vanished meanwhile.
-    """
-    with running(out) as run:
-        if run.others:
-            log("another run is at work in the same folder: its cells are not run again, but waited for")
-        with progress:
-            spent = execute([task | run.task() for task in tasks], resources, log)
-        vanished = run.output_deleted()
-    if run.signal is not None:
-        tries = [CellFolder(Path(task["folder"])).attempts() for task in tasks]
-        through = sum(each["run"] == run.id and each["over"] for each in tries)
-        raise Stopped(run.signal, f"{through} of {len(tasks)} cells are through")
-    if vanished:
-        raise UserError(f"--out {out} has vanished: bring it back, and the same command goes on")
-    return spent
-
-
-def remove_leftovers(out: Path) -> int:
-    """Remove what runs left under ``out`` that were killed; how many are at work there."""
-    others = 0
-    for marker in out.glob(f"{PREFIX}*"):
-        with file_lock(marker) as left:  # by a run that was killed, and so removed
-            others += not left
-    remove_stale_files(out)
-    return others
-
-
 @contextmanager
 def running(out: Path) -> Iterator[RunSession]:
-    """Within, a run goes on until it is asked to stop. ``UserError`` where files cannot be locked under ``out``."""
-    run, refused = RunSession(out), f"cannot lock files under --out {out}: give a folder on another file system"
+    """Yield a run that uses ``out``. ``UserError`` if files cannot be locked there."""
+    run, refusal = RunSession(out), f"cannot lock files under --out {out}: use a folder on another file system"
     with ExitStack() as locks:
         try:
             run.others = remove_leftovers(out)
-            made = locks.enter_context(file_lock(run.marker, timeout=10))
+            locked = locks.enter_context(file_lock(run.marker, 10))
         except OSError as error:
-            raise UserError(f"{refused} ({error.strerror or error})") from error
-        if not made:
-            raise UserError(refused)
+            raise UserError(f"{refusal} ({error.strerror or error})") from error
+        if not locked:
+            raise UserError(refusal)
         run.install_signal_handlers()
         try:
             yield run
         finally:
             run.restore_signal_handlers()
+
+
+def remove_leftovers(out: Path) -> int:
+    """Remove the files of killed runs under ``out``; return how many runs are using it."""
+    others = 0
+    for marker in out.glob(".run-*.lock"):
+        with file_lock(marker) as unused:  # unlocking removes it
+            others += not unused
+    remove_stale_files(out)
+    return others

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.experiment.cell_record import CellRecord
 from bench.reporting.frame import paired_interval
 from bench.reporting.render import Claims, Verdict, difference, number
 from bench.reporting.statistics import Summary, summary
+from bench.training.result import Validation
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -60,12 +61,12 @@ def evaluate(cells: Sequence[CellRecord], frame: DataFrame) -> Claims | None:
     analogue.
     """
     paper = tomllib.loads(CLAIMS.read_text("utf-8"))
-    data = cells[0].config["dataset"]
-    is_replication = data["title"] in paper["datasets"] and all(cell.as_published for cell in cells)
-    rows = dict(iter(frame[frame["status"] == "ok"].groupby("method")))
+    data = cells[0].config.dataset
+    is_replication = data.title in paper["datasets"] and all(cell.as_published for cell in cells)
+    rows = dict(iter(frame[frame["status"] == "done"].groupby("method")))
     verdicts = []
     for claim in read_claims():
-        if claim.modality in (None, data["modality"]):
+        if claim.modality in (None, data.modality):
             result = examine(claim, rows)
             suffix = "" if is_replication or result.verdict == NOT_TESTED else " (analogue)"
             verdicts.append(Verdict(claim.id, claim.text, result.verdict + suffix, result.evidence, result.details))
@@ -168,22 +169,22 @@ TESTS: dict[str, Callable[[Claim, Rows], Result]] = {
 
 def is_capped(cell: CellRecord) -> bool:
     """Return whether a finished cell used all encoder updates that its preset allows."""
-    limit = cell.config["train"].get("max_encoder_updates")
-    if limit is None or not cell.history or cell.result is None:
+    limit, training = cell.config.train.max_encoder_updates, cell.result.training if cell.result else None
+    if limit is None or not cell.history or training is None:
         return False
-    planned = cell.config["train"].get("epochs", 0) * (cell.history[0].get("update") or 0)  # one validation per epoch
+    planned = cell.config.train.epochs * cell.history[0].update  # one validation per epoch
     # The remainder of the limit may be less than one update.
-    return (cell.result.get("encoder_updates") or 0) > limit * planned - 1
+    return training.encoder_updates > limit * planned - 1
 
 
-def last_encoder_epoch(history: Sequence[Mapping[str, Any]]) -> int:
+def last_encoder_epoch(history: Sequence[Validation]) -> int:
     """Return the last epoch (from 1) with additional encoder updates; 0 without any."""
-    counts = [0, *(record.get("encoder_updates") or 0 for record in history)]
+    counts = [0, *(line.encoder_updates for line in history)]
     return max((epoch for epoch, (before, now) in enumerate(pairwise(counts), 1) if now > before), default=0)
 
 
 def _validation_mi(cell: CellRecord, epoch: int) -> float:
-    value = cell.history[max(epoch, 1) - 1].get("mi")
+    value = cell.history[max(epoch, 1) - 1].metrics.get("mi")
     return float("nan") if value is None else value
 
 

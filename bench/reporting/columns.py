@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bench.data.dataset import DataInfo
+from bench.evaluation.record import Metrics
 from bench.evaluation.registry import Metric, metric_groups
 from bench.experiment.cell_record import CellRecord
 from bench.reporting.frame import LIKELIHOODS, headline
@@ -142,23 +144,25 @@ def _share(row: Any) -> Entry:
 
 def headings(
     rows: DataFrame,
-    data: Mapping,
+    data: DataInfo,
     device: str,
     judged: CellRecord | None,
     settings: Mapping[str, dict],
     reference: str | None,
 ) -> dict[str, tuple[str, str]]:
     """Of every column its title and its footnote, for cells judged like ``judged``, their groups with ``settings``."""
-    evaluation = judged.evaluation if judged and judged.evaluation else {"settings": {}, "metrics": {}}
-    samples, batch = evaluation["settings"].get("iw_samples", "?"), evaluation["settings"].get("batch_size")
-    n = evaluation["metrics"].get("n") or evaluation["settings"].get("test_examples")
+    evaluation = judged.evaluation if judged else None
+    base: dict[str, Any] = vars(evaluation.settings) if evaluation else {}
+    metrics: Metrics = evaluation.metrics if evaluation else {}
+    samples, batch = base.get("iw_samples", "?"), base.get("batch_size")
+    n = metrics.get("n") or base.get("test_examples")
     main = headline(rows)
     plain = "NLL" if main == "nll" else "IW-NLL"
-    words = number(evaluation["metrics"].get("words") or math.nan, 2)
+    words = number(metrics.get("words") or math.nan, 2)
     ppl = f"perplexity exp({plain} / {words} words), the mean of a sentence: </s> counts as one, <s> does not"
-    if unknown := evaluation["metrics"].get("unknown"):
+    if unknown := metrics.get("unknown"):
         ppl += f"; {unknown:.1%} of them are <unk>"
-    judged_on = f"on {n:,} of {data['sizes']['test']:,} test examples" if n else "on the test examples"
+    judged_on = f"on {n:,} of {data.sizes['test']:,} test examples" if n else "on the test examples"
     bracketed = rows["mi_high"].notna().any()
     mi = "mutual information of x and z under q, over all evaluated test examples"
     if bracketed:
@@ -168,9 +172,9 @@ def headings(
     mi += "; collapsed means below 0.1 nats" + (" at the low end" if bracketed else "")
     within = f"the same within batches of {batch or '?'}, as He et al. (2019) estimate it"
     within += f": in expectation at most ln {batch} = {math.log(batch):.2f} nats" if batch else ""
-    context = {"plain": plain, "unit": data["unit"], "evaluated": judged_on, **evaluation["settings"]}
+    context = {"plain": plain, "unit": data.unit, "evaluated": judged_on, **base}
     found = {
-        "nll": (plain, f"importance-weighted estimate{_own(main)}, {samples} samples, {data['unit']}, {judged_on}"),
+        "nll": (plain, f"importance-weighted estimate{_own(main)}, {samples} samples, {data.unit}, {judged_on}"),
         "ppl": ("PPL", ppl),
         "kl": ("KL", ""),
         "mi": ("MI", mi),

@@ -50,7 +50,7 @@ def matched_rate(
     import pandas as pd
 
     name = headline(frame)
-    finished = frame[frame["status"] == "ok"].dropna(subset=["kl", name, "rec"])
+    finished = frame[frame["status"] == "done"].dropna(subset=["kl", name, "rec"])
     records = []
     for sweep, members in sorted(sweeps.items()):
         seeds = [cells for _, cells in finished[finished["method"].isin(members)].groupby("replicate", sort=False)]
@@ -88,7 +88,7 @@ def matched_time(frame: DataFrame, fractions: Iterable[float] = (0.25, 0.5, 1.0)
     """
     import pandas as pd
 
-    finished = frame[(frame["status"] == "ok") & (frame["train_seconds"] > 0)]
+    finished = frame[(frame["status"] == "done") & (frame["train_seconds"] > 0)]
     conditions = {repr(_timing_conditions(cell)) for cell in finished["cell"]}
     seeds = finished.groupby("method")["replicate"].nunique()
     methods = [method for method in dict.fromkeys(finished["method"]) if seeds[method] >= MIN_SEEDS]
@@ -120,9 +120,9 @@ def _columns(name: str, values: Iterable[float]) -> dict[str, float]:
 
 def _timing_conditions(cell: CellRecord) -> tuple[Any, ...]:
     """What seconds depend on in addition to the method: machine, threads, and the number of cells per device."""
-    result = cell.result or {}
-    provenance = result.get("provenance") or {}
-    return provenance.get("machine"), provenance.get("threads"), result.get("shared", 1)
+    provenance = cell.result.provenance if cell.result else None
+    machine = provenance and (provenance.machine, provenance.threads)
+    return machine, cell.result.cells_per_device if cell.result else 1
 
 
 def _rate_panel(document: Document, frame: DataFrame, sweeps: Mapping[str, Collection[str]]) -> Panel | None:

@@ -48,7 +48,7 @@ DIMENSIONS = {"originals": 3, "reconstructions": 3, "samples": 3, "means": 2, "t
 def draw(folder: Path, frame: DataFrame, log: Callable[[str], object]) -> list[Path]:
     """Write every figure that the cells of ``cells_frame`` have data for, in every format, and return the files."""
     frame = frame.assign(method=frame["method"].map(_short_names([*dict.fromkeys(frame["method"])])))
-    finished = frame[frame["status"] == "ok"]
+    finished = frame[frame["status"] == "done"]
     styles = plot_styles_for(frame)
     history, arrays = history_frame(finished), _read_arrays(finished, log)
     figures: dict[str, Callable[[], Figure | None]] = {

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
-from bench.core.files import dumps
 from bench.evaluation.registry import group_of_metric
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.cell_record import CellRecord, readable
@@ -75,20 +74,20 @@ def cells_frame(cells: Iterable[CellRecord]) -> DataFrame:
 
 
 def _record(cell: CellRecord, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    method, result = cell.config["method"], cell.result or {}
-    costs = result if cell.status == "ok" else {}
+    method, result = cell.config.method, cell.result
+    costs = vars(result.training) if result and result.training and cell.status == "done" else {}
     return {
-        "method": method["expression"],
-        "label": method.get("label", method["expression"]),
-        "variant": dumps([method.get(key) for key in ("config", "schedule", "kl_term", "revision")], sort_keys=True),
-        "order": method["order"],
-        "baseline": bool(method.get("baseline")),
-        "base_seed": cell.config["base_seed"],
-        "seed": cell.config["seed"],
+        "method": method.expression,
+        "label": method.expression,
+        "variant": method.model_dump_json(include={"config", "schedule", "kl_term", "revision"}),
+        "order": method.order,
+        "baseline": method.baseline,
+        "base_seed": cell.config.base_seed,
+        "seed": cell.config.seed,
         "replicate": cell.replicate,
         "status": cell.status,
-        "reason": result.get("reason") or result.get("evaluation_failure", {}).get("reason"),
-        "shared": result.get("shared", 1),
+        "reason": cell.reason,
+        "shared": result.cells_per_device if result else 1,
         "validation_elbo": _validation_elbo(cell),
         "cell": cell,
         **{name: _number(metrics.get(name)) for name in (*metric_names(), "collapsed")},
@@ -102,9 +101,9 @@ def history_frame(frame: DataFrame) -> DataFrame:
 
     columns = ("update", "seconds", "elbo", "rec", "kl", "mi", "kl_aggregate", "au", "au_kl", "lag", "lag_kl")
     records = [
-        {"method": row.method, "replicate": row.replicate, **{name: _number(record.get(name)) for name in columns}}
+        {"method": row.method, "replicate": row.replicate, **{name: _number(line.get(name)) for name in columns}}
         for row in frame.itertuples()
-        for record in row.cell.history
+        for line in (record.model_dump() for record in row.cell.history)
     ]
     return pd.DataFrame.from_records(records, columns=["method", "replicate", *columns])
 
@@ -129,12 +128,15 @@ def stored_frame(out: Path) -> DataFrame:
             records.append(record | {"status": "damaged", "reason": wrong[path]})
             continue
         cell = cells[path]
-        method = cell.config["method"]
-        about = {key: method.get(key) or {} for key in ("config", "schedule", "kl_term")}
-        about |= {"cell_id": cell.config.get("cell_id"), "fingerprint": cell.config["dataset"]["fingerprint"]}
-        evaluation = cell.evaluation or {}
-        about |= {"device": cell.config["device"], "n": evaluation.get("metrics", {}).get("n")}
-        about |= {"evaluation": evaluation.get("settings"), "evaluation_version": evaluation.get("version", 1)}
+        config, evaluation = cell.config, cell.evaluation
+        method = config.method.model_dump(mode="json")
+        about: dict[str, Any] = {key: method[key] or {} for key in ("config", "schedule", "kl_term")}
+        about |= {"cell_id": config.cell_id, "fingerprint": config.dataset.fingerprint, "device": config.device}
+        about |= {
+            "n": evaluation.metrics.get("n") if evaluation else None,
+            "evaluation": vars(evaluation.settings) if evaluation else None,
+            "evaluation_version": evaluation.version if evaluation else None,
+        }
         records.append(record | _record(cell, cell.metrics({})) | about)
     if not records:
         raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench.run --out' wrote")
@@ -163,7 +165,7 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
                 entries.append((name, name, *_selected(frame[frame["method"].isin(sweeps[sweep])])))
     marked = frame.loc[frame["baseline"], "method"]
     baseline = baseline or (marked.iloc[0] if len(marked) else None)
-    reference = frame[(frame["method"] == baseline) & (frame["status"] == "ok")]
+    reference = frame[(frame["method"] == baseline) & (frame["status"] == "done")]
     records = [
         {
             **_aggregate(cells, reference, method == baseline),
@@ -231,7 +233,7 @@ def _alike(indices: Iterable[Any]) -> bool:
 
 
 def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> dict:
-    done = cells[cells["status"] == "ok"]
+    done = cells[cells["status"] == "done"]
     of = {name: summary(done[name]) for name in (*metric_names(), *COSTS, "collapsed")}
     record: dict[str, Any] = {name: value.mean for name, value in of.items()}
     record |= {f"{name}_sd": of[name].sd for name in ("nll", "nll_refined", "kl", "mi", "au", "au_kl", "ppl")}
@@ -251,12 +253,12 @@ def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> di
         "relative_cost": of["flops"].mean / (summary(reference["flops"]).mean or float("nan")),
         "failed": int((cells["status"] == "failed").sum()),
         "skipped": int((cells["status"] == "skipped").sum()),
-        "unfinished": int(cells["status"].isin(["unfinished", "not evaluated"]).sum()),
+        "unfinished": int(cells["status"].isin(["incomplete", "missing"]).sum()),
     }
 
 
 def _selected(members: DataFrame) -> tuple[DataFrame, str]:
-    done = members[(members["status"] == "ok") & members["validation_elbo"].notna()]
+    done = members[(members["status"] == "done") & members["validation_elbo"].notna()]
     if done.empty:
         return done, "no member finished"
     best = done.loc[done.groupby("replicate", sort=False)["validation_elbo"].idxmax()].set_index(
@@ -274,8 +276,9 @@ def _selected(members: DataFrame) -> tuple[DataFrame, str]:
 
 def _validation_elbo(cell: CellRecord) -> float:
     """The evaluated weights' validation ELBO: that of ``best_update``, or the last where none was selected."""
-    best = (cell.result or {}).get("best_update")
-    elbos = [record.get("elbo") for record in cell.history if best is None or record.get("update") == best]
+    training = cell.result.training if cell.result else None
+    best = training.best_update if training else None
+    elbos = [line.metrics.get("elbo") for line in cell.history if best is None or line.update == best]
     return _number(elbos[-1] if elbos else None)
 
 

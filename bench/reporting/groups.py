@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import UserError
-from bench.core.files import dumps, read_json
+from bench.core.files import dumps
 from bench.experiment.cell_folder import CellFolder, cell_folders
 from bench.experiment.cell_record import CellRecord, readable
-
-SWEEPS = "sweeps.json"
 
 
 @dataclass
@@ -36,23 +33,11 @@ def folders_by_preset(out: Path) -> dict[tuple[str, str], list[CellFolder]]:
     return dict(sorted(folders.items()))
 
 
-def read_sweeps(out: Path) -> dict[str, dict[str, list[str]]]:
-    """Return every sweep that was run under ``out``: preset -> sweep expression -> expressions of its members.
-
-    Sweeps are stored per preset because the settings of a member, and so its name, depend on the preset's defaults.
-    """
-    try:
-        sweeps = read_json(out / SWEEPS, missing_ok=True) or {}
-        return {preset: {name: [*members] for name, members in named.items()} for preset, named in sweeps.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{out / SWEEPS} is damaged: remove it; the next run writes its sweeps again") from error
-
-
 def common_settings(cells: Iterable[CellRecord]) -> dict[str, dict[str, Any]]:
     """Return, for every optional metric group, the settings that most of the cells were evaluated with."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for cell in cells:
-        for name, settings in cell.settings.items():
+        for name, settings in cell.group_settings.items():
             counts[name][dumps(settings, sort_keys=True)] += 1
     return {name: json.loads(max(sorted(count), key=count.__getitem__)) for name, count in sorted(counts.items())}
 
@@ -62,8 +47,8 @@ def settings_notes(cells: Iterable[CellRecord], settings: Mapping[str, dict[str,
     skipped: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for cell in cells:
         for group in cell.differing_groups(settings):
-            name = f"{cell.config['method']['expression']} seed {cell.config['seed']}"
-            skipped[group, _format(cell.settings[group])].append(name)
+            name = cell.config.name
+            skipped[group, _format(cell.group_settings[group])].append(name)
     return [
         f"Metrics of the group {group} use {_format(settings[group])}; skipped, with {other}: {', '.join(names)}."
         for (group, other), names in skipped.items()
@@ -97,7 +82,7 @@ def group_cells(stem: str, folders: Iterable[CellFolder]) -> list[Group]:
         group.notes.append(f"Not comparable with the cells of {stem}: they differ in {differing}.")
         groups[0].notes.append(f"Cells of another protocol (they differ in {differing}) are in {group.stem}.")
     for group in groups:
-        versions = sorted({cell.evaluation.get("version", 1) for cell in group.cells if cell.evaluation})
+        versions = sorted({cell.evaluation.version for cell in group.cells if cell.evaluation})
         if len(versions) > 1:
             names = " and ".join(map(str, versions))
             group.notes.append(f"Evaluated by versions {names} of the evaluation: run python -m bench.evaluate.")
@@ -118,7 +103,7 @@ def _by_protocol(cells: Iterable[CellRecord]) -> list[list[CellRecord]]:
 
 
 def _protocol(cell: CellRecord) -> dict[str, Any]:
-    return {**cell.protocol, "evaluation": cell.evaluation["settings"] if cell.evaluation else {}}
+    return {**cell.protocol, "evaluation": vars(cell.evaluation.settings) if cell.evaluation else {}}
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:

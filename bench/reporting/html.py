@@ -20,7 +20,9 @@ from bench.core.files import dumps
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from bench.core.provenance import Provenance
     from bench.experiment.cell_record import CellRecord
+    from bench.experiment.schema import Component, MethodRecord
     from bench.reporting.groups import Group
     from bench.reporting.render import Document, Entry
     from bench.reporting.style import PlotStyle
@@ -89,10 +91,10 @@ def section(
         letters={letter: text for text, letter in document.footnotes.items()},
         sort_value=sort_value,
         chips={row.label: chips[row.method] for row in rows.itertuples() if row.method in chips},
-        settings={name: group.cells[0].config[name] for name in ("model", "train")}
+        settings={name: vars(getattr(group.cells[0].config, name)) for name in ("model", "train")}
         | {"evaluation": _evaluation_settings(group)},
-        finished=sum(cell.status == "ok" for cell in group.cells),
-        missing=[row for row in frame.itertuples() if row.status != "ok"],
+        finished=sum(cell.status == "done" for cell in group.cells),
+        missing=[row for row in frame.itertuples() if row.status != "done"],
         cells=list(frame.itertuples()),
         figures=[_figure(file, document.title) for file in figures],
         samples=samples,
@@ -142,10 +144,12 @@ def _figure(file: Path, title: str) -> FigureItem:
 
 def _evaluation_settings(group: Group) -> dict[str, Any]:
     """Return the evaluation settings of the first evaluated cell, those of metric groups as ``group.setting``."""
-    evaluation = next((cell.evaluation for cell in group.cells if cell.evaluation), None) or {"settings": {}}
-    settings = dict(evaluation["settings"])
-    for name, metric_group in evaluation.get("groups", {}).items():
-        settings |= {f"{name}.{key}": value for key, value in metric_group.get("settings", {}).items()}
+    evaluation = next((cell.evaluation for cell in group.cells if cell.evaluation), None)
+    if evaluation is None:
+        return {}
+    settings = dict(vars(evaluation.settings))
+    for name, metric_group in evaluation.groups.items():
+        settings |= {f"{name}.{key}": value for key, value in metric_group.settings.items()}
     return settings
 
 
@@ -153,44 +157,45 @@ def _cards(frame: DataFrame, chips: Mapping[str, Chip]) -> list[Card]:
     """Return one card per method; rows that differ only in settings, schedule or KL term share it."""
     cards: dict[str, Card] = {}
     for expression, cells in frame.groupby("method", sort=False):
-        method = cells["cell"].iloc[0].config["method"]
-        name = method.get("name", expression)
-        summary, citation, about = (method.get(key) or "" for key in ("summary", "citation", "about"))
-        cards.setdefault(name, Card(name, summary, citation, about)).rows.append(
+        method = cells["cell"].iloc[0].config.method
+        card = Card(method.name, method.summary, method.citation, method.about)
+        cards.setdefault(method.name, card).rows.append(
             Row(
                 label=cells["label"].iloc[0],
                 chip=chips[expression],
-                settings=method.get("config") or {},
-                schedule=_call(method.get("schedule") or {}),
-                kl_term=_call(method.get("kl_term") or {}),
-                notes=[*method.get("notes", []), *_footnotes(method)],
+                settings=method.config,
+                schedule=_call(method.schedule),
+                kl_term=_call(method.kl_term),
+                notes=[*method.notes, *_footnotes(method)],
             )
         )
     return list(cards.values())
 
 
-def _footnotes(method: Mapping[str, Any]) -> list[str]:
+def _footnotes(method: MethodRecord) -> list[str]:
     columns = defaultdict(list)
-    for column, text in method.get("footnotes", {}).items():
+    for column, text in method.footnotes.items():
         columns[text].append(column)
     return [f"{', '.join(names)}: {text}" for text, names in columns.items()]
 
 
-def _call(record: Mapping[str, Any]) -> str:
-    settings = ", ".join(f"{key}={value}" for key, value in record.items() if key != "name" and value is not None)
-    return record.get("name", "") + (f"({settings})" if settings else "")
+def _call(component: Component | None) -> str:
+    if component is None:
+        return ""
+    settings = ", ".join(f"{key}={value}" for key, value in component.settings.items() if value is not None)
+    return component.name + (f"({settings})" if settings else "")
 
 
-def _provenance(cell: CellRecord) -> Mapping[str, Any]:
-    return (cell.result or {}).get("provenance") or {}
+def _provenance(cell: CellRecord) -> Provenance | None:
+    return cell.result.provenance if cell.result else None
 
 
 def _commands(frame: DataFrame) -> list[tuple[str, list[str]]]:
     """Return every command that trained cells, with those cells as ``vae: seeds 0, 1``."""
     seeds: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for row in frame.itertuples():
-        if command := _provenance(row.cell).get("command"):
-            seeds[command][row.method].append(row.seed)
+        if provenance := _provenance(row.cell):
+            seeds[provenance.command][row.method].append(row.seed)
     return [
         (command, [f"{method}: seed{'s' * (len(n) > 1)} {', '.join(map(str, n))}" for method, n in methods.items()])
         for command, methods in seeds.items()
@@ -203,13 +208,13 @@ def _environments(frame: DataFrame) -> list[tuple[dict[str, str], int]]:
     environments: dict[str, dict[str, str]] = {}
     for cell in frame["cell"]:
         if provenance := _provenance(cell):
-            machine, versions = provenance.get("machine") or {}, provenance.get("versions") or {}
+            machine = {key: value for key, value in vars(provenance.machine).items() if value is not None}
             values = {
-                "commit": provenance.get("commit") or "unknown",
-                "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+                "commit": provenance.commit or "unknown",
+                "versions": ", ".join(f"{name} {version}" for name, version in provenance.versions.items()),
                 "machine": ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in machine.items()),
-                "threads": str(provenance.get("threads", "")),
-                "device": str(cell.config.get("device", "")),
+                "threads": str(provenance.threads),
+                "device": cell.config.device,
             }
             key = dumps(values)
             counts[key] += 1

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from bench.reporting.statistics import Summary
 
+#: Control characters, and characters that break a line or change its direction.
+UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 DASH = "–"
 LINE_WIDTH, NAME_WIDTH = 130, 24  # characters of plain text: of a line, and of a row's name at least
 

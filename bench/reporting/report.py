@@ -12,8 +12,9 @@ from pathlib import Path
 from bench.core.errors import UserError
 from bench.core.files import write_text
 from bench.core.locks import file_lock
-from bench.experiment.cell_folder import CellFolder
-from bench.reporting.groups import Group, folders_by_preset, group_cells, read_sweeps
+from bench.experiment.cell_folder import CellFolder, cell_folders, check_schema
+from bench.experiment.sweeps import read_sweeps
+from bench.reporting.groups import Group, folders_by_preset, group_cells
 
 PAGE = "report.html"
 
@@ -58,6 +59,7 @@ def build(out: Path, *, log: Callable[[str], object] = print, processes: int = 1
 
     Raises ``UserError`` if ``out`` has no readable cells (nothing is written then) or cannot be written.
     """
+    check_schema(cell_folders(out))
     jobs = [_Job(out, *key, folders) for key, folders in folders_by_preset(out).items()]
     if not jobs:
         raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench.run --out' wrote")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.config import FULL_PRECISION
-from bench.core.files import dumps
 from bench.experiment.cell_record import CellRecord
 from bench.reporting.columns import UNRELIABLE_K, Write, columns, headings, metric_panels
 from bench.reporting.compare import matched_panels
@@ -55,19 +54,19 @@ def document(group: Group, frame: DataFrame, rows: DataFrame, sweeps: Mapping[st
         sweeps: sweep -> methods, as for ``rows_frame``.
     """
     config = group.cells[0].config
-    data = config["dataset"]
+    data = config.dataset
     evaluated = next((cell for cell in group.cells if cell.evaluation), None)
     settings = common_settings(group.cells)
-    result = Document(title=f"{data['title']}, preset {config['preset']}", label=group.stem)
+    result = Document(title=f"{data.title}, preset {config.preset}", label=group.stem)
     baseline = next((row.method for row in rows.itertuples() if row.baseline), None)
-    titles = headings(rows, data, config["device"], evaluated, settings, baseline)
+    titles = headings(rows, data, config.device, evaluated, settings, baseline)
     is_crossed = _is_crossed(rows)
     notes = {row.method: _row_notes(row, frame, is_crossed) for row in rows.itertuples()}
     for caption, writers in columns(rows, baseline).items():
         result.panels.append(_panel(result, caption, writers, titles, rows, frame, notes))
     result.panels += matched_panels(result, frame, sweeps)
     if group.cells[0].as_published:
-        result.reference = _published(data["title"], list(rows["method"]))
+        result.reference = _published(data.title, list(rows["method"]))
     result.notes = _notes(group, evaluated, settings, rows)
     return result
 
@@ -117,7 +116,7 @@ def _missing_reason(name: str, row: Any, frame: DataFrame, notes: Notes) -> list
     if name.endswith("_ci"):
         return ["fewer than two seeds"]
     cells = [cell for cell in frame.loc[frame["method"] == row.method, "cell"] if cell.evaluation]
-    values = [cell.evaluation["metrics"][name] for cell in cells if name in cell.evaluation["metrics"]]
+    values = [cell.evaluation.metrics[name] for cell in cells if name in cell.evaluation.metrics]
     if any(value is not None for value in values):
         return ["evaluated with other settings (see the notes)"]
     if math.isnan(row.kl) and notes.get("kl"):  # metrics of z are missing for the same reason as KL
@@ -132,12 +131,12 @@ def _row_notes(row: Any, frame: DataFrame, is_crossed: bool) -> Notes:
     notes = defaultdict(list, method=[row.selection] if row.selection else [])
     cells = frame[frame["method"] == row.method]
     if len(cells):
-        method = cells["cell"].iloc[0].config["method"]
-        notes["method"] += method.get("notes", [])
-        for name, text in method.get("footnotes", {}).items():
+        method = cells["cell"].iloc[0].config.method
+        notes["method"] += method.notes
+        for name, text in method.footnotes.items():
             notes[name].append(text)
     for (status, reason), group in cells.fillna({"reason": ""}).groupby(["status", "reason"], sort=True):
-        if status != "ok":
+        if status != "done":
             seeds = ", ".join(map(str, group["seed"]))
             notes["method"].append(f"seed{'s' * (len(group) > 1)} {seeds} {status}" + (f": {reason}" if reason else ""))
     for name in LIKELIHOODS:
@@ -151,7 +150,7 @@ def _row_notes(row: Any, frame: DataFrame, is_crossed: bool) -> Notes:
     for name in ("pareto_k", "pareto_k_refined"):
         if getattr(row, name) > UNRELIABLE_K:
             notes[name].append(f"above {UNRELIABLE_K}: unreliable")
-    shared = cells.loc[cells["status"] == "ok", "shared"].max()
+    shared = cells.loc[cells["status"] == "done", "shared"].max()
     if shared > 1:
         notes["train_seconds"].append(f"measured while up to {shared:.0f} cells shared the device")
     if row.collapsed > 0:
@@ -165,20 +164,20 @@ def _notes(
 ) -> list[str]:
     """Return the notes below the tables: data, preset, precision, references, intervals, skipped cells."""
     config = group.cells[0].config
-    data = config["dataset"]
-    evaluation = (evaluated.evaluation if evaluated else None) or {}
-    sizes = ", ".join(f"{data['sizes'][split]:,} {split}" for split in ("train", "val", "test"))
-    notes = [f"Data: {data['title']}, {sizes}; fingerprint {data['fingerprint'][:12]}; {data['source']}."]
-    notes += data.get("notes", [])
-    changes = dict.fromkeys(note for cell in group.cells for note in cell.config.get("preset_notes", []))
-    notes.append(f"Preset {config['preset']}" + (f": {'; '.join(changes)}." if changes else "."))
-    precision = evaluation.get("settings", {}).get("precision", FULL_PRECISION)
-    if {config["precision"], precision} != {FULL_PRECISION}:
-        notes.append(f"Precision of the networks: trained in {config['precision']}, evaluated in {precision}.")
-    notes += _references(evaluation.get("references") or {})
-    finished = [cell for cell in group.cells if cell.status == "ok"]
-    provenance = [(cell.result or {}).get("provenance") or {} for cell in finished]
-    if len({dumps([record.get("machine"), record.get("threads")], sort_keys=True) for record in provenance}) > 1:
+    data = config.dataset
+    evaluation = evaluated.evaluation if evaluated else None
+    sizes = ", ".join(f"{data.sizes[split]:,} {split}" for split in ("train", "val", "test"))
+    notes = [f"Data: {data.title}, {sizes}; fingerprint {data.fingerprint[:12]}; {data.source}."]
+    notes += data.notes
+    changes = dict.fromkeys(note for cell in group.cells for note in cell.config.preset_notes)
+    notes.append(f"Preset {config.preset}" + (f": {'; '.join(changes)}." if changes else "."))
+    precision = evaluation.settings.precision if evaluation else FULL_PRECISION
+    if {config.precision, precision} != {FULL_PRECISION}:
+        notes.append(f"Precision of the networks: trained in {config.precision}, evaluated in {precision}.")
+    notes += _references(evaluation.references if evaluation else {})
+    finished = [cell for cell in group.cells if cell.status == "done"]
+    provenance = [cell.result.provenance for cell in finished if cell.result]
+    if len({record and (record.machine, record.threads) for record in provenance}) > 1:
         notes.append("Seconds come from different machines or thread counts and are not comparable; costs (×) are.")
     if rows["n"].max() > 1:
         text = "Mean (sd) over n seeds, ddof 1."

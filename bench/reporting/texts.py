@@ -33,7 +33,7 @@ class Samples:
 def read_samples(frame: DataFrame, log: Callable[[str], object]) -> dict[str, Samples]:
     """Return the texts of the first seed of every method that has some; ``log`` receives damaged files."""
     samples = {}
-    for name, cells in frame[frame["status"] == "ok"].groupby("method", sort=False):
+    for name, cells in frame[frame["status"] == "done"].groupby("method", sort=False):
         file = cells["cell"].iloc[0].folder / "texts.json"
         try:
             if (record := read_json(file, missing_ok=True)) is not None:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from bench.cli import lag
+from bench.experiment.factory import build_from_config
 from bench.reporting import lag as pictures
 from bench.reporting.style import plot_styles
-from bench.training.factory import build_from_config
 from bench.training.trainer import Trainer
 from tests.conftest import TRAIN, assert_equal_weights
 

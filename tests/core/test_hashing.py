@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.core.hashing import canonical, derive_seed, short_hash
-from bench.training.factory import build_from_config
+from bench.experiment.factory import build_from_config
 from tests.conftest import steady
 
 PARTS = st.lists(st.integers() | st.text(max_size=4) | st.booleans() | st.none(), max_size=4).map(tuple)

@@ -1,7 +1,7 @@
 """How much is decoded at a time: memory is counted as it is taken, and a budget holds."""
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -110,7 +110,7 @@ def trained(planned, task, monkeypatch):
 
     monkeypatch.setitem(memory.BUDGET, "cpu", 3 * 2**20)
     cell = planned("vae")
-    task = task(cell, evaluation=asdict(replace(EVALUATION, metrics=("refined_iw", "latent_use", "ais"), **FEW)))
+    task = task(cell, evaluation=(replace(EVALUATION, metrics=("refined_iw", "latent_use", "ais"), **FEW)))
     cell.folder.write_config(cell.config)
     cells.store_result(cell.folder, {"status": "ok", "attempt": 1} | cells.train(task))
 

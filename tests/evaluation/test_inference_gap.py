@@ -10,8 +10,8 @@ from torch.nn.functional import softplus
 
 from bench.evaluation.estimators import inference_gap as inference
 from bench.evaluation.estimators.inference_gap import elbo, lag, refined, true_posterior
+from bench.experiment.factory import build_from_config
 from bench.models.distributions import Gaussian, StandardNormal
-from bench.training.factory import build_from_config
 from tests.evaluation.linear_gaussian import LinearGaussian, generator
 
 

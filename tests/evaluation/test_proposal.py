@@ -9,8 +9,8 @@ from torch import nn
 from bench.data import tensors
 from bench.evaluation.estimators.likelihood import effective_sample_size, importance_weighted_nll, pareto_k
 from bench.evaluation.estimators.proposal import WIDER, Mixture, noise, refined_log_weights, refined_proposal, streams
+from bench.experiment.factory import build_from_config
 from bench.models.distributions import Gaussian
-from bench.training.factory import build_from_config
 from tests.conftest import MODEL, TEXT_MODEL
 from tests.evaluation.linear_gaussian import LinearGaussian, generator
 from tests.evaluation.test_inference_gap import Sigmoid

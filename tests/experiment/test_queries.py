@@ -15,9 +15,9 @@ from bench.core.errors import UserError
 from bench.core.files import read_json, write_json
 from bench.evaluation.registry import metric_groups
 from bench.experiment.cell_folder import CellFolder, lock_cell
-from bench.experiment.worker import load_trained, run_cell
+from bench.experiment.factory import build_from_config, load_trained
+from bench.experiment.worker import run_cell
 from bench.training import registry
-from bench.training.factory import build_from_config
 from tests.conftest import TEXT_TOY, TOY, planner, tasks
 
 

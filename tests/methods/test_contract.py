@@ -20,17 +20,17 @@ from bench.core.errors import UserError
 from bench.core.files import dumps
 from bench.data.tensors import Data, load
 from bench.evaluation.metrics import EvaluationContext, compute_metrics
+from bench.experiment.factory import build_from_config, load_trained
 from bench.experiment.plan import PlannedCell
 from bench.experiment.presets import load_preset, preset_names
-from bench.experiment.worker import load_trained, run_cell
+from bench.experiment.worker import run_cell
 from bench.method import Method
 from bench.models.distributions import Gaussian
 from bench.models.vae import VAE
 from bench.training import registry
 from bench.training.context import TrainingContext
 from bench.training.expressions import parse_methods
-from bench.training.factory import build_from_config
-from bench.training.result import TrainingResult, Validation
+from bench.training.result import Validation
 from tests.conftest import MODEL, TEXT_TOY, TOY, TRAIN, assert_equal_weights, planner, tasks, trainers
 
 METHODS = registry.method_names()
@@ -106,8 +106,8 @@ def train_once(prepared, text_prepared, tmp_path_factory) -> Callable[[str, str]
         planned = planner(data, preset, folder)(expression)
         run_cell(tasks(data)(planned))
         result = planned.folder.result()
-        assert result["status"] == "ok", result["traceback"]
-        assert "evaluation_failure" not in result, result["evaluation_failure"]["traceback"]
+        assert result.status == "ok", result.traceback
+        assert not result.failure, result.evaluation_failure.traceback
         method, model, _ = load_trained(planned.folder, planned.config)
         return Cell(planned, method, model, load(data, preset.model))
 
@@ -133,9 +133,9 @@ def toy_trainer(prepared, text_prepared, tmp_path):
 
 def check_records(cell: Cell) -> None:
     folder = cell.planned.folder
-    result, evaluation, history = folder.result(), folder.evaluation_record(), folder.history()
-    assert result["updates"] == TRAIN.epochs * TRAIN.epoch_updates == history[-1]["update"]
-    assert len(history) == TRAIN.epochs and result["flops"] > 0
+    result, evaluation, history = folder.result().training, folder.evaluation(), folder.history()
+    assert result.updates == TRAIN.epochs * TRAIN.epoch_updates == history[-1].update
+    assert len(history) == TRAIN.epochs and result.flops > 0
     metrics = evaluation.metrics
     if cell.method.latent:
         _, (x,) = cell.data.blocks("test", 2, 2)
@@ -271,7 +271,7 @@ def test_resumes_bit_for_bit(expression, modality, step, train_once, toy_trainer
     resumed = toy_trainer(expression, modality, tmp_path)
     result = resumed.run()
     uninterrupted = train_once(expression, modality)
-    expected = TrainingResult.model_validate(uninterrupted.planned.folder.result())
+    expected = uninterrupted.planned.folder.result().training
     assert result.resumes == 1 and expected.resumes == 0
     assert (result.updates, result.events, result.flops) == (expected.updates, expected.events, expected.flops)
     last = torch.load(uninterrupted.folder / "last.pt", weights_only=True)["model"]

@@ -14,6 +14,7 @@ from bench.data.dataset import END, SPECIALS, START, DataInfo
 from bench.evaluation.config import EvaluationConfig
 from bench.experiment.plan import plan
 from bench.experiment.presets import load_preset
+from bench.experiment.task import CellTask
 from bench.experiment.worker import run_cell
 from bench.training.context import TrainingContext
 from bench.training.expressions import parse_methods
@@ -86,7 +87,7 @@ def test_two_updates_a_checkpoint_a_resume_and_ten_examples(
     )
     rows, _ = parse_methods([expression], "paper")
     (cell,) = plan(rows, data.info, preset, 1, 0, "cpu", tmp_path)
-    assert cell.config["train"]["batch_size"] == {"image": 50, "text": 32}[modality]
+    assert cell.config.train.batch_size == {"image": 50, "text": 32}[modality]
     monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)
     update = TrainingContext.update
 
@@ -96,32 +97,23 @@ def test_two_updates_a_checkpoint_a_resume_and_ten_examples(
         return update(self, *arguments, **options)
 
     evaluation = EvaluationConfig(test_examples=10, iw_samples=5, pictures=0)
-    task = {
-        "config": cell.config,
-        "folder": str(cell.folder.path),
-        "data": str(data.path),
-        "evaluation": evaluation.to_flat(),
-        "threads": 1,
-        "shared": 1,
-        "gpu_share": 0,
-        "command": "pytest",
-    }
+    task = CellTask(cell.config, cell.folder.path, data.path, evaluation, command="pytest")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(TrainingContext, "update", die_after_the_first_step)
         run_cell(task)
     assert (cell.folder.path / "last.pt").exists()
     run_cell(task)
     result = cell.folder.result()
-    assert result["status"] == "ok", result.get("traceback")
-    assert (result["updates"], result["resumes"]) == (2, 1)
-    judged = cell.folder.evaluation()
-    assert judged is not None, result.get("evaluation_failure")
-    assert judged["metrics"]["n"] == 10 and np.isfinite(judged["metrics"]["nll"])
+    assert result.status == "ok", result.traceback
+    assert (result.training.updates, result.training.resumes) == (2, 1)
+    evaluation = cell.folder.evaluation()
+    assert evaluation is not None, result.evaluation_failure
+    assert evaluation.metrics["n"] == 10 and np.isfinite(evaluation.metrics["nll"])
     encoder, decoder, alone = PARAMETERS[modality]
     if cell.variant.method.latent:
-        assert result["parameters"] == {"encoder": encoder, "decoder": decoder, "aux": 0}
+        assert result.training.parameters == {"encoder": encoder, "decoder": decoder, "aux": 0}
     else:
-        assert result["parameters"]["decoder"] == alone
+        assert result.training.parameters["decoder"] == alone
 
 
 MEASURE = """

@@ -15,12 +15,12 @@ from bench.core.errors import UserError
 from bench.evaluation.config import EvaluationConfig
 from bench.evaluation.estimators.mutual_information import sample_log_probs
 from bench.evaluation.record import EvaluationRecord
+from bench.experiment.factory import build_from_config
 from bench.experiment.plan import identify
 from bench.experiment.queries import evaluation_of_preset
 from bench.experiment.worker import run_cell
 from bench.models.precision import autocast, no_autocast
 from bench.reporting import report
-from bench.training.factory import build_from_config
 from bench.training.trainer import Trainer
 from tests.conftest import TEXT_TOY, TOY, assert_equal_weights, planner, tasks
 
@@ -122,17 +122,17 @@ def test_a_cell_is_judged_in_full_unless_asked_otherwise(toy, tmp_path, monkeypa
     cell = planner(prepared, preset, tmp_path / "out")("vae", replace(preset.train, precision="bfloat16"))
     run_cell(tasks(prepared)(cell))
     exact = cell.folder.evaluation()
-    assert cell.folder.result()["status"] == "ok" and exact["settings"]["precision"] == "float32"
+    assert cell.folder.result().status == "ok" and exact.settings.precision == "float32"
     assert evaluation_of_preset(cell.folder, {}, None).precision == "float32"
     arguments = [str(tmp_path / "out"), "--metrics", "latent_use", "--executor", "local"]
     assert evaluate.main([*arguments, "--set", "evaluation.precision=bfloat16"]) == 0
     rounded = cell.folder.evaluation()
-    assert rounded["settings"]["precision"] == "bfloat16" and rounded["groups"].keys() == exact["groups"].keys()
+    assert rounded.settings.precision == "bfloat16" and rounded.groups.keys() == exact.groups.keys()
     for name in ("nll", "nll_refined"):
-        one, other = exact["metrics"][name], rounded["metrics"][name]
+        one, other = exact.metrics[name], rounded.metrics[name]
         assert one != other and math.isclose(one, other, rel_tol=0.01)
     assert evaluate.main([*arguments, "--set", "evaluation.precision=float32"]) == 0
-    assert cell.folder.evaluation()["metrics"] == exact["metrics"]
+    assert cell.folder.evaluation().metrics == exact.metrics
 
 
 def test_tf32_is_refused_on_a_cpu(planned, prepared, tmp_path, capsys, monkeypatch):

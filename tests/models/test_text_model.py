@@ -15,6 +15,7 @@ from bench.data.dataset import END, PAD, START, UNKNOWN, Prepared
 from bench.data.tensors import apply_model_config, batches_per_pass, load
 from bench.evaluation.metrics import EvaluationContext, compute_metrics
 from bench.evaluation.samples import texts
+from bench.experiment.factory import build_from_config
 from bench.experiment.presets import load_preset
 from bench.experiment.worker import run_cell
 from bench.models.build import build_model
@@ -22,7 +23,6 @@ from bench.models.decoding import beam, greedy
 from bench.models.distributions import Gaussian
 from bench.models.kernels.lstm import LSTM
 from bench.models.text import build_text_model
-from bench.training.factory import build_from_config
 from bench.training.flops import flop_counter
 from bench.training.trainer import Trainer
 from tests.conftest import TEXT_MODEL, TEXT_TRAIN, assert_equal_weights
@@ -327,11 +327,11 @@ def test_a_text_cell_from_start_to_end(expression, text_planned, text_task):
     cell = text_planned(expression)
     run_cell(text_task(cell))
     result, evaluation = cell.folder.result(), cell.folder.evaluation()
-    assert result["status"] == "ok", result.get("traceback")
-    assert evaluation, result.get("evaluation_failure")
-    metrics = evaluation["metrics"]
+    assert result.status == "ok", result.traceback
+    assert evaluation, result.evaluation_failure
+    metrics = evaluation.metrics
     assert metrics["ppl"] == pytest.approx(math.exp(metrics["nll"] / metrics["words"])) and "bpd" not in metrics
-    assert math.isfinite(metrics["nll"]) and evaluation["references"]["unigram"] > 0
+    assert math.isfinite(metrics["nll"]) and evaluation.references["unigram"] > 0
     said = (cell.folder.path / "texts.json").read_text("utf-8")
     assert ("reconstructions" in said) == cell.variant.method.latent and "samples" in said
 

@@ -258,7 +258,7 @@ def test_where_no_cell_has_a_refined_proposal_nll_the_plain_one_is_the_headline(
 
 
 def stored(out: Path, method: str) -> list[cells.Cell]:
-    return [cells.read(folder) for folder in cell_folders(out) if folder.config["method"]["expression"] == method]
+    return [cells.read(folder) for folder in cell_folders(out) if folder.config.method.expression == method]
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -280,7 +280,7 @@ def test_the_values_of_a_sample_have_the_regression_estimates_mean_and_variance(
     for _ in range(4000):
         nll, less = random.normal(60, 3, 200), random.gamma(2.0, 2.0, 200)
         common = np.where(np.arange(200) < 40, nll - less, np.nan)
-        values = examples.of_all(nll, common)
+        values = examples.regression_values(nll, common)
         assert values.mean() == pytest.approx(nll.mean() - less[:40].mean())
         estimates.append(values.mean())
         errors.append(values.var(ddof=1) / 200)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.experiment.examples import of_all
+from bench.experiment.examples import regression_values
 from bench.reporting.statistics import crossed, paired, student_t, summary, wilson
 
 # -- over seeds ----------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_an_nll_of_a_small_sample_is_covered_too():
             plain, correction = random.normal(size=500), 3 * random.normal(size=500)
             common = np.full((5, 500), np.nan)
             common[:, :: 500 // sampled] = (plain + correction)[:: 500 // sampled]
-            seeds = [of_all(plain, row) for row in common]
+            seeds = [regression_values(plain, row) for row in common]
             found = crossed(np.array(seeds) + 1e-3 * random.normal(size=(5, 1)), sampled)
             covered += found.low <= 0 <= found.high
         assert 930 <= covered <= 970, (sampled, covered)

@@ -1,0 +1,78 @@
+"""Build the method, the model and the data of a cell from its configuration."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from bench.core import schedules
+from bench.core.config import ImageModelConfig, TextModelConfig, build
+from bench.core.errors import UserError
+from bench.core.hashing import derive_seed
+from bench.data.dataset import Prepared
+from bench.data.tensors import Data, apply_model_config, load
+from bench.experiment.cell_folder import CellFolder
+from bench.experiment.schema import CellConfig, Component
+from bench.method import Method
+from bench.models import kl_terms
+from bench.models.build import build_model
+from bench.models.vae import VAE
+from bench.training import checkpoint, registry
+
+
+def build_from_config(config: CellConfig) -> tuple[Method, VAE, int]:
+    """Return the method, its freshly initialised model, and the cell's seed.
+
+    The seed depends on base seed, data set and repetition but not on the method: all methods of a comparison start from
+    the same weights and see the same batches and noise.
+    """
+    record, data = config.method, apply_model_config(config.dataset, config.model)
+    cls = registry.method(record.name)
+    if record.revision != cls.revision:
+        trained, current = f"{record.name} revision {record.revision}", f"revision {cls.revision}"
+        raise UserError(f"trained by {trained}, this code has {current}: train it again")
+    schedule = schedules.schedule_from_record(_settings(record.schedule))
+    kl_term = kl_terms.restored(_settings(record.kl_term), registry.kl_terms().values()) if record.kl_term else None
+    method = cls.create(build(cls.Config, record.config, f"method '{cls.name}'"), schedule, kl_term)
+    seed = derive_seed(config.base_seed, data.name, config.seed)
+    torch.manual_seed(derive_seed(seed, "initialisation"))
+    model = method.build(build_model(config.model, data, method.latent), data)
+    return method, model.to(config.device), seed
+
+
+def _settings(component: Component) -> dict:
+    return {"name": component.name, **component.settings}
+
+
+def load_trained(folder: CellFolder, config: CellConfig) -> tuple[Method, VAE, int]:
+    """Return the same as ``build_from_config``, with the weights that training selected."""
+    if not folder.has_weights():
+        raise UserError(f"the weights of {folder.path.name} are missing (git does not keep them): train it again")
+    method, model, seed = build_from_config(config)
+    result = folder.result()
+    best_update = result.training.best_update if result and result.training else None
+    weights = checkpoint.load_best(folder.path, config.device, best_update)
+    try:
+        model.load_state_dict(weights["model"])
+        method.load_state_dict(weights["method"])
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:  # torch's and the methods'
+        raise UserError(
+            f"{folder.path / 'best.pt'} has other weights than this code builds "
+            f"(trained by protocol {config.protocol_version}): train it again"
+        ) from error
+    return method, model, seed
+
+
+def load_data(config: CellConfig, path: Path) -> Data:
+    """Return the prepared data set at ``path`` as tensors on the cell's device; the last one is kept in memory."""
+    return _load_data(path, config.dataset.fingerprint, config.model, config.device)
+
+
+@lru_cache(maxsize=1)  # consecutive cells of a worker share the data set
+def _load_data(path: Path, fingerprint: str, model: ImageModelConfig | TextModelConfig, device: str) -> Data:
+    prepared = Prepared.read(path)
+    if prepared.info.fingerprint != fingerprint:
+        raise ValueError(f"{path} has changed since the run was planned: start it again")
+    return load(prepared, model).to(device)
