@@ -1,14 +1,14 @@
-"""The same models and updates in the formulation of the reference implementations, to be measured against.
+"""Naive implementations of the models and of an update, in the style of the published code.
 
-Full masked kernels, contiguous memory, z's maps beside the image in one first convolution, three-dimensional vocabulary
-projection, gradients for every parameter whatever is stepped, plain optimisers, the loss read after every update. Made
-of torch's own layers alone, so it stays what it is when the models change. Same function, same weights:
-``tests/perf/test_naive.py`` holds the two together, so ratios of times mean something.
+They use full masked kernels, contiguous memory, the maps of z as input channels of the first convolution, logits of all
+words at once, gradients for every parameter, default optimisers, and they read the loss after every update. Only torch
+layers are used, so the baseline does not change with ``bench.models``. Function and weights are the same.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from bench.models.vae import VAE
 
 
 class FullMaskedConv(nn.Conv2d):
-    """A k×k kernel held whole, its masked taps set to zero before every use."""
+    """A convolution with a full k×k kernel whose masked taps are set to zero before every use."""
 
     def __init__(self, cropped: MaskedConv, extra: nn.Conv2d | None = None):
         rows, size = cropped.kernel_size
@@ -48,47 +48,47 @@ class FullMaskedConv(nn.Conv2d):
         return super().forward(x)
 
 
-def conv(ours: nn.Conv2d) -> nn.Conv2d:
-    sizes = (ours.in_channels, ours.out_channels, ours.kernel_size, ours.stride, ours.padding)
-    return _copied(nn.Conv2d(*sizes, bias=False), ours)
+def conv(source: nn.Conv2d) -> nn.Conv2d:
+    sizes = (source.in_channels, source.out_channels, source.kernel_size, source.stride, source.padding)
+    return _copied(nn.Conv2d(*sizes, bias=False), source)
 
 
-def norm(ours: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    return _copied(nn.BatchNorm2d(ours.num_features), ours)
+def norm(source: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    return _copied(nn.BatchNorm2d(source.num_features), source)
 
 
 class PlainResidualBlock(nn.Module):
-    def __init__(self, ours: ResidualBlock):
+    def __init__(self, source: ResidualBlock):
         super().__init__()
-        first, first_norm, second = ours.body
-        self.body = nn.Sequential(conv(first), norm(first_norm), nn.ELU(), conv(second), norm(ours.norm))
-        self.shortcut = nn.Sequential(conv(ours.shortcut[0]), norm(ours.shortcut[1]))
+        first, first_norm, second = source.body
+        self.body = nn.Sequential(conv(first), norm(first_norm), nn.ELU(), conv(second), norm(source.norm))
+        self.shortcut = nn.Sequential(conv(source.shortcut[0]), norm(source.shortcut[1]))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.elu(self.body(x) + self.shortcut(x))
 
 
 class PlainMaskedBlock(nn.Module):
-    def __init__(self, ours: MaskedBlock):
+    def __init__(self, source: MaskedBlock):
         super().__init__()
-        down, down_norm, masked, masked_norm, up = ours.body
+        down, down_norm, masked, masked_norm, up = source.body
         first = (conv(down), norm(down_norm), nn.ELU())
         second = (FullMaskedConv(masked), norm(masked_norm), nn.ELU())
-        self.body = nn.Sequential(*first, *second, conv(up), norm(ours.norm))
+        self.body = nn.Sequential(*first, *second, conv(up), norm(source.norm))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.elu(self.body(x) + x)
 
 
 class NaiveImageDecoder(nn.Module):
-    """The residual masked CNN as a stack of plain modules; every sample of an image goes through all of it."""
+    """The residual masked CNN; every sample of an image passes through all layers."""
 
-    def __init__(self, ours: MaskedCNNDecoder, of_maps: nn.Conv2d):
+    def __init__(self, source: MaskedCNNDecoder, latent_conv: nn.Conv2d):
         super().__init__()
-        self.first = nn.Sequential(FullMaskedConv(ours.from_image, of_maps), norm(ours.norm), nn.ELU())
-        self.blocks = nn.ModuleList(map(PlainMaskedBlock, ours.blocks))
-        self.skips = nn.ModuleList(map(PlainMaskedBlock, ours.skips))
-        mix, mix_norm, score = ours.output
+        self.first = nn.Sequential(FullMaskedConv(source.from_image, latent_conv), norm(source.norm), nn.ELU())
+        self.blocks = nn.ModuleList(map(PlainMaskedBlock, source.blocks))
+        self.skips = nn.ModuleList(map(PlainMaskedBlock, source.skips))
+        mix, mix_norm, score = source.output
         self.output = nn.Sequential(conv(mix), norm(mix_norm), nn.ELU(), conv(score))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,11 +111,11 @@ class NaiveImageDecoder(nn.Module):
 
 
 class NaiveTextFeatures(nn.Module):
-    """The encoder's LSTM; its state after ``</s>``."""
+    """The LSTM encoder; returns the state after ``</s>``: (B, H)."""
 
-    def __init__(self, ours: LSTMFeatures):
+    def __init__(self, source: LSTMFeatures):
         super().__init__()
-        self.embedding, self.lstm = embedding(ours.embedding), lstm(ours.lstm)
+        self.embedding, self.lstm = embedding(source.embedding), lstm(source.lstm)
 
     def forward(self, x: Tensor) -> Tensor:
         states, _ = self.lstm(self.embedding(x))
@@ -123,12 +123,12 @@ class NaiveTextFeatures(nn.Module):
 
 
 class NaiveTextDecoder(nn.Module):
-    """The LSTM decoder with all scores of all words of all samples at once."""
+    """The LSTM decoder, with the logits of all words of all samples in one tensor."""
 
-    def __init__(self, ours: LSTMDecoder):
+    def __init__(self, source: LSTMDecoder):
         super().__init__()
-        self.embedding, self.lstm, self.output = embedding(ours.embedding), lstm(ours.lstm), projection(ours)
-        self.dim, self.dropout = ours.dim, ours.dropout
+        self.embedding, self.lstm, self.output = embedding(source.embedding), lstm(source.lstm), projection(source)
+        self.dim, self.dropout = source.dim, source.dropout
 
     def log_prob(self, code: Tensor, x: Tensor, samples: int = 1) -> Tensor:
         words = x.unsqueeze(1).expand(-1, samples, -1).flatten(0, 1).contiguous()
@@ -141,71 +141,64 @@ class NaiveTextDecoder(nn.Module):
         return -nats.view(len(x), samples, -1).sum(-1)
 
 
-def embedding(ours: nn.Embedding) -> nn.Embedding:
-    return _copied(nn.Embedding(*ours.weight.shape), ours)
+def embedding(source: nn.Embedding) -> nn.Embedding:
+    return _copied(nn.Embedding(*source.weight.shape), source)
 
 
-def lstm(ours: nn.LSTM) -> nn.LSTM:
-    return _copied(nn.LSTM(ours.input_size, ours.hidden_size, batch_first=True), ours)
+def lstm(source: nn.LSTM) -> nn.LSTM:
+    return _copied(nn.LSTM(source.input_size, source.hidden_size, batch_first=True), source)
 
 
-def projection(ours: LSTMDecoder) -> nn.Linear:
-    return _copied(nn.Linear(ours.hidden, ours.output.weight.shape[0], bias=False), ours.output)
+def projection(source: LSTMDecoder) -> nn.Linear:
+    return _copied(nn.Linear(source.hidden, source.output.weight.shape[0], bias=False), source.output)
 
 
 def naive(model: VAE) -> VAE:
-    """A copy of a model with a latent, with its weights, in the naive formulation."""
-    made = copy.deepcopy(model)
-    if isinstance(made.features, ResNetFeatures):
-        *blocks, last, last_norm, _ = made.features.layers
+    """Return a naive copy of a model with latent variables and the same weights."""
+    plain = copy.deepcopy(model)
+    if isinstance(plain.features, ResNetFeatures):
+        *blocks, last, last_norm, _ = plain.features.layers
         layers = (*map(PlainResidualBlock, blocks), conv(last), norm(last_norm), nn.ELU(), nn.Flatten())
-        made.features, made.decoder = (
-            nn.Sequential(*layers),
-            NaiveImageDecoder(made.decoder, made.latent_to_decoder.conv),
-        )
-        made.latent_to_decoder = PlainMaps(made.latent_to_decoder)
+        plain.features = nn.Sequential(*layers)
+        plain.decoder = NaiveImageDecoder(plain.decoder, plain.latent_to_decoder.conv)
+        plain.latent_to_decoder = PlainMaps(plain.latent_to_decoder)
     else:
-        made.features, made.decoder = NaiveTextFeatures(made.features), NaiveTextDecoder(made.decoder)
-    return made.to(memory_format=torch.contiguous_format)
+        plain.features, plain.decoder = NaiveTextFeatures(plain.features), NaiveTextDecoder(plain.decoder)
+    return plain.to(memory_format=torch.contiguous_format)
 
 
 class PlainMaps(nn.Module):
-    def __init__(self, ours: LatentProjection):
+    def __init__(self, source: LatentProjection):
         super().__init__()
-        self.linear, self.shape = copy.deepcopy(ours.linear), ours.shape
+        self.linear, self.shape = copy.deepcopy(source.linear), source.shape
 
     def forward(self, z: Tensor) -> Tensor:
         return self.linear(z).view(len(z), *self.shape)
 
 
-def _copied(made: nn.Module, source: nn.Module) -> nn.Module:
-    made.to(next(source.parameters()).dtype).load_state_dict(source.state_dict())
-    return made
+def _copied(layer: nn.Module, source: nn.Module) -> nn.Module:
+    layer.to(next(source.parameters()).dtype).load_state_dict(source.state_dict())
+    return layer
 
 
 class NaiveTraining:
-    """One optimiser each for encoder and decoder, as in the reference; ``groups`` are those that step."""
+    """Training updates with one optimiser each for encoder and decoder."""
 
     def __init__(self, model: VAE, optimiser: str, lr: float, clip: float = 5.0):
         self.model, self.clip = model, clip
         make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimiser]
         self.optimisers = {name: make(group, lr=lr) for name, group in model.parameter_groups().items()}
 
-    def loss(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def loss(self, x: Tensor) -> Tensor:
         q = self.model.encode(x)
-        z = q.rsample(1, generator)
+        z = q.rsample(1)
         return -self.model.log_prob(x, z).mean() + self.model.prior.kl(q).mean()
-
-    def backward(self, x: Tensor) -> Tensor:
-        """Gradients of every parameter; returns the loss."""
-        loss = self.loss(x)
-        loss.backward()
-        return loss
 
     def update(self, x: Tensor, groups: tuple[str, ...] = ("encoder", "decoder")) -> float:
         for optimiser in self.optimisers.values():
             optimiser.zero_grad()
-        loss = self.backward(x)
+        loss = self.loss(x)
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         for name in groups:
             self.optimisers[name].step()
@@ -214,11 +207,11 @@ class NaiveTraining:
 
 @torch.no_grad()
 def naive_nll(model: VAE, x: Tensor, samples: int, at_once: int) -> Tensor:
-    """Importance-weighted NLL ``[B]``, encoding anew for each ``at_once`` samples of every example."""
+    """Return the importance-weighted NLL (B,), encoding x again for every ``at_once`` samples."""
     weights = []
     for _ in range(samples // at_once):
         q = model.encode(x)
         z = q.rsample(at_once)
         weights.append(model.log_prob(x, z) + model.prior.log_prob(z) - q.log_prob(z))
-    found = torch.cat(weights, dim=1)
-    return torch.tensor(float(found.shape[1])).log() - found.logsumexp(dim=1)
+    log_weights = torch.cat(weights, dim=1)  # (B, S)
+    return math.log(samples) - log_weights.logsumexp(dim=1)
