@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# ``bench.methods`` is the folder ``methods/``: beside this package in a checkout, inside it in an installed wheel.
-__path__.append(str(Path(__file__).parent.parent))
+_FOLDER = Path(__file__).parent
+if not (_FOLDER / "methods").exists():  # a checkout: there ``bench.methods`` is the folder next to this package
+    __path__.append(str(_FOLDER.parent))
 
 __all__ = ["frame", "load"]
 
