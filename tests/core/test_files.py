@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.core.errors import Stopped, UserError, exit_status
-from bench.core.files import StorageError, dumps, parse_json, read_json, rename_to_backup, replace, write_json
+from bench.core.files import StorageError, dumps, parse_json, read_json, replace, write_json
 from bench.core.locks import file_lock
 from bench.core.safe_io import open_regular_file, read_arrays, read_bytes
 from tests.conftest import steady
@@ -44,13 +44,6 @@ def test_replace_is_atomic(tmp_path_factory, old, pieces, error):
         replace(path, write)
     assert (path.read_bytes() if path.exists() else None) == (old if error else b"".join(pieces))
     assert {file.name for file in path.parent.iterdir()} <= {"file"}
-
-
-def test_backups_do_not_overwrite_each_other(tmp_path):
-    for content in ("one", "two"):
-        (tmp_path / "file").write_text(content)
-        rename_to_backup(tmp_path / "file")
-    assert [(tmp_path / f"backup-file-{n}").read_text() for n in (1, 2)] == ["one", "two"]
 
 
 def test_json_files(tmp_path):

@@ -1,0 +1,71 @@
+"""The user's images in an ``.npz`` file."""
+
+import numpy as np
+import pytest
+
+from bench.core.errors import UserError
+from bench.data import user_data
+from bench.data.dataset import SPLITS
+from tests.data.helpers import damaged, file_names
+
+
+@pytest.fixture
+def images():
+    random = np.random.default_rng(0)
+    return {split: random.random((size, 12, 12)) for split, size in zip(SPLITS, (5, 2, 3), strict=True)}
+
+
+def prepare(tmp_path, arrays):
+    np.savez_compressed(tmp_path / "Shapes 1.npz", **arrays)
+    return user_data.prepare(tmp_path / "Shapes 1.npz", tmp_path / "cache")
+
+
+def test_images_and_labels(images, tmp_path):
+    labels = {"train_labels": [3, 1, 3, 1, 1], "val_labels": [1, 3], "test_labels": [7, 1, 3]}
+    prepared = prepare(tmp_path, images | labels)
+    arrays, info = prepared.arrays(), prepared.info
+    assert (info.name, info.title, info.shape) == ("shapes-1", "shapes-1 (12×12)", (12, 12))
+    assert info.sizes == {"train": 5, "val": 2, "test": 3}
+    for split in SPLITS:
+        np.testing.assert_array_equal(arrays[split], images[split].astype(np.float32))
+    assert arrays["label_names"].tolist() == ["1", "3", "7"] and arrays["test_labels"].tolist() == [2, 0, 1]
+
+
+def test_uint8_bool_and_channel_axis(images, tmp_path):
+    grey = {split: np.rint(255 * array).astype(np.uint8) for split, array in images.items()}
+    arrays = prepare(tmp_path, {split: array[:, None] for split, array in grey.items()}).arrays()
+    np.testing.assert_array_equal(arrays["val"], (grey["val"] / 255).astype(np.float32))
+    arrays = prepare(tmp_path, {split: array > 0.5 for split, array in images.items()}).arrays()
+    assert arrays["test"].dtype == np.float32 and set(np.unique(arrays["test"])) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"val": None}, "no array val"),
+        ({"val": np.zeros((2, 12, 11))}, r"array val: shape \(2, 12, 11\), not square images"),
+        ({"val": np.zeros((0, 12, 12))}, r"array val: shape \(0, 12, 12\), not square images"),
+        ({"test": np.zeros((2, 14, 14))}, "images of sizes 12, 14"),
+        ({"test": np.full((2, 12, 12), 255.0)}, r"array test: values from 255 to 255, not in \[0, 1\]"),
+        ({"train": np.full((2, 12, 12), np.nan)}, "array train: NaN"),
+        ({"train": np.ones((2, 12, 12), np.uint8)}, "array train: uint8 values 0 and 1"),
+        ({"train": np.zeros((2, 12, 12), int)}, "array train: int64, neither floats"),
+        ({"train": np.full((2, 12, 12), None)}, "is damaged or not an .npz file of arrays"),
+        ({"train_labels": np.zeros(5, int)}, "train_labels but no val_labels"),
+        ({f"{split}_labels": np.zeros(4, int) for split in SPLITS}, r"train_labels: int64 \(4,\), not 5 integers"),
+    ],
+)
+def test_unusable_images(images, change, message, tmp_path):
+    arrays = {name: array for name, array in (images | change).items() if array is not None}
+    with pytest.raises(UserError, match=rf"Shapes 1\.npz.*{message}"):
+        prepare(tmp_path, arrays)
+    assert file_names(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("kind", ["empty", "noise", "truncated", "inverted"])
+def test_damaged_npz(images, kind, tmp_path):
+    path = tmp_path / "shapes.npz"
+    np.savez_compressed(path, **images)
+    path.write_bytes(damaged(path.read_bytes())[kind])
+    with pytest.raises(UserError, match="shapes.npz is damaged or not an .npz file of arrays"):
+        user_data.prepare(path, tmp_path / "cache")
