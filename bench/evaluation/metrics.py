@@ -1,4 +1,4 @@
-"""The basic metrics, on validation and on test: likelihood, its parts, information, use of the latent."""
+"""The basic metrics of the validation and test set: likelihood, ELBO and its parts, information, use of the latent."""
 
 from __future__ import annotations
 
@@ -34,15 +34,17 @@ from bench.models.distributions import Posterior
 from bench.models.precision import autocast
 from bench.models.vae import VAE, reparametrize_prior
 
-#: Whole-set MI, in nats, below which a posterior counts as collapsed.
+#: A posterior counts as collapsed if its whole-set MI is below this, in nats.
 COLLAPSED_BELOW = 0.1
 
-#: Metrics of the code, None where there is none.
+#: Metrics of the latent code; None for models without one.
 INFORMATION_METRICS = ("mi", "mi_loo", "mi_high", "mi_batch", "kl_aggregate", "au", "au_kl", "collapsed")
+
+Metrics = dict[str, float | int | bool | None]
 
 
 class EvaluationContext(Context):
-    """The handle that a method's posterior gets here: full KL weight, noise of its own for every block of examples.
+    """Context of a method's posterior in evaluation: KL weight 1, and separate noise for every block of examples.
 
     Blocks have a fixed size, so no number depends on how many samples memory allows at a time.
     """
@@ -65,80 +67,80 @@ class EvaluationContext(Context):
             raise Interrupted
 
     def generator(self, purpose: str = "noise") -> torch.Generator:
+        """Return a new generator, determined by the seed, the purpose and the current block."""
         return torch.Generator(self.device).manual_seed(derive_seed(self.seed, purpose, self.block))
 
 
 @dataclass
 class Measurement:
-    """Metrics of N examples, and what is behind them: values per example ``[N]``, the posteriors of their blocks, a
-    sample z ``[N, D]`` of each, and KL per dimension ``[N, D]`` where the prior has it in closed form."""
+    """Metrics of N examples and the tensors that they are computed from."""
 
-    metrics: dict[str, float | int | bool | None]
-    examples: dict[str, Tensor]
-    posteriors: list[Posterior]
-    z: Tensor
-    kl_dim: Tensor | None
+    metrics: Metrics
+    examples: dict[str, Tensor]  # [N] each, values per example
+    posteriors: list[Posterior]  # of consecutive blocks of examples
+    z: Tensor  # [N, D], one sample per example
+    kl_dim: Tensor | None  # [N, D], None if the prior has no closed form per dimension
 
     @property
     def means(self) -> Tensor:
-        return torch.cat([q.mean for q in self.posteriors])
+        return torch.cat([q.mean for q in self.posteriors])  # (N, D)
 
 
 @torch.no_grad()
 def compute_metrics(
     method: Method, ctx: EvaluationContext, blocks: Sequence[Tensor], samples: int, chunk: int
 ) -> Measurement:
-    """ELBO, its parts, importance-weighted NLL, information and use of the latent on N examples in ``blocks``
-    ``[B, …]``, each encoded together.
+    """Compute ELBO, its parts, importance-weighted NLL, information and use of the latent.
 
-    ``samples`` per example, decoded at most ``chunk`` (example, sample) pairs at a time. Without a latent the
-    likelihood is exact and the other metrics are None.
+    ``blocks`` ``[B, …]`` of examples are encoded together; ``samples`` of z per example are decoded, at most ``chunk``
+    (example, sample) pairs at a time. Without a latent the likelihood is exact and the other metrics are None.
     """
     model = ctx.model
     model.eval()
-    latent = model.latent_dim > 0
-    posteriors, firsts, columns, kl_dims = [], [], [], []
-    for ctx.block, part in enumerate(blocks):
+    has_latent = model.latent_dim > 0
+    posteriors, first_samples, columns, kl_dims = [], [], [], []
+    for ctx.block, x in enumerate(blocks):
         ctx.check_cancelled()
-        q = method.posterior(ctx, part, train=False)
-        z = q.rsample(samples if latent else 1, ctx.generator())
-        log_px = chunked_log_prob(model, part, z, chunk)
-        kl = model.prior.kl(q)
+        q = method.posterior(ctx, x, train=False)
+        z = q.rsample(samples if has_latent else 1, ctx.generator())  # (B, S, D)
+        log_px = chunked_log_prob(model, x, z, chunk)  # (B, S)
+        kl = model.prior.kl(q)  # (B,)
         log_ratio = q.log_prob(z) - model.prior.log_prob(z) if q.has_density else torch.full_like(log_px, math.nan)
         if kl is None:
             kl = log_ratio.mean(1) if q.has_density else q.kl  # type: ignore[attr-defined]
         rec = -log_px.double().mean(1)
         columns.append({"elbo": -(rec + kl), "rec": rec, "kl": kl.double(), **is_diagnostics(log_px - log_ratio)})
         posteriors.append(q)
-        firsts.append(z[:, 0])
+        first_samples.append(z[:, 0])
         kl_dims.append(model.prior.kl_dim(q))
     examples = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
     kl_dim = None if kl_dims[0] is None else torch.cat(kl_dims)
-    made = Measurement({}, examples, posteriors, torch.cat(firsts), kl_dim)
-    made.metrics |= {name: examples[name].mean().item() for name in ("nll", "elbo", "rec", "kl")}
-    made.metrics |= (
-        information_metrics(model, made, [*map(len, blocks)]) if latent else dict.fromkeys(("kl", *INFORMATION_METRICS))
-    )
-    return made
+    result = Measurement({}, examples, posteriors, torch.cat(first_samples), kl_dim)
+    result.metrics |= {name: examples[name].mean().item() for name in ("nll", "elbo", "rec", "kl")}
+    if has_latent:
+        result.metrics |= information_metrics(model, result, [len(x) for x in blocks])
+    else:
+        result.metrics |= dict.fromkeys(("kl", *INFORMATION_METRICS))
+    return result
 
 
 def chunked_log_prob(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
-    """log p(x|z): x ``[B, …]``, z ``[B, S, D]`` -> ``[B, S]``, at most ``chunk`` pairs at a time."""
+    """Return log p(x|z): x ``[B, …]``, z ``[B, S, D]`` -> ``[B, S]``, decoding at most ``chunk`` pairs at a time."""
     parts = []
-    for some, points in zip(x.split(chunk), z.split(chunk), strict=True):
-        step = max(1, chunk // len(some))
-        parts.append(torch.cat([model.log_prob(some, few) for few in points.split(step, dim=1)], dim=1))
+    for examples, codes in zip(x.split(chunk), z.split(chunk), strict=True):
+        samples = max(1, chunk // len(examples))
+        parts.append(torch.cat([model.log_prob(examples, part) for part in codes.split(samples, dim=1)], dim=1))
     return torch.cat(parts)
 
 
 def log_weights(model: VAE, x: Tensor, q: Posterior, z: Tensor, chunk: int) -> Tensor:
-    """log p(x, z) - log q(z|x): ``[B, S]``. NaN where q has no density."""
+    """Return log p(x, z) - log q(z|x): x ``[B, …]``, z ``[B, S, D]`` -> ``[B, S]``. NaN if q has no density."""
     log_q = q.log_prob(z) if q.has_density else math.nan
     return chunked_log_prob(model, x, z, chunk) + model.prior.log_prob(z) - log_q
 
 
 def is_diagnostics(log_weights: Tensor) -> dict[str, Tensor]:
-    """The importance-weighted NLL of each example, and how far it can be trusted: log weights ``[B, S]`` -> ``[B]``."""
+    """Return the importance-weighted NLL of each example and its diagnostics: ``[B, S]`` -> ``[B]`` each."""
     return {
         "nll": importance_weighted_nll(log_weights),
         "nll_mc_se": nll_standard_error(log_weights),
@@ -147,31 +149,32 @@ def is_diagnostics(log_weights: Tensor) -> dict[str, Tensor]:
     }
 
 
-def information_metrics(model: VAE, made: Measurement, blocks: list[int]) -> dict[str, float | int | bool | None]:
-    """What the code tells about the data, and the units in use; None where the posterior does not say.
+def information_metrics(model: VAE, result: Measurement, batch_sizes: list[int]) -> Metrics:
+    """Return mutual information, divergence of the aggregate posterior, and counts of units in use.
 
-    ``blocks`` are the numbers of examples that He et al.'s estimate takes together.
+    None where the posterior lacks the density that a metric needs. ``batch_sizes`` are the numbers of examples over
+    which He et al.'s in-batch estimate is computed.
     """
-    found: dict[str, float | int | bool | None] = dict.fromkeys(INFORMATION_METRICS)
-    found["au"] = active_units(made.means)
-    if made.kl_dim is not None:
-        found["au_kl"] = informative_units(made.kl_dim)
-    if all(q.has_pairwise for q in made.posteriors):
-        log_probs = sample_log_probs(made.posteriors, made.z)
-        bracket = mutual_information_bracket(log_probs, rate=made.examples["kl"].mean().item())
-        within = [
-            in_batch_mutual_information(q, z).item() * len(z) / len(made.z)
-            for q, z in zip(made.posteriors, made.z.split(blocks), strict=True)
+    metrics: Metrics = dict.fromkeys(INFORMATION_METRICS)
+    metrics["au"] = active_units(result.means)
+    if result.kl_dim is not None:
+        metrics["au_kl"] = informative_units(result.kl_dim)
+    if all(q.has_pairwise for q in result.posteriors):
+        log_probs = sample_log_probs(result.posteriors, result.z)
+        bracket = mutual_information_bracket(log_probs, rate=result.examples["kl"].mean().item())
+        in_batch = [
+            in_batch_mutual_information(q, z).item() * len(z) / len(result.z)
+            for q, z in zip(result.posteriors, result.z.split(batch_sizes), strict=True)
         ]
-        found |= {"mi": bracket.low, "mi_loo": bracket.loo, "mi_high": bracket.high, "mi_batch": sum(within)}
-        found["kl_aggregate"] = kl_aggregate(log_probs.inclusive, model.prior.log_prob(made.z))
-        found["collapsed"] = bracket.low < COLLAPSED_BELOW if math.isfinite(bracket.low) else None
-    return found
+        metrics |= {"mi": bracket.low, "mi_loo": bracket.loo, "mi_high": bracket.high, "mi_batch": sum(in_batch)}
+        metrics["kl_aggregate"] = kl_aggregate(log_probs.inclusive, model.prior.log_prob(result.z))
+        metrics["collapsed"] = bracket.low < COLLAPSED_BELOW if math.isfinite(bracket.low) else None
+    return metrics
 
 
 @torch.no_grad()
 def mean_loss(method: Method, ctx: EvaluationContext, blocks: Sequence[Tensor]) -> float:
-    """The method's own objective, per example of ``blocks``, as it is taken in training but by the networks at rest."""
+    """Return the method's training objective with the model in evaluation mode, in nats per example of ``blocks``."""
     ctx.model.eval()
     total = 0.0
     for ctx.block, x in enumerate(blocks):
@@ -187,11 +190,11 @@ def validate(
     seed: int,
     with_lag: bool = False,
     with_loss: bool = False,
-) -> dict:
-    """Metrics on the validation set at KL weight 1, with the same noise every time; leaves the model in training mode.
+) -> Metrics:
+    """Return the metrics of the validation set at KL weight 1, and leave the model in training mode.
 
-    No NLL: with one sample it would be the ELBO under another name. ``with_lag``: also how far inference lags behind
-    on the first ``lag_examples``. ``with_loss``: also the method's own.
+    The noise is the same each time. There is no NLL: with one sample it would equal the negative ELBO. ``with_lag``
+    adds the inference lag on the first ``lag_examples``, ``with_loss`` the method's own objective.
     """
     ctx = EvaluationContext(model, data.info, train, derive_seed(seed, "validation"))
     _, blocks = data.blocks("val", train.val_examples, train.batch_size, train.equal_lengths)

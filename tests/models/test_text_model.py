@@ -14,7 +14,7 @@ from bench.core.config import TextModelConfig
 from bench.data.dataset import END, PAD, START, UNKNOWN, Prepared
 from bench.data.tensors import apply_model_config, batches_per_pass, load
 from bench.evaluation.metrics import EvaluationContext, compute_metrics
-from bench.evaluation.samples import texts
+from bench.evaluation.samples import text_samples
 from bench.experiment.factory import build_from_config
 from bench.experiment.presets import load_preset
 from bench.experiment.worker import run_cell
@@ -453,12 +453,12 @@ def test_interpolations_end_at_the_reconstructions(text_trainer, tmp_path):
     run = text_trainer("vae", tmp_path)
     _, (x,) = run.data.blocks("test", 4, 4)
     run.model.eval()
-    shown = texts(run.method, EvaluationContext(run.model, run.data.info, TEXT_TRAIN, 0), run.data, x)
-    assert len(shown["samples"]) == len(shown["reconstructions"]) == 4 and len(shown["interpolations"]) == 2
-    for pair, between in enumerate(shown["interpolations"]):
-        first, second = shown["reconstructions"][2 * pair : 2 * pair + 2]
-        assert between["start"] == first["original"] and between["end"] == second["original"]
-        assert between["steps"][0]["greedy"] == first["greedy"] and between["steps"][-1]["beam"] == second["beam"]
+    samples = text_samples(run.method, EvaluationContext(run.model, run.data.info, TEXT_TRAIN, 0), run.data, x)
+    assert len(samples.samples) == len(samples.reconstructions) == 4 and len(samples.interpolations) == 2
+    for pair, line in enumerate(samples.interpolations):
+        first, second = samples.reconstructions[2 * pair : 2 * pair + 2]
+        assert line.start == first.original and line.end == second.original
+        assert line.steps[0].greedy == first.greedy and line.steps[-1].beam == second.beam
 
 
 # -- presets -------------------------------------------------------------------------------------------------

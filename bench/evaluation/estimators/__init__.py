@@ -1,1 +1,1 @@
-"""Estimators: pure functions on tensors, in nats."""
+"""Estimators: pure functions on tensors. All information and likelihoods are in nats."""

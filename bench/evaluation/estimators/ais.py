@@ -1,17 +1,17 @@
 """Annealed importance sampling (Neal, 2001) with Hamiltonian moves, for decoders (Wu et al., ICLR 2017).
 
-The way leads from a Gaussian q, N(0, I) unless another is given, to the joint density p(x, z), through densities
-q(z) (p(x, z) / q(z))^b with b from 0 to 1: where q is the prior, p(z) p(x|z)^b. Moves are in the coordinates u in which
-q is standard normal.
+The path leads from a Gaussian q (N(0, I) by default) to the joint density p(x, z), through the densities
+q(z) (p(x, z) / q(z))^b with b from 0 to 1. If q is the prior, these are p(z) p(x|z)^b. Moves are in coordinates u in
+which q is standard normal.
 
-The mean of the forward weights is unbiased for p(x), so the log of that mean is a lower bound of log p(x) in
-expectation. Reverse weights begin with a z drawn from p(z|x), as is known of simulated x alone; the mean of their
-inverses is unbiased for 1 / p(x), so minus its log is an upper bound in expectation (Grosse et al., 2015). Both need
-moves that do not depend on the past of the chain they move. So step sizes are found beforehand, one for each example
-and density, by pilot chains of which nothing else is used.
+The mean of the forward weights is unbiased for p(x), so its log is a lower bound of log p(x) in expectation. Reverse
+weights start from a sample z ~ p(z|x), which is available for simulated x only; the mean of their inverses is unbiased
+for 1 / p(x), so minus its log is an upper bound in expectation (Grosse et al., 2015). Both require moves that do not
+depend on the past of the chain. Step sizes, one per example and density, are therefore set by pilot chains that are
+then discarded.
 
-The model is in evaluation mode and gets no gradients; at most ``chunk`` (example, chain) pairs are decoded at a time.
-No number depends on ``chunk``, nor one example's on the others. Weights are summed in float64.
+The model is in evaluation mode and gets no gradients. At most ``chunk`` (example, chain) pairs are decoded at a time.
+No number depends on ``chunk``, nor on the other examples. Weights are summed in float64.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.evaluation.estimators.proposal import WITH_GRADIENT, noise, streams
+from bench.evaluation.estimators.proposal import MAX_PAIRS_WITH_GRADIENT, noise, streams
 from bench.models.distributions import Gaussian
 from bench.models.vae import VAE, second_order
 
-LEAPFROGS = 10
-PILOTS = 4  # chains
-ACCEPTED = 0.65  # share of moves that step sizes aim at
-STEP_SIZES = (1e-4, 0.5)
-FIRST_SIZE = 0.1
-JITTER = 0.2  # by which each move's step size varies: moves that fit a density's period would come back again and again
-GAIN = 0.02  # by which the log of a step size changes with each move of the pilots
-RANGE = 4.0  # by which it can change over all of them: where these are few, the gain is more
-STEEPNESS = 4.0  # of the sigmoidal schedule
+LEAPFROG_STEPS = 10
+PILOT_CHAINS = 4
+TARGET_ACCEPTANCE = 0.65
+STEP_SIZE_RANGE = (1e-4, 0.5)
+INITIAL_STEP_SIZE = 0.1
+JITTER = 0.2  # relative variation of each move's step size; a fixed one can be in resonance with the density
+ADAPTATION = 0.02  # change of the log step size per pilot move
+TOTAL_ADAPTATION = 4.0  # possible change over all pilot moves; with few moves, each changes more
+SCHEDULE_STEEPNESS = 4.0  # of the sigmoid
 
 
-class Point(NamedTuple):
-    """Where the chains are: u ``[B, C, D]``, log p(x, z) - log q(z) there ``[B, C]``, and its gradient by u."""
+class ChainState(NamedTuple):
+    """State of the chains: u ``[B, C, D]``, log p(x, z) - log q(z) ``[B, C]``, and its gradient by u ``[B, C, D]``."""
 
     u: Tensor
     log_ratio: Tensor
     gradient: Tensor
 
 
-At = Callable[[Tensor], Point]
+StateAt = Callable[[Tensor], ChainState]
 
 
 def ais_log_weights(
@@ -58,9 +58,9 @@ def ais_log_weights(
     steps: int = 500,
     start: Gaussian | None = None,
 ) -> Tensor:
-    """Log weights ``[B, chains]`` of x ``[B, …]`` in nats, float64, over ``steps`` densities after the start.
+    """Return forward log weights ``[B, chains]`` of x ``[B, …]`` in nats, float64, over ``steps`` densities after q.
 
-    Their ``importance_weighted_nll`` is an upper bound of -log p(x) in expectation, which falls as ``steps`` grow.
+    Their ``importance_weighted_nll`` is an upper bound of -log p(x) in expectation, which decreases with ``steps``.
     """
     return _anneal(model, x, None, generator, chunk, chains, steps, start)
 
@@ -75,10 +75,10 @@ def reverse_log_weights(
     steps: int = 500,
     start: Gaussian | None = None,
 ) -> Tensor:
-    """Log weights ``[B, chains]`` of the way back from z ``[B, D]`` ~ p(z|x), one exact sample for each example.
+    """Return log weights ``[B, chains]`` of the reverse path from z ``[B, D]``, one exact sample of p(z|x) per example.
 
-    The ``importance_weighted_nll`` of minus these weights is an upper bound of log p(x) in expectation, over z too:
-    all chains of an example share it, and more of them do not average it away.
+    The ``importance_weighted_nll`` of the negated weights is an upper bound of log p(x) in expectation over z too: all
+    chains of an example share z, so more chains do not average it out.
     """
     return _anneal(model, x, z, generator, chunk, chains, steps, start)
 
@@ -94,114 +94,122 @@ def _anneal(
     steps: int,
     start: Gaussian | None,
 ) -> Tensor:
-    """Forward without a z, else reverse from it; as many examples at a time as the chunk allows."""
+    """Run the chains forward, or in reverse from z, for as many examples at a time as ``chunk`` allows."""
     if start is None:
         origin = next(model.parameters()).new_zeros(len(x), model.latent_dim)
         start = Gaussian(origin, origin)
-    budget = min(chunk, WITH_GRADIENT)
+    budget = min(chunk, MAX_PAIRS_WITH_GRADIENT)
     examples = max(1, budget // chains)
-    every_stream, weights = streams(generator, len(x)), []
+    all_generators, weights = streams(generator, len(x)), []
     for first in range(0, len(x), examples):
-        rows, some = slice(first, first + examples), every_stream[first : first + examples]
+        rows, generators = slice(first, first + examples), all_generators[first : first + examples]
         mean, scale = start.mean[rows].unsqueeze(1), (0.5 * start.logvar[rows]).exp().unsqueeze(1)
-        at = _points(model, x[rows], mean, scale, budget)
-        sizes = _step_sizes(at, some, mean, steps)
+        state_at = _state_function(model, x[rows], mean, scale, budget)
+        sizes = _step_sizes(state_at, generators, mean, steps)
         if z is None:
-            weights.append(_forward(at, at(noise(some, chains, mean)), sizes, some))
+            weights.append(_forward(state_at, state_at(noise(generators, chains, mean)), sizes, generators))
         else:
             u = (z[rows].unsqueeze(1) - mean) / scale
-            weights.append(_reverse(at, at(u.expand(-1, chains, -1)), sizes, some))
+            weights.append(_reverse(state_at, state_at(u.expand(-1, chains, -1)), sizes, generators))
     return torch.cat(weights)
 
 
-def _forward(at: At, point: Point, sizes: Tensor, some: list[torch.Generator]) -> Tensor:
-    """Log weights ``[B, C]`` of chains that start from q; ``sizes`` ``[T, B]``, one for each density after q."""
+def _forward(state_at: StateAt, state: ChainState, sizes: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Return log weights ``[B, C]`` of chains that start from q; ``sizes`` ``[T, B]``, one per density after q."""
     schedule = _schedule(len(sizes))
-    log_weights = torch.zeros_like(point.log_ratio, dtype=torch.float64)
+    log_weights = torch.zeros_like(state.log_ratio, dtype=torch.float64)
     for before, beta, size in zip(schedule[:-1], schedule[1:], sizes, strict=True):
-        log_weights += (beta - before) * point.log_ratio.double()
-        if beta < 1:  # the last density is the target: a move there changes no weight
-            point, _ = _move(at, point, beta, size, some)
+        log_weights += (beta - before) * state.log_ratio.double()
+        if beta < 1:  # a move in the last density, the target, changes no weight
+            state, _ = _move(state_at, state, beta, size, generators)
     return log_weights
 
 
-def _reverse(at: At, point: Point, sizes: Tensor, some: list[torch.Generator]) -> Tensor:
-    """Log weights ``[B, C]`` of the same way taken backwards, by chains that start from the target."""
+def _reverse(state_at: StateAt, state: ChainState, sizes: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Return log weights ``[B, C]`` of the same path in reverse, by chains that start from the target."""
     schedule = _schedule(len(sizes))
-    log_weights = torch.zeros_like(point.log_ratio, dtype=torch.float64)
+    log_weights = torch.zeros_like(state.log_ratio, dtype=torch.float64)
     for step in reversed(range(len(sizes))):
-        log_weights += (schedule[step + 1] - schedule[step]) * point.log_ratio.double()
+        log_weights += (schedule[step + 1] - schedule[step]) * state.log_ratio.double()
         if step:
-            point, _ = _move(at, point, schedule[step], sizes[step - 1], some)
+            state, _ = _move(state_at, state, schedule[step], sizes[step - 1], generators)
     return log_weights
 
 
-def _step_sizes(at: At, some: list[torch.Generator], like: Tensor, steps: int) -> Tensor:
-    """For each density and example ``[T, B]``: up after moves that were accepted too often, else down."""
-    point = at(noise(some, PILOTS, like))
-    size = torch.full_like(point.log_ratio[:, 0], FIRST_SIZE)
-    gain = math.exp(max(GAIN, RANGE / steps))
+def _step_sizes(state_at: StateAt, generators: list[torch.Generator], like: Tensor, steps: int) -> Tensor:
+    """Adapt a step size per density and example ``[T, B]`` with pilot chains: up if acceptance is above the target."""
+    state = state_at(noise(generators, PILOT_CHAINS, like))
+    size = torch.full_like(state.log_ratio[:, 0], INITIAL_STEP_SIZE)
+    factor = math.exp(max(ADAPTATION, TOTAL_ADAPTATION / steps))
     sizes = []
     for beta in _schedule(steps)[1:]:
         sizes.append(size)
-        point, accepted = _move(at, point, beta, size, some)
-        size = torch.where(accepted.mean(1) > ACCEPTED, size * gain, size / gain).clamp(*STEP_SIZES)
+        state, acceptance = _move(state_at, state, beta, size, generators)
+        adapted = torch.where(acceptance.mean(1) > TARGET_ACCEPTANCE, size * factor, size / factor)
+        size = adapted.clamp(*STEP_SIZE_RANGE)
     return torch.stack(sizes)
 
 
 def _schedule(steps: int) -> list[float]:
-    """b from 0 to 1 in ``steps``, by a sigmoid: small at both ends, where the densities change fastest."""
-    values = torch.sigmoid(STEEPNESS * torch.linspace(-1, 1, steps + 1, dtype=torch.float64))
+    """Return b from 0 to 1 in ``steps`` sigmoidal steps, small at both ends where the densities change fastest."""
+    values = torch.sigmoid(SCHEDULE_STEEPNESS * torch.linspace(-1, 1, steps + 1, dtype=torch.float64))
     return ((values - values[0]) / (values[-1] - values[0])).tolist()
 
 
-def _move(at: At, point: Point, beta: float, size: Tensor, some: list[torch.Generator]) -> tuple[Point, Tensor]:
-    """A Hamiltonian move that leaves exp(-|u|²/2 + b · log ratio) as it is; the probabilities of acceptance ``[B, C]``.
+def _move(
+    state_at: StateAt, state: ChainState, beta: float, size: Tensor, generators: list[torch.Generator]
+) -> tuple[ChainState, Tensor]:
+    """Make a Hamiltonian move that leaves exp(-|u|²/2 + b · log ratio) invariant.
 
-    ``size`` ``[B]`` is the step of the leapfrogs.
+    ``size`` ``[B]`` is the leapfrog step size. Returns the new state and the acceptance probabilities ``[B, C]``.
     """
 
-    def force(point: Point) -> Tensor:
-        return beta * point.gradient - point.u
+    def force(state: ChainState) -> Tensor:
+        return beta * state.gradient - state.u
 
-    def log_density(point: Point, momentum: Tensor) -> Tensor:
-        quadratic = point.u.double().square() + momentum.double().square()
-        return beta * point.log_ratio.double() - 0.5 * quadratic.sum(-1)
+    def log_density(state: ChainState, momentum: Tensor) -> Tensor:
+        quadratic = state.u.double().square() + momentum.double().square()
+        return beta * state.log_ratio.double() - 0.5 * quadratic.sum(-1)
 
-    momentum = noise(some, point.u.shape[1], point.u)
-    chances = [torch.rand(2, len(row), generator=s, device=row.device) for s, row in zip(some, point.u, strict=True)]
-    of_size, of_acceptance = torch.stack(chances, dim=1)
-    step = (size.unsqueeze(1) * (1 + JITTER * (2 * of_size - 1))).unsqueeze(2)
-    here = log_density(point, momentum)
-    new, momentum = point, momentum + 0.5 * step * force(point)
-    for last in [False] * (LEAPFROGS - 1) + [True]:
-        new = at(new.u + step * momentum)
-        momentum = momentum + (0.5 if last else 1.0) * step * force(new)
-    probability = (log_density(new, momentum) - here).clamp(max=0).exp().nan_to_num(0)  # never into what overflowed
-    taken = of_acceptance < probability
+    momentum = noise(generators, state.u.shape[1], state.u)
+    uniforms = [
+        torch.rand(2, len(row), generator=generator, device=row.device)
+        for generator, row in zip(generators, state.u, strict=True)
+    ]
+    for_size, for_acceptance = torch.stack(uniforms, dim=1)  # (B, C) each
+    step = (size.unsqueeze(1) * (1 + JITTER * (2 * for_size - 1))).unsqueeze(2)
+    before = log_density(state, momentum)
+    proposed, momentum = state, momentum + 0.5 * step * force(state)
+    for is_last in [False] * (LEAPFROG_STEPS - 1) + [True]:
+        proposed = state_at(proposed.u + step * momentum)
+        momentum = momentum + (0.5 if is_last else 1.0) * step * force(proposed)
+    probability = (log_density(proposed, momentum) - before).clamp(max=0).exp().nan_to_num(0)  # reject overflows
+    accepted = for_acceptance < probability
     chosen = (
-        torch.where(taken.view(taken.shape + (1,) * (a.dim() - 2)), b, a) for a, b in zip(point, new, strict=True)
+        torch.where(accepted.view(accepted.shape + (1,) * (old.dim() - 2)), new, old)
+        for old, new in zip(state, proposed, strict=True)
     )
-    return Point(*chosen), probability
+    return ChainState(*chosen), probability
 
 
-def _points(model: VAE, x: Tensor, mean: Tensor, scale: Tensor, budget: int) -> At:
-    """The function from u ``[B, C, D]`` to log ratio and gradient for x ``[B, …]``; ``budget`` pairs at a time."""
+def _state_function(model: VAE, x: Tensor, mean: Tensor, scale: Tensor, budget: int) -> StateAt:
+    """Return the function from u ``[B, C, D]`` to the state of x ``[B, …]``; it decodes ``budget`` pairs at a time."""
 
     @torch.enable_grad()
-    def part(u: Tensor) -> Point:
+    def evaluate(u: Tensor) -> ChainState:
         u = u.detach().requires_grad_()
         z = mean + scale * u
         with second_order(model):  # gradients in evaluation mode
             log_ratio = model.log_prob(x, z) + model.prior.log_prob(z) - standard.log_prob(u) + log_scale
             (gradient,) = torch.autograd.grad(log_ratio.sum(), [u])
-        return Point(u.detach(), log_ratio.detach(), gradient)
+        return ChainState(u.detach(), log_ratio.detach(), gradient)
 
     standard = Gaussian(torch.zeros_like(mean[:, 0]), torch.zeros_like(mean[:, 0]))
     log_scale = scale.log().sum(-1)
     chains = max(1, budget // len(x))
 
-    def at(u: Tensor) -> Point:
-        return Point(*(torch.cat(parts, dim=1) for parts in zip(*map(part, u.split(chains, dim=1)), strict=True)))
+    def state_at(u: Tensor) -> ChainState:
+        parts = map(evaluate, u.split(chains, dim=1))
+        return ChainState(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
 
-    return at
+    return state_at

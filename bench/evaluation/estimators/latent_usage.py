@@ -1,4 +1,4 @@
-"""How much of the latent is in use: by the encoder, dimension by dimension, and by the decoder."""
+"""Use of the latent: by the encoder (counts of dimensions), and by the decoder (distortion gaps)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.models.vae import VAE
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> int:
-    """Dimensions whose posterior mean varies over the data by more than ``threshold``: ``[N, D]`` -> count.
+    """Count the dimensions whose posterior mean has a variance over the data above ``threshold``: means ``[N, D]``.
 
     Unbiased variance of posterior means, not of samples (Burda et al., ICLR 2016).
     """
@@ -22,34 +22,34 @@ def active_units(means: Tensor, threshold: float = 0.01) -> int:
 
 
 def informative_units(kl_dim: Tensor, threshold: float = 0.01) -> int:
-    """Dimensions whose KL to the prior is on average above ``threshold`` nats: ``[N, D]`` -> count.
+    """Count the dimensions whose mean KL to the prior is above ``threshold`` nats: KL ``[N, D]``.
 
-    Does not depend on the scale of the posterior means, which normalisation in an encoder can set at will.
+    Does not depend on the scale of the posterior means, which a normalisation layer in the encoder can set.
     """
     return int((kl_dim.double().mean(dim=0) > threshold).sum())
 
 
 def variance_ratio_units(means: Tensor, variances: Tensor, threshold: float = 0.05) -> int:
-    """Dimensions whose posterior means have more than ``threshold`` of the aggregate posterior's variance -> count.
+    """Count the dimensions whose means contribute more than ``threshold`` of the aggregate posterior's variance.
 
-    Var(μ_d) / (Var(μ_d) + E σ²_d) of posterior means and variances ``[N, D]``. The share is the same in all units of z.
+    The ratio Var(μ_d) / (Var(μ_d) + E σ²_d) of posterior means and variances ``[N, D]`` is invariant to the scale of z.
     """
     between, within = means.double().var(dim=0), variances.double().mean(dim=0)
     return int((between > threshold * (between + within)).sum())
 
 
 def collapse_curve(kl_dim: Tensor, epsilons: Tensor, delta: float = 0.01) -> Tensor:
-    """Share of dimensions that are (ε, δ)-collapsed, P_x[KL_d < ε] ≥ 1 - δ (Lucas et al., 2019): ``[N, D]`` -> ``[E]``.
+    """Return the share of (ε, δ)-collapsed dimensions, P_x[KL_d < ε] ≥ 1 - δ (Lucas et al., 2019), for each ε ``[E]``.
 
-    KL to the prior in nats, of each example and dimension; the curve rises with ε from 0 to 1.
+    ``kl_dim`` ``[N, D]``: KL to the prior in nats. The curve increases with ε from 0 to 1.
     """
-    exceptions = int(delta * len(kl_dim) + 1e-9)  # examples that may be at ε or above
+    exceptions = int(delta * len(kl_dim) + 1e-9)  # examples that may have a KL of ε or more
     critical = kl_dim.double().topk(exceptions + 1, dim=0).values[-1]
     return (critical < epsilons.to(critical).unsqueeze(1)).double().mean(dim=1)
 
 
 class CoupledSamples(NamedTuple):
-    """``[N, S, D]`` each: from the example's own posterior, from others' and from the prior."""
+    """z ``[N, S, D]`` from the example's own posterior, from that of another example, and from the prior."""
 
     own: Tensor
     other: Tensor
@@ -57,34 +57,34 @@ class CoupledSamples(NamedTuple):
 
 
 class DistortionGaps(NamedTuple):
-    """Nats per example ``[B]``, float64: how much worse x is reconstructed from z that is not its own."""
+    """Increase of -log p(x|z) with z of another example, and with z of the prior: nats ``[B]``, float64."""
 
     shuffle: Tensor
     prior: Tensor
 
 
 def derangement(count: int, generator: torch.Generator) -> Tensor:
-    """A permutation without fixed points, uniform among them: int64 ``[count]``."""
+    """Draw a permutation without fixed points, uniformly: int64 ``[count]``. ``ValueError`` for a single example."""
     if count < 2:
-        raise ValueError("one example has no other")
-    places = torch.arange(count, device=generator.device)
-    while True:  # about e times
+        raise ValueError("a derangement needs at least two examples")
+    identity = torch.arange(count, device=generator.device)
+    while True:  # e attempts on average
         order = torch.randperm(count, generator=generator, device=generator.device)
-        if not (order == places).any():
+        if not (order == identity).any():
             return order
 
 
 def coupled_samples(
     posteriors: Sequence[Posterior], prior: Prior, samples: int, generator: torch.Generator
 ) -> CoupledSamples:
-    """z for ``distortion_gaps`` of all examples in ``posteriors``; no example gets its own posterior as another's.
+    """Draw z for ``distortion_gaps`` of the N examples in ``posteriors``.
 
-    Sample by sample the examples are paired anew. Gaussians and a standard normal prior are sampled from common noise:
-    where the posterior is the prior the three are the same, and the gaps are 0 instead of noise around 0.
+    Each sample pairs every example with another one, by a new derangement. Gaussian posteriors and a standard normal
+    prior share the noise, so that the gaps are exactly 0 if the posterior equals the prior, not noise around 0.
     """
     count = sum(len(q.mean) for q in posteriors)
     device = posteriors[0].mean.device
-    partner = torch.stack([derangement(count, generator) for _ in range(samples)], dim=1).to(device)  # [N, S]
+    partner = torch.stack([derangement(count, generator) for _ in range(samples)], dim=1).to(device)  # (N, S)
     gaussians = [q for q in posteriors if type(q) is Gaussian]
     if type(prior) is StandardNormal and len(gaussians) == len(posteriors):
         mean = torch.cat([q.mean for q in gaussians])
@@ -100,18 +100,18 @@ def coupled_samples(
 
 
 def distortion_gaps(model: VAE, x: Tensor, z: Tensor, z_other: Tensor, z_prior: Tensor, chunk: int) -> DistortionGaps:
-    """How much -log p(x|z) rises when z comes from another example, and when it comes from the prior.
+    """Return the increase of -log p(x|z) with z of another example, and with z of the prior.
 
-    x ``[B, …]``, each z ``[B, S, D]``, decoded at most ``chunk`` (example, sample) pairs at a time. Needs no density
-    of q and knows no ceiling. 0 where the decoder ignores z; in expectation, the first also where q does not depend on
-    x and the second where q is the prior. Under exact inference both are the symmetrised KL between p(x, z) and
-    p(x) p(z), at least I(x; z). Negative where z does better without the encoder than with it.
+    x ``[B, …]``, each z ``[B, S, D]``, decoded at most ``chunk`` (example, sample) pairs at a time. Needs no density of
+    q and has no ceiling. 0 if the decoder ignores z; in expectation, the first is also 0 if q does not depend on x, the
+    second if q is the prior. Under exact inference both are the symmetrised KL between p(x, z) and p(x) p(z), at least
+    I(x; z). Negative if z from the encoder is worse than z from elsewhere.
     """
-    own, other, prior = (_distortion(model, x, some, chunk) for some in (z, z_other, z_prior))
+    own, other, prior = (_distortion(model, x, samples, chunk) for samples in (z, z_other, z_prior))
     return DistortionGaps(other - own, prior - own)
 
 
 def _distortion(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
-    """-log p(x|z), the mean of samples z ``[B, S, D]``: ``[B]``, float64."""
+    """Return the mean of -log p(x|z) over samples z ``[B, S, D]``: ``[B]``, float64."""
     parts = z.split(max(1, chunk // len(x)), dim=1)
-    return -torch.cat([model.log_prob(x, some) for some in parts], dim=1).double().mean(dim=1)
+    return -torch.cat([model.log_prob(x, part) for part in parts], dim=1).double().mean(dim=1)

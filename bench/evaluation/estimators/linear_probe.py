@@ -1,4 +1,4 @@
-"""What a linear classifier reads from posterior means: how much of the labels the code makes plain."""
+"""Accuracy of a linear classifier on posterior means: how much of the labels is linear in the code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Weights of ½‖W‖² against the mean cross-entropy, for cross-validation to choose from; on ties the strongest wins.
+#: Weights of ½‖W‖² relative to the mean cross-entropy; cross-validation selects one, the largest among equals.
 STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3)
 FOLDS = 5
 
@@ -17,14 +17,14 @@ FOLDS = 5
 def linear_probe(
     train_means: np.ndarray, train_labels: np.ndarray, test_means: np.ndarray, test_labels: np.ndarray
 ) -> float:
-    """Accuracy on the test set of multinomial logistic regression on standardised posterior means ``[N, D]``.
+    """Return the test accuracy of multinomial logistic regression on standardised posterior means ``[N, D]``.
 
-    Labels are integers ``[N]``, whatever their order. The L2 strength is the one of highest accuracy in stratified
-    cross-validation over fixed parts of the training set: from few labels it comes closer to the best than that of
-    least cross-entropy. Test examples of classes without training examples are left out, for no classifier could name
-    them.
+    Labels are integers ``[N]`` in any order. The L2 strength is the one of highest accuracy in stratified
+    cross-validation over fixed parts of the training set: with few labels it comes closer to the best strength than
+    the one of lowest cross-entropy. Test examples of classes without training examples are left out. ``ValueError`` if
+    no test example remains.
     """
-    labels, known, truth = _coded(train_labels, test_labels)
+    labels, known, truth = _encode_labels(train_labels, test_labels)
     return _accuracy(train_means, labels, test_means[known], truth)
 
 
@@ -37,14 +37,15 @@ def few_label_accuracy(
     draws: int = 5,
     seed: int = 0,
 ) -> dict[int, float]:
-    """``linear_probe`` from few labels: for each count the mean accuracy over ``draws`` subsets, balanced by class.
+    """Return the accuracy of ``linear_probe`` with few labels: for each count the mean over ``draws`` balanced subsets.
 
-    Of each class as many as of any other, one more or less, and as far as there are so many; a draw's smaller subsets
-    lie within its larger ones. Counts that the training set does not reach are missing. All are tested on the same
-    examples as the probe of the whole training set: with more classes than labels, some of them cannot be right. As
-    these subsets do not say which class is commonest, their chance level is one over the number of classes.
+    The classes of a subset differ in size by at most one, as far as there are enough examples, and the smaller subsets
+    of a draw are part of its larger ones. Counts above the size of the training set are omitted. The test examples are
+    those of the probe on the whole training set; with more classes than labels, some of them cannot be classified
+    correctly. A balanced subset does not show which class is most frequent, so the chance level is one over the number
+    of classes.
     """
-    labels, known, truth = _coded(train_labels, test_labels)
+    labels, known, truth = _encode_labels(train_labels, test_labels)
     orders = [_balanced(labels, np.random.default_rng((seed, draw))) for draw in range(draws)]
     return {
         count: sum(
@@ -58,15 +59,16 @@ def few_label_accuracy(
 
 
 def chance_accuracy(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
-    """Share of the commonest class among the test labels that the probe is tested on: what guessing can reach."""
-    _, _, truth = _coded(train_labels, test_labels)
+    """Return the share of the most frequent class among the test labels that the probe is tested on."""
+    _, _, truth = _encode_labels(train_labels, test_labels)
     return float(np.bincount(truth).max() / len(truth))
 
 
-def _coded(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Training labels numbered as they appear; which test examples (bool) are of their classes; the labels of these."""
+def _encode_labels(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the training labels numbered by first appearance, a mask of the test examples of known classes, and the
+    labels of these."""
     classes, first, inverse = np.unique(train, return_index=True, return_inverse=True)
-    number = first.argsort().argsort()
+    number = first.argsort().argsort()  # class -> number
     known = np.isin(test, classes)
     if not known.any():
         raise ValueError("no class of the test set is in the training set")
@@ -74,13 +76,13 @@ def _coded(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 
 def _balanced(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """All examples in random order, but first one of each class, then a second of each, and so on."""
+    """Return all examples in random order, but first one of each class, then a second one of each, and so on."""
     order = random.permutation(len(labels))
     return order[np.argsort(_rank(labels[order]), kind="stable")]
 
 
 def _rank(labels: np.ndarray) -> np.ndarray:
-    """How many of the same class came before: int64 ``[N]``."""
+    """Return how many examples of the same class precede each example: int64 ``[N]``."""
     order = np.argsort(labels, kind="stable")
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     rank = np.empty(len(labels), np.int64)
@@ -89,8 +91,8 @@ def _rank(labels: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Within: torch's products on one thread, for these are many and too small to share out."""
+def single_thread() -> Iterator[None]:
+    """Limit torch to one thread: the products are many and too small to parallelise."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -99,9 +101,9 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@one_thread()
+@single_thread()
 def _accuracy(means: np.ndarray, labels: np.ndarray, test: np.ndarray, truth: np.ndarray) -> float:
-    """Of a probe trained on ``means`` with the strength that cross-validation finds best."""
+    """Return the test accuracy of a probe trained on ``means`` with the strength selected by cross-validation."""
     centre, scale = means.mean(axis=0, dtype=np.float64), means.std(axis=0, dtype=np.float64)
     scale[scale == 0] = 1
     features = torch.from_numpy((means - centre) / scale)
@@ -109,27 +111,27 @@ def _accuracy(means: np.ndarray, labels: np.ndarray, test: np.ndarray, truth: np
     order = np.random.default_rng(0).permutation(len(labels))
     order = torch.from_numpy(order[labels[order].argsort(kind="stable")])
     fold = torch.empty_like(order)
-    fold[order] = torch.arange(len(order)) % FOLDS  # each class over all folds
-    hits = torch.stack([_hits(features, target, fold == held_out) for held_out in range(FOLDS)]).sum(dim=0)
-    weights = _path(features, target, len(classes))[int(hits.argmax())]
-    found = classes[_predicted(torch.from_numpy((test - centre) / scale), weights)]
-    return float((found.numpy() == truth).mean())
+    fold[order] = torch.arange(len(order)) % FOLDS  # every class is spread over all folds
+    correct = torch.stack([_num_correct(features, target, fold == held_out) for held_out in range(FOLDS)]).sum(dim=0)
+    weights = _regularisation_path(features, target, len(classes))[int(correct.argmax())]
+    predicted = classes[_predict(torch.from_numpy((test - centre) / scale), weights)]
+    return float((predicted.numpy() == truth).mean())
 
 
-def _hits(features: Tensor, labels: Tensor, held_out: Tensor) -> Tensor:
-    """How many of the held-out examples a probe trained on the others gets right, for each strength."""
+def _num_correct(features: Tensor, labels: Tensor, held_out: Tensor) -> Tensor:
+    """Return how many held-out examples a probe trained on the others classifies correctly, for each strength."""
     classes, target = labels[~held_out].unique(return_inverse=True)
-    path = _path(features[~held_out], target, len(classes))
-    found = torch.stack([classes[_predicted(features[held_out], weights)] for weights in path])
-    return (found == labels[held_out]).sum(dim=1)
+    path = _regularisation_path(features[~held_out], target, len(classes))
+    predicted = torch.stack([classes[_predict(features[held_out], weights)] for weights in path])
+    return (predicted == labels[held_out]).sum(dim=1)
 
 
-def _predicted(features: Tensor, weights: Tensor) -> Tensor:
+def _predict(features: Tensor, weights: Tensor) -> Tensor:
     return torch.addmm(weights[-1], features, weights[:-1]).argmax(dim=1)
 
 
-def _path(features: Tensor, target: Tensor, classes: int) -> list[Tensor]:
-    """Weights and biases ``[D + 1, C]`` for each of ``STRENGTHS``, each fit beginning where the last ended."""
+def _regularisation_path(features: Tensor, target: Tensor, classes: int) -> list[Tensor]:
+    """Return weights and biases ``[D + 1, C]`` for each of ``STRENGTHS``; each fit starts from the previous one."""
     weights, path = features.new_zeros(features.shape[1] + 1, classes), []
     for strength in STRENGTHS:
         weights = _fit(features, target, strength, weights)
@@ -138,7 +140,7 @@ def _path(features: Tensor, target: Tensor, classes: int) -> list[Tensor]:
 
 
 def _fit(features: Tensor, target: Tensor, strength: float, start: Tensor) -> Tensor:
-    """Multinomial logistic regression by L-BFGS: the minimum of mean cross-entropy + ½ strength ‖W‖², biases free."""
+    """Minimise mean cross-entropy + ½ strength ‖W‖² by L-BFGS, without a penalty on the biases."""
     weights = start.clone().requires_grad_()
     optimiser = torch.optim.LBFGS(
         [weights],

@@ -1,8 +1,9 @@
-"""Gaussians refined for each example; of them a proposal for importance sampling that is made in the same way for every
-method, so that the NLL compares decoders and not encoders (Cremer et al., ICML 2018).
+"""Gaussians refined per example, and a proposal for importance sampling made of them (Cremer et al., ICML 2018).
 
-The model is in evaluation mode and gets no gradients; at most ``chunk`` (example, sample) pairs are decoded at a time,
-though all samples of one step of one example. No number depends on ``chunk``, nor one example's on the others.
+The proposal is constructed in the same way for every method, so its NLL compares decoders and not encoders.
+
+The model is in evaluation mode and gets no gradients. At most ``chunk`` (example, sample) pairs are decoded at a time,
+but always all samples of one refinement step of one example. No number depends on ``chunk``, nor on the other examples.
 """
 
 from __future__ import annotations
@@ -16,28 +17,29 @@ from torch import Tensor
 from bench.models.distributions import Gaussian, Posterior
 from bench.models.vae import VAE, second_order
 
-SAMPLES = 64  # of q, for what it does not tell otherwise
-WITH_GRADIENT = 32  # (example, sample) pairs decoded at a time where a gradient is wanted: a training batch
-#: The scale that a common proposal is refined from. From a narrow one the mean moves with little noise and the scale
-#: rises steadily; from one that is far too wide it falls too slowly, whatever the learning rate.
-NARROW = 0.05
-WIDER = 1.5  # the scale of a proposal's second half, over that of the first
+NUM_SAMPLES = 64  # of q, where its scale or ELBO has no closed form
+MAX_PAIRS_WITH_GRADIENT = 32  # (example, sample) pairs decoded at a time with gradients: a training batch
+#: Initial scale of a proposal. From a narrow one the mean moves with little noise and the scale grows steadily; a scale
+#: that is far too large decreases too slowly at any learning rate.
+INITIAL_SCALE = 0.05
+WIDENING = 1.5  # scale of the second mixture component relative to the first
 
 
 class Mixture:
-    """Half a Gaussian, half the same one ``WIDER``: a proposal for importance sampling.
+    """Equal mixture of a Gaussian and the same Gaussian with ``WIDENING`` times its scale.
 
-    The Gaussian of highest ELBO is narrower than a true posterior that is correlated or has heavier tails, and its
-    weights are then uneven. With a wider half they are less so, and never more than twice what either alone would give.
+    The Gaussian of highest ELBO is narrower than a true posterior that is correlated or has heavier tails, which makes
+    its weights uneven. The wide component makes them more even, and no weight exceeds twice its value under either
+    component alone.
     """
 
     def __init__(self, narrow: Gaussian):
-        self.narrow, self.wide = narrow, Gaussian(narrow.mean, narrow.logvar + 2 * math.log(WIDER))
+        self.narrow, self.wide = narrow, Gaussian(narrow.mean, narrow.logvar + 2 * math.log(WIDENING))
 
-    def sample(self, samples: int, some: list[torch.Generator]) -> Tensor:
-        """``[B, S, D]`` from the halves by turns, so that any stretch of samples has its share of both."""
-        deviation = (0.5 * self.narrow.logvar).exp().unsqueeze(1) * noise(some, samples, self.narrow.mean)
-        deviation[:, 1::2] *= WIDER
+    def sample(self, samples: int, generators: list[torch.Generator]) -> Tensor:
+        """Draw ``[B, S, D]``, alternating between the components."""
+        deviation = (0.5 * self.narrow.logvar).exp().unsqueeze(1) * noise(generators, samples, self.narrow.mean)
+        deviation[:, 1::2] *= WIDENING
         return self.narrow.mean.unsqueeze(1) + deviation
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -45,8 +47,7 @@ class Mixture:
 
 
 class RefinedWeights(NamedTuple):
-    """Of the common proposal: log weights ``[B, draws]``, for the estimators of the likelihood, and the ELBO of its
-    Gaussian ``[B]``, both in nats and float64."""
+    """Log weights ``[B, draws]`` under a refined proposal, and the ELBO ``[B]`` of its Gaussian; nats, float64."""
 
     log_weights: Tensor
     elbo: Tensor
@@ -62,12 +63,12 @@ def refined_proposal(
     steps: int = 100,
     samples: int = 4,
 ) -> Mixture:
-    """The diagonal Gaussian of highest ELBO for each example of x ``[B, …]``, widened for importance sampling.
+    """Fit the diagonal Gaussian of highest ELBO to each example of x ``[B, …]``, and widen it for importance sampling.
 
-    Of q it takes the mean, as a place to start from, and nothing else. ``samples`` per step are pairs mirrored at the
-    mean, which leaves no noise in the mean's gradient where the true posterior is Gaussian, however correlated.
+    Only the mean of q is used, as the starting point. ``samples`` per step are antithetic pairs, which leave no noise
+    in the mean's gradient if the true posterior is Gaussian, correlated or not.
     """
-    start = torch.stack([q.mean.detach(), torch.full_like(q.mean, 2 * math.log(NARROW))])
+    start = torch.stack([q.mean.detach(), torch.full_like(q.mean, 2 * math.log(INITIAL_SCALE))])
     half = _shared_noise(generator, steps, (samples + 1) // 2, q.mean)
     return Mixture(_refine(model, x, start, torch.cat([half, -half], dim=1), chunk, lr=0.3, power=2))
 
@@ -83,16 +84,17 @@ def refined_log_weights(
     samples: int = 4,
     draws: int = 500,
 ) -> RefinedWeights:
-    """Importance weights of ``draws`` samples of its common proposal for each example of x ``[B, …]``.
+    """Return importance weights of ``draws`` samples from the refined proposal of each example of x ``[B, …]``.
 
-    ``importance_weighted_nll`` makes of them an upper bound of -log p(x) in expectation, which hardly depends on q;
-    ``effective_sample_size`` and ``pareto_k`` say where the refinement did not get there.
+    Their ``importance_weighted_nll`` is an upper bound of -log p(x) in expectation, almost independent of q.
+    ``effective_sample_size`` and ``pareto_k`` show where the refinement did not converge.
     """
     proposal = refined_proposal(model, x, q, generator, chunk, steps, samples)
-    z = proposal.sample(draws, streams(generator, len(x)))
+    z = proposal.sample(draws, streams(generator, len(x)))  # (B, S, D)
     log_joint = joint_log_prob(model, x, z, chunk)
-    of_narrow = log_joint - proposal.narrow.log_prob(z).double()
-    return RefinedWeights(log_joint - proposal.log_prob(z).double(), of_narrow[:, ::2].mean(1), proposal)
+    narrow_weights = log_joint - proposal.narrow.log_prob(z).double()
+    elbo = narrow_weights[:, ::2].mean(1)  # even samples are from the narrow component
+    return RefinedWeights(log_joint - proposal.log_prob(z).double(), elbo, proposal)
 
 
 def refined(
@@ -105,39 +107,39 @@ def refined(
     samples: int = 4,
     lr: float = 0.1,
 ) -> Gaussian:
-    """The diagonal Gaussian of each example after ``steps`` of Adam on its ELBO, from q's mean and scale.
+    """Return the diagonal Gaussian of each example after ``steps`` of Adam on its ELBO, from q's mean and scale.
 
-    ``samples`` per step, their noise common to all examples; the learning rate falls linearly to 0.
+    All examples share the noise of the ``samples`` per step. The learning rate decays linearly to 0.
     """
     mean = q.mean.detach()
-    logvar = q.logvar if isinstance(q, Gaussian) else q.rsample(SAMPLES, generator).var(dim=1).log()
+    logvar = q.logvar if isinstance(q, Gaussian) else q.rsample(NUM_SAMPLES, generator).var(dim=1).log()
     noises = _shared_noise(generator, steps, samples, mean)
     return _refine(model, x, torch.stack([mean, logvar.detach()]), noises, chunk, lr, power=1)
 
 
 def _refine(model: VAE, x: Tensor, start: Tensor, noises: Tensor, chunk: int, lr: float, power: float) -> Gaussian:
-    """From mean and log-variance ``start`` ``[2, N, D]``, with noise ``[K, S, D]``; a few examples at a time."""
-    examples = max(1, min(chunk, WITH_GRADIENT) // noises.shape[1])
-    parts = zip(x.split(examples), start.split(examples, dim=1), strict=True)
-    return Gaussian(*torch.cat([_ascend(model, some, state, noises, lr, power) for some, state in parts], dim=1))
+    """Maximise the ELBO from mean and log-variance ``start`` ``[2, N, D]`` with noise ``[K, S, D]``, batch by batch."""
+    examples = max(1, min(chunk, MAX_PAIRS_WITH_GRADIENT) // noises.shape[1])
+    batches = zip(x.split(examples), start.split(examples, dim=1), strict=True)
+    return Gaussian(*torch.cat([_ascend(model, batch, state, noises, lr, power) for batch, state in batches], dim=1))
 
 
 @torch.enable_grad()
 def _ascend(model: VAE, x: Tensor, start: Tensor, noises: Tensor, lr: float, power: float) -> Tensor:
-    """Mean and log-variance ``[2, N, D]`` after one step on the ELBO for each entry of ``noises`` ``[K, S, D]``.
+    """Return mean and log-variance ``[2, N, D]`` after one ELBO step for each entry of ``noises`` ``[K, S, D]``.
 
-    The gradient is that of the path alone, whose noise vanishes where the true posterior is such a Gaussian
-    (Roeder et al., 2017). The learning rate falls as the given power of what is left.
+    Path gradient, whose noise vanishes if the true posterior is in the family (Roeder et al., 2017). The learning rate
+    decays polynomially with the given power.
     """
     state = start.clone().requires_grad_()
-    optimiser = torch.optim.Adam([state], lr, betas=(0.8, 0.9))  # a short memory, for few steps
+    optimiser = torch.optim.Adam([state], lr, betas=(0.8, 0.9))  # short memory, because there are few steps
     decay = torch.optim.lr_scheduler.PolynomialLR(optimiser, len(noises), power)
-    for some in noises:
+    for epsilon in noises:
         mean, logvar = state
-        z = mean.unsqueeze(1) + (0.5 * logvar).exp().unsqueeze(1) * some
+        z = mean.unsqueeze(1) + (0.5 * logvar).exp().unsqueeze(1) * epsilon  # (N, S, D)
         log_q = Gaussian(*state.detach()).log_prob(z)
         with second_order(model):  # gradients in evaluation mode
-            loss = (log_q - model.log_prob(x, z) - model.prior.log_prob(z)).sum() / len(some)
+            loss = (log_q - model.log_prob(x, z) - model.prior.log_prob(z)).sum() / len(epsilon)
             (state.grad,) = torch.autograd.grad(loss, [state])
         optimiser.step()
         decay.step()
@@ -145,27 +147,29 @@ def _ascend(model: VAE, x: Tensor, start: Tensor, noises: Tensor, lr: float, pow
 
 
 def joint_log_prob(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
-    """log p(x, z) of x ``[N, …]`` at z ``[N, S, D]`` -> ``[N, S]``, in float64 after the decoder."""
+    """Return log p(x, z) of x ``[N, …]`` at z ``[N, S, D]``: ``[N, S]``, float64 after the decoder."""
     examples = max(1, chunk // z.shape[1])
     log_px = [
-        torch.cat([model.log_prob(some, points) for points in group.split(chunk, dim=1)], dim=1)
-        for some, group in zip(x.split(examples), z.split(examples), strict=True)
+        torch.cat([model.log_prob(batch, part) for part in codes.split(chunk, dim=1)], dim=1)
+        for batch, codes in zip(x.split(examples), z.split(examples), strict=True)
     ]
     return torch.cat(log_px).double() + model.prior.log_prob(z).double()
 
 
 def _shared_noise(generator: torch.Generator, steps: int, samples: int, like: Tensor) -> Tensor:
-    """Standard normal ``[steps, samples, D]``, for all examples alike."""
+    """Draw standard normal noise ``[steps, samples, D]`` that all examples share."""
     return torch.randn(steps, samples, like.shape[1], generator=generator, device=like.device, dtype=like.dtype)
 
 
 def streams(generator: torch.Generator, count: int) -> list[torch.Generator]:
-    """A stream of noise for each of ``count`` examples, which does not depend on how many follow it."""
+    """Return one generator per example, each independent of how many examples follow it."""
     seeds = [torch.randint(2**62, (), generator=generator, device=generator.device) for _ in range(count)]
     return [torch.Generator(generator.device).manual_seed(int(seed)) for seed in seeds]
 
 
-def noise(some: list[torch.Generator], samples: int, like: Tensor) -> Tensor:
-    """Standard normal ``[B, samples, D]``, one stream for each example; device, type and D as those of ``like``."""
-    draw = (torch.randn(samples, like.shape[-1], generator=s, device=like.device, dtype=like.dtype) for s in some)
-    return torch.stack(list(draw))
+def noise(generators: list[torch.Generator], samples: int, like: Tensor) -> Tensor:
+    """Draw standard normal noise ``[B, samples, D]`` with one generator per example; D, type and device as ``like``."""
+    draws = (
+        torch.randn(samples, like.shape[-1], generator=g, device=like.device, dtype=like.dtype) for g in generators
+    )
+    return torch.stack(list(draws))
