@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -35,7 +35,7 @@ def dumps(record: Any, **options: Any) -> str:
     return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, **options)
 
 
-def write_json(path: Path, record: dict) -> None:
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
     write_text(path, dumps(record, indent=1) + "\n")
 
 

@@ -59,7 +59,7 @@ class PublishedCorpus:
 
     def _local(self, folder: Path) -> dict[str, Path]:
         """Return the files in ``folder`` by split; an empty dictionary if there are none."""
-        files = {split: find(folder, f"{split}.txt", self._published_name(split)) for split in SPLITS}
+        files = {split: first_existing(folder, f"{split}.txt", self._published_name(split)) for split in SPLITS}
         missing = [f"{split}.txt" for split, path in files.items() if not path]
         if 0 < len(missing) < len(SPLITS):
             raise UserError(f"{folder}: {' and '.join(missing)} missing; {self.name} needs {self._file_names()}")
@@ -115,7 +115,7 @@ def text_info(name: str, title: str, source: str, arrays: Mapping[str, np.ndarra
 # ---- files
 
 
-def find(folder: Path, *names: str) -> Path | None:
+def first_existing(folder: Path, *names: str) -> Path | None:
     """Return the first of ``names`` that exists in ``folder``, or None."""
     return next((folder / name for name in names if (folder / name).exists()), None)
 

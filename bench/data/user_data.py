@@ -12,7 +12,7 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.core.safe_io import open_regular_file, read_arrays, read_bytes
 from bench.data.cache import cached
-from bench.data.corpus import FILE_BYTES, find, label_arrays, prepare_text
+from bench.data.corpus import FILE_BYTES, first_existing, label_arrays, prepare_text
 from bench.data.dataset import BINARISATION_NOTE, SPLITS, DataInfo, Prepared
 
 IMAGE_BYTES = 8 << 30  #: All images are kept in memory, as float32.
@@ -48,7 +48,7 @@ def slug(path: Path) -> str:
 def _text(folder: Path, cache: Path) -> Prepared:
     files = {}
     for split, names in TEXT_FILES.items():
-        if not (file := find(folder, *names)):
+        if not (file := first_existing(folder, *names)):
             raise UserError(
                 f"{folder}: no {' or '.join(names)}; a text data set needs train.txt, val.txt and test.txt, one "
                 "document per line"

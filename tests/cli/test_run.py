@@ -278,7 +278,7 @@ def test_nothing_to_do_does_not_import_ray(toy, tmp_path):
     bench(toy, "--methods", "vae")
     code = (
         "import sys, runpy; from types import SimpleNamespace; from pathlib import Path\n"
-        "import bench.core.presets; bench.core.presets.PRESETS = Path(sys.argv[1])\n"
+        "import bench.experiment.presets as presets; presets.PRESETS = Path(sys.argv[1])\n"
         "from bench.data import registry; from bench.data.dataset import Prepared\n"
         "module = SimpleNamespace(prepare=lambda *_: Prepared.read(Path(sys.argv[2])))\n"
         "registry.load_dataset_module = lambda name: module\n"
