@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.core import __version__ as __version__
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from bench.experiment.trained_cell import TrainedCell
-
-__version__ = "0.1.0"
 
 _FOLDER = Path(__file__).parent
 if not (_FOLDER / "methods").exists():  # a checkout: there ``bench.methods`` is the folder next to this package

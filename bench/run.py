@@ -1,8 +1,15 @@
-"""python -m bench.run: plan, prepare data, train what is missing, report (see ``bench/cli/run.py``)."""
+"""``python -m bench.run …``: the same as ``python -m bench run …``."""
 
 import sys
+from collections.abc import Sequence
 
-from bench.cli.run import main
+from bench.cli import main as cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command ``run`` with ``argv`` and return its exit status."""
+    return cli.main(["run", *(sys.argv[1:] if argv is None else argv)])
+
 
 if __name__ == "__main__":
     sys.exit(main())

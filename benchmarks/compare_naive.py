@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from bench.methods.vae import BasicVAE
 
-from bench.cli.speed import parse_size
+from bench.experiment.benchmark import parse_size
 from bench.data import tensors
 from bench.evaluation.chunking import auto_chunk_size
 from bench.evaluation.estimators.likelihood import importance_weighted_nll

@@ -1,54 +1,90 @@
-"""What ``--list`` prints: methods, what can be attached to them, suites, data sets, presets."""
+"""``python -m bench list``: print methods, modifiers, suites, data sets and presets."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.data.registry import dataset_names, load_dataset_module
-from bench.experiment.presets import load_preset, preset_names
-from bench.training import expressions, registry
 
-NAME = 22  # columns
+NAME_WIDTH = 22  # characters
+
+Section = tuple[str, list[tuple[str, str]]]  # heading; names with their descriptions
 
 
-def print_list() -> int:
-    """Wrapped in a terminal; a line for each thing in a pipe, for grep."""
+def add_parser(commands: Any) -> None:
+    """Add the command ``list`` to the subparsers ``commands``."""
+    p = commands.add_parser(
+        "list",
+        help="print methods, modifiers, suites, data sets and presets",
+        description="Print methods, modifiers (schedules and KL terms), suites, data sets and presets, or one of them.",
+    )
+    p.add_argument("kind", nargs="?", choices=SECTIONS, metavar="KIND", help=f"one of {', '.join(SECTIONS)}")
+    p.set_defaults(execute=lambda args: print_list(args.kind), after_stop="nothing was changed")
+
+
+def print_list(kind: str | None = None) -> int:
+    """Print the sections of ``kind`` (None: all): wrapped on a terminal, one line per entry in a pipe."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    for heading, entries in _sections():
-        print(heading)
-        for name, text in entries:
-            indent = f"  {name:{NAME}} "
-            print(textwrap.fill(text, max(width, 2 * NAME), initial_indent=indent, subsequent_indent=" " * len(indent)))
+    for sections in [SECTIONS[kind]] if kind else SECTIONS.values():
+        for heading, entries in sections():
+            print(heading)
+            for name, text in entries:
+                indent = f"  {name:{NAME_WIDTH}} "
+                lines = textwrap.wrap(
+                    text, max(width, 2 * NAME_WIDTH), initial_indent=indent, subsequent_indent=" " * 25
+                )
+                print("\n".join(lines))
     return 0
 
 
-def _sections() -> Iterator[tuple[str, Iterable[tuple[str, str]]]]:
-    suites, broken = registry.suites(), registry.import_errors()
-    yield "methods", [(name, broken.get(name) or _method(name)) for name in suites["all"]]
-    for kind, forms in expressions.modifiers().items():
-        heading = f"to attach: {expressions.MODIFIER_NAMES[kind]}, as in vae+{next(iter(forms))}"
-        yield heading, [(f"+{name}", _form(cls)) for name, cls in forms.items()]
-    yield "suites", [(name, ", ".join(members)) for name, members in suites.items()]
-    yield "data sets", [(name, _dataset(name)) for name in dataset_names()]
-    yield "presets", [(name, _preset(name)) for name in preset_names()]
+def _methods() -> Iterator[Section]:
+    from bench.training import registry
+
+    errors = registry.import_errors()
+    yield "methods", [(name, errors.get(name) or _method(name)) for name in registry.suites()["all"]]
 
 
 def _method(name: str) -> str:
+    from bench.training import registry
+
     cls = registry.method(name)
     return _sentences(cls.summary, cls.citation, f"For {' and '.join(cls.modalities)}", _settings(cls.settings()))
 
 
-def _form(cls: type) -> str:
-    return _sentences((cls.__doc__ or "").partition("\n")[0].rstrip(".").replace("``", ""), _settings(asdict(cls())))
+def _modifiers() -> Iterator[Section]:
+    from bench.training import expressions
+
+    for kind, classes in expressions.modifiers().items():
+        example = next(iter(classes))
+        entries = [(f"+{name}", _modifier(cls)) for name, cls in classes.items()]
+        yield f"modifiers: {expressions.MODIFIER_NAMES[kind]}, as in vae+{example}", entries
+
+
+def _modifier(cls: type) -> str:
+    summary = (cls.__doc__ or "").partition("\n")[0].rstrip(".").replace("``", "")
+    return _sentences(summary, _settings(asdict(cls())))
+
+
+def _suites() -> Iterator[Section]:
+    from bench.training import registry
+
+    yield "suites", [(name, ", ".join(members)) for name, members in registry.suites().items()]
+
+
+def _datasets() -> Iterator[Section]:
+    from bench.data.registry import dataset_names
+
+    yield "data sets", [(name, _dataset(name)) for name in dataset_names()]
 
 
 def _dataset(name: str) -> str:
+    from bench.data.registry import load_dataset_module
+
     try:
         module = load_dataset_module(name)
     except UserError as error:
@@ -57,9 +93,11 @@ def _dataset(name: str) -> str:
     return _sentences(summary, _settings(getattr(module, "SETTINGS", {})))
 
 
-def _preset(name: str) -> str:
-    preset = load_preset(name, "image")
-    return f"{preset.summary}; {preset.seeds} seed{'s' * (preset.seeds > 1)}"
+def _presets() -> Iterator[Section]:
+    from bench.experiment.presets import load_preset, preset_names
+
+    presets = [load_preset(name, "image") for name in preset_names()]
+    yield "presets", [(p.name, f"{p.summary}; {p.seeds} seed{'s' * (p.seeds > 1)}") for p in presets]
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
@@ -68,3 +106,12 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 def _sentences(*parts: str) -> str:
     return ". ".join(part for part in parts if part)
+
+
+SECTIONS = {
+    "methods": _methods,
+    "modifiers": _modifiers,
+    "suites": _suites,
+    "datasets": _datasets,
+    "presets": _presets,
+}

@@ -1,4 +1,4 @@
-"""What a command refuses before it trains or writes anything, each in a line that says what to do."""
+"""Checks of command-line arguments, made before anything is trained or written. Each raises a ``UserError``."""
 
 from __future__ import annotations
 
@@ -18,70 +18,70 @@ if TYPE_CHECKING:
     from bench.data.dataset import DataInfo
     from bench.experiment.presets import Preset
 
-CELLS = 100_000  # of a run: more are a slip of the finger, and would take hours to plan
-THREADS = 1024  # of a cell on a machine elsewhere
-TRAINING = 16  # bytes for each parameter at least: itself, its gradient and the optimiser's two averages
+MAX_CELLS = 100_000  # of one run: more would take hours to plan
+MAX_REMOTE_THREADS = 1024  # per cell on a cluster, whose machines are not known here
+BYTES_PER_PARAMETER = 16  # the float32 parameter, its gradient and Adam's two moments
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuse, before anything is imported or written, what cannot work."""
+def check_run(args: argparse.Namespace) -> None:
+    """Check the arguments of a run that need no data set. Create the output folder."""
     if args.preset not in preset_names():
         raise UserError(f"unknown preset '{args.preset}': {suggest(args.preset, preset_names())}")
     if not args.methods.strip(" ,"):
-        raise UserError("--methods is empty: name methods or a suite, or see --list")
-    check_counts(args, seeds=(1, CELLS), seed=(0, 2**63 - 1))
-    check_workers(args)
+        raise UserError("--methods is empty: name methods or a suite; 'python -m bench list' prints them")
+    check_range("--seeds", args.seeds, 1, MAX_CELLS)
+    check_range("--seed", args.seed, 0, 2**63 - 1)
+    check_workers(args.cpus_per_cell, args.gpus_per_cell, args.address)
     check_out(args.out)
 
 
-def check_counts(args: argparse.Namespace, **ranges: tuple[int, int]) -> None:
-    """Refuse options outside of these ranges, both ends within; None passes."""
-    for name, (least, most) in ranges.items():
-        value, option = getattr(args, name), f"--{name.replace('_', '-')}"
-        if value is not None and value < least:
-            raise UserError(f"{option} takes a whole number from {least}, not {value}")
-        if value is not None and value > most:
-            raise UserError(f"{option} takes at most {most:,} here, not {value}")
+def check_range(option: str, value: int | None, least: int, most: int) -> None:
+    """Check that ``least <= value <= most``. None, an option not given, passes."""
+    if value is not None and value < least:
+        raise UserError(f"{option} must be a whole number from {least}, not {value}")
+    if value is not None and value > most:
+        raise UserError(f"{option} must be at most {most:,} here, not {value}")
 
 
 def check_out(out: Path) -> None:
-    """Make the output folder, or refuse what cannot be written to."""
+    """Create the output folder and check that it is writable."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
-    except (OSError, RecursionError) as error:  # of a path of a thousand folders
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write to --out {out} ({why}): give a folder that can be written") from error
+    except OSError as error:
+        raise UserError(f"cannot write to --out {out} ({error.strerror or error}): give a writable folder") from error
 
 
-def check_workers(args: argparse.Namespace) -> None:
-    """Refuse what no worker can be given."""
-    check_counts(args, cpus_per_cell=(1, THREADS if getattr(args, "address", None) else max(cores(), 1)))
-    share = args.gpus_per_cell
+def check_workers(cpus_per_cell: int, gpus_per_cell: float | None, address: str | None = None) -> None:
+    """Check the cores and GPUs per cell against this machine, or loosely for a cluster at ``address``."""
+    check_range("--cpus-per-cell", cpus_per_cell, 1, MAX_REMOTE_THREADS if address else max(cores(), 1))
+    share = gpus_per_cell
     if share is not None and not (0 <= share <= 1 or (share < math.inf and share == int(share))):
-        raise UserError(f"--gpus-per-cell takes a fraction of one GPU or a whole number of them, not {share:g}")
+        raise UserError(f"--gpus-per-cell must be a fraction of one GPU or a whole number of GPUs, not {share:g}")
 
 
 def check_fit(preset: Preset, data: DataInfo) -> None:
-    """Refuse a protocol that this data set cannot be trained under."""
+    """Check that the data set can be trained under the preset, and that its model fits into memory."""
     if preset.train.batch_size > data.sizes["train"]:
-        raise UserError(f"train.batch_size = {preset.train.batch_size}: there are only {data.sizes['train']} examples")
+        raise UserError(
+            f"train.batch_size = {preset.train.batch_size}, but there are only {data.sizes['train']} training examples"
+        )
     if isinstance(preset.model, ImageModelConfig) and data.shape[-1] % preset.model.image_size:
-        raise UserError(f"model.image_size = {preset.model.image_size} does not divide the images' {data.shape[-1]}")
+        raise UserError(f"model.image_size = {preset.model.image_size} does not divide the image size {data.shape[-1]}")
     from bench.data.tensors import apply_model_config
     from bench.models.build import parameters
 
-    needed, there = TRAINING * parameters(preset.model, apply_model_config(data, preset.model)), memory()
-    if needed > there:
+    needed = BYTES_PER_PARAMETER * parameters(preset.model, apply_model_config(data, preset.model))
+    if needed > (available := memory()):
         raise UserError(
-            f"a model of these sizes takes at least {needed / 2**30:,.0f} GiB to train, and this machine has "
-            f"{there / 2**30:,.0f}: make it smaller with --set model.…"
+            f"training a model of this size takes at least {needed / 2**30:,.0f} GiB, this machine has "
+            f"{available / 2**30:,.0f}: make the model smaller with --set model.…"
         )
 
 
 def check_arithmetic(preset: Preset, device: str) -> None:
-    """Refuse a precision or a compilation that is not to be had here."""
+    """Check that ``device`` supports the preset's precision and compilation."""
     from bench.models.compilation import check_compiler
     from bench.models.precision import check_precision
 
@@ -91,23 +91,23 @@ def check_arithmetic(preset: Preset, device: str) -> None:
         check_precision(precision, device)
 
 
-def data_folder(args: argparse.Namespace) -> Path | None:
-    given = args.data_dir or os.environ.get("BENCH_DATA_DIR")
-    if given and not os.path.isdir(given):
-        raise UserError(f"the data folder '{given}' does not exist: give one with --data-dir or BENCH_DATA_DIR")
-    return Path(given) if given else None
+def data_folder(data_dir: Path | None) -> Path | None:
+    """Return ``--data-dir``, or else the folder in BENCH_DATA_DIR, or None. The folder must exist."""
+    folder = data_dir or os.environ.get("BENCH_DATA_DIR")
+    if folder and not os.path.isdir(folder):
+        raise UserError(f"data folder '{folder}' does not exist: give another with --data-dir or BENCH_DATA_DIR")
+    return Path(folder) if folder else None
 
 
-def resolve_device(args: argparse.Namespace) -> str:
+def resolve_device(device: str, gpus_per_cell: float | None = None, address: str | None = None) -> str:
+    """Return ``cpu`` or ``cuda`` for ``--device``. A cluster at ``address`` may have GPUs that this machine lacks."""
     import torch
 
-    there = torch.cuda.is_available()
-    if not there and not args.address and (args.device == "cuda" or args.gpus_per_cell):
-        raise UserError(
-            "no GPU is available to torch here: leave out --device cuda and --gpus-per-cell, or use --device cpu"
-        )
-    if not args.address and (args.gpus_per_cell or 0) > torch.cuda.device_count():
-        raise UserError(f"--gpus-per-cell {args.gpus_per_cell:g}: there are only {torch.cuda.device_count()} here")
-    if args.device == "cpu" and args.gpus_per_cell:
-        raise UserError("--gpus-per-cell asks for a GPU and --device cpu for none: leave one of them out")
-    return ("cuda" if there else "cpu") if args.device == "auto" else args.device
+    available = torch.cuda.is_available()
+    if not available and not address and (device == "cuda" or gpus_per_cell):
+        raise UserError("torch finds no GPU here: leave out --device cuda and --gpus-per-cell, or use --device cpu")
+    if not address and (gpus_per_cell or 0) > torch.cuda.device_count():
+        raise UserError(f"--gpus-per-cell {gpus_per_cell:g}, but this machine has {torch.cuda.device_count()}")
+    if device == "cpu" and gpus_per_cell:
+        raise UserError("--gpus-per-cell contradicts --device cpu: leave one of them out")
+    return ("cuda" if available else "cpu") if device == "auto" else device

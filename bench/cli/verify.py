@@ -1,32 +1,33 @@
-"""``python -m bench.verify CELL …``: judge stored cells again, or train them again; do the numbers hold?"""
+"""``python -m bench verify CELL …``: evaluate, or train, stored cells again and compare the numbers."""
 
 from __future__ import annotations
 
 import argparse
 import math
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.core.errors import UserError, exit_status
+from bench.cli.validate import data_folder
+from bench.core.errors import UserError
 from bench.evaluation.record import EVALUATION_VERSION
 
 if TYPE_CHECKING:
     from bench.core.provenance import Provenance
     from bench.experiment.cell_folder import CellFolder
-    from bench.experiment.task import CellTask
+    from bench.experiment.cell_record import CellRecord
 
-#: Differences up to this, absolute and relative, are other rounding: another machine, thread count or library version.
-ROUNDING = 1e-3, 1e-4
-SAID = {"equal": "equal, bit for bit", "close": "equal up to rounding", "differs": "DIFFERS"}
+#: Absolute and relative tolerance: rounding on another machine, thread count or library version.
+ABSOLUTE, RELATIVE = 1e-3, 1e-4
+#: Verdicts from best to worst, as they are printed.
+VERDICTS = {"equal": "equal, bit for bit", "close": "equal up to rounding", "differs": "DIFFERS"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One number, as stored and as it came out now."""
+    """One number as stored and as computed now."""
 
     name: str
     stored: Any
@@ -37,146 +38,124 @@ class Comparison:
         """``equal``, ``close`` or ``differs``."""
         if self.stored == self.now:
             return "equal"
-        numbers = all(
-            isinstance(value, (int, float)) and not isinstance(value, bool) for value in (self.stored, self.now)
-        )
-        absolute, relative = ROUNDING
-        close = numbers and math.isclose(self.stored, self.now, rel_tol=relative, abs_tol=absolute)
-        return "close" if close else "differs"
+        if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in (self.stored, self.now)):
+            return "differs"
+        return "close" if math.isclose(self.stored, self.now, rel_tol=RELATIVE, abs_tol=ABSOLUTE) else "differs"
+
+    def __str__(self) -> str:
+        numbers = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in (self.stored, self.now)]
+        return f"{self.name}: stored {numbers[0]}, now {numbers[1]}"
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m bench.verify",
+def add_parser(commands: Any) -> None:
+    """Add the command ``verify`` to the subparsers ``commands``."""
+    p = commands.add_parser(
+        "verify",
+        help="evaluate or train stored cells again and compare the numbers",
         description="Evaluate stored cells again, from their weights, and compare every number with the stored one. "
-        "Nothing stored is changed. The exit status is 0 where all hold.",
+        "No stored file is changed. The exit status is 0 if all cells match.",
     )
-    p.add_argument("cells", nargs="+", type=Path, metavar="CELL", help="folder of a cell, or one that holds several")
-    p.add_argument("--retrain", action="store_true", help="train again too, from nothing; needs no weights")
-    p.add_argument("--data-dir", type=Path, help="folder with data sets (default: BENCH_DATA_DIR)")
-    return p
+    p.add_argument("cells", nargs="+", type=Path, metavar="CELL", help="folder of one cell or of several")
+    p.add_argument("--retrain", action="store_true", help="train again too, from scratch; needs no weights")
+    p.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with data sets (default: BENCH_DATA_DIR)")
+    p.set_defaults(execute=execute, after_stop="nothing was changed")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    return exit_status(lambda: verify(args), "nothing was changed")
+def execute(args: argparse.Namespace) -> int:
+    from bench.experiment import queries
 
-
-def verify(args: argparse.Namespace) -> int:
-    from bench.cli.validate import data_folder
-    from bench.experiment import queries as stored
-
-    data_dir = data_folder(args)
-    finished = [folder for folder in stored.finished_cells(args.cells) if folder.evaluation()]
+    data_dir = data_folder(args.data_dir)
+    finished = [folder for folder in queries.finished_cells(args.cells) if folder.evaluation()]
     if not finished:
         raise UserError("none of these cells is trained and evaluated: there is nothing to verify")
-    stored.check_device(finished)
-    hold = [_holds(folder, args.retrain, data_dir) for folder in finished]
-    if len(hold) > 1:
-        print(f"{sum(hold)} of {len(hold)} cells hold")
-    return 0 if all(hold) else 1
-
-
-def _holds(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
-    """``_verify``, where a cell that it cannot even begin with costs no other."""
-    try:
-        return _verify(folder, retrain, data_dir)
-    except UserError as error:
-        print(f"  not verified: {error}")
-        return False
+    queries.check_device(finished)
+    matches = [_verify(folder, args.retrain, data_dir) for folder in finished]
+    if len(matches) > 1:
+        print(f"{sum(matches)} of {len(matches)} cells match")
+    return 0 if all(matches) else 1
 
 
 def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
-    """Whether the numbers of one cell come out again, with a line for each that does not."""
-    from bench.experiment.cell_folder import CellFolder
-    from bench.experiment.schema import PROTOCOL_VERSION
-    from bench.experiment.worker import run_cell
+    """Print the comparison of one cell and return whether it matches."""
+    from bench.experiment.cell_record import read
 
     print("/".join(folder.path.parts[-4:]))
-    if not retrain and not folder.has_weights():
-        print("  not verified: its weights are not here (git keeps none); --retrain trains it again")
-        return False
-    if retrain and (made_by := folder.config.protocol_version) != PROTOCOL_VERSION:
-        stored_result = folder.result()
-        commit = stored_result.provenance.commit if stored_result and stored_result.provenance else "unknown"
-        print(f"  not verified: trained by protocol {made_by} and commit {commit}, this code is of {PROTOCOL_VERSION}")
-        return False
+    stored = read(folder)
     with tempfile.TemporaryDirectory() as scratch:
-        again = CellFolder(Path(scratch))
-        run_cell(_task(folder, again, retrain, data_dir))
-        result, evaluation = again.result(), again.evaluation()
-        if result is None or evaluation is None or result.failure:
-            print(f"  failed: {result.failure if result else 'not started'}")
+        try:
+            now = _run_again(stored, Path(scratch), retrain, data_dir)
+        except UserError as error:
+            print(f"  not verified: {error}")
             return False
-        found = list(_compared(folder, again, retrain))
-    worst = max((each.verdict for each in found), key=("equal", "close", "differs").index)
-    for each in found:
-        if each.verdict == "differs":
-            print(f"  {each.name}: stored {_number(each.stored)}, now {_number(each.now)}")
+    comparisons = list(_compare(stored, now, retrain))
+    worst = max((comparison.verdict for comparison in comparisons), key=list(VERDICTS).index)
+    for comparison in comparisons:
+        if comparison.verdict == "differs":
+            print(f"  {comparison}")
     what = "trained and evaluated" if retrain else "evaluated"
-    print(f"  {what} again: {len(found)} numbers, {SAID[worst]}")
-    stored_evaluation = folder.evaluation()
-    assert stored_evaluation
-    version = stored_evaluation.version
-    if version != EVALUATION_VERSION:
-        print(f"  judged by version {version} of the evaluation; version {EVALUATION_VERSION}, now, measures otherwise")
+    print(f"  {what} again: {len(comparisons)} numbers, {VERDICTS[worst]}")
     if worst != "equal":
-        others = list(_surroundings(_provenance(folder, retrain), evaluation.provenance))
-        for line in others:
-            print(f"  {line}")
-        if worst == "differs" and retrain and not all(line.startswith("commit") for line in others):
-            print("  elsewhere the last bit of a sum is another, and training may make it a draw as of another seed")
+        _print_causes(stored, now, retrain, worst)
     return worst != "differs"
 
 
-def _provenance(folder: CellFolder, retrain: bool) -> Provenance | None:
-    """Return the provenance of the stored training or evaluation."""
-    result, evaluation = folder.result(), folder.evaluation()
-    trained, evaluated = (record.provenance if record else None for record in (result, evaluation))
-    return trained if retrain else evaluated or trained
+def _run_again(stored: CellRecord, scratch: Path, retrain: bool, data_dir: Path | None) -> CellRecord:
+    """Evaluate the cell, with ``retrain`` after training, in ``scratch``. ``UserError`` if that is not possible."""
+    from bench.experiment import queries
+    from bench.experiment.cell_folder import CellFolder
+    from bench.experiment.cell_record import read
+    from bench.experiment.schema import PROTOCOL_VERSION
+    from bench.experiment.worker import run_cell
+
+    folder, again, provenance = CellFolder(stored.folder), CellFolder(scratch), _provenance(stored, retrain)
+    if not retrain and not folder.has_weights():
+        raise UserError("its weights are missing (git keeps none); --retrain trains it again")
+    if retrain and (version := stored.config.protocol_version) != PROTOCOL_VERSION:
+        commit = provenance.commit if provenance else None
+        raise UserError(f"trained under protocol {version} (commit {commit}), this code has {PROTOCOL_VERSION}")
+    if not retrain and stored.result:
+        (scratch / "best.pt").symlink_to((stored.folder / "best.pt").resolve())
+        again.write_record("result.json", stored.result)
+    threads = provenance.threads if provenance else 1
+    task = queries.stored_task(folder, queries.evaluation_as_stored(folder), data_dir, threads)
+    run_cell(replace(task, folder=scratch))
+    record = read(again)
+    if record.evaluation is None or record.reason:
+        raise UserError(f"failed: {record.reason}")
+    return record
 
 
-def _task(folder: CellFolder, again: CellFolder, retrain: bool, data_dir: Path | None) -> CellTask:
-    """The cell's own work in a folder of its own, with the thread count that it had."""
-    from bench.experiment import queries as stored
-
-    evaluation = stored.evaluation_as_stored(folder)
-    provenance, result = _provenance(folder, retrain), folder.result()
-    if not retrain and result:
-        (again.path / "best.pt").symlink_to((folder.path / "best.pt").resolve())
-        again.write_record("result.json", result)
-    task = stored.stored_task(folder, evaluation, data_dir, provenance.threads if provenance else 1)
-    return replace(task, folder=again.path)
-
-
-def _compared(folder: CellFolder, again: CellFolder, retrain: bool) -> Iterator[Comparison]:
-    """Every number of the evaluation; of training what it counted and what validation saw."""
+def _compare(stored: CellRecord, now: CellRecord, retrain: bool) -> Iterator[Comparison]:
+    """Yield every metric, and after training its counts and validations too."""
     if retrain:
-        trained = [record.training if (record := cell.result()) else None for cell in (folder, again)]
+        trained = [cell.result.training if cell.result else None for cell in (stored, now)]
         for name in ("updates", "encoder_updates", "best_update", "flops"):
             yield Comparison(name, *(getattr(training, name, None) for training in trained))
-        stored, now = folder.history(), again.history()
-        yield Comparison("validations", len(stored), len(now))
-        for one, other in zip(stored, now, strict=False):
+        yield Comparison("validations", len(stored.history), len(now.history))
+        for old, new in zip(stored.history, now.history, strict=False):
             for name in ("elbo", "kl", "mi"):
-                yield Comparison(
-                    f"validation {name} at update {one.update}", one.metrics.get(name), other.metrics.get(name)
-                )
-    before, after = folder.evaluation(), again.evaluation()
-    for name, value in (before.metrics if before else {}).items():
-        yield Comparison(name, value, after.metrics.get(name) if after else None)
+                where = f"validation {name} at update {old.update}"
+                yield Comparison(where, old.metrics.get(name), new.metrics.get(name))
+    before, after = (cell.evaluation.metrics if cell.evaluation else {} for cell in (stored, now))
+    for name, value in before.items():
+        yield Comparison(name, value, after.get(name))
 
 
-def _surroundings(before: Provenance | None, now: Provenance | None) -> Iterator[str]:
-    """What is not as it was when the cell was made."""
+def _print_causes(stored: CellRecord, now: CellRecord, retrain: bool, worst: str) -> None:
+    """Print what may explain the differences: other code, libraries, machine or threads."""
+    if stored.evaluation and (version := stored.evaluation.version) != EVALUATION_VERSION:
+        print(f"  evaluated with version {version} of the evaluation, this code has version {EVALUATION_VERSION}")
+    changes = set()
     for name in ("commit", "versions", "machine", "threads"):
-        if getattr(before, name, None) != getattr(now, name, None):
-            yield f"{name}: stored {getattr(before, name, None)}, now {getattr(now, name, None)}"
+        old, new = (getattr(_provenance(cell, retrain), name, None) for cell in (stored, now))
+        if old != new:
+            changes.add(name)
+            print(f"  {name}: stored {old}, now {new}")
+    if worst == "differs" and retrain and changes - {"commit"}:
+        print("  on another machine or library version a rounding difference can lead training to other weights")
 
 
-def _number(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _provenance(cell: CellRecord, retrain: bool) -> Provenance | None:
+    """Return the provenance of the training, or without ``retrain`` of the evaluation."""
+    trained, evaluated = (record.provenance if record else None for record in (cell.result, cell.evaluation))
+    return trained if retrain else evaluated or trained

@@ -1,23 +1,8 @@
-"""Durations and failure reasons as short texts."""
+"""Durations and errors as short texts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from bench.core.errors import printable
-
-
-def failure_reason(result: Any) -> str:
-    """Return in one line why a cell is not finished, from its ``result.json``."""
-    record = result if isinstance(result, Mapping) else {}
-    failure = record.get("evaluation_failure")
-    reason = record.get("reason") or (failure.get("reason") if isinstance(failure, Mapping) else None)
-    if reason:
-        return " ".join(str(reason).split())
-    if not record:
-        return "not started"
-    return f"{'evaluation' if record.get('status') == 'ok' else 'training'} was interrupted"
 
 
 def duration(seconds: float) -> str:

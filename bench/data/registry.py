@@ -78,7 +78,7 @@ def prepare_stored(info: DataInfo, data_dir: Path | None, cache: Path) -> Prepar
             return prepared
     raise UserError(
         f"the data of this cell, {info.title} ({info.fingerprint[:12]}), are not in the cache {cache}: prepare them "
-        "with 'python -m bench.run --dataset … --dry-run' and the arguments used for training"
+        "with 'python -m bench run --dataset … --dry-run' and the arguments used for training"
     )
 
 

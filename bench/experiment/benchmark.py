@@ -1,4 +1,4 @@
-"""How long the updates and the evaluation of a method take in this process, through the trainer of a run."""
+"""Speed and memory of a method's updates and evaluation, through the trainer of a run, on random data."""
 
 from __future__ import annotations
 
@@ -8,133 +8,223 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bench.data.dataset import Prepared
-from bench.data.tensors import load
+from bench.core.config import suggest
+from bench.core.errors import UserError
+from bench.data.cache import cached
+from bench.data.dataset import SPECIALS, DataInfo, Prepared
+from bench.data.tensors import apply_model_config, load
 from bench.evaluation.chunking import auto_chunk_size
-from bench.evaluation.metrics import EvaluationContext, validate
-from bench.evaluation.metrics import compute_metrics as measured
+from bench.evaluation.metrics import EvaluationContext, compute_metrics, validate
 from bench.experiment.factory import build_from_config
+from bench.experiment.presets import Preset, load_preset
+from bench.experiment.runtime_estimate import random_batch
+from bench.experiment.schema import CellConfig
 from bench.models.precision import autocast, tf32
 from bench.training.factory import configure_torch
 from bench.training.trainer import Trainer
 
-EXTRA = 3  # updates without the decoder that a step may make here: enough to time one, and no step takes minutes
-LEAST = 3  # timed updates of each kind, after one that warms up
-EVALUATED = 10  # examples, with so many samples each
-PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product tells the machine's peak
+TRAIN_BATCHES = 8
+MAX_ENCODER_UPDATES = 3  # per step: enough to time one, and no step takes minutes
+MIN_UPDATES = 3  # timed updates of each kind, after one that warms up
+EVALUATED = 10  # test examples, with as many samples each
+PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # rows of the square matrices whose product gives the peak
+#: Name -> modality, section of the preset, example shape and vocabulary: the sizes of the paper's data sets.
+SIZES: dict[str, tuple[str, str, tuple[int, ...], int]] = {
+    "image": ("image", "", (28, 28), 0),
+    "text": ("text", "", (82,), 20_001),
+    "synthetic": ("text", "synthetic", (12,), 904),
+}
 
 
-def peak_flops(device: str, threads: int, precision: str) -> float:
-    """Operations per second of the product of two large matrices: the best of some."""
-    configure_torch(threads, device, 0)
-    size = PEAK_SIZE[device]
-    a, b = torch.randn(2, size, size, device=device, dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32)
-    with tf32() if precision == "tf32" else nullcontext():
-        return 2 * size**3 / min(seconds(lambda: a @ b, device) for _ in range(20))
+@dataclass(frozen=True)
+class ModelSize:
+    """A model with its training protocol, and the shape of the random data for it."""
+
+    name: str  # SIZE:PRESET
+    preset: Preset
+    modality: str
+    shape: tuple[int, ...]  # of an example, before the model's own cuts
+    vocabulary: int  # of text
+
+    def prepared(self, cache: Path) -> Prepared:
+        """Return a random data set: some training batches, one batch to validate and one to test."""
+        return cached(cache, self.name.replace(":", "-"), self._arrays)
+
+    def _arrays(self) -> tuple[DataInfo, dict[str, np.ndarray]]:
+        batch = self.preset.train.batch_size
+        counts = {"train": TRAIN_BATCHES * batch, "val": batch, "test": max(batch, EVALUATED)}
+        info = DataInfo(self.name, self.name, self.modality, "nats", self.shape, counts, "", "random")
+        info = apply_model_config(replace(info, vocabulary=self.vocabulary), self.preset.model)
+        torch.manual_seed(0)
+        arrays = {split: random_batch(self.preset.model, info, count).numpy() for split, count in counts.items()}
+        if self.modality == "image":
+            return info, {split: images.squeeze(1) for split, images in arrays.items()}
+        arrays = {split: rows.astype(np.int32) for split, rows in arrays.items()}
+        words = np.array([*SPECIALS, *map(str, range(len(SPECIALS), info.vocabulary))])
+        return info, arrays | {"vocabulary": words}
 
 
-def measure(task: dict) -> list[dict]:
-    """A row for each kind of update of a method at a model size."""
-    config = task["config"]
-    device = config.device
-    configure_torch(task["threads"], device, 0)
-    method, model, seed = build_from_config(config)
-    train = config.train
-    prepared = Prepared.read(Path(task["data"]))
-    data = load(prepared, config.model).to(device)
+def parse_size(text: str) -> ModelSize:
+    """Return the model size ``SIZE:PRESET``, such as ``image:quick``."""
+    name, _, preset = text.partition(":")
+    if name not in SIZES:
+        raise UserError(f"--models {text}: unknown model '{name}': {suggest(name, SIZES)}")
+    if not preset:
+        raise UserError(f"--models {text}: add a preset, such as {name}:quick")
+    modality, section, shape, vocabulary = SIZES[name]
+    return ModelSize(text, load_preset(preset, modality, protocol=section), modality, shape, vocabulary)
+
+
+@dataclass(frozen=True)
+class BenchmarkTask:
+    """One method at one model size and precision."""
+
+    model: str
+    method: str
+    config: CellConfig
+    data: Path
+    threads: int
+    seconds: float  # of updates in each phase
+
+    def __str__(self) -> str:
+        return f"{self.method} at {self.model}, {self.config.precision}"
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """Measurements of one kind of update."""
+
+    model: str
+    method: str
+    precision: str
+    update: str  # parameter groups that the update steps
+    updates_per_second: float
+    seconds_per_update: float  # median
+    updates_timed: int
+    gflop_per_update: float
+    gflop_per_second: float
+    peak_memory_mb: float  # up to the end of training
+    evaluated_per_second: float  # test examples, basic metrics with ``EVALUATED`` samples each
+    batch_size: int
+    parameters: int
+    threads: int
+    device: str
+
+
+def measure(task: BenchmarkTask) -> list[BenchmarkRow]:
+    """Return a row for each kind of update."""
+    device = task.config.device
+    configure_torch(task.threads, device, 0)
+    method, model, seed = build_from_config(task.config)
+    train = task.config.train
+    prepared = Prepared.read(task.data)
+    data = load(prepared, task.config.model).to(device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(method, model, data, train, seed, Path(folder), validate, lambda history: None)
-        updates = timed_updates(trainer, task["seconds"])
-    peak = peak_memory(device)
-    evaluated = EVALUATED / evaluation_seconds(trainer)
+        updates = _time_updates(trainer, task.seconds)
+    memory = _peak_memory(device)
+    evaluated = EVALUATED / _time_evaluation(trainer)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     rows = []
     for kind, times in updates.items():
-        middle, flops = statistics.median(times), trainer.ctx.flops_by_kind[kind]
+        median, gflop = statistics.median(times), trainer.ctx.flops_by_kind[kind] / 1e9
         rows.append(
-            {
-                "model": task["model"],
-                "method": task["method"],
-                "precision": train.precision,
-                "update": kind.removeprefix("main: "),
-                "updates_per_second": 1 / middle,
-                "seconds_per_update": middle,
-                "updates_timed": len(times),
-                "gflop_per_update": flops / 1e9,
-                "gflop_per_second": flops / 1e9 / middle,
-                "peak_memory_mb": peak / 1e6,
-                "evaluated_per_second": evaluated,
-                "batch_size": train.batch_size,
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "threads": task["threads"],
-                "device": device,
-            }
+            BenchmarkRow(
+                model=task.model,
+                method=task.method,
+                precision=train.precision,
+                update=kind.removeprefix("main: "),
+                updates_per_second=1 / median,
+                seconds_per_update=median,
+                updates_timed=len(times),
+                gflop_per_update=gflop,
+                gflop_per_second=gflop / median,
+                peak_memory_mb=memory / 1e6,
+                evaluated_per_second=evaluated,
+                batch_size=train.batch_size,
+                parameters=parameters,
+                threads=task.threads,
+                device=device,
+            )
         )
     return rows
 
 
-def timed_updates(trainer: Trainer, at_least: float) -> dict[str, list[float]]:
-    """Seconds of every update by its kind, ``at_least`` so many of steps in each phase; the first of each kind, in
-    which its operations are counted, left out."""
-    ctx, update, at_start = trainer.ctx, trainer.ctx.update, 0
-    found: dict[str, list[float]] = {}
+def peak_flops(device: str, threads: int, precision: str) -> float:
+    """Return the floating-point operations per second of the product of two large matrices, the best of 20."""
+    configure_torch(threads, device, 0)
+    size = PEAK_SIZE[device]
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    with tf32() if precision == "tf32" else nullcontext():
+        return 2 * size**3 / min(_seconds(lambda: a @ b, device) for _ in range(20))
+
+
+def _time_updates(trainer: Trainer, at_least: float) -> dict[str, list[float]]:
+    """Return the seconds of every update by kind, from ``at_least`` seconds of steps in each phase.
+
+    The first update of each kind, in which its operations are counted, is left out.
+    """
+    ctx, update, encoder_updates = trainer.ctx, trainer.ctx.update, 0
+    times: dict[str, list[float]] = {}
 
     def timed(objective: Callable[[], Tensor], groups: Sequence[str] | None = None) -> Tensor:
-        before, results = dict(ctx.updates_by_kind), []
-        spent = seconds(lambda: results.append(update(objective, groups)), ctx.device.type)
+        before, losses = dict(ctx.updates_by_kind), []
+        spent = _seconds(lambda: losses.append(update(objective, groups)), ctx.device.type)
         (kind,) = (kind for kind, count in ctx.updates_by_kind.items() if count != before.get(kind))
-        found.setdefault(kind, []).append(spent)
-        return results[0]
+        times.setdefault(kind, []).append(spent)
+        return losses[0]
 
     ctx.update = timed  # type: ignore[method-assign]
-    ctx.encoder_updates_left = lambda: EXTRA - (ctx.encoder_updates - at_start)  # type: ignore[method-assign]
+    ctx.encoder_updates_left = lambda: MAX_ENCODER_UPDATES - (ctx.encoder_updates - encoder_updates)  # type: ignore[method-assign]
     trainer.model.train()
     for phase in range(len(trainer.phases)):
         trainer.start_phase(phase)
-        before, started = {*found}, time.perf_counter()
+        before, started = {*times}, time.perf_counter()
         while time.perf_counter() - started < at_least or any(
-            len(found[kind]) <= LEAST for kind in found.keys() - before
+            len(times[kind]) <= MIN_UPDATES for kind in times.keys() - before
         ):
-            at_start = ctx.encoder_updates
+            encoder_updates = ctx.encoder_updates
             ctx.reseed_streams("outside updates", ctx.step)
             trainer.method.step(ctx, ctx.next_main_batch())
             ctx.step += 1
             trainer.method.on_step_end(ctx)
-    return {kind: times[1:] for kind, times in found.items()}
+    return {kind: seconds[1:] for kind, seconds in times.items()}
 
 
-def evaluation_seconds(trainer: Trainer, at_least: float = 0.5) -> float:
-    """Of the basic metrics of ``EVALUATED`` test examples with so many samples each: the median of ``at_least`` so many
-    seconds, the first time left out."""
+def _time_evaluation(trainer: Trainer, at_least: float = 0.5) -> float:
+    """Return the median seconds of the basic metrics on ``EVALUATED`` test examples, without the first time."""
     model, data = trainer.model, trainer.data
     ctx = EvaluationContext(model, data.info, trainer.config, trainer.seed)
     _, blocks = data.blocks("test", EVALUATED, EVALUATED)
-    model.eval()
-    chunk = auto_chunk_size(model, blocks)
+    chunk = auto_chunk_size(model.eval(), blocks)
     times: list[float] = []
     with autocast(model, trainer.config.precision, frozen=True):
         while len(times) < 2 or sum(times[1:]) < at_least:
-            work = lambda: measured(trainer.method, ctx, blocks, EVALUATED, chunk)  # noqa: E731
-            times.append(seconds(work, ctx.device.type))
+            work = lambda: compute_metrics(trainer.method, ctx, blocks, EVALUATED, chunk)  # noqa: E731
+            times.append(_seconds(work, ctx.device.type))
     return statistics.median(times[1:])
 
 
-def seconds(work: Callable[[], object], device: str) -> float:
-    """Of wall-clock, until the device has done it."""
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    wait()
+def _seconds(work: Callable[[], object], device: str) -> float:
+    """Return the wall-clock seconds until the device has finished ``work``."""
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronize()
     started = time.perf_counter()
     work()
-    wait()
+    synchronize()
     return time.perf_counter() - started
 
 
-def peak_memory(device: str) -> int:
-    """Bytes: of tensors on a GPU, else of this process with all that torch itself takes."""
+def _peak_memory(device: str) -> int:
+    """Return the peak in bytes: of tensors on a GPU, otherwise of this process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     import resource

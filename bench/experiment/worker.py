@@ -18,11 +18,13 @@ from bench.evaluation.evaluator import evaluate
 from bench.evaluation.metrics import validate
 from bench.experiment.cell_folder import CellFolder, lock_cell
 from bench.experiment.factory import build_from_config, load_data, load_trained
+from bench.experiment.lag_trace import EXAMPLES, LagTracer
 from bench.experiment.plan import Status, cell_state
 from bench.experiment.schema import Failure, ResultRecord
 from bench.experiment.stored_evaluation import load_evaluation, store_evaluation
 from bench.experiment.task import CellTask, TaskReport
 from bench.models.compilation import compile_networks
+from bench.models.vae import reparametrize_prior
 from bench.training import checkpoint
 from bench.training.factory import configure_torch
 from bench.training.result import TrainingResult
@@ -141,6 +143,9 @@ def train(task: CellTask, folder: CellFolder) -> TrainingResult:
     method, model, seed = build_from_config(task.config)
     if task.config.train.compile:
         compile_networks(model, dynamic=data.info.modality == "text")
+    tracer = None
+    if model.latent_dim == 1 and reparametrize_prior(model) is model:
+        tracer = LagTracer(folder, method, model, data, task.config.train, seed, EXAMPLES)
     trainer = Trainer(
         method,
         model,
@@ -150,9 +155,13 @@ def train(task: CellTask, folder: CellFolder) -> TrainingResult:
         folder.path,
         validate,
         folder.write_history,
+        tracer,
         should_stop=task.should_stop(),
     )
-    return trainer.run()
+    result = trainer.run()
+    if tracer:  # training may have ended before its budget, not at a planned stage
+        tracer.trace(result.updates)
+    return result
 
 
 def store_failure(folder: CellFolder, error: Exception, result: ResultRecord) -> None:

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from bench.experiment.lag_trace import LagTrace
 from bench.reporting import curves, lag, points
 from bench.reporting.frame import history_frame
 from bench.reporting.style import RC, plot_styles_for, save
@@ -38,6 +39,11 @@ CAPTIONS = {
     "lag": "Inference lag on validation data: distance of the encoder from the posterior of the current model.",
     "lag_scatter": "Posterior means: encoder against model. On the diagonal the encoder keeps up; on the horizontal "
     "axis the model uses z and the encoder lags; all points at the origin: collapse.",
+    "lag_stages": "Inference over training with a scalar latent, first seed of each method: means of q(z|x) against "
+    "means of the true posterior, one point per test example. On the diagonal q matches the true posterior; on the "
+    "horizontal axis the model uses z, but q does not depend on x.",
+    "lag_trajectory": "The same over all of training: the path of one test example, and the spread of all examples.",
+    "lag_updates": "The same: distance of the means, and KL(q(z|x) ‖ p(z|x)), over updates.",
     "reconstructions": "Test examples and their reconstructions from the posterior mean, first seed of each method.",
     "samples": "Samples from the prior, first seed of each method.",
 }
@@ -50,7 +56,7 @@ def draw(folder: Path, frame: DataFrame, log: Callable[[str], object]) -> list[P
     frame = frame.assign(method=frame["method"].map(_short_names([*dict.fromkeys(frame["method"])])))
     finished = frame[frame["status"] == "done"]
     styles = plot_styles_for(frame)
-    history, arrays = history_frame(finished), _read_arrays(finished, log)
+    history, arrays, traces = history_frame(finished), _read_arrays(finished, log), _read_lag_traces(finished)
     figures: dict[str, Callable[[], Figure | None]] = {
         "rate_distortion": lambda: points.rate_distortion(finished, styles),
         "seeds": lambda: points.seeds(finished, styles),
@@ -61,6 +67,9 @@ def draw(folder: Path, frame: DataFrame, log: Callable[[str], object]) -> list[P
         "information": lambda: curves.information(history, styles),
         "lag": lambda: lag.while_training(history, styles),
         "lag_scatter": lambda: lag.scatter(arrays, styles),
+        "lag_stages": lambda: lag.stages(traces, styles),
+        "lag_trajectory": lambda: lag.trajectory(traces, styles),
+        "lag_updates": lambda: lag.over_updates(traces, styles),
         "reconstructions": lambda: image_grid(arrays, "reconstructions", "originals"),
         "samples": lambda: image_grid(arrays, "samples"),
     }
@@ -126,3 +135,10 @@ def _read_arrays(finished: DataFrame, log: Callable[[str], object]) -> dict[str,
             arrays.pop(name, None)
             log(f"no images of {name}: {file.parent.name}/{file.name} is damaged ({type(error).__name__})")
     return arrays
+
+
+def _read_lag_traces(finished: DataFrame) -> dict[str, LagTrace]:
+    """Read the lag trace of each method's first seed, for the cells that have one."""
+    cells = finished.groupby("method", sort=False)["cell"].first()
+    traces = {str(name): LagTrace.read(cell.folder) for name, cell in cells.items()}
+    return {name: trace for name, trace in traces.items() if trace}

@@ -139,7 +139,7 @@ def stored_frame(out: Path) -> DataFrame:
         }
         records.append(record | _record(cell, cell.metrics({})) | about)
     if not records:
-        raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench.run --out' wrote")
+        raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench run --out' wrote")
     frame = pd.DataFrame.from_records(records)
     return frame.drop(columns=["variant", "cell"], errors="ignore")
 

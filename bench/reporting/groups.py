@@ -85,7 +85,7 @@ def group_cells(stem: str, folders: Iterable[CellFolder]) -> list[Group]:
         versions = sorted({cell.evaluation.version for cell in group.cells if cell.evaluation})
         if len(versions) > 1:
             names = " and ".join(map(str, versions))
-            group.notes.append(f"Evaluated by versions {names} of the evaluation: run python -m bench.evaluate.")
+            group.notes.append(f"Evaluated by versions {names} of the evaluation: run python -m bench evaluate.")
     if not groups and skipped:
         groups = [Group(stem, [])]
     if groups:

@@ -123,12 +123,16 @@ def markdown(document: Document) -> str:
     lines = [f"### {escape_markdown(document.title)}", ""]
     for panel in document.panels:
         lines += table(panel)
-    lines += ["The lowest NLL is in bold.", ""]
+    lines += ["The lowest NLL is in bold.", ""] if _has_best(document) else []
     lines += [f"- <sup>{letter}</sup> {escape_markdown(text)}" for text, letter in document.footnotes.items()]
     lines += [f"- {escape_markdown(text)}" for text in document.notes]
     lines += _markdown_claims(document.claims) if document.claims else []
     lines += ["", *table(document.reference)[:-1]] if document.reference else []
     return "\n".join(lines) + "\n"
+
+
+def _has_best(document: Document) -> bool:
+    return any(entry.best for panel in document.panels for row in panel.rows for entry in row)
 
 
 def _markdown_claims(claims: Claims) -> list[str]:
@@ -153,7 +157,7 @@ def text(document: Document) -> str:
     lines = [document.title, ""]
     for panel in document.panels:
         lines += [*([panel.caption] if panel.caption else []), *_text_table(panel), ""]
-    lines += ["* lowest NLL"]
+    lines += ["* lowest NLL"] if _has_best(document) else []
     for note, letter in document.footnotes.items():
         lines.append(f"{', '.join(titles[letter])}: {note}" if letter in titles else f"[{letter}] {note}")
     lines += document.notes

@@ -62,7 +62,7 @@ def build(out: Path, *, log: Callable[[str], object] = print, processes: int = 1
     check_schema(cell_folders(out))
     jobs = [_Job(out, *key, folders) for key, folders in folders_by_preset(out).items()]
     if not jobs:
-        raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench.run --out' wrote")
+        raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench run --out' wrote")
     try:
         with file_lock(out / ".report.lock", None):
             results = _run(jobs, processes)

@@ -121,7 +121,7 @@ class Place:
         return self.told.read_text().splitlines()
 
     def start(self, out: Path, *words: str, executor: str = "local", **environment: str) -> Command:
-        command = [sys.executable, "-m", "bench.cli.run", "--device", "cpu", "--executor", executor, "--out", str(out)]
+        command = [sys.executable, "-m", "bench", "run", "--device", "cpu", "--executor", executor, "--out", str(out)]
         if "--methods" not in words:
             words = ("--methods", METHODS, "--seeds", "2", *words)
         return Command(self, [*command, *words], environment)

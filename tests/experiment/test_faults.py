@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.cli.run import main
 from bench.experiment.cell_folder import cell_folders
+from bench.run import main
 from bench.training import registry
 from bench.training.checkpoint import save_last
 from tests.cli.test_run import TOY

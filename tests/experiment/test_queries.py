@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import bench
-from bench.cli import evaluate, merge, verify
+from bench.cli.main import main
 from bench.core.errors import UserError
 from bench.core.files import read_json, write_json
 from bench.evaluation.registry import metric_groups
@@ -130,14 +130,14 @@ def test_a_frame_has_a_row_for_every_cell(copy):
 
 def test_evaluate_fills_a_group_into_finished_cells(copy, capsys):
     settings = ["--set", "evaluation.convergence_examples=2", "--executor", "local"]
-    assert evaluate.main([str(copy), "--metrics", "convergence", *settings]) == 0
+    assert main(["evaluate", str(copy), "--metrics", "convergence", *settings]) == 0
     assert "2 finished cells with weights, 2 of them to evaluate" in capsys.readouterr().out
     for method in ("vae", "beta_vae"):
         record = only(copy, method).evaluation()
         assert record["groups"]["convergence"]["settings"] == {"examples": 2}
         assert {"refined_iw", "latent_use"} <= record["groups"].keys(), "what was there is gone"
     assert "nll_5000" in (copy / "tables" / "toy-toy.csv").read_text().splitlines()[0]
-    assert evaluate.main([str(copy), "--metrics", "convergence", *settings]) == 0
+    assert main(["evaluate", str(copy), "--metrics", "convergence", *settings]) == 0
     assert "0 of them to evaluate" in capsys.readouterr().out
 
 
@@ -151,7 +151,7 @@ def test_evaluate_with_other_basic_settings_measures_the_groups_anew(copy):
         "evaluation.refined_iw_examples=3",
     ]
     before = only(copy, "vae").evaluation()
-    assert evaluate.main([str(copy), *arguments, "--executor", "local"]) == 0
+    assert main(["evaluate", str(copy), *arguments, "--executor", "local"]) == 0
     after = only(copy, "vae").evaluation()
     assert after["config"]["iw_samples"] == 30 and after["metrics"]["nll"] != before["metrics"]["nll"]
     assert after["groups"].keys() == before["groups"].keys()
@@ -160,9 +160,9 @@ def test_evaluate_with_other_basic_settings_measures_the_groups_anew(copy):
 def test_evaluate_one_cell_and_leave_out_those_without_weights(copy, capsys):
     (only(copy, "beta_vae").path / "best.pt").unlink()
     arguments = ["--metrics", "convergence", "--set", "evaluation.convergence_examples=2", "--executor", "local"]
-    assert evaluate.main([str(copy), *arguments]) == 0
+    assert main(["evaluate", str(copy), *arguments]) == 0
     assert "left out: 1 finished cells without weights" in capsys.readouterr().out
-    assert evaluate.main([str(only(copy, "vae").path), *arguments]) == 0
+    assert main(["evaluate", str(only(copy, "vae").path), *arguments]) == 0
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_evaluate_one_cell_and_leave_out_those_without_weights(copy, capsys):
     ],
 )
 def test_mistakes_are_told_in_one_line(copy, capsys, arguments, message):
-    assert evaluate.main([str(copy), *arguments, "--executor", "local"]) == 2
+    assert main(["evaluate", str(copy), *arguments, "--executor", "local"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
@@ -186,7 +186,7 @@ def test_mistakes_are_told_in_one_line(copy, capsys, arguments, message):
 @pytest.mark.parametrize("retrain", [[], ["--retrain"]], ids=["evaluated", "trained"])
 def test_numbers_that_hold_are_equal_bit_for_bit(copy, capsys, retrain):
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
-    assert verify.main([str(copy), *retrain]) == 0
+    assert main(["verify", str(copy), *retrain]) == 0
     said = capsys.readouterr().out
     assert said.count("equal, bit for bit") == 2 and "2 of 2 cells hold" in said
     assert before == {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
@@ -197,7 +197,7 @@ def test_a_number_that_was_changed_is_found(copy, capsys):
     record = folder.evaluation()
     record["metrics"]["nll"] -= 1
     write_json(folder.path / "evaluation.json", record)
-    assert verify.main([str(folder.path)]) == 1
+    assert main(["verify", str(folder.path)]) == 1
     said = capsys.readouterr().out
     assert "DIFFERS" in said and "nll: stored" in said
     assert said.startswith("/".join(folder.path.parts[-4:]))  # the data set too: one list may hold several
@@ -211,7 +211,7 @@ def test_a_number_from_another_processor_is_no_fault(copy, capsys):
         record = read_json(folder.path / name)
         change(record)
         write_json(folder.path / name, record)
-    assert verify.main([str(folder.path), "--retrain"]) == 1
+    assert main(["verify", str(folder.path), "--retrain"]) == 1
     assert "a draw as of another seed" in capsys.readouterr().out
 
 
@@ -226,23 +226,23 @@ def test_rounding_is_told_from_a_difference():
 def test_without_weights_only_training_again_can_verify(copy, capsys):
     folder = only(copy, "vae")
     (folder.path / "best.pt").unlink()
-    assert verify.main([str(copy)]) == 1
+    assert main(["verify", str(copy)]) == 1
     said = capsys.readouterr().out
     assert "--retrain trains it again" in said and "1 of 2 cells hold" in said
-    assert verify.main([str(folder.path), "--retrain"]) == 0
+    assert main(["verify", str(folder.path), "--retrain"]) == 0
 
 
 @pytest.mark.parametrize("arguments", [[], ["--retrain"]])
 def test_a_cell_of_another_revision_of_its_method_is_not_judged_by_this_one(copy, capsys, monkeypatch, arguments):
     monkeypatch.setattr(registry.method("vae"), "revision", 2)
-    assert verify.main([str(copy), *arguments]) == 1
+    assert main(["verify", str(copy), *arguments]) == 1
     assert "vae revision 1, this code has revision 2: train it anew" in capsys.readouterr().out
 
 
 def test_a_cell_of_another_protocol_is_not_trained_again(copy, capsys):
     folder = only(copy, "vae")
     write_json(folder.path / "config.json", folder.config | {"protocol_version": 1})
-    assert verify.main([str(folder.path), "--retrain"]) == 1
+    assert main(["verify", str(folder.path), "--retrain"]) == 1
     assert "not verified: trained by protocol 1 and commit" in capsys.readouterr().out
 
 
@@ -262,26 +262,26 @@ def halves(copy, tmp_path):
 
 def test_folders_merge_into_one_table(halves, tmp_path, capsys):
     out = tmp_path / "merged"
-    assert merge.main([*map(str, halves), "--out", str(out)]) == 0
+    assert main(["merge", *map(str, halves), "--out", str(out)]) == 0
     assert "2 cells in" in capsys.readouterr().out
     assert len((out / "tables" / "toy-toy.csv").read_text().splitlines()) == 3
-    assert merge.main([*map(str, halves), "--out", str(out)]) == 0, "the same again"
+    assert main(["merge", *map(str, halves), "--out", str(out)]) == 0, "the same again"
     assert "0 of them copied" in capsys.readouterr().out
 
 
 def test_folders_merge_into_the_one_at_hand(halves, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert merge.main([*map(str, halves), "--out", "."]) == 0
+    assert main(["merge", *map(str, halves), "--out", "."]) == 0
     assert len(bench.frame(".")) == 2
-    assert merge.main([str(halves[0]), "--out", str(halves[0] / "within")]) == 2
+    assert main(["merge", str(halves[0]), "--out", str(halves[0] / "within")]) == 2
 
 
 def test_the_cell_that_is_further_wins_and_nothing_is_lost(halves, copy, tmp_path):
     first, _ = halves
     folder = only(first, "vae")
     (folder.path / "evaluation.json").unlink()
-    assert merge.main([str(copy), "--out", str(first)]) == 0
+    assert main(["merge", str(copy), "--out", str(first)]) == 0
     assert only(first, "vae").evaluation() is not None
     assert [path.name for path in folder.path.parent.glob("backup-*")]
 
@@ -291,7 +291,7 @@ def test_two_results_of_one_cell_that_differ_are_refused(halves, copy, tmp_path,
     record = folder.evaluation()
     record["metrics"]["nll"] -= 1
     write_json(folder.path / "evaluation.json", record)
-    assert merge.main([str(copy), str(halves[0]), "--out", str(tmp_path / "merged")]) == 2
+    assert main(["merge", str(copy), str(halves[0]), "--out", str(tmp_path / "merged")]) == 2
     assert "two results of one cell differ: nll" in capsys.readouterr().err
     assert not (tmp_path / "merged").exists()
 
@@ -301,21 +301,21 @@ def test_what_could_not_share_a_table_is_refused(halves, tmp_path, capsys):
     config = json.loads((folder.path / "config.json").read_text())
     config |= {"protocol_version": 1, "train": config["train"] | {"lr": 2 * config["train"]["lr"]}}
     write_json(folder.path / "config.json", config)
-    assert merge.main([*map(str, halves), "--out", str(tmp_path / "merged")]) == 2
+    assert main(["merge", *map(str, halves), "--out", str(tmp_path / "merged")]) == 2
     assert "differ in protocol_version, train.lr" in capsys.readouterr().err
 
 
 def test_groups_that_only_one_result_has_are_kept_or_named(halves, copy, tmp_path, capsys):
     settings = ["--set", "evaluation.convergence_examples=2", "--executor", "local"]
-    evaluate.main([str(only(halves[0], "vae").path), "--metrics", "convergence", *settings])
-    assert merge.main([str(copy), str(halves[0]), "--out", str(tmp_path / "merged")]) == 0
+    main(["evaluate", str(only(halves[0], "vae").path), "--metrics", "convergence", *settings])
+    assert main(["merge", str(copy), str(halves[0]), "--out", str(tmp_path / "merged")]) == 0
     assert "convergence" in only(tmp_path / "merged", "vae").evaluation()["groups"]
 
 
 def test_cells_judged_with_other_settings_are_not_merged(halves, copy, tmp_path, capsys):
     arguments = ["--metrics", "latent_use", "--set", "evaluation.iw_samples=30", "--executor", "local"]
-    evaluate.main([str(only(halves[0], "vae").path), *arguments])
-    assert merge.main([str(copy), str(halves[0]), "--out", str(tmp_path / "merged")]) == 2
+    main(["evaluate", str(only(halves[0], "vae").path), *arguments])
+    assert main(["merge", str(copy), str(halves[0]), "--out", str(tmp_path / "merged")]) == 2
     assert "judged with other settings (iw_samples)" in capsys.readouterr().err
 
 
@@ -328,7 +328,7 @@ def test_halves_of_two_evaluations_are_not_taken_for_one(copy):
     file = folder.path / "examples.parquet"
     pd.read_parquet(file).head(7).to_parquet(file, index=False)
     settings = ["--set", "evaluation.convergence_examples=2", "--executor", "local"]
-    assert evaluate.main([str(folder.path), "--metrics", "convergence", *settings]) == 0
+    assert main(["evaluate", str(folder.path), "--metrics", "convergence", *settings]) == 0
     after = folder.evaluation()
     assert len(pd.read_parquet(file)) == 20 and {*whole["groups"]} < {*after["groups"]}
     assert {name: after["metrics"][name] for name in whole["metrics"]} == whole["metrics"]
@@ -337,7 +337,7 @@ def test_halves_of_two_evaluations_are_not_taken_for_one(copy):
 def test_a_damaged_record_is_left_out_with_its_name(copy, capsys):
     for name in ("evaluation.json", "result.json"):
         (only(copy, "vae").path / name).write_text("{")
-        for command in (verify.main, lambda arguments: evaluate.main([*arguments, "--executor", "local"])):
+        for command in (verify.main, lambda arguments: main(["evaluate", *arguments, "--executor", "local"])):
             assert command([str(copy)]) == 0
             assert f"({name} is damaged)" in capsys.readouterr().out
     assert bench.frame(copy)["status"].tolist().count("damaged") == 1
@@ -350,7 +350,7 @@ def broken(trained, settings):
 def test_a_group_that_fails_costs_no_other(copy, monkeypatch, capsys):
     monkeypatch.setitem(vars(metric_groups()["ais"]), "measure", broken)
     arguments = ["--metrics", "ais,convergence", "--set", "evaluation.convergence_examples=2"]
-    assert evaluate.main([str(only(copy, "vae").path), *arguments, "--executor", "local"]) == 1
+    assert main(["evaluate", str(only(copy, "vae").path), *arguments, "--executor", "local"]) == 1
     assert "RuntimeError: out of order" in capsys.readouterr().out
     assert "convergence" in only(copy, "vae").evaluation()["groups"]
 
@@ -361,9 +361,9 @@ def test_groups_are_not_forgotten_where_new_basic_metrics_come_and_one_fails(cop
     other = ["--set", "evaluation.iw_samples=30", "--executor", "local"]
     with monkeypatch.context() as patch:
         patch.setitem(vars(metric_groups()["refined_iw"]), "measure", broken)
-        assert evaluate.main([str(folder.path), "--metrics", "latent_use", *other]) == 1
+        assert main(["evaluate", str(folder.path), "--metrics", "latent_use", *other]) == 1
     assert {*folder.evaluation()["groups"]} == {"latent_use"} and {*folder.evaluation()["pending"]} == {"refined_iw"}
-    assert evaluate.main([str(folder.path), "--metrics", "latent_use", "--executor", "local"]) == 0
+    assert main(["evaluate", str(folder.path), "--metrics", "latent_use", "--executor", "local"]) == 0
     after = folder.evaluation()
     assert {*after["groups"]} == {*before["groups"]} and not after["pending"]
     assert after["groups"]["refined_iw"]["settings"] == before["groups"]["refined_iw"]["settings"]
@@ -380,7 +380,7 @@ def test_evaluating_says_that_another_run_is_at_a_cell_and_waits_for_it(copy, ca
     with ThreadPoolExecutor(1) as pool:
         with lock_cell(folder.path) as mine:
             assert mine
-            waiting = pool.submit(evaluate.evaluate, evaluate.parser().parse_args([str(copy), *settings]))
+            waiting = pool.submit(main, ["evaluate", str(copy), *settings])
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=8)
         assert waiting.result(timeout=60) == 0

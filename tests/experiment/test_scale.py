@@ -204,11 +204,11 @@ def spent(*words: str) -> tuple[float, float]:
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_ten_thousand_cells_are_planned_within_a_minute_and_reported_on_within_three(tmp_path, share):
     assert many_cells.write(tmp_path, 100, 100, share=share) == 10_000 * share
-    run = ["-m", "bench.cli.run", "--methods", many_cells.methods(100), "--dataset", "glyphs", "--seeds", "100"]
+    run = ["-m", "bench", "run", "--methods", many_cells.methods(100), "--dataset", "glyphs", "--seeds", "100"]
     seconds, memory = spent(sys.executable, *run, "--dry-run", "--device", "cpu", "--out", str(tmp_path))
     assert seconds < 60 and memory < 2
     if share == 1:
-        seconds, memory = spent(sys.executable, "-m", "bench.reporting.report", str(tmp_path))
+        seconds, memory = spent(sys.executable, "-m", "bench", "report", str(tmp_path))
         assert seconds < 180 and memory < 2
         seconds, memory = spent(sys.executable, *run, "--device", "cpu", "--out", str(tmp_path))
         assert seconds < 60 and memory < 2

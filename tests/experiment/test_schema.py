@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.cli import merge
+from bench.cli.main import main
 from bench.core.files import dumps, read_json, write_json
 from bench.experiment.cell_folder import CellFolder, lock_cell
 from bench.experiment.schema import LARGEST, PROTOCOL_VERSION, identify, problem
@@ -130,7 +130,7 @@ def test_a_copy_of_a_cell_is_not_another_cell(out):
     assert any(f"seed-5-copy (config.json is that of {path.name})" in line for line in lines)
     assert sum("(the same cell as" in line for line in lines) == 2
     assert bench.frame(out)["status"].value_counts().to_dict() == {"ok": 6, "damaged": 4}
-    assert merge.main([str(out), "--out", str(out.parent / "merged")]) == 2
+    assert main(["merge", str(out), "--out", str(out.parent / "merged")]) == 2
 
 
 def test_a_stamp_cannot_have_other_files_removed(out):
@@ -181,10 +181,10 @@ def test_merging_leaves_a_cell_that_a_run_is_at(out, where, capsys):
     folder = cell_of(out).path
     held = folder if where == "source" else merged / folder.relative_to(out)
     with lock_cell(held) as mine:
-        assert mine and merge.main([str(out), "--out", str(merged)]) == 0
+        assert mine and main(["merge", str(out), "--out", str(merged)]) == 0
     assert f"left out: {held}: a run is at it" in capsys.readouterr().out
     assert not (merged / folder.relative_to(out)).exists() and len(bench.frame(merged)) == 5
-    assert merge.main([str(out), "--out", str(merged)]) == 0 and len(bench.frame(merged)) == 6
+    assert main(["merge", str(out), "--out", str(merged)]) == 0 and len(bench.frame(merged)) == 6
     assert not [*out.glob("**/.seed-*.lock"), *merged.glob("**/.seed-*.lock")]
 
 
@@ -196,7 +196,7 @@ def test_merging_copies_files_alone(out):
     (folder / ".last.pt.unfinished").write_text("half")
     (folder / "backup-last.pt-1").write_text("kept")
     merged = out.parent / "merged"
-    assert merge.main([str(out), "--out", str(merged)]) == 0
+    assert main(["merge", str(out), "--out", str(merged)]) == 0
     found = {path.name for path in (merged / folder.relative_to(out)).iterdir()}
     assert found == {*FILES, "backup-last.pt-1"}
 
@@ -211,6 +211,6 @@ def test_merging_leaves_a_cell_that_has_changed_meanwhile(out, monkeypatch, caps
         return copy(cell, target)
 
     monkeypatch.setattr(merge, "_copy", late)
-    assert merge.main([str(out), "--out", str(merged)]) == 0
+    assert main(["merge", str(out), "--out", str(merged)]) == 0
     assert "it has changed meanwhile" in capsys.readouterr().out and len(bench.frame(merged)) == 5
     assert json.loads((folder.path / "result.json").read_text())["flops"] == 1.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.cli import merge
+from bench.cli.main import main
 from bench.core.files import dumps, write_json
 from bench.experiment.cell_folder import SCHEMA_VERSION
 from bench.experiment.worker import run_cell
@@ -93,7 +93,7 @@ def test_records_of_old_are_one_frame(version, tmp_path):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_records_of_old_are_merged(version, tmp_path):
-    assert merge.main([str(frozen(version, tmp_path)), "--out", str(tmp_path / "merged")]) == 0
+    assert main(["merge", str(frozen(version, tmp_path)), "--out", str(tmp_path / "merged")]) == 0
     found = tables(tmp_path / "merged")
     assert recorded(version, found) == found
 
@@ -111,5 +111,5 @@ def test_records_of_a_schema_to_come_are_left_out_with_the_reason(file, tmp_path
     assert [*tables(out)] == ["toy-text-toy"]
     frame = bench.frame(out).set_index("dataset")
     assert frame.loc["toy", "status"] == "damaged" and said in frame.loc["toy", "reason"]
-    assert merge.main([str(out), "--out", str(tmp_path / "merged")]) == 2
+    assert main(["merge", str(out), "--out", str(tmp_path / "merged")]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "merged").exists()

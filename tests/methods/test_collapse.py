@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from bench.cli.run import main
 from bench.data.cache import cache_dir
+from bench.run import main
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.cli.run import main
 from bench.core.errors import UserError
 from bench.models.compilation import check_compiler, compile_networks
+from bench.run import main
 from tests.conftest import TRAIN, assert_equal_weights
 
 

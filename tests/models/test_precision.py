@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.cli import evaluate
-from bench.cli.run import main
+from bench.cli.main import main as bench_main
+from bench.run import main
 from bench.core.errors import UserError
 from bench.evaluation.config import EvaluationConfig
 from bench.evaluation.estimators.mutual_information import sample_log_probs
@@ -125,13 +125,13 @@ def test_a_cell_is_judged_in_full_unless_asked_otherwise(toy, tmp_path, monkeypa
     assert cell.folder.result().status == "ok" and exact.settings.precision == "float32"
     assert evaluation_of_preset(cell.folder, {}, None).precision == "float32"
     arguments = [str(tmp_path / "out"), "--metrics", "latent_use", "--executor", "local"]
-    assert evaluate.main([*arguments, "--set", "evaluation.precision=bfloat16"]) == 0
+    assert bench_main(["evaluate", *arguments, "--set", "evaluation.precision=bfloat16"]) == 0
     rounded = cell.folder.evaluation()
     assert rounded.settings.precision == "bfloat16" and rounded.groups.keys() == exact.groups.keys()
     for name in ("nll", "nll_refined"):
         one, other = exact.metrics[name], rounded.metrics[name]
         assert one != other and math.isclose(one, other, rel_tol=0.01)
-    assert evaluate.main([*arguments, "--set", "evaluation.precision=float32"]) == 0
+    assert bench_main(["evaluate", *arguments, "--set", "evaluation.precision=float32"]) == 0
     assert cell.folder.evaluation().metrics == exact.metrics
 
 

@@ -1,0 +1,59 @@
+"""The command line: ``python -m bench COMMAND``.
+
+A command is a module of this package with a function ``add_parser``. It adds the command's parser and sets two of its
+defaults: ``execute``, a function of the parsed arguments that returns the exit status, and ``after_stop``, which the
+message after an interruption ends with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from bench.cli import evaluate, lag, merge, report, run, speed, verify
+from bench.cli import list as listing
+from bench.core import __version__
+from bench.core.errors import Stopped, UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    p = argparse.ArgumentParser(
+        prog="python -m bench", description="Compare methods against posterior collapse in variational autoencoders."
+    )
+    p.add_argument("--version", action="version", version=f"posterior-collapse-bench {__version__}")
+    commands = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (run, report, evaluate, verify, merge, lag, speed, listing):
+        command.add_parser(commands)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in ``argv`` (default: ``sys.argv``) and return its exit status.
+
+    The status is 2 after a ``UserError`` or a file that cannot be read or written, 141 after a closed pipe, 130 after
+    ^C, and 128 plus the signal's number after another signal. Wrong arguments raise ``SystemExit(2)``.
+    """
+    args = parser().parse_args(argv)
+    try:
+        status = args.execute(args)
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader has closed the pipe, as "| head" does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush succeeds
+        return 141
+    except OSError as error:
+        file = f"{error.filename}: " if error.filename else ""
+        print(f"error: {UserError(f'{file}{error.strerror or error}')}", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        print(f"stopped: {stopped}; {args.after_stop}", file=sys.stderr)
+        return 128 + stopped.signal
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: {args.after_stop}", file=sys.stderr)
+        return 130
