@@ -46,7 +46,7 @@ def stages(traces: Traces, style: Styles) -> Figure | None:
     for row, (name, trace) in zip(grid, shown.items(), strict=True):
         for ax, stage in zip(row, columns, strict=True):
             _points(ax, trace.true_means[stage], trace.means[stage], style[name].color, limit)
-            ax.set_title(f"{trace.updates[stage]:,} update{'s' * (trace.updates[stage] != 1)}")
+            ax.set_title(f"{trace.updates[stage]:,} updates")
             ax.text(
                 0.04, 0.96, f"lag {trace.lag[stage]:.2f}", transform=ax.transAxes, va="top", fontsize=7, color="0.3"
             )
