@@ -11,13 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from bench.cli.progress import POLLED_FIRST, POLLED_IN_TURN, CellStatus, Monitor
-from bench.core.format import failure_reason
 from bench.core.locks import file_lock
-from bench.evaluation.config import EvaluationConfig
-from bench.experiment.cell_folder import CellFolder
 from bench.reporting import figures, report
 from tests.fixtures import many_cells
 
@@ -91,84 +86,6 @@ def test_a_report_grows_with_the_number_of_cells_and_reads_each_file_at_most_twi
     stored = 6  # files of a cell
     assert all(opened[count] < 2 * stored * count for count in studies), opened
     assert called[400] < 6 * called[100]
-
-
-def waiting(out: Path, count: int) -> list[CellStatus]:
-    return [CellStatus(f"cell {i}", CellFolder(out / f"{i}"), 10, 1.0, EvaluationConfig()) for i in range(count)]
-
-
-def write(cell: CellStatus, record: str) -> None:
-    cell.folder.path.mkdir(exist_ok=True)
-    (cell.folder.path / "result.json").write_text(record, "utf-8")
-
-
-def test_of_thousands_that_wait_few_are_looked_at_in_a_poll_and_all_by_turns(tmp_path):
-    monitor = Monitor(waiting(tmp_path, 1000), Console(quiet=True))
-    looked = [monitor._cells_to_poll() for _ in range((1000 - POLLED_FIRST) // POLLED_IN_TURN)]
-    assert {len(those) for those in looked} == {POLLED_FIRST + POLLED_IN_TURN}
-    assert {cell for those in looked for cell in those} == {*monitor.cells}
-    last = monitor.cells[-1]
-    write(last, '{"status": "running"}')
-    monitor._poll([last])
-    assert monitor._cells_to_poll()[0] is last, "one that has begun is looked at every time"
-    write(last, '{"status": "failed", "reason": "lost"}')
-    monitor._poll(monitor._cells_to_poll())
-    assert monitor.over == 1 and last not in monitor.open
-
-
-@pytest.mark.parametrize(
-    "record", ["", "{", "[]", "3", '"ok"', "null", '{"status": []}', "[" * 100_000, '{"status": "ok", "reason": 3}']
-)
-def test_a_damaged_or_foreign_record_is_no_news(tmp_path, record):
-    (cell,) = waiting(tmp_path, 1)
-    monitor = Monitor([cell], Console(quiet=True))
-    write(cell, record)
-    monitor._poll([cell])
-    assert cell.status in ("waiting", "evaluating")
-    write(cell, '{"status": "failed", "reason": "loss is nan"}')
-    monitor._poll([cell])
-    assert cell.status == "failed"
-
-
-def test_damaged_lines_of_a_history_do_not_end_the_monitor(tmp_path, capsys):
-    (cell,) = waiting(tmp_path, 1)
-    monitor = Monitor([cell], Console())
-    write(cell, '{"status": "running"}')
-    (cell.folder.path / "history.jsonl").write_text('{"update": "x", "elbo": [1], "kl": 2.5}\n', "utf-8")
-    monitor._poll([cell])
-    monitor._view()
-    assert "cell 0: started – kl 2.50" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("record", "told"),
-    [
-        ({"status": "failed", "reason": "loss is nan\n at update 3"}, "loss is nan at update 3"),
-        ({"status": "ok", "evaluation_failure": {"reason": "no memory"}}, "no memory"),
-        ({"status": "ok", "evaluation_failure": "?"}, "evaluation was interrupted"),
-        ({"status": "running"}, "training was interrupted"),
-        (None, "not started"),
-        ([1], "not started"),
-    ],
-)
-def test_what_is_known_of_an_unfinished_cell_is_told_in_one_line(record, told):
-    assert failure_reason(record) == told
-
-
-def test_a_run_goes_on_when_nobody_reads_its_output():
-    lines = "from bench.progress import Output\no = Output()\nfor i in range(4000): o.print('line', i)\n"
-    lines += "import sys\nprint('end', file=sys.stderr)"
-    for reader in ("head -1", "cat > /dev/full"):
-        command = f'{sys.executable} -c "{lines}" | {reader}; exit ${{PIPESTATUS[0]}}'
-        ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
-        assert ran.returncode == 0 and "end" in ran.stderr and "Traceback" not in ran.stderr
-
-
-def test_output_to_a_full_disk_is_given_up():
-    code = "from bench.progress import Output\no = Output()\nwith o.status('wait'): o.print('one')\no.print('two')"
-    with open("/dev/full", "w") as full:
-        ran = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    assert ran.returncode == 0 and not ran.stderr
 
 
 def test_one_report_waits_for_another(studies, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import runpy
 import shutil
@@ -12,8 +11,8 @@ import pytest
 
 import bench
 from bench.cli.main import main
-from bench.core.files import dumps, read_json, write_json
-from bench.experiment.cell_folder import CellFolder, lock_cell
+from bench.core.files import read_json, write_json
+from bench.experiment.cell_folder import CellFolder
 from bench.experiment.schema import LARGEST, PROTOCOL_VERSION, identify, problem
 from bench.reporting import figures, report
 
@@ -170,47 +169,3 @@ def test_cells_in_folders_of_impossible_names_are_left_out(out):
         shutil.copytree(out / "runs" / "glyphs", os.fsdecode(bytes(out / "runs") + b"/" + name))
     counts, lines = built(out)
     assert counts["vae"] == "2" and sum(line.startswith("left out: the cells in runs/") for line in lines) == 2
-
-
-# -- merging beside a run ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("where", ["source", "target"])
-def test_merging_leaves_a_cell_that_a_run_is_at(out, where, capsys):
-    merged = out.parent / "merged"
-    folder = cell_of(out).path
-    held = folder if where == "source" else merged / folder.relative_to(out)
-    with lock_cell(held) as mine:
-        assert mine and main(["merge", str(out), "--out", str(merged)]) == 0
-    assert f"left out: {held}: a run is at it" in capsys.readouterr().out
-    assert not (merged / folder.relative_to(out)).exists() and len(bench.frame(merged)) == 5
-    assert main(["merge", str(out), "--out", str(merged)]) == 0 and len(bench.frame(merged)) == 6
-    assert not [*out.glob("**/.seed-*.lock"), *merged.glob("**/.seed-*.lock")]
-
-
-def test_merging_copies_files_alone(out):
-    folder = cell_of(out).path
-    os.mkfifo(folder / "pipe")
-    (folder / "folder").mkdir()
-    (folder / "gone").symlink_to("nowhere")
-    (folder / ".last.pt.unfinished").write_text("half")
-    (folder / "backup-last.pt-1").write_text("kept")
-    merged = out.parent / "merged"
-    assert main(["merge", str(out), "--out", str(merged)]) == 0
-    found = {path.name for path in (merged / folder.relative_to(out)).iterdir()}
-    assert found == {*FILES, "backup-last.pt-1"}
-
-
-def test_merging_leaves_a_cell_that_has_changed_meanwhile(out, monkeypatch, capsys):
-    folder, merged = cell_of(out), out.parent / "merged"
-    copy = merge._copy
-
-    def late(cell, target):
-        if cell.folder == folder.path:
-            (folder.path / "result.json").write_text(dumps((folder.result() or {}) | {"flops": 1.0}))
-        return copy(cell, target)
-
-    monkeypatch.setattr(merge, "_copy", late)
-    assert main(["merge", str(out), "--out", str(merged)]) == 0
-    assert "it has changed meanwhile" in capsys.readouterr().out and len(bench.frame(merged)) == 5
-    assert json.loads((folder.path / "result.json").read_text())["flops"] == 1.0

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from bench.cli.main import main as bench_main
-from bench.run import main
 from bench.core.errors import UserError
 from bench.evaluation.config import EvaluationConfig
 from bench.evaluation.estimators.mutual_information import sample_log_probs
@@ -21,6 +20,7 @@ from bench.experiment.queries import evaluation_of_preset
 from bench.experiment.worker import run_cell
 from bench.models.precision import autocast, no_autocast
 from bench.reporting import report
+from bench.run import main
 from bench.training.trainer import Trainer
 from tests.conftest import TEXT_TOY, TOY, assert_equal_weights, planner, tasks
 
