@@ -66,7 +66,6 @@ def setup(name: str, precision: str | None, folder: Path) -> None:
     _, (x,) = data.blocks("val", preset.train.batch_size, preset.train.batch_size)
     torch.manual_seed(0)
     model = build_model(preset.model, data.info)
-    model.eval()
     z = torch.zeros(len(x), 1, model.latent_dim)
     if precision is None:
         model = naive(model)
@@ -81,7 +80,7 @@ def setup(name: str, precision: str | None, folder: Path) -> None:
     method = BasicVAE()
     ctx = TrainingContext(method, model, data, replace(preset.train, precision=precision), 0)
     ctx.new_optimisers(preset.train.lr)
-    chunk = auto_chunk_size(model, [x])
+    chunk = auto_chunk_size(model.eval(), [x])
 
     def evaluate() -> None:
         with torch.no_grad(), autocast(model, precision, frozen=True):
@@ -102,6 +101,7 @@ def setup(name: str, precision: str | None, folder: Path) -> None:
 
 def log_likelihood() -> float:
     """Mean log p(x|z) of the batch at z = 0, in evaluation mode, before any update."""
+    side.model.eval()
     return side.log_prob()
 
 

@@ -31,7 +31,7 @@ from bench.training import registry
 from bench.training.context import TrainingContext
 from bench.training.expressions import parse_methods
 from bench.training.result import Validation
-from tests.conftest import MODEL, TEXT_TOY, TOY, TRAIN, assert_equal_weights, planner, tasks, trainers
+from tests.conftest import TEXT_TOY, TOY, TRAIN, assert_equal_weights, planner, tasks, trainers
 
 METHODS = registry.method_names()
 MODIFIERS = {"schedule": "anneal", "kl_term": "free_bits(target=50.0,placement=total_example)"}
@@ -310,7 +310,7 @@ def test_losses_are_finite_with_every_preset(name, preset, prepared, text_prepar
         assert math.isfinite(run.run().train_seconds) and math.isfinite(run.history[-1].train_loss)
 
 
-def test_methods_share_initial_weights(planned, prepared):
+def test_methods_share_initial_weights(planned):
     """Initial weights depend on the architecture and not on the method."""
     models = [
         build_from_config(planned(e).config)[1] for e in ("vae", "beta_vae", "aggressive", "sa_vae", "vae+anneal")
@@ -320,7 +320,6 @@ def test_methods_share_initial_weights(planned, prepared):
     decoder = build_from_config(planned("autoregressive").config)[1].decoder.state_dict()
     reference = models[0].decoder.state_dict()
     assert_equal_weights(decoder, {name: reference[name] for name in decoder})
-    assert load(prepared, MODEL).fingerprint == prepared.info.fingerprint
 
 
 def test_kl_annealing_equals_vae_with_anneal(train_once, toy_trainer, tmp_path):
