@@ -13,8 +13,7 @@ from bench.evaluation.record import EvaluationRecord
 from bench.evaluation.registry import metric_groups
 from bench.experiment import examples
 from bench.experiment.cell_folder import CellFolder
-from bench.experiment.plan import Status
-from bench.experiment.schema import PROTOCOL_VERSION, CellConfig, ResultRecord, identify
+from bench.experiment.schema import PROTOCOL_VERSION, CellConfig, ResultRecord, Status, identify
 from bench.training.result import Validation
 
 

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from bench.core.errors import UserError
@@ -15,21 +14,11 @@ from bench.data.dataset import DataInfo
 from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder, RecordError, cell_folders, check_schema
 from bench.experiment.presets import Preset
-from bench.experiment.schema import CellConfig, Component, MethodRecord, identify
+from bench.experiment.schema import CellConfig, Component, MethodRecord, Status, identify
 from bench.training.expressions import MethodSpec
 
 #: Why a finished cell is trained again: the user asked for it.
 FORCED = "--force"
-
-
-class Status(StrEnum):
-    """State of a cell."""
-
-    DONE = "done"  # trained and evaluated
-    INCOMPLETE = "incomplete"  # training or evaluation was interrupted, or more metrics were asked for
-    FAILED = "failed"
-    SKIPPED = "skipped"  # the method does not support the data set
-    MISSING = "missing"
 
 
 #: The states of cells that a run works on.

@@ -7,6 +7,7 @@ raise ``SchemaVersionError``, which names the version of the harness that reads 
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -28,6 +29,16 @@ MAX_MESSAGE = 200  # characters of an error message
 
 CellId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 Count = Annotated[int, Field(ge=0)]
+
+
+class Status(StrEnum):
+    """State of a cell."""
+
+    DONE = "done"  # trained and evaluated
+    INCOMPLETE = "incomplete"  # training or evaluation was interrupted, or more metrics were asked for
+    FAILED = "failed"
+    SKIPPED = "skipped"  # the method does not support the data set
+    MISSING = "missing"
 
 
 class Record(BaseModel):

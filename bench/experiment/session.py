@@ -22,9 +22,9 @@ from bench.data.dataset import Prepared
 from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder, remove_stale_files
 from bench.experiment.executor import RunStats, execute
-from bench.experiment.plan import FORCED, PlannedCell, Status
+from bench.experiment.plan import FORCED, PlannedCell
 from bench.experiment.resources import Resources
-from bench.experiment.schema import ResultRecord
+from bench.experiment.schema import ResultRecord, Status
 from bench.experiment.task import CellTask, new_run_id
 
 #: Signals that stop a run: ^C, the warning of a cluster before it kills, a closed terminal.

@@ -19,8 +19,8 @@ from bench.evaluation.metrics import validate
 from bench.experiment.cell_folder import CellFolder, lock_cell
 from bench.experiment.factory import build_from_config, load_data, load_trained
 from bench.experiment.lag_trace import EXAMPLES, LagTracer
-from bench.experiment.plan import Status, cell_state
-from bench.experiment.schema import Failure, ResultRecord
+from bench.experiment.plan import cell_state
+from bench.experiment.schema import Failure, ResultRecord, Status
 from bench.experiment.stored_evaluation import load_evaluation, store_evaluation
 from bench.experiment.task import CellTask, TaskReport
 from bench.models.compilation import compile_networks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import tomllib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from bench.reporting.claims import Claim
 from bench.reporting.frame import cells_frame
 from bench.reporting.render import Claims
 from bench.training import expressions
+from tests.fixtures.make_cells import DATA, TEXT
 from tests.reporting.records import finished_cell
 
 
@@ -26,11 +28,10 @@ def cell(
     history = [
         {"update": 10 * (i + 1), "encoder_updates": n, "mi": 1.0 + i, "elbo": -9.0} for i, n in enumerate(counts)
     ]
-    result = {name: values.pop(name) for name in ("flops", "train_seconds") if name in values}
+    costs = {name: values.pop(name) for name in ("flops", "train_seconds") if name in values}
     config = {name: values.pop(name) for name in ("dataset", "preset", "preset_notes") if name in values}
-    result["encoder_updates"] = counts[-1]
-    train = {"max_encoder_updates": cap}
-    return finished_cell(method, seed, history=history, train=train, result=result, metrics=values, **config)
+    costs["encoder_updates"] = counts[-1]
+    return finished_cell(method, seed, history=history, costs=costs, metrics=values, max_encoder_updates=cap, **config)
 
 
 def examine(claim: Claim, *cells: CellRecord) -> claims.Result:
@@ -166,7 +167,7 @@ def evaluate(cells: list[CellRecord]) -> Claims | None:
     return claims.evaluate(cells, cells_frame(cells))
 
 
-YAHOO = {"title": "yahoo (Yang 2017)", "modality": "text"}
+YAHOO = replace(TEXT, title="yahoo (Yang 2017)")
 
 
 @pytest.mark.parametrize(
@@ -174,19 +175,19 @@ YAHOO = {"title": "yahoo (Yang 2017)", "modality": "text"}
     [
         ({}, ""),
         ({"preset": "small"}, " (analogue)"),
-        ({"preset_notes": ["train.epochs = 5 (preset: 100)"]}, " (analogue)"),
-        ({"dataset": YAHOO | {"title": "reviews"}}, " (analogue)"),
+        ({"preset_notes": ("train.epochs = 5 (preset: 100)",)}, " (analogue)"),
+        ({"dataset": TEXT}, " (analogue)"),
     ],
 )
 def test_every_claim_can_hold(changes: dict[str, Any], suffix: str):
-    result = evaluate(paper_cells(**{"preset": "paper", "preset_notes": [], "dataset": YAHOO} | changes))
+    result = evaluate(paper_cells(**{"preset": "paper", "preset_notes": (), "dataset": YAHOO} | changes))
     assert [verdict.id for verdict in result.verdicts] == ["C1", "C2", "C3", "C4", "C5", "C6"]
     assert {verdict.verdict for verdict in result.verdicts} == {f"holds{suffix}"}
     assert any(note.startswith("Analogue") for note in result.notes) == bool(suffix)
 
 
 def test_claims_about_text_are_omitted_for_images():
-    result = evaluate(paper_cells(dataset={"title": "pictures", "modality": "image"}))
+    result = evaluate(paper_cells(dataset=DATA))
     assert [verdict.id for verdict in result.verdicts] == ["C3", "C4", "C5", "C6"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from bench.experiment.cell_record import CellRecord
 from bench.reporting import compare
 from bench.reporting.frame import cells_frame
 from bench.reporting.render import DASH, Document
+from tests.fixtures.make_cells import PROVENANCE
 from tests.reporting.records import finished_cell
 
 SWEEPS = {"beta": ["beta1", "beta2", "beta3"], "bits": ["bits1", "bits2", "bits3"]}
@@ -76,7 +78,7 @@ def test_too_few_cells_for_a_matched_rate(cells: list[CellRecord]):
 def timed(method: str, seed: int, *history: tuple[float, float], **result: Any) -> CellRecord:
     """Return a cell whose history has (seconds, validation ELBO)."""
     lines = [{"update": i, "seconds": seconds, "elbo": elbo} for i, (seconds, elbo) in enumerate(history)]
-    return finished_cell(method, seed, history=lines, result={"train_seconds": history[-1][0]} | result)
+    return finished_cell(method, seed, history=lines, costs={"train_seconds": history[-1][0]}, result=result)
 
 
 def runs(**result: Any) -> list[CellRecord]:
@@ -97,8 +99,8 @@ def test_methods_are_compared_by_their_best_elbo_so_far():
 
 
 def test_seconds_must_be_comparable():
-    assert compare.matched_time(cells_frame(runs(provenance={"machine": {"processor": "two"}}))) is None
-    assert compare.matched_time(cells_frame(runs(shared=4))) is None
+    assert compare.matched_time(cells_frame(runs(provenance=replace(PROVENANCE, threads=2)))) is None
+    assert compare.matched_time(cells_frame(runs(cells_per_device=4))) is None
     assert compare.matched_time(cells_frame(runs()[:3])) is None
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from markdown_it import MarkdownIt
 from scipy import stats
 
 from bench.cli.report import main
-from bench.core.errors import UserError
 from bench.core.files import read_json, write_json
-from bench.experiment import cell_record, examples
+from bench.evaluation.registry import group_of_metric
+from bench.experiment import examples
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.cell_record import CellRecord
 from bench.reporting import latex, points, render, report, tables, texts
@@ -43,8 +44,8 @@ def change(file: Path, **fields: Any) -> None:
     write_json(file, read_json(file) | fields)
 
 
-def change_metrics(file: Path, **metrics: Any) -> None:
-    change(file, metrics=read_json(file)["metrics"] | metrics)
+def change_evaluation(file: Path, **fields: Any) -> None:
+    change(file, evaluation=read_json(file)["evaluation"] | fields)
 
 
 def rows(out: Path, stem: str = "glyphs-quick") -> dict[str, dict[str, str]]:
@@ -63,7 +64,7 @@ def frames(out: Path) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
 
 
 def stored(out: Path, method: str) -> list[CellRecord]:
-    return [row.cell for row in frames(out)[1].itertuples() if row.method == method and row.status == "ok"]
+    return [row.cell for row in frames(out)[1].itertuples() if row.method == method and row.status == "done"]
 
 
 # -- tables --------------------------------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ def test_sweep_has_a_row_selected_on_validation(tmp_path: Path):
     ]
     make_cells.write(tmp_path, [make_cells.THREE[1], *members], seeds=2, endings={})
     sweep = "beta_vae(beta=0.2|0.4|0.6)"
-    write_json(tmp_path / "sweeps.json", {"quick": {sweep: [member[0]["expression"] for member in members]}})
+    write_json(tmp_path / "sweeps.json", {"quick": {sweep: [member[0].expression for member in members]}})
     [result] = report.build(tmp_path)
     table = rows(tmp_path)
     selected, best = table[f"{sweep}, selected on validation"], table["beta_vae(beta=0.4)"]
@@ -153,16 +154,16 @@ def test_sweep_has_a_row_selected_on_validation(tmp_path: Path):
 @pytest.mark.parametrize(
     ("title", "preset", "notes", "has_published"),
     [
-        ("omniglot (Burda 28×28)", "paper", [], True),
-        ("omniglot (Burda 28×28)", "paper", ["train.epochs = 5 (preset: 1000)"], False),
-        ("omniglot (Burda 28×28)", "small", [], False),
-        ("omniglot (Lake 28×28)", "paper", [], False),
+        ("omniglot (Burda 28×28)", "paper", (), True),
+        ("omniglot (Burda 28×28)", "paper", ("train.epochs = 5 (preset: 1000)",), False),
+        ("omniglot (Burda 28×28)", "small", (), False),
+        ("omniglot (Lake 28×28)", "paper", (), False),
     ],
 )
 def test_published_numbers_need_the_same_protocol(
-    tmp_path: Path, title: str, preset: str, notes: list[str], has_published: bool
+    tmp_path: Path, title: str, preset: str, notes: tuple[str, ...], has_published: bool
 ):
-    data = make_cells.DATA | {"name": "omniglot", "title": title}
+    data = replace(make_cells.DATA, name="omniglot", title=title)
     make_cells.write(tmp_path, dataset=data, preset=preset, preset_notes=notes)
     report.build(tmp_path)
     assert ("96.09 (0.36)" in markdown(tmp_path, f"omniglot-{preset}")) == has_published
@@ -216,7 +217,7 @@ def test_latex_compiles(tmp_path: Path):
 def test_terminal_lines_fit_with_long_names(out: Path):
     name = "a_method_with_settings(" + ",".join(f"setting_{i}=0.{i}" for i in range(6)) + ")"
     for file in out.glob("runs/*/*/beta-vae*/seed-*/config.json"):
-        change(file, method=read_json(file)["method"] | {"expression": name, "label": name})
+        change(file, method=read_json(file)["method"] | {"expression": name})
     group, frame, table = frames(out)
     lines = render.text(tables.document(group, frame, table)).split("\n\n")[1].splitlines()
     assert any(line.startswith(name) for line in lines)
@@ -247,9 +248,10 @@ def test_mi_is_a_bracket_unless_both_ends_read_alike(out: Path):
 @pytest.mark.usefixtures("no_figures")
 def test_questionable_values_have_footnotes(out: Path):
     for file in out.glob("runs/*/*/vae/*/evaluation.json"):
-        change_metrics(file, nll_refined=read_json(file)["metrics"]["nll"] + 0.2)
+        metrics = read_json(file)["evaluation"]["metrics"]
+        change_evaluation(file, metrics=metrics | {"nll_refined": metrics["nll"] + 0.2})
     for file in out.glob("runs/*/*/vae/*/result.json"):
-        change(file, shared=4)
+        change(file, cells_per_device=4)
     [result] = report.build(out)
     assert result.text.count("the refinement failed") == 1
     assert float(rows(out)["beta_vae(beta=0.4)"]["pareto_k"]) > 0.7 and "unreliable" in result.text
@@ -264,16 +266,16 @@ def test_questionable_values_have_footnotes(out: Path):
 
 @pytest.mark.usefixtures("no_figures")
 def test_plain_nll_is_the_headline_without_refined_nll(out: Path):
-    names = cell_record.group_of_metric()
+    names = group_of_metric()
     for file in out.glob("runs/*/*/*/*/evaluation.json"):
-        metrics = {name: value for name, value in read_json(file)["metrics"].items() if name not in names}
-        change(file, metrics=metrics, groups={})
+        metrics = read_json(file)["evaluation"]["metrics"].items()
+        change_evaluation(file, metrics={name: value for name, value in metrics if name not in names}, groups={})
         (file.parent / "examples.parquet").unlink(missing_ok=True)
     [result] = report.build(out)
     best = min(rows(out).values(), key=lambda row: float(row["nll"]))
     assert f"*{float(best['nll']):.2f}" in result.text and "IW-NLL" not in result.text
     for method, row in rows(out).items():
-        values = [cell.evaluation["metrics"]["nll"] for cell in stored(out, method)]
+        values = [cell.evaluation.metrics["nll"] for cell in stored(out, method)]
         expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
         assert (float(row["nll_ci_low"]), float(row["nll_ci_high"])) == pytest.approx(expected)
         assert (row["nll_refined"], row["nll_ci_examples"]) == ("", "0")
@@ -315,7 +317,7 @@ def test_interval_is_over_seeds_without_values_per_example(out: Path, harm: Call
     harm(folder / "examples.parquet")
     [result] = report.build(out)
     row = rows(out)["beta_vae(beta=0.4)"]
-    values = [cell.evaluation["metrics"]["nll_refined"] for cell in stored(out, row["method"])]
+    values = [cell.evaluation.metrics["nll_refined"] for cell in stored(out, row["method"])]
     expected = stats.t.interval(0.95, 1, np.mean(values), stats.sem(values))
     assert (float(row["nll_refined_ci_low"]), float(row["nll_refined_ci_high"])) == pytest.approx(expected)
     assert row["nll_refined_ci_examples"] == "0"
@@ -329,7 +331,7 @@ def test_regression_estimate_has_its_mean_and_variance():
     for _ in range(2000):
         nll, less = random.normal(60, 3, 200), random.gamma(2.0, 2.0, 200)
         refined = np.where(np.arange(200) < 40, nll - less, np.nan)
-        values = examples.of_all(nll, refined)
+        values = examples.regression_values(nll, refined)
         assert values.mean() == pytest.approx(nll.mean() - less[:40].mean())
         estimates.append(values.mean())
         errors.append(values.var(ddof=1) / 200)
@@ -361,7 +363,7 @@ def test_frame_has_all_cells(out: Path, text_out: Path):
     (damaged / "result.json").write_text("{torn")
     frame = stored_frame(out)
     assert frame["dataset"].value_counts().to_dict() == {"glyphs": 9, "reviews": 8}
-    assert frame["status"].value_counts().to_dict() == {"ok": 15, "failed": 1, "damaged": 1}
+    assert frame["status"].value_counts().to_dict() == {"done": 15, "failed": 1, "damaged": 1}
     row = frame[(frame["method"] == "beta_vae(beta=0.4)") & (frame["seed"] == 0)].iloc[0]
     assert row["config"] == {"beta": 0.4} and Path(row["folder"]).is_dir()
 
@@ -370,20 +372,19 @@ def test_frame_has_all_cells(out: Path, text_out: Path):
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize("part", ["data", "device", "evaluation"])
-def test_cells_of_another_protocol_are_not_pooled(out: Path, part: str):
-    [folder] = out.glob("runs/*/*/vae/seed-2-*")
-    config, evaluation = folder / "config.json", folder / "evaluation.json"
-    match part:
-        case "data":
-            change(config, dataset=read_json(config)["dataset"] | {"fingerprint": "f" * 64})
-        case "device":
-            change(config, device="cuda")
-        case "evaluation":
-            change(evaluation, settings=read_json(evaluation)["settings"] | {"iw_samples": 5})
+@pytest.mark.parametrize(
+    "changes", [{"dataset": replace(make_cells.DATA, fingerprint="f" * 64)}, {"device": "cuda"}, {}]
+)
+def test_cells_of_another_protocol_are_not_pooled(out: Path, changes: dict[str, Any]):
+    if changes:
+        [folder] = make_cells.write(out, [make_cells.THREE[1]], seeds=1, **changes)
+    else:  # another evaluation
+        [folder] = out.glob("runs/*/*/vae/seed-2-*")
+        file = folder / "evaluation.json"
+        change_evaluation(file, settings=read_json(file)["evaluation"]["settings"] | {"iw_samples": 5})
     first, second = report.build(out)
     assert first.stem == "glyphs-quick" and second.stem in first.text
-    assert rows(out)["vae"]["n"] == "2"
+    assert rows(out)["vae"]["n"] == ("3" if changes else "2")
     assert {method: row["n"] for method, row in rows(out, second.stem).items()} == {"vae": "1"}
     assert "Not comparable with the cells of glyphs-quick" in second.text
     shutil.rmtree(folder)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.experiment.examples import of_all
+from bench.experiment.examples import regression_values
 from bench.reporting.statistics import crossed, paired, student_t, summary, wilson
 from tests.conftest import steady
 
@@ -190,7 +190,7 @@ def test_coverage_if_only_a_sample_is_measured(sampled: int):
         plain, correction = random.normal(size=500), 3 * random.normal(size=500)
         refined = np.full((5, 500), np.nan)
         refined[:, :: 500 // sampled] = (plain + correction)[:: 500 // sampled]
-        seeds = [of_all(plain, row) for row in refined]
+        seeds = [regression_values(plain, row) for row in refined]
         result = crossed(np.array(seeds) + 1e-3 * random.normal(size=(5, 1)), sampled)
         covered += result.low <= 0 <= result.high
     assert 930 <= covered <= 970
