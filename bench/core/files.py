@@ -46,7 +46,7 @@ def write_text(path: Path, text: str) -> None:
 def read_json(path: Path, missing_ok: bool = False) -> Any:
     """Return the content of a JSON file; None if it is missing and ``missing_ok``. ``ValueError`` if damaged."""
     text = read_text(path, missing_ok)
-    return None if text is None else parse_json(text)
+    return None if text is None else json.loads(text)
 
 
 def read_text(path: Path, missing_ok: bool) -> str | None:
@@ -61,19 +61,6 @@ def read_text(path: Path, missing_ok: bool) -> str | None:
         if missing_ok:
             return None
         raise
-
-
-def parse_json(text: str) -> Any:
-    """Parse JSON; raise ``ValueError`` also for a top-level null, NaN and infinities, which ``dumps`` never writes."""
-    try:
-        record = json.loads(text, parse_constant=_reject)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    return _reject("null") if record is None else record
-
-
-def _reject(constant: str) -> None:
-    raise ValueError(f"{constant} is not a record")
 
 
 def replace(path: Path, write: Callable[[IO[bytes]], Any], parents: bool = True, flush: bool = True) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.files import UNFINISHED, dumps, replace, write_text
+from bench.core.files import UNFINISHED, replace, write_json
 from bench.core.locks import file_lock
 from bench.data.dataset import SPLITS, DataInfo, Prepared, fingerprint
 
@@ -48,7 +48,7 @@ def cached(cache: Path, stem: str, build: Callable[[], tuple[DataInfo, Mapping[s
             info = dataclasses.replace(info, sizes=sizes, fingerprint=fingerprint(arrays))
             with writing(cache):
                 replace(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
-                write_text(path.with_suffix(".json"), dumps(info.to_json()))  # last: it marks the set as complete
+                write_json(path.with_suffix(".json"), dataclasses.asdict(info))  # last: it marks the set as complete
         except MemoryError as error:
             raise UserError(f"not enough memory to prepare {stem}; use a smaller data set or free some") from error
     return Prepared(info, path)

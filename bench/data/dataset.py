@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -41,16 +40,6 @@ class DataInfo:
     vocabulary: int = 0  #: Text: vocabulary size, special tokens included.
     protocol: str = ""  #: Section of the presets for this data set, if not the one of its modality.
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: Any) -> DataInfo:
-        """Return the description that ``to_json`` turned into ``record``; raise ``ValueError`` if it is not one."""
-        from pydantic import TypeAdapter
-
-        return TypeAdapter(cls).validate_python(record)
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -69,9 +58,11 @@ class Prepared:
     @classmethod
     def read(cls, path: Path) -> Prepared:
         """Return the data set at ``path``, described by the JSON file next to it; ``UserError`` if that is damaged."""
+        from pydantic import TypeAdapter
+
         record = path.with_suffix(".json")
         try:
-            return cls(DataInfo.from_json(read_json(record)), path)
+            return cls(TypeAdapter(DataInfo).validate_python(read_json(record)), path)
         except (OSError, ValueError) as error:
             raise UserError(f"{record} is missing or damaged; remove it and run again") from error
 

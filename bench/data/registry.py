@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,12 +85,12 @@ def prepare_stored(info: DataInfo, data_dir: Path | None, cache: Path) -> Prepar
 
 def _problem(data: Any) -> str | None:
     """Return why ``data`` is not a valid ``Prepared``, or None. Its arrays are checked when they are loaded."""
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
     if not isinstance(data, Prepared) or not isinstance(info := data.info, DataInfo):
         return f"got {data!r}"
     try:
-        DataInfo.from_json(info.to_json())
+        TypeAdapter(DataInfo).validate_python(asdict(info))
     except ValidationError as error:
         first = error.errors()[0]
         return f"info.{'.'.join(map(str, first['loc']))}: {first['msg']}"

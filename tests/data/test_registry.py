@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bench.data.datasets
-from bench.cli.run import main
+from bench.cli.main import main
 from bench.core import plugins
 from bench.core.errors import UserError
 from bench.data.dataset import BINARISATION_NOTE
@@ -46,7 +46,7 @@ def test_a_new_file_is_listed_and_prepared(folder, tmp_path, capsys):
     (folder / "stripes.py").write_text(SOURCE)
     (folder / "_shared.py").write_text("")
     assert "stripes" in dataset_names() and "_shared" not in dataset_names()
-    assert main(["--list"]) == 0
+    assert main(["list"]) == 0
     assert "generated stripes" in capsys.readouterr().out
     data = prepare("stripes(size=4)", None, tmp_path / "cache")
     assert data.info.shape == (4, 4) and data.info.protocol == "stripes"
@@ -74,7 +74,7 @@ def test_an_invalid_file_is_rejected_in_one_line(name, change, message, folder, 
     (folder / f"{name}.py").write_text(SOURCE.replace(*change))
     with pytest.raises(UserError, match=rf"^data set '{name}'.*{message}"):
         prepare(name, None, tmp_path / "cache")
-    assert main(["--list"]) == 0
+    assert main(["list"]) == 0
     assert name in capsys.readouterr().out
 
 
