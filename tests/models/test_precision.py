@@ -1,10 +1,7 @@
 """Precision of the networks: what stays in full, what stays close, what a cell and a table say of it."""
 
-import json
 import math
-import shutil
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,12 +16,9 @@ from bench.experiment.plan import identify
 from bench.experiment.queries import evaluation_of_preset
 from bench.experiment.worker import run_cell
 from bench.models.precision import autocast, no_autocast
-from bench.reporting import report
 from bench.run import main
 from bench.training.trainer import Trainer
 from tests.conftest import TEXT_TOY, TOY, assert_equal_weights, planner, tasks
-
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.fixture(params=["image", "text"])
@@ -151,24 +145,6 @@ def test_a_dry_run_plans_other_precisions(tmp_path, capsys, monkeypatch):
     arguments = ["--methods", "vae", "--device", "cpu", "--dry-run", "--set", "train.precision=bfloat16"]
     assert main(["--out", str(tmp_path / "out"), *arguments]) == 0
     assert "to run: runs/glyphs/quick/vae/seed-0-" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("where", ["trained", "judged"])
-def test_tables_say_the_precision_and_hold_one_alone(tmp_path, monkeypatch, where):
-    monkeypatch.setattr("bench.reporting.figures.draw", lambda *_: [])
-    out = Path(shutil.copytree(FIXTURES / "cells", tmp_path / "out"))
-    [folder] = out.glob("runs/*/*/vae/seed-2-*")
-    file = folder / ("config.json" if where == "trained" else "evaluation.json")
-    record = json.loads(file.read_text("utf-8"))
-    if where == "trained":
-        record["precision"] = "bfloat16"
-    else:
-        record["settings"]["precision"] = "bfloat16"
-    file.write_text(json.dumps(record), "utf-8")
-    first, second = report.build(out)
-    assert "Arithmetic" not in first.text
-    said = "trained in bfloat16, judged in float32" if where == "trained" else "trained in float32, judged in bfloat16"
-    assert f"Arithmetic of the networks: {said}." in " ".join(second.text.split())
 
 
 def test_settings_are_those_there_are():

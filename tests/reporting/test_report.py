@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from scipy import stats
 
-from bench.cli.report import main
+from bench.cli.main import main
 from bench.core.files import read_json, write_json
 from bench.evaluation.registry import group_of_metric
 from bench.experiment import examples
@@ -373,7 +373,9 @@ def test_frame_has_all_cells(out: Path, text_out: Path):
 
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
-    "changes", [{"dataset": replace(make_cells.DATA, fingerprint="f" * 64)}, {"device": "cuda"}, {}]
+    "changes",
+    [{"dataset": replace(make_cells.DATA, fingerprint="f" * 64)}, {"device": "cuda"}, {"precision": "bfloat16"}, {}],
+    ids=["data", "device", "precision", "evaluation"],
 )
 def test_cells_of_another_protocol_are_not_pooled(out: Path, changes: dict[str, Any]):
     if changes:
@@ -386,6 +388,7 @@ def test_cells_of_another_protocol_are_not_pooled(out: Path, changes: dict[str, 
     assert first.stem == "glyphs-quick" and second.stem in first.text
     assert rows(out)["vae"]["n"] == ("3" if changes else "2")
     assert {method: row["n"] for method, row in rows(out, second.stem).items()} == {"vae": "1"}
+    assert ("trained in bfloat16, evaluated in float32" in second.text) == ("precision" in changes)
     assert "Not comparable with the cells of glyphs-quick" in second.text
     shutil.rmtree(folder)
     report.build(out)
@@ -448,10 +451,10 @@ def test_report_is_reproducible_to_the_byte(out: Path):
 def test_report_imports_neither_torch_nor_ray(out: Path):
     code = """
 import sys
-from bench.cli.report import main
+from bench.cli.main import main
 from bench.reporting import figures
 figures.draw = lambda *_: []
-main(sys.argv[1:])
+main(["report", *sys.argv[1:]])
 print(*sys.modules, file=sys.stderr)
 """
     command = [sys.executable, "-c", code, str(out)]
@@ -465,7 +468,7 @@ print(*sys.modules, file=sys.stderr)
 def test_folder_without_cells_is_a_one_line_error(tmp_path: Path, capsys: pytest.CaptureFixture[str], exists: bool):
     if exists:
         (tmp_path / "out").mkdir()
-    assert main([str(tmp_path / "out")]) == 2
+    assert main(["report", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("error: no ") and printed.err.count("\n") == 1
 
