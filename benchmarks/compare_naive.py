@@ -33,7 +33,7 @@ from bench.models.build import build_model
 from bench.models.precision import autocast
 from bench.models.vae import VAE
 from bench.training.context import TrainingContext
-from bench.training.factory import configure_torch
+from bench.training.torch_setup import configure_torch
 from benchmarks.naive import NaiveTraining, naive, naive_nll
 
 #: Name -> model size, samples of each example in evaluation, samples that the naive evaluation takes at once.

@@ -59,7 +59,7 @@ def _method(name: str) -> str:
 def _modifiers() -> Iterator[Section]:
     from bench.training import expressions
 
-    for kind, classes in expressions.modifiers().items():
+    for kind, classes in expressions.available_modifiers().items():
         example = next(iter(classes))
         entries = [(f"+{name}", _modifier(cls)) for name, cls in classes.items()]
         yield f"modifiers: {expressions.MODIFIER_NAMES[kind]}, as in vae+{example}", entries

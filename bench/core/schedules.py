@@ -7,12 +7,10 @@ selected on validation only while the weight is 1, so that all methods are selec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from bench.core.config import build, check_ranges
-from bench.core.errors import UserError
+from bench.core.config import check_ranges
 
 
 class Schedule(Protocol):
@@ -63,12 +61,3 @@ class Cyclical:
 
 #: Schedules by their names in method expressions.
 SCHEDULES: dict[str, type] = {"anneal": Linear, "cyclical": Cyclical}
-
-
-def schedule_from_record(record: Mapping[str, Any]) -> Schedule:
-    """Return the schedule that ``config.json`` describes by name and settings; ``UserError`` if there is none."""
-    name, settings = record["name"], {key: value for key, value in record.items() if key != "name"}
-    classes = {cls.__name__: cls for cls in (Constant, *SCHEDULES.values())}
-    if name not in classes:
-        raise UserError(f"there is no schedule {name!r}, only {', '.join(classes)}")
-    return build(classes[name], settings, f"schedule {name}")

@@ -27,7 +27,7 @@ from bench.experiment.presets import Preset, load_preset
 from bench.experiment.runtime_estimate import random_batch
 from bench.experiment.schema import CellConfig
 from bench.models.precision import autocast, tf32
-from bench.training.factory import configure_torch
+from bench.training.torch_setup import configure_torch
 from bench.training.trainer import Trainer
 
 TRAIN_BATCHES = 8

@@ -7,19 +7,18 @@ from pathlib import Path
 
 import torch
 
-from bench.core import schedules
 from bench.core.config import ImageModelConfig, TextModelConfig, build
 from bench.core.errors import UserError
 from bench.core.hashing import derive_seed
 from bench.data.dataset import Prepared
 from bench.data.tensors import Data, apply_model_config, load
 from bench.experiment.cell_folder import CellFolder
-from bench.experiment.schema import CellConfig, Component
+from bench.experiment.schema import CellConfig
 from bench.method import Method
-from bench.models import kl_terms
 from bench.models.build import build_model
 from bench.models.vae import VAE
 from bench.training import checkpoint, registry
+from bench.training.expressions import build_modifier, create_method
 
 
 def build_from_config(config: CellConfig) -> tuple[Method, VAE, int]:
@@ -33,17 +32,13 @@ def build_from_config(config: CellConfig) -> tuple[Method, VAE, int]:
     if record.revision != cls.revision:
         trained, current = f"{record.name} revision {record.revision}", f"revision {cls.revision}"
         raise UserError(f"trained by {trained}, this code has {current}: train it again")
-    schedule = schedules.schedule_from_record(_settings(record.schedule))
-    kl_term = kl_terms.restored(_settings(record.kl_term), registry.kl_terms().values()) if record.kl_term else None
-    method = cls.create(build(cls.Config, record.config, f"method '{cls.name}'"), schedule, kl_term)
+    modifiers = [build_modifier(m.name, m.settings) for m in (record.schedule, record.kl_term) if m]
+    settings = build(cls.Config, record.config, f"method '{cls.name}'")
+    method = create_method(cls, settings, {modifier.kind: modifier for modifier in modifiers})
     seed = derive_seed(config.base_seed, data.name, config.seed)
     torch.manual_seed(derive_seed(seed, "initialisation"))
     model = method.build(build_model(config.model, data, method.latent), data)
     return method, model.to(config.device), seed
-
-
-def _settings(component: Component) -> dict:
-    return {"name": component.name, **component.settings}
 
 
 def load_trained(folder: CellFolder, config: CellConfig) -> tuple[Method, VAE, int]:

@@ -15,7 +15,7 @@ from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder, RecordError, cell_folders, check_schema
 from bench.experiment.presets import Preset
 from bench.experiment.schema import CellConfig, Component, MethodRecord, Status, identify
-from bench.training.expressions import MethodSpec
+from bench.training.expressions import MethodSpec, Modifier
 
 #: Why a finished cell is trained again: the user asked for it.
 FORCED = "--force"
@@ -103,22 +103,22 @@ def method_record(row: MethodSpec) -> MethodRecord:
         name=method.name,
         expression=row.expression,
         config=asdict(row.config),
-        schedule=_component(row.instance().schedule),
-        kl_term=_component(row.kl_term) if row.kl_term else None,
+        schedule=_component(row.modifiers.get("schedule")),
+        kl_term=_component(row.modifiers.get("kl_term")),
         revision=method.revision,
         summary=method.summary,
         citation=method.citation,
         about=inspect.cleandoc(sys.modules[method.__module__].__doc__ or ""),
         family=method.family,
         order=method.table_order,
-        baseline=method.baseline and row.schedule is None and row.kl_term is None,
+        baseline=method.baseline and not row.modifiers,
         footnotes=dict(method.footnotes),
         notes=row.notes,
     )
 
 
-def _component(component: object) -> Component:
-    return Component(name=type(component).__name__, settings=dict(vars(component)))
+def _component(modifier: Modifier | None) -> Component | None:
+    return Component(name=modifier.name, settings=asdict(modifier.value)) if modifier else None
 
 
 def cell_state(folder: CellFolder, evaluation: EvaluationConfig, force: bool = False) -> CellState:

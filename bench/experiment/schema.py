@@ -48,7 +48,7 @@ class Record(BaseModel):
 
 
 class Component(Record):
-    """A KL-weight schedule or KL term: the name of its class, and its settings."""
+    """A KL-weight schedule or KL term: its name in expressions, and its settings."""
 
     name: str
     settings: dict[str, JsonValue]
@@ -63,10 +63,10 @@ class MethodRecord(Record):
     """Canonical method expression: the name of the table row."""
     config: dict[str, JsonValue]
     """The method's settings, defaults included."""
-    schedule: Component
-    """KL-weight schedule."""
+    schedule: Component | None = None
+    """KL-weight schedule attached with ``+``; None: the method's default."""
     kl_term: Component | None = None
-    """KL term attached with ``+``, if any."""
+    """KL term attached with ``+``; None: the method's own."""
     revision: int = 1
     """Increased by the method's author when its numbers change."""
     summary: str = ""

@@ -32,7 +32,7 @@ from bench.method import Method
 from bench.models.decoding import greedy
 from bench.models.distributions import Posterior
 from bench.models.vae import VAE
-from bench.training.factory import configure_torch
+from bench.training.torch_setup import configure_torch
 
 if TYPE_CHECKING:
     from pandas import DataFrame

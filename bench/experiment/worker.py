@@ -26,8 +26,8 @@ from bench.experiment.task import CellTask, TaskReport
 from bench.models.compilation import compile_networks
 from bench.models.vae import reparametrize_prior
 from bench.training import checkpoint
-from bench.training.factory import configure_torch
 from bench.training.result import TrainingResult
+from bench.training.torch_setup import configure_torch
 from bench.training.trainer import Trainer
 
 POLL_SECONDS = 0.5

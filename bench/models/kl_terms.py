@@ -7,12 +7,8 @@ lend theirs (``Method.lends``), under the method's name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-
-from bench.core.config import build
-from bench.core.errors import UserError
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,12 +24,3 @@ class MeanKL:
 
     def __call__(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor:
         return kl.mean()
-
-
-def restored(record: Mapping[str, Any], forms: Iterable[type]) -> KLTerm:
-    """The form that a cell's ``config.json`` describes, one of these. ``UserError`` where it is none of them."""
-    name, settings = record["name"], {key: value for key, value in record.items() if key != "name"}
-    classes = {cls.__name__: cls for cls in forms}
-    if name not in classes:
-        raise UserError(f"no form of the KL term is called {name!r}: there are {', '.join(classes)}")
-    return build(classes[name], settings, f"KL term {name}")

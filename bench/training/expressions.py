@@ -6,20 +6,17 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from bench.core.config import SECTIONS, suggest, with_overrides
 from bench.core.errors import UserError
-from bench.core.schedules import SCHEDULES, Schedule
+from bench.core.schedules import SCHEDULES
 from bench.core.syntax import parse_expression, parse_value
 from bench.method import Method
-from bench.models.kl_terms import KLTerm
 from bench.training import registry
 
 MAX_ROWS = 1000
@@ -31,40 +28,33 @@ Settings = Mapping[str, Mapping[str, str]]  # method → setting → value as ty
 
 
 @dataclass(frozen=True)
+class Modifier:
+    """A schedule or KL term that is attached to a method with ``+``."""
+
+    kind: str  # a key of MODIFIER_NAMES
+    name: str
+    value: Any  # the schedule or KL term itself, a frozen dataclass
+
+
+@dataclass(frozen=True)
 class MethodSpec:
     """A method with its settings and modifiers: one row of a table."""
 
     method: type[Method]
     config: Any
-    schedule: Schedule | None  # None: the method's default
-    kl_term: KLTerm | None  # None: the method's own
+    modifiers: Mapping[str, Modifier]  # by kind; without one, the method's default schedule or own KL term
     expression: str  # canonical: without defaults, so that every row has one name
     notes: tuple[str, ...]
 
     def instance(self) -> Method:
         """Create the method. Methods hold state: every cell needs its own."""
-        return self.method.create(self.config, self.schedule, self.kl_term)
+        return create_method(self.method, self.config, self.modifiers)
 
-    def record(self) -> dict:
-        """What determines numbers (name, config, schedule, kl_term, revision), and what a report needs to know."""
-        method, schedule = self.method, self.instance().schedule
-        return {
-            "name": method.name,
-            "expression": self.expression,
-            "label": self.expression,
-            "config": asdict(self.config),
-            "schedule": {"name": type(schedule).__name__, **vars(schedule)},
-            **({"kl_term": {"name": type(self.kl_term).__name__, **vars(self.kl_term)}} if self.kl_term else {}),
-            **({"revision": method.revision} if method.revision > 1 else {}),
-            "summary": method.summary,
-            "citation": method.citation,
-            "about": inspect.cleandoc(sys.modules[method.__module__].__doc__ or ""),
-            "family": method.family,
-            "order": method.table_order,
-            "baseline": method.baseline and self.schedule is None and self.kl_term is None,
-            "footnotes": dict(method.footnotes),
-            "notes": list(self.notes),
-        }
+
+def create_method(cls: type[Method], config: Any, modifiers: Mapping[str, Modifier]) -> Method:
+    """Return a new method with its settings and modifiers."""
+    schedule, kl_term = (modifiers[kind].value if kind in modifiers else None for kind in ("schedule", "kl_term"))
+    return cls.create(config, schedule, kl_term)
 
 
 def parse_methods(
@@ -126,39 +116,36 @@ def _method_spec(calls: Sequence[tuple[str, dict[str, Any]]], preset: str, setti
     )
     parsed = _parse_modifiers(method, modifiers)
     expression = f"{name}{_arguments(config, default, method.display_params)}"
-    for kind in MODIFIER_NAMES:
-        if kind in parsed:
-            modifier_name, modifier = parsed[kind]
-            expression += f"+{modifier_name}{_arguments(modifier, type(modifier)())}"
-    objects = {kind: modifier for kind, (_, modifier) in parsed.items()}
-    return MethodSpec(method, config, objects.get("schedule"), objects.get("kl_term"), expression, notes)
+    for modifier in parsed.values():
+        expression += f"+{modifier.name}{_arguments(modifier.value, type(modifier.value)())}"
+    return MethodSpec(method, config, parsed, expression, notes)
 
 
-def _parse_modifiers(method: type[Method], calls: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, tuple[str, Any]]:
-    """Return kind → (name, object): at most one of each kind, and none that is incompatible with the method."""
-    modifiers: dict[str, tuple[str, Any]] = {}
+def _parse_modifiers(method: type[Method], calls: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Modifier]:
+    """Return kind → modifier: at most one of each kind, and none that is incompatible with the method."""
+    modifiers: dict[str, Modifier] = {}
     for name, values in calls:
-        kind, modifier = build_modifier(name, values)
-        if kind in modifiers:
-            raise UserError(f"'+{name}' is a second {MODIFIER_NAMES[kind]}: remove one")
-        if reason := method.incompatible_with.get(kind):
+        modifier = build_modifier(name, values)
+        if modifier.kind in modifiers:
+            raise UserError(f"'+{name}' is a second {MODIFIER_NAMES[modifier.kind]}: remove one")
+        if reason := method.incompatible_with.get(modifier.kind):
             raise UserError(f"'+{name}' cannot be combined with {method.name}: {reason}")
-        modifiers[kind] = name, modifier
-    return modifiers
+        modifiers[modifier.kind] = modifier
+    return {kind: modifiers[kind] for kind in MODIFIER_NAMES if kind in modifiers}
 
 
-def build_modifier(name: str, values: Mapping[str, Any]) -> tuple[str, Any]:
-    """Return (kind, schedule or KL term) for the name and settings of a modifier."""
+def build_modifier(name: str, values: Mapping[str, Any]) -> Modifier:
+    """Return the modifier of that name and settings. Raise ``UserError`` if there is none, or no such setting."""
     if name in SCHEDULES:
         kind, cls = "schedule", SCHEDULES[name]
     elif name in registry.method_names() and (term := registry.method(name).exported_kl_term):
         kind, cls = "kl_term", term
     else:
         raise UserError(f"unknown schedule or KL term '+{name}': {suggest(name, {*SCHEDULES, *registry.kl_terms()})}")
-    return kind, with_overrides(cls(), values, f"{MODIFIER_NAMES[kind]} '{name}'")
+    return Modifier(kind, name, with_overrides(cls(), values, f"{MODIFIER_NAMES[kind]} '{name}'"))
 
 
-def modifiers() -> dict[str, dict[str, type]]:
+def available_modifiers() -> dict[str, dict[str, type]]:
     """Return kind → name after the ``+`` → class."""
     return {"kl_term": registry.kl_terms(), "schedule": SCHEDULES}
 

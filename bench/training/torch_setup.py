@@ -11,9 +11,12 @@ from bench.models.allocator import tune_malloc
 
 
 def configure_torch(threads: int, device: str, gpu_share: float) -> None:
-    """The same arithmetic in every process: thread count, full float32, deterministic convolutions; memory let go."""
+    """Set the thread count, full float32 precision and deterministic convolutions, and release unused memory.
+
+    ``gpu_share`` limits this process to a fraction of the GPU's memory; 0 and 1 set no limit.
+    """
     torch.set_num_threads(threads)
-    torch.set_default_dtype(torch.float32)  # whatever another cell's method or a notebook has set
+    torch.set_default_dtype(torch.float32)  # another cell's method or a notebook may have changed it
     torch.set_float32_matmul_precision("highest")
     tune_malloc()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuDNN's LSTMs are not deterministic
