@@ -157,9 +157,10 @@ def make_document(frame: DataFrame, notes: list[str]) -> Document:
 def _notes(device: str, threads: int, peaks: dict[str, float]) -> list[str]:
     """Return where and how this was measured."""
     from bench.experiment.benchmark import EVALUATED, PEAK_SIZE
+    from bench.training.torch_setup import gpu_name
 
     known = ", ".join(f"{name} {peak / 1e9:,.0f}" for name, peak in peaks.items())
-    machine, torch = provenance.machine(device), provenance.versions()["torch"]
+    machine, torch = provenance.machine(gpu_name(device)), provenance.versions()["torch"]
     where = machine.gpu or f"{machine.processor}, threads: {threads} of {machine.cores} cores"
     return [
         f"{where}; torch {torch}; commit {provenance.commit() or 'unknown'}; {provenance.now()}",

@@ -37,9 +37,9 @@ class Provenance:
     started: str  # UTC, ISO 8601
 
     @classmethod
-    def collect(cls, device: str, threads: int, command: str) -> Provenance:
-        """Return the provenance of what this process computes from now on."""
-        return cls(commit(), versions(), machine(device), threads, command, now())
+    def collect(cls, gpu: str | None, threads: int, command: str) -> Provenance:
+        """Return the provenance of what this process computes from now on; ``gpu`` is the name of the GPU, if used."""
+        return cls(commit(), versions(), machine(gpu), threads, command, now())
 
 
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "ray")
@@ -65,13 +65,8 @@ def versions() -> dict[str, str]:
     return result
 
 
-def machine(device: str) -> Machine:
-    """Return system, processor, cores and memory, and for ``device`` "cuda" the GPU."""
-    gpu = None
-    if device == "cuda":
-        import torch
-
-        gpu = torch.cuda.get_device_name()
+def machine(gpu: str | None) -> Machine:
+    """Return the description of this machine; ``gpu`` is the name of the GPU, if one is used."""
     memory_gb = round(memory() / 2**30) if memory() < math.inf else None
     return Machine(platform.system(), _processor(), os.cpu_count(), memory_gb, gpu)
 

@@ -24,6 +24,7 @@ from bench.experiment.presets import Preset
 from bench.method import Method
 from bench.models.build import build_model
 from bench.models.precision import autocast, no_autocast
+from bench.training.torch_setup import gpu_name
 
 MEASURED_PIXELS = 10_000  # maximum in a measured batch on a CPU
 TYPICAL_WORDS = 80  # of a document: the mean of the published data sets
@@ -80,7 +81,7 @@ def cell_updates(
 def seconds_per_update(preset: Preset, data: DataInfo, device: str, threads: int) -> float:
     """Return the seconds of a basic VAE's update at the preset's sizes, from the cache or measured now."""
     sizes = [preset.model, preset.train.batch_size, data.shape, data.vocabulary, preset.train.precision]
-    key = short_hash([asdict(machine(device)), torch.__version__, threads, *sizes])
+    key = short_hash([asdict(machine(gpu_name(device))), torch.__version__, threads, *sizes])
     path = cache_dir() / "seconds-per-update.json"
     known = _read(path)
     if key not in known:

@@ -27,7 +27,7 @@ from bench.models.compilation import compile_networks
 from bench.models.vae import reparametrize_prior
 from bench.training import checkpoint
 from bench.training.result import TrainingResult
-from bench.training.torch_setup import configure_torch
+from bench.training.torch_setup import configure_torch, gpu_name
 from bench.training.trainer import Trainer
 
 POLL_SECONDS = 0.5
@@ -79,7 +79,7 @@ def run_cell(task: CellTask) -> None:
         archive_folder(folder)
     folder.write_config(task.config)
     folder.remove_temp_files()
-    provenance = Provenance.collect(task.config.device, task.threads, task.command)
+    provenance = Provenance.collect(gpu_name(task.config.device), task.threads, task.command)
     while (attempt := folder.begin_attempt(task.run_id)) <= ATTEMPTS:
         result = ResultRecord(
             cell_id=task.config.cell_id,

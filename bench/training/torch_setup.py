@@ -28,3 +28,8 @@ def configure_torch(threads: int, device: str, gpu_share: float) -> None:
         torch.cuda.empty_cache()
         if 0 < gpu_share < 1:
             torch.cuda.set_per_process_memory_fraction(gpu_share)
+
+
+def gpu_name(device: str) -> str | None:
+    """Return the name of the GPU for ``device`` "cuda", otherwise None."""
+    return torch.cuda.get_device_name() if device == "cuda" else None
