@@ -6,6 +6,7 @@ These are methods.md, and the text between ``BEGIN`` and ``END`` in metrics.md a
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -32,7 +33,15 @@ model, data, budget and evaluation of the preset: see [protocol.md](protocol.md)
 def pages() -> dict[Path, str]:
     """Return every generated page, and every page with a generated section."""
     sections = {DOCS / "metrics.md": metric_groups(), DOCS / "protocol.md": presets()}
-    return {DOCS / "methods.md": methods(), **{page: _with_section(page, text) for page, text in sections.items()}}
+    pages = {page: _with_section(page, text) for page, text in sections.items()}
+    return {DOCS / "methods.md": methods(), DOCS / "schema.json": json_schema(), **pages}
+
+
+def json_schema() -> str:
+    """Return schema.json: one JSON Schema of all files of a cell."""
+    from bench.experiment.schema import json_schema
+
+    return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def _with_section(page: Path, text: str) -> str:

@@ -23,9 +23,9 @@ class StorageError(OSError):
 
 
 def rename_to_backup(path: Path) -> Path:
-    """Rename a file or folder to ``backup-<name>-<n>`` so that it is not overwritten; return the new path."""
+    """Rename a file or folder to ``<name>.bak-<n>`` so that it is not overwritten; return the new path."""
     number = 1
-    while (backup := path.with_name(f"backup-{path.name}-{number}")).exists():
+    while (backup := path.with_name(f"{path.name}.bak-{number}")).exists():
         number += 1
     return path.rename(backup)
 

@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ os.environ |= {
     "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # until this process gives up if Ray itself is killed
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
@@ -29,6 +32,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bench.core.cancellation import SIGNALS
 from bench.core.errors import UserError
 from bench.core.provenance import cores
 from bench.experiment.resources import Resources
@@ -80,12 +84,10 @@ class StopWhenCancelled(tune.Stopper, tune.Callback):
 
 def run_on_ray(tasks: Sequence[CellTask], resources: Resources) -> list[TaskReport]:
     """Run tasks in parallel, in their order; return the reports of the workers that did not die."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            start(resources, Path(scratch))
-            for number, handler in handlers.items():  # ray.init installs its own
-                signal.signal(number, handler)
+            with own_signal_handlers():
+                start(resources, Path(scratch))
             if resources.address:
                 check_cluster(tasks[0], resources)
             reports = run_trials(tasks, resources, scratch)
@@ -93,6 +95,22 @@ def run_on_ray(tasks: Sequence[CellTask], resources: Resources) -> list[TaskRepo
             return reports + (run_trials(busy, resources, scratch, wait=True) if busy else [])
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def own_signal_handlers() -> Iterator[None]:
+    """Restore the handlers that ``ray.init`` replaces; let Ray's own processes ignore a closed terminal."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def run_trials(tasks: Sequence[CellTask], resources: Resources, scratch: str, wait: bool = False) -> list[TaskReport]:

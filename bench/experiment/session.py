@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from bench.core.cancellation import SIGNALS
 from bench.core.errors import Stopped, UserError
 from bench.core.locks import file_lock
 from bench.core.provenance import command
@@ -27,8 +28,6 @@ from bench.experiment.resources import Resources
 from bench.experiment.schema import ResultRecord, Status
 from bench.experiment.task import CellTask, new_run_id
 
-#: Signals that stop a run: ^C, the warning of a cluster before it kills, a closed terminal.
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 STOPPING = "\nstopping: running cells write a checkpoint; press ^C again to stop at once\n"
 
 

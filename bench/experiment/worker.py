@@ -20,7 +20,7 @@ from bench.experiment.cell_folder import CellFolder, lock_cell
 from bench.experiment.factory import build_from_config, load_data, load_trained
 from bench.experiment.lag_trace import EXAMPLES, LagTracer
 from bench.experiment.plan import cell_state
-from bench.experiment.schema import Failure, ResultRecord, Status
+from bench.experiment.schema import CellConfig, Failure, ResultRecord, Status
 from bench.experiment.stored_evaluation import load_evaluation, store_evaluation
 from bench.experiment.task import CellTask, TaskReport
 from bench.models.compilation import compile_networks
@@ -76,7 +76,7 @@ def run_cell(task: CellTask) -> None:
         return
     configure_torch(task.threads, task.config.device, task.gpu_share)
     if state.retrain_reason and folder.path.exists():
-        archive_folder(folder)
+        archive_folder(folder, task.config)
     folder.write_config(task.config)
     folder.remove_temp_files()
     provenance = Provenance.collect(gpu_name(task.config.device), task.threads, task.command)
@@ -92,7 +92,7 @@ def run_cell(task: CellTask) -> None:
             try:
                 train_and_evaluate(task, folder, result)
             except checkpoint.Damaged:  # training cannot continue from what is stored
-                archive_folder(folder)
+                archive_folder(folder, task.config)
                 train_and_evaluate(task, folder, result)
             break
         except StorageError:
@@ -107,11 +107,11 @@ def run_cell(task: CellTask) -> None:
     folder.end_attempts()
 
 
-def archive_folder(folder: CellFolder) -> None:
+def archive_folder(folder: CellFolder, config: CellConfig) -> None:
     """Rename the folder to a backup and start a new one; attempts are still counted."""
     attempts = folder.attempts()
     rename_to_backup(folder.path)
-    folder.write_config(folder.config)
+    folder.write_config(config)
     folder.write_record("attempts.json", attempts)
 
 

@@ -1,22 +1,20 @@
-"""Many cells on one machine: what they take, what they share, and where the time goes."""
+"""Executors: resources, statistics, locked cells, and a run on Ray."""
 
+import os
+import signal
+import threading
 import time
 
 import pytest
 
-from bench.experiment import worker as cells
-from bench.experiment.executor import Resources, RunStats, execute
-from tests.conftest import MODEL
-
-
-@pytest.fixture(autouse=True)
-def sixteen_cores(monkeypatch):
-    monkeypatch.setattr("bench.experiment.executor.cores", lambda: 16)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+from bench.experiment.cell_folder import lock_cell
+from bench.experiment.executor import RunStats, execute
+from bench.experiment.resources import Resources
+from tests.experiment.outcomes import assert_same_outcome
 
 
 @pytest.mark.parametrize(
-    ("resources", "cells", "side_by_side", "sharing"),
+    ("resources", "cells", "parallel", "per_device"),
     [
         (Resources(), 40, 16, 16),
         (Resources(), 3, 3, 3),
@@ -29,47 +27,88 @@ def sixteen_cores(monkeypatch):
         (Resources(gpus_per_cell=2), 40, 1, 1),
     ],
 )
-def test_cells_share_gpus_by_fractions_and_the_processor_by_cores(resources, cells, side_by_side, sharing):
-    assert resources.max_parallel(cells) == side_by_side
-    assert resources.cells_per_device(cells) == sharing
+def test_parallel_cells_of_a_machine(resources, cells, parallel, per_device, monkeypatch):
+    monkeypatch.setattr("bench.experiment.resources.cores", lambda: 16)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert resources.max_parallel(cells) == parallel
+    assert resources.cells_per_device(cells) == per_device
 
 
-def test_where_the_time_went_is_told(planned, task, monkeypatch):
-    ran = []
-
-    def run_cell(task):
-        time.sleep(0.05)
-        ran.append(task)
-
-    monkeypatch.setattr("bench.experiment.worker.run_cell", run_cell)
-    tasks = [task(planned("vae")), task(planned("beta_vae"))]
-    spent = execute(tasks, Resources("local"))
-    assert ran == tasks
-    assert (spent.cells, spent.workers) == (2, 1)
-    assert 0.1 <= spent.in_cells <= spent.wall < 1 and spent.starting < 0.1
+def test_statistics_in_one_line():
     assert str(RunStats(6, 2, 213.2, 6.4, 413.0)) == (
-        "6 cells in 3 min 33 s on 2 workers: 6 s until the first began, 97 % of the workers' time in cells"
+        "6 cells in 3 min 33 s on 2 workers: 6 s to start, workers 97 % busy"
     )
-    assert str(RunStats(1, 1, 12.0, 0.0, 11.4)).startswith("1 cell in 12 s on 1 worker: 0 s until")
+    assert str(RunStats(1, 1, 12.0, 0.0, 11.4)).startswith("1 cell in 12 s on 1 worker: 0 s to start")
 
 
-def test_a_worker_loads_a_data_set_once(planned, task, monkeypatch):
-    loaded = []
+def test_a_locked_cell_is_left_to_the_end_and_waited_for(planned, task):
+    locked, free = planned("vae"), planned("beta_vae")
+    held = threading.Event()
 
-    def load(prepared, model):
-        loaded.append(model)
-        return cells_load(prepared, model)
+    def hold():
+        with lock_cell(locked.folder.path):
+            held.set()
+            while planned("beta_vae").status != "done":
+                time.sleep(0.1)
 
-    cells_load = cells.load
-    monkeypatch.setattr(cells, "load", load)
-    cells._load_data.cache_clear()
-    execute([task(planned(name)) for name in ("vae", "beta_vae")], Resources("local"))
-    assert loaded == [MODEL]
-    assert all(planned(name).status == "done" for name in ("vae", "beta_vae"))
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    assert held.wait(60)
+    stats = execute([task(locked), task(free)], Resources("local"))
+    assert stats.cells == 2 and not stats.problems
+    assert planned("vae").status == "done"
 
 
-def test_cells_run_with_the_threads_they_were_given(planned, task, monkeypatch):
-    given = []
-    monkeypatch.setattr("torch.set_num_threads", given.append)
-    cells.run_cell(task(planned("vae"), threads=3))
-    assert given == [3]
+def test_a_cancelled_run_starts_no_cell(planned, task, tmp_path):
+    cell = planned("vae")
+    execute([task(cell, marker=tmp_path / "missing")], Resources("local"))
+    assert planned("vae").status == "missing"
+
+
+def test_an_unwritable_folder_is_a_problem_of_the_worker(planned, task, monkeypatch):
+    def full(self, name, write):
+        raise OSError(28, "No space left on device", str(self.path / name))
+
+    monkeypatch.setattr("bench.experiment.cell_folder.CellFolder.write", full)
+    (problem,) = execute([task(planned("vae"))], Resources("local")).problems
+    assert problem.startswith("cannot read or write ") and problem.endswith("No space left on device")
+
+
+def test_ray_gives_the_numbers_of_one_process(planned, task, tmp_path, capfd):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    cells = [planned(name) for name in ("vae", "aggressive")]
+    stats = execute([task(cell) for cell in cells], Resources())
+    assert stats.cells == 2 and stats.in_cells > 0 and not stats.problems
+    for cell, name in zip(cells, ("vae", "aggressive"), strict=True):
+        local = planned(name, out=tmp_path / "local")
+        execute([task(local)], Resources("local"))
+        assert_same_outcome(cell.folder, local.folder)
+    printed = capfd.readouterr()
+    assert not printed.out and not printed.err
+    assert handlers == {number: signal.getsignal(number) for number in handlers}
+
+
+@pytest.mark.slow
+def test_a_cell_whose_ray_worker_is_killed_is_run_again(planned, task, tmp_path, monkeypatch):
+    """The worker kills itself through a hook of its environment, which its process inherits."""
+    cell = planned("vae")
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "import os, signal, sys, threading, time\n"
+        "def watch():\n"
+        "    while True:\n"
+        "        time.sleep(0.05)\n"
+        "        flag = os.environ['KILL_FLAG']\n"
+        "        if 'bench.training.trainer' in sys.modules and os.path.exists(os.environ['KILL_WHEN']):\n"
+        "            try: os.close(os.open(flag, os.O_CREAT | os.O_EXCL))\n"
+        "            except FileExistsError: return\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if 'default_worker' in ' '.join(sys.orig_argv): threading.Thread(target=watch, daemon=True).start()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(hook), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("KILL_FLAG", str(tmp_path / "killed"))
+    monkeypatch.setenv("KILL_WHEN", str(cell.folder.path / "result.json"))
+    execute([task(cell)], Resources())
+    assert (tmp_path / "killed").exists()
+    assert cell.folder.evaluation() and cell.folder.attempts().finished

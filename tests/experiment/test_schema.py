@@ -1,171 +1,141 @@
-"""Records that are none, or those of another cell, are left out with the reason; no other file is touched."""
+"""Records of a cell: round trip, damage, and other schema versions."""
 
 from __future__ import annotations
 
-import os
-import runpy
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 import bench
-from bench.cli.main import main
-from bench.core.files import read_json, write_json
-from bench.experiment.cell_folder import CellFolder
-from bench.experiment.schema import LARGEST, PROTOCOL_VERSION, identify, problem
-from bench.reporting import figures, report
+from bench.core.errors import UserError
+from bench.experiment.cell_folder import CellFolder, RecordError, cell_folders
+from bench.experiment.cell_record import read
+from bench.experiment.plan import plan
+from bench.experiment.queries import finished_cells
+from bench.experiment.schema import SCHEMA_VERSION, CellConfig, identify, json_schema, parse, to_json
+from bench.reporting.report import build
+from bench.training.expressions import parse_methods
+from tests.conftest import TOY
+from tests.fixtures import make_cells
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-FILES = ("config.json", "result.json", "evaluation.json", "history.jsonl", "examples.parquet", "arrays.npz")
-fake = runpy.run_path(str(FIXTURES / "make_cells.py"))
-
-
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
-    monkeypatch.setattr(figures, "draw", lambda folder, frame, log: [*figures._arrays(frame, log)][:0])
+FILES = ("config.json", "result.json", "evaluation.json", "history.jsonl")
 
 
 @pytest.fixture
 def out(tmp_path) -> Path:
-    fake["write"](tmp_path / "out", seeds=2)
+    make_cells.write(tmp_path / "out")
     return tmp_path / "out"
 
 
-def cell_of(out: Path, seed: int = 0) -> CellFolder:
-    [path] = out.glob(f"runs/*/*/vae/seed-{seed}-*")
-    return CellFolder(path)
+def first_cell(out: Path) -> CellFolder:
+    return next(cell for cell in cell_folders(out) if cell.config.method.name == "vae")
 
 
-def built(out: Path) -> tuple[dict[str, str], list[str]]:
-    """Method -> n in the table of the report, and what was logged."""
-    lines: list[str] = []
-    report.build(out, log=lines.append)
-    table = (out / "tables" / "glyphs-quick.csv").read_text("utf-8").splitlines()
-    return {line.split(",")[0]: line.split(",")[1] for line in table[1:]}, lines
+def change(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
 
 
-# -- what is no record ---------------------------------------------------------------------------------------------
+def snapshot(out: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_records_survive_a_round_trip(planned):
+    config = planned("sa_vae(steps=2)+anneal").config
+    assert parse(CellConfig, to_json(config)) == config
+    assert config.cell_id == identify(config)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema_version": "2"}', b"[" * 9999])
+@pytest.mark.parametrize("file", FILES)
+def test_damaged_files_are_named_in_one_line(out, file, content):
+    (first_cell(out).path / file).write_bytes(content)
+    if file == "history.jsonl" and not content:
+        return
+    with pytest.raises(ValueError, match=f"^{file} is damaged: ") as error:
+        read(CellFolder(first_damaged(out)))
+    assert "\n" not in str(error.value)
+    frame = bench.frame(out)
+    assert frame["status"].tolist().count("damaged") == 1
+
+
+def first_damaged(out: Path) -> Path:
+    for folder in cell_folders(out):
+        try:
+            read(folder)
+        except ValueError:
+            return folder.path
+    raise AssertionError("no damaged cell")
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "said"),
+    ("file", "changes", "message"),
     [
-        ("config.json", {"cell_id": None}, "something else than a name of one line as 'cell_id'"),
-        ("config.json", {"seed": "0"}, "something else than a whole number from 0 as 'seed'"),
-        ("config.json", {"seed": True}, "'seed'"),
-        ("config.json", {"base_seed": 2**70}, "'base_seed'"),
-        ("config.json", {"method": []}, "something else than a record as 'method'"),
-        ("config.json", {"model": {"latent_dim": float("inf")}}, "not finite"),
-        ("config.json", {"note": "\ud800"}, "half a character"),
-        ("config.json", {"protocol_version": PROTOCOL_VERSION}, "not what its cell_id was made of"),
-        ("result.json", {"status": "done"}, "how training ended"),
-        ("result.json", {"cell_id": "0" * 12}, "is of another cell, 000000000000"),
-        ("result.json", {"flops": "1e12"}, "'flops'"),
-        ("result.json", {"provenance": {"threads": 10**9}}, "'provenance.threads'"),
-        ("evaluation.json", {"cell_id": "0" * 12}, "is of another cell, 000000000000"),
-        ("evaluation.json", {"metrics": {}}, "lacks 'metrics.nll'"),
-        ("evaluation.json", {"metrics": {"nll": 2 * LARGEST}}, "beyond"),
-        ("evaluation.json", {"metrics": {"nll": 1.0, "collapsed": 7}}, "true or false as 'metrics.collapsed'"),
-        ("evaluation.json", {"groups": {"latent_use": []}}, "'groups.use'"),
-        ("evaluation.json", {"schema_version": 10**9}, "written by a newer version"),
+        ("config.json", {"seed": "0"}, "seed: Input should be a valid integer"),
+        ("config.json", {"seed": -1}, "seed: "),
+        ("config.json", {"colour": 1}, "colour: Extra inputs are not permitted"),
+        ("config.json", {"method": []}, "method: "),
+        ("config.json", {"train": {"epochs": 0}}, "train: Value error, 'epochs' must be positive"),
+        ("result.json", {"status": "done"}, "status: "),
+        ("result.json", {"cell_id": "0" * 12}, "result.json is of another cell, 000000000000"),
+        ("evaluation.json", {"evaluation": {}}, "evaluation.settings: "),
     ],
 )
-def test_a_record_is_of_the_right_kinds_and_of_its_cell(out, file, change, said):
-    folder = cell_of(out)
-    records = {"config.json": folder.config, "result.json": folder.result(), "evaluation.json": folder.evaluation()}
-    assert problem(*records.values()) is None
-    records[file] = records[file] | change
-    assert (problem(*records.values()) or "").startswith(file) and said in problem(*records.values())
+def test_wrong_values_are_named_with_their_place(out, file, changes, message):
+    folder = first_cell(out).path
+    change(folder / file, **changes)
+    with pytest.raises(ValueError, match=f"^{file}") as error:
+        read(CellFolder(folder))
+    assert message in str(error.value)
 
 
-def test_a_config_of_today_is_the_one_that_its_id_was_made_of(out):
-    config = cell_of(out).config | {"protocol_version": PROTOCOL_VERSION}
-    config["cell_id"] = identify(config)
-    assert problem(config) is None
-    assert problem(config | {"preset": "another"}) is None
-    assert "cell_id" in problem(config | {"seed": 7})
+def test_a_config_must_match_its_cell_id(out):
+    folder = first_cell(out).path
+    change(folder / "config.json", base_seed=7)
+    with pytest.raises(ValueError, match="cell_id in config.json does not match its content"):
+        read(CellFolder(folder))
 
 
-@pytest.mark.parametrize("content", ["NaN", "null", "7", '"text"', "[]", "[" * 100_000, '\ufeff{"a": 1}', "{}" + "\0"])
-@pytest.mark.parametrize("file", FILES[:4])
-def test_what_is_no_record_costs_its_cell_alone(out, file, content):
-    (cell_of(out).path / file).write_text(content)
-    counts, lines = built(out)
-    assert counts["vae"] == "1" and counts["beta_vae(beta=0.4)"] == "2"
-    assert sum("Left out: vae/seed-0" in line and file in line for line in lines) == 1
-    assert bench.frame(out)["status"].tolist().count("damaged") == 1
+@pytest.mark.parametrize(
+    ("version", "reader"), [(1, "version 0.1"), (SCHEMA_VERSION + 1, "a newer version")], ids=["older", "newer"]
+)
+def test_other_schema_versions_are_refused_untouched(out, prepared, version, reader):
+    folder = first_cell(out)
+    for file in folder.path.glob("*.json"):
+        change(file, schema_version=version)
+    before = snapshot(out)
+    rows, _ = parse_methods(["vae"], "quick")
+    works = [
+        lambda: build(out, log=str),
+        lambda: plan(rows, prepared.info, TOY, 1, 0, "cpu", out),
+        lambda: finished_cells([out]),
+        lambda: bench.frame(out),
+    ]
+    for work in works:
+        with pytest.raises(UserError) as error:
+            work()
+        assert f"has schema version {version}, which {reader} of the harness reads" in str(error.value)
+        assert str(folder.path) in str(error.value) and "\n" not in str(error.value)
+    assert snapshot(out) == before
 
 
-@pytest.mark.parametrize("thing", ["folder", "pipe", "link to nothing", "link in a circle"])
-@pytest.mark.parametrize("file", FILES)
-def test_what_is_no_file_is_not_waited_for(out, file, thing):
-    path = cell_of(out).path / file
-    path.unlink()
-    if thing == "folder":
-        path.mkdir()
-    elif thing == "pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to("nowhere" if thing == "link to nothing" else file)
-    counts, lines = built(out)
-    missing = thing == "link to nothing"
-    if file == "config.json" or (file in FILES[1:4] and not missing):
-        assert counts["vae"] == "1" and any("Left out: vae/seed-0" in line and file in line for line in lines)
-    elif file in ("result.json", "evaluation.json"):  # not trained, not evaluated
-        assert counts["vae"] == "1"
-    else:
-        assert counts["vae"] == "2"
-        if not missing and file == "arrays.npz":
-            assert any("no pictures of vae" in line for line in lines)
-
-
-def test_a_copy_of_a_cell_is_not_another_cell(out):
-    path = cell_of(out).path
+def test_a_copied_cell_does_not_count_twice(out):
+    path = first_cell(out).path
     shutil.copytree(path, path.with_name("seed-5-copy"))
     shutil.copytree(path.parent, path.parent.with_name("elsewhere"))
-    counts, lines = built(out)
-    assert counts["vae"] == "2"
-    assert any(f"seed-5-copy (config.json is that of {path.name})" in line for line in lines)
-    assert sum("(the same cell as" in line for line in lines) == 2
-    assert bench.frame(out)["status"].value_counts().to_dict() == {"ok": 6, "damaged": 4}
-    assert main(["merge", str(out), "--out", str(out.parent / "merged")]) == 2
+    counts = bench.frame(out)["status"].value_counts()
+    assert counts["damaged"] == 5 and counts["done"] + counts["failed"] == 9
 
 
-def test_a_stamp_cannot_have_other_files_removed(out):
-    built(out)
-    stamp, outside = out / "tables" / ".glyphs-quick.json", out.parent / "precious.txt"
-    outside.write_text("precious")
-    inside = out / "runs" / "precious.txt"
-    inside.write_text("precious")
-    for name in (str(outside), "../precious.txt", "runs/precious.txt", "figures/glyphs-quick/../../runs/precious.txt"):
-        record = read_json(stamp)
-        record["reports"][0]["files"].append(name)
-        write_json(stamp, record | {"stamp": "another"})
-        built(out)
-        assert outside.exists() and inside.exists(), name
+def test_published_schema_is_current():
+    published = Path(__file__).parents[2] / "docs" / "schema.json"
+    assert json.loads(published.read_text("utf-8")) == json.loads(json.dumps(json_schema())), "run docs/generate.py"
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"stamp": 1, "reports": [{}]}', '{"stamp": "", "reports": [1]}'])
-def test_a_damaged_stamp_only_has_the_report_made_again(out, content):
-    first = built(out)
-    (out / "tables" / ".glyphs-quick.json").write_text(content)
-    (out / "tables" / ".glyphs-quick.html").write_bytes(b"\xff")
-    assert built(out) == first
-    assert b"\xff" not in (out / "report.html").read_bytes()
-
-
-@pytest.mark.parametrize("content", ["[]", '{"quick": []}', '{"quick": {"a": [1]}}', "NaN"])
-def test_damaged_sweeps_are_one_line(out, content, capsys):
-    (out / "sweeps.json").write_text(content)
-    assert report.main([str(out)]) == 2
-    assert capsys.readouterr().err.splitlines() == [
-        f"error: {out / 'sweeps.json'} is damaged: remove it, the next run writes its own sweeps again"
-    ]
-
-
-def test_cells_in_folders_of_impossible_names_are_left_out(out):
-    for name in (b"a\xff", b"b" * 220):
-        shutil.copytree(out / "runs" / "glyphs", os.fsdecode(bytes(out / "runs") + b"/" + name))
-    counts, lines = built(out)
-    assert counts["vae"] == "2" and sum(line.startswith("left out: the cells in runs/") for line in lines) == 2
+def test_damage_does_not_hide_behind_a_folder(out):
+    path = first_cell(out).path / "result.json"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RecordError, match=r"^result\.json is damaged: "):
+        CellFolder(path.parent).result()
