@@ -27,7 +27,7 @@ from bench.evaluation.estimators.inference_gap import GRID_LEVELS, true_posterio
 from bench.evaluation.estimators.latent_usage import collapse_curve, variance_ratio_units
 from bench.evaluation.estimators.mutual_information import kl_aggregate_reverse
 from bench.evaluation.metrics import EvaluationContext, Measurement, compute_metrics
-from bench.evaluation.record import Evaluation, EvaluationRecord, GroupRecord
+from bench.evaluation.record import Evaluation, EvaluationRecord, GroupRecord, finite
 from bench.evaluation.registry import GroupResult, metric_groups
 from bench.evaluation.samples import qualitative_samples
 from bench.evaluation.trained_model import TrainedModel
@@ -88,7 +88,7 @@ def evaluate(
         record = evaluation.record
         evaluation = _updated(
             replace(evaluation, columns={**evaluation.columns, **result.columns}),
-            metrics={**record.metrics, **result.metrics},
+            metrics={**record.metrics, **finite(result.metrics)},
             groups={**record.groups, name: group},
             pending={other: settings for other, settings in record.pending.items() if other != name},
         )
@@ -153,7 +153,7 @@ def evaluate_basic(
     images, texts = qualitative_samples(method, ctx, data, config.pictures) if config.pictures else ({}, None)
     record = EvaluationRecord(
         settings=config.basic,
-        metrics=metrics,
+        metrics=finite(metrics),
         references=data.references(config.test_examples),
         seconds=time.perf_counter() - started,
         chunk=chunk,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,11 @@ class BasicSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self, "test_examples iw_samples batch_size", "pictures", precision=PRECISIONS)
+
+
+def finite(metrics: Mapping[str, float | None]) -> Metrics:
+    """Replace NaN and infinity, which JSON does not have, by None."""
+    return {name: value if value is None or math.isfinite(value) else None for name, value in metrics.items()}
 
 
 class Record(BaseModel):

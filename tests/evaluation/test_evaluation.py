@@ -1,155 +1,140 @@
-"""Groups of metrics: what they say of a trained cell, and how they are filled into one."""
-
-import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from bench.core.config import EVALUATION_VERSION, GROUPS, EvaluationConfig
 from bench.core.errors import UserError
-from bench.data.tensors import load
+from bench.data import tensors
+from bench.evaluation.config import EvaluationConfig
+from bench.evaluation.record import EvaluationRecord, GroupRecord
+from bench.evaluation.registry import metric_groups
 from bench.experiment.worker import run_cell
-from tests.conftest import EVALUATION, MODEL, TEXT_MODEL
+from tests.conftest import EVALUATION, MODEL
 
-EVERY = replace(
-    EVALUATION,
-    metrics=GROUPS,
-    convergence_examples=2,
-    probe_examples=30,
-    ais_examples=2,
-    ais_chains=3,
-    ais_steps=8,
+ALL_GROUPS = EVALUATION.with_overrides(
+    {
+        "metrics": tuple(metric_groups()),
+        "convergence_examples": 2,
+        "probe_examples": 30,
+        "ais_examples": 2,
+        "ais_chains": 2,
+        "ais_steps": 4,
+    }
 )
 
 
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
-    """Bright and dark pictures, whose labels say which; in a cache of their own."""
-    from bench.data.cache import cached
-    from bench.data.dataset import DataInfo
-
-    def build():
-        random = np.random.default_rng(0)
-        splits = {}
-        for split, count in (("train", 100), ("val", 30), ("test", 30)):
-            splits[f"{split}_labels"] = labels = random.integers(2, size=count)
-            level = np.where(labels, 0.9, 0.1)[:, None, None]
-            splits[split] = np.broadcast_to(level, (count, 28, 28)).astype(np.float32)
-        splits["label_names"] = np.array(["dark", "bright"])
-        return DataInfo("toy", "toy", "image", "nats per image", (28, 28)), splits
-
-    return cached(tmp_path_factory.mktemp("cache"), "labelled", build)
+def with_metrics(*names: str) -> EvaluationConfig:
+    return replace(ALL_GROUPS, metrics=names)
 
 
-def run(cell, task, config: EvaluationConfig) -> dict:
-    run_cell(task(cell, evaluation=asdict(config)))
-    result = cell.folder.result()
-    assert "evaluation_failure" not in result, result["evaluation_failure"]["traceback"]
-    return cell.folder.evaluation()
-
-
-def test_every_group_finds_what_it_promises(planned, task):
-    cell = planned("vae")
-    record = run(cell, task, EVERY)
-    metrics = record["metrics"]
-    assert record["groups"].keys() == {*GROUPS}
-    assert record["groups"]["ais"]["settings"] == {"examples": 2, "chains": 3, "steps": 8}
-    for name in ("nll_refined", "nll_50", "nll_500", "nll_5000", "nll_ais", "shuffle_gap", "prior_gap"):
-        assert math.isfinite(metrics[name]), name
+def test_all_groups_yield_their_metrics(evaluation_of, prepared):
+    data = tensors.load(prepared, MODEL)
+    labels = {split: np.arange(len(getattr(data, split))) % 3 for split in ("train", "test")}
+    evaluation = evaluation_of("vae", ALL_GROUPS, replace(data, labels=labels))
+    metrics, record = evaluation.record.metrics, evaluation.record
+    assert record.groups.keys() == metric_groups().keys() and not record.pending
+    assert record.groups["ais"].settings == {"examples": 2, "chains": 2, "steps": 4}
+    unavailable = {"probe_100", "probe_500", "probe_1000"}  # with 30 training examples
+    for name, group in metric_groups().items():
+        expected = set(group.metric_names) - unavailable
+        assert expected <= metrics.keys() and all(math.isfinite(metrics[metric]) for metric in expected), name
     assert metrics["nll_50"] >= metrics["nll_500"] - 0.05 and metrics["nll_500"] >= metrics["nll_5000"] - 0.05
     assert metrics["gap_inference"] == pytest.approx(metrics["gap_amortisation"] + metrics["gap_approximation"])
     assert metrics["mi"] <= metrics["mi_loo"] and metrics["mi_high"] == min(metrics["mi_loo"], metrics["kl"])
-    assert "probe" not in metrics  # there are no labels
-    curve = np.load(cell.folder.path / "arrays.npz")["collapse"]
-    assert (np.diff(curve[1]) >= 0).all() and 0 <= curve[1].min() <= curve[1].max() <= 1
 
 
-def test_a_model_without_a_latent_is_judged_exactly(planned, task):
-    metrics = run(planned("autoregressive"), task, EVERY)["metrics"]
+def test_model_without_latent_has_an_exact_nll(evaluation_of):
+    metrics = evaluation_of("autoregressive", ALL_GROUPS).record.metrics
     assert metrics["nll_refined"] == metrics["nll"] and metrics["nll_refined_se"] > 0
     for name in ("shuffle_gap", "gap_inference", "nll_5000", "nll_ais", "mi_high", "pareto_k", "au_ratio"):
         assert metrics[name] is None, name
 
 
-def test_the_common_nll_of_all_examples_is_the_plain_one_corrected_by_the_sample(planned, task):
+def test_sample_corrects_the_plain_nll(evaluation_of):
+    evaluation = evaluation_of("vae", EVALUATION)
+    columns, metrics = pd.DataFrame(evaluation.columns), evaluation.record.metrics
+    sample = columns.dropna(subset=["nll_refined"])
+    assert list(sample["index"]) == [0, 6, 13, 19]
+    correction = (sample["nll_refined"] - sample["nll"]).mean()
+    assert metrics["nll_refined"] == pytest.approx(columns["nll"].mean() + correction)
+    everything = evaluation_of("vae", EVALUATION.with_overrides({"refined_iw_examples": 1000}))
+    assert everything.record.metrics["nll_refined"] == pytest.approx(everything.columns["nll_refined"].mean())
+
+
+@pytest.mark.parametrize("expression", ["vae", "sa_vae"])
+def test_groups_measured_later_equal_those_at_once(evaluation_of, expression):
+    expected = evaluation_of(expression, ALL_GROUPS)
+    evaluation = basic = evaluation_of(expression, with_metrics())
+    for name in metric_groups():
+        evaluation = evaluation_of(expression, with_metrics(name), stored=evaluation)
+    assert evaluation.record.metrics == expected.record.metrics
+    assert evaluation.record.seconds == basic.record.seconds, "the basic metrics were measured again"
+    pd.testing.assert_frame_equal(pd.DataFrame(evaluation.columns), pd.DataFrame(expected.columns), check_like=True)
+
+
+def test_new_basic_settings_repeat_stored_groups(evaluation_of):
+    stored = evaluation_of("vae", with_metrics("latent_use"))
+    config = with_metrics("convergence").with_overrides({"iw_samples": 30, "latent_use_examples": 3})
+    saved = []
+    record = evaluation_of("vae", config, stored=stored, save=saved.append).record
+    assert record.groups.keys() == {"latent_use", "convergence"} and record.settings.iw_samples == 30
+    assert record.groups["latent_use"].settings == {"examples": EVALUATION.groups["latent_use"].examples}
+    assert [sorted(each.record.pending) for each in saved] == [["convergence", "latent_use"], ["convergence"], []]
+
+
+def test_failing_group_leaves_the_others(evaluation_of, monkeypatch):
+    def fail(trained, settings):
+        raise RuntimeError("out of order")
+
+    saved = []
+    monkeypatch.setitem(vars(metric_groups()["latent_use"]), "measure", fail)
+    with pytest.raises(RuntimeError, match="out of order"):
+        evaluation_of("vae", with_metrics("latent_use", "convergence"), save=saved.append)
+    assert saved[-1].record.groups.keys() == {"convergence"} and saved[-1].record.pending.keys() == {"latent_use"}
+
+
+def test_missing_parts_of_an_evaluation():
+    config = ALL_GROUPS
+    record = EvaluationRecord(settings=config.basic, metrics={}, seconds=1, chunk=1)
+    groups = {name: GroupRecord(settings=config.group(name), seconds=1, chunk=1) for name in config.metrics}
+    complete = record.model_copy(update={"groups": groups})
+    assert config.missing(None) == ("basic", *config.metrics)
+    assert config.missing(record) == config.metrics and config.missing(complete) == ()
+    assert config.with_overrides({"refined_iw_steps": 7}).missing(complete) == ("refined_iw",)
+    assert replace(config, iw_samples=7).missing(complete)[0] == "basic"
+    assert config.missing(complete.model_copy(update={"version": 1}))[0] == "basic"
+    assert EvaluationConfig().with_stored(complete).groups == config.groups
+    assert EvaluationRecord.model_validate_json(complete.model_dump_json()) == complete
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"refined_iw_step": 1}, "evaluation has no setting 'refined_iw_step': did you mean 'refined_iw_steps'?"),
+        ({"groups": {}}, "evaluation has no setting 'groups'"),
+        ({"metrics": ("refined",)}, "'metrics' has no group 'refined': did you mean 'refined_iw'?"),
+        ({"ais_chains": 0}, "metric group ais: 'chains' must be positive"),
+        ({"ais_chains": "x"}, "metric group ais: 'chains' takes int"),
+    ],
+)
+def test_invalid_settings_are_refused(settings, message):
+    with pytest.raises(UserError) as error:
+        EvaluationConfig.build(settings)
+    assert message in str(error.value)
+
+
+def test_evaluation_is_stored_and_completed(planned, task):
     cell = planned("vae")
-    metrics = run(cell, task, EVALUATION)["metrics"]
-    examples = pd.read_parquet(cell.folder.path / "examples.parquet")
-    sampled = examples.dropna(subset=["nll_refined"])
-    assert len(sampled) == EVALUATION.refined_iw_examples and list(sampled["index"]) == [0, 6, 13, 19]
-    correction = (sampled["nll_refined"] - sampled["nll"]).mean()
-    assert metrics["nll_refined"] == pytest.approx(examples["nll"].mean() + correction)
-    assert metrics["elbo_refined"] == pytest.approx(sampled["elbo_refined"].mean())
-
-
-def test_a_refined_proposal_of_every_example_is_the_mean_over_all(planned, task):
-    cell = planned("vae")
-    metrics = run(cell, task, replace(EVALUATION, refined_iw_examples=1000))["metrics"]
-    examples = pd.read_parquet(cell.folder.path / "examples.parquet")
-    assert metrics["nll_refined"] == pytest.approx(examples["nll_refined"].mean())
-
-
-@pytest.mark.parametrize("expression", ["vae", "sa_vae", "aggressive"])
-def test_groups_filled_in_later_are_those_of_one_evaluation(planned, task, expression, tmp_path):
-    at_once, later = planned(expression, out=tmp_path / "one"), planned(expression, out=tmp_path / "two")
-    run(at_once, task, EVERY)
-    base = run(later, task, replace(EVERY, metrics=()))
-    before = {name: (later.folder.path / name).stat().st_mtime_ns for name in ("best.pt", "history.jsonl")}
-    for group in GROUPS:
-        run(later, task, replace(EVERY, metrics=(group,)))
-    assert before == {name: (later.folder.path / name).stat().st_mtime_ns for name in before}, "trained again"
-    one, two = at_once.folder.evaluation(), later.folder.evaluation()
-    assert json.dumps(one["metrics"], sort_keys=True) == json.dumps(two["metrics"], sort_keys=True)
-    assert two["seconds"] == base["seconds"], "the basic metrics were measured again"
-    files = [pd.read_parquet(cell.folder.path / "examples.parquet") for cell in (at_once, later)]
-    pd.testing.assert_frame_equal(*files, check_like=True)
-
-
-def test_what_is_missing_of_an_evaluation():
-    assert EVERY.missing(None) == ("basic", *GROUPS)
-    about = {"config": EVERY.base, "version": EVALUATION_VERSION}
-    whole = about | {"groups": {name: {"settings": EVERY.group(name)} for name in GROUPS}}
-    assert EVERY.missing(whole) == ()
-    assert replace(EVERY, refined_iw_steps=7).missing(whole) == ("refined_iw",)
-    assert EVERY.missing(about) == GROUPS
-    assert replace(EVERY, iw_samples=7).missing(whole)[0] == "basic"
-    assert EVERY.missing(whole | {"version": 1})[0] == "basic", "what is measured has changed since"
-
-
-def test_a_group_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="'metrics' are some of common"):
-        EvaluationConfig(metrics=("comon",))
-
-
-@pytest.mark.parametrize("kind", ["image", "text"])
-def test_examples_at_places_are_those_of_the_set(kind, prepared, text_prepared):
-    data = load(prepared, MODEL) if kind == "image" else load(text_prepared, TEXT_MODEL)
-    chosen = np.array([3, 4, 9, 17, 22, 23, 28])
-    places, blocks = data.blocks("test", chosen, 3)
-    assert sorted(places) == list(chosen) and [len(block) for block in blocks] == [3, 3, 1]
-    rows = [row for block in blocks for row in block]
-    for place, row in zip(places, rows, strict=True):
-        expected = data.test[int(place)][: len(row)] if kind == "text" else data.test[int(place)]
-        assert torch.equal(row, expected.to(row.dtype))
-
-
-def test_labels_that_the_code_holds_are_read_from_it(labelled, tmp_path):
-    from tests.conftest import TOY, TRAIN, planner, tasks
-
-    cell = planner(labelled, TOY, tmp_path)("vae", train=replace(TRAIN, epochs=10, epoch_updates=80))
-    metrics = run(cell, tasks(labelled), replace(EVERY, metrics=("probe",)))["metrics"]
-    assert metrics["probe"] > 0.9 > metrics["probe_chance"]
-    assert "probe_100" not in metrics  # only 30 examples are encoded
-
-
-def test_weights_that_are_gone_are_said_to_be(planned, task):
-    cell = planned("vae")
-    run(cell, task, replace(EVALUATION, metrics=()))
+    run_cell(task(cell, evaluation=with_metrics()))
+    weights = (cell.folder.path / "best.pt").stat().st_mtime_ns
+    run_cell(task(cell, evaluation=with_metrics("latent_use")))
+    record = cell.folder.evaluation()
+    assert record.groups.keys() == {"latent_use"} and math.isfinite(record.metrics["shuffle_gap"])
+    assert (cell.folder.path / "best.pt").stat().st_mtime_ns == weights, "trained again"
+    curve = np.load(cell.folder.path / "arrays.npz")["collapse"]
+    assert (np.diff(curve[1]) >= 0).all()
     (cell.folder.path / "best.pt").unlink()
-    run_cell(task(cell))
-    failure = cell.folder.result()["evaluation_failure"]
-    assert failure["reason"].startswith(UserError.__name__) and "weights" in failure["reason"]
+    run_cell(task(cell, evaluation=with_metrics("convergence")))
+    assert "weights" in cell.folder.result().failure

@@ -1,210 +1,159 @@
-"""The common proposal: the same NLL whatever the encoder, near the truth."""
-
 import math
 
 import pytest
 import torch
-from torch import nn
 
-from bench.data import tensors
 from bench.evaluation.estimators.likelihood import effective_sample_size, importance_weighted_nll, pareto_k
-from bench.evaluation.estimators.proposal import WIDER, Mixture, noise, refined_log_weights, refined_proposal, streams
-from bench.experiment.factory import build_from_config
+from bench.evaluation.estimators.proposal import WIDENING, Mixture, refined_log_weights, refined_proposal, streams
 from bench.models.distributions import Gaussian
-from tests.conftest import MODEL, TEXT_MODEL
-from tests.evaluation.linear_gaussian import LinearGaussian, generator
-from tests.evaluation.test_inference_gap import Sigmoid
-from tests.test_likelihood import log_weights
+from tests.evaluation.toy_models import (
+    LinearGaussian,
+    Sigmoid,
+    generator,
+    log_weights,
+    record_pairs,
+    standard_error,
+)
 
 CHUNK = 2000
-#: Where an encoder may have its mean, in the latent's units, and how much too wide its scale may be.
-STARTS = [(0.0, 1.0), (0.3, 1.0), (1.0, 1.0), (3.0, 1.0), (0.0, 0.1), (0.0, 10.0), (1.0, 0.01), (3.0, 100.0)]
 
 
 def pca(dim: int = 8, scale: float = 1.0, diagonal: bool = False) -> LinearGaussian:
     return LinearGaussian(dim, scale, diagonal, pixels=2 * dim + 4)
 
 
-def off(q: Gaussian, offset: float, factor: float = 1.0) -> Gaussian:
-    return Gaussian(q.mean + offset, q.logvar + 2 * math.log(factor))
-
-
 def correlated() -> LinearGaussian:
-    """All dimensions look much alike to the decoder: scales of the posterior differ by a factor of ten."""
+    """All dimensions have similar effects on x: the posterior's scales differ by a factor of ten."""
     model = pca(scale=0.5)
-    common = torch.randn(20, 1, generator=generator(3), dtype=torch.float64)
-    model.weight = nn.Parameter(model.weight + common, requires_grad=False)
-    model.covariance = (torch.eye(8) + model.weight.T @ model.weight / 0.25).inverse()
+    shared = torch.randn(20, 1, generator=generator(3), dtype=torch.float64)
+    model.set_weight(model.weight + shared)
     return model
 
 
-# -- the NLL -------------------------------------------------------------------------------------------------------
-
-
-def test_a_bad_encoder_costs_a_nat_with_the_plain_estimate_and_nothing_with_the_refined_proposal():
+def test_nll_is_near_the_truth_for_good_and_bad_encoders():
     model = pca()
     x = model.data(60)
     truth = -model.log_px(x)
-    good, bad = model.mean_field(x), model.mean_field(x, offset=0.3)
-    plain = importance_weighted_nll(log_weights(model, x, bad, 500)) - truth
-    assert plain.mean() > 1
-    common = [refined_log_weights(model, x, q, generator(), CHUNK).log_weights for q in (good, bad)]
-    nll = [importance_weighted_nll(weights) for weights in common]
-    for each in nll:
-        error = (each - truth).std().item() / math.sqrt(len(x))
-        assert -3 * error < (each - truth).mean().item() < 0.02
-    torch.testing.assert_close(nll[0], nll[1], rtol=0, atol=0.02)
-    assert all(pareto_k(weights).median() < 0.6 for weights in common)
-    assert all(effective_sample_size(weights).mean() > 0.2 * 500 for weights in common)
+    bad = model.mean_field(x, offset=0.3)
+    assert (importance_weighted_nll(log_weights(model, x, bad, 500)) - truth).mean() > 1
+    nlls = []
+    for q in (model.mean_field(x), bad):
+        weights = refined_log_weights(model, x, q, generator(), CHUNK).log_weights
+        nlls.append(importance_weighted_nll(weights))
+        excess = nlls[-1] - truth
+        assert -3 * standard_error(excess) < excess.mean() < 0.02
+        assert pareto_k(weights).median() < 0.6 and effective_sample_size(weights).mean() > 100
+    torch.testing.assert_close(*nlls, rtol=0, atol=0.02)
+
+
+STARTS = [(0.3, 1.0), (3.0, 1.0), (0.0, 10.0), (1.0, 0.01)]
 
 
 @pytest.mark.parametrize(("offset", "factor"), STARTS)
-def test_the_proposal_is_the_same_from_wherever_it_starts(offset, factor):
-    for model in (pca(), pca(32), Sigmoid(8)):
+def test_proposal_does_not_depend_on_the_start(offset, factor):
+    for model in (pca(), Sigmoid(8)):
         x = model.data(6)
-        origin = Gaussian(torch.zeros(6, 8), torch.zeros(6, 8))
-        best = model.mean_field(x) if isinstance(model, LinearGaussian) else origin
-        one, other = (
-            refined_proposal(model, x, q, generator(), CHUNK).narrow for q in (best, off(best, offset, factor))
-        )
-        scale = (0.5 * one.logvar).exp()
-        assert ((other.mean - one.mean) / scale).abs().mean() < 0.1
-        assert (other.logvar - one.logvar).abs().mean() < 0.1
+        q = model.mean_field(x) if isinstance(model, LinearGaussian) else Gaussian(torch.zeros(6, 8), torch.zeros(6, 8))
+        other = Gaussian(q.mean + offset, q.logvar + 2 * math.log(factor))
+        first, second = (refined_proposal(model, x, start, generator(), CHUNK).narrow for start in (q, other))
+        assert ((second.mean - first.mean) / (0.5 * first.logvar).exp()).abs().mean() < 0.1
+        assert (second.logvar - first.logvar).abs().mean() < 0.1
 
 
-def test_a_start_too_far_off_shows_in_the_effective_sample_size():
+def test_diagnostics_show_an_unfinished_refinement():
     model = correlated()
     x = model.data(20)
-    near, far = (
+    finished, unfinished = (
         refined_log_weights(model, x, model.mean_field(x, offset), generator(), CHUNK, steps=steps).log_weights
         for offset, steps in ((0.0, 100), (3.0, 10))
     )
-    assert effective_sample_size(near).mean() > 25
-    assert effective_sample_size(far).mean() < 3
-    assert pareto_k(near).median() < 0.75 < pareto_k(far).median()
+    assert effective_sample_size(unfinished).mean() < 3 < 25 < effective_sample_size(finished).mean()
+    assert pareto_k(finished).median() < 0.75 < pareto_k(unfinished).median()
 
 
-def test_correlations_that_no_diagonal_gaussian_has_cost_little():
+def test_wide_component_helps_with_correlated_posteriors():
     model = correlated()
     x = model.data(60)
-    q = model.mean_field(x)
-    truth = -model.log_px(x)
-    narrow = (importance_weighted_nll(log_weights(model, x, q, 500)) - truth).mean().item()
-    common = importance_weighted_nll(refined_log_weights(model, x, q, generator(), CHUNK).log_weights) - truth
-    assert -0.05 < common.mean().item() < 0.1
-    assert common.mean().item() < 0.5 * narrow
+    q, truth = model.mean_field(x), -model.log_px(x)
+    narrow = importance_weighted_nll(log_weights(model, x, q, 500)) - truth
+    mixture = importance_weighted_nll(refined_log_weights(model, x, q, generator(), CHUNK).log_weights) - truth
+    assert -0.05 < mixture.mean() < min(0.1, 0.5 * narrow.mean())
 
 
-def test_a_collapsed_posterior_costs_half_of_the_samples_at_most():
+def test_collapsed_posterior_keeps_half_of_the_samples():
     model = pca(32)
-    model.weight = nn.Parameter(torch.zeros_like(model.weight), requires_grad=False)
+    model.set_weight(torch.zeros_like(model.weight))
     x = model.data(20)
-    prior = Gaussian(torch.zeros(20, 32, dtype=torch.float64), torch.zeros(20, 32, dtype=torch.float64))
-    found = refined_log_weights(model, x, prior, generator(), CHUNK)
-    assert effective_sample_size(found.log_weights).min() > 0.5 * 500
-    truth = model.log_prob(x, torch.zeros(20, 1, 32, dtype=torch.float64)).squeeze(1)
-    torch.testing.assert_close(importance_weighted_nll(found.log_weights), -truth, rtol=0, atol=0.15)
-    torch.testing.assert_close(found.elbo, truth, rtol=0, atol=0.01)
+    zeros = torch.zeros(20, 32, dtype=torch.float64)
+    result = refined_log_weights(model, x, Gaussian(zeros, zeros), generator(), CHUNK)
+    assert effective_sample_size(result.log_weights).min() > 250
+    truth = model.log_prob(x, zeros.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(importance_weighted_nll(result.log_weights), -truth, rtol=0, atol=0.15)
+    torch.testing.assert_close(result.elbo, truth, rtol=0, atol=0.01)
 
 
-def test_a_nonlinear_decoder_gives_the_same_nll_by_brute_force():
+def test_nll_of_a_nonlinear_decoder_matches_prior_sampling():
     model = Sigmoid(4)
-    x = model.data(20)
+    x = model.data(10)
     with torch.no_grad():
-        z = model.prior.sample(200_000, generator(5)).expand(20, -1, -1)
-        truth = torch.cat([importance_weighted_nll(model.log_prob(x[i : i + 1], z[i : i + 1])) for i in range(20)])
-    q = Gaussian(torch.zeros(20, 4), torch.zeros(20, 4))
+        z = model.prior.sample(100_000, generator(5)).expand(1, -1, -1)
+        truth = torch.cat([importance_weighted_nll(model.log_prob(row, z)) for row in x.split(1)])
+    q = Gaussian(torch.zeros(10, 4), torch.zeros(10, 4))
     nll = importance_weighted_nll(refined_log_weights(model, x, q, generator(), CHUNK, draws=2000).log_weights)
     assert (nll - truth).mean().abs() < 0.03
 
 
-# -- gaps (Cremer et al., 2018) ------------------------------------------------------------------------------------
-
-
-def test_where_the_posterior_is_a_diagonal_gaussian_all_of_the_gap_is_amortisation():
+def test_gap_of_a_diagonal_posterior_is_amortisation():
     model = pca(diagonal=True)
     x = model.data(40)
-    truth, exact = model.log_px(x), model.posterior(x)
-    q = off(exact, 0.3)
-    found = refined_log_weights(model, x, q, generator(), CHUNK)
-    approximation = truth - found.elbo
-    assert approximation.abs().mean() < 0.02
-    amortisation = found.elbo - log_weights(model, x, q, 500).mean(1)
+    q = model.mean_field(x, offset=0.3)
+    result = refined_log_weights(model, x, q, generator(), CHUNK)
+    assert (model.log_px(x) - result.elbo).abs().mean() < 0.02
+    amortisation = result.elbo - log_weights(model, x, q, 500).mean(1)
     expected = 0.5 * (0.09 / model.covariance.diagonal()).sum().item()
     assert amortisation.mean().item() == pytest.approx(expected, rel=0.05)
 
 
-def test_the_refined_elbo_is_the_best_of_all_diagonal_gaussians():
+def test_refined_elbo_is_the_best_of_the_family():
     model = pca()
     x = model.data(40)
-    found = refined_log_weights(model, x, model.mean_field(x, 1.0), generator(), CHUNK, draws=2000)
-    best = model.log_px(x) - 0.5 * (model.mean_field(x).logvar[0].sum() * -1 + torch.logdet(model.covariance))
-    assert (found.elbo - best).mean().item() == pytest.approx(0, abs=0.05)
+    result = refined_log_weights(model, x, model.mean_field(x, 1.0), generator(), CHUNK, draws=2000)
+    kl = -0.5 * (model.mean_field(x).logvar[0].sum() - torch.logdet(model.covariance))
+    assert (result.elbo - (model.log_px(x) - kl.abs())).mean().abs() < 0.05
 
 
-# -- a proposal ----------------------------------------------------------------------------------------------------
-
-
-def test_the_mixture_has_the_density_of_its_samples():
+def test_mixture_has_the_density_of_its_samples():
     narrow = Gaussian(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, -2.0]]))
-    mixture, count = Mixture(narrow), 100_000
-    z = mixture.sample(count, streams(generator(), 1))
-    variance = narrow.logvar.exp() * (1 + WIDER**2) / 2
-    torch.testing.assert_close(z.var(1), variance, rtol=0.02, atol=0)
+    mixture = Mixture(narrow)
+    z = mixture.sample(100_000, streams(generator(), 1))
+    torch.testing.assert_close(z.var(1), narrow.logvar.exp() * (1 + WIDENING**2) / 2, rtol=0.02, atol=0)
     torch.testing.assert_close(z[:, ::2].var(1), narrow.logvar.exp(), rtol=0.02, atol=0)
     mass = (Gaussian(narrow.mean, narrow.logvar - 1).log_prob(z) - mixture.log_prob(z)).exp().mean().item()
     assert mass == pytest.approx(1, abs=0.02)
 
 
-def test_the_stream_of_an_example_does_not_depend_on_those_after_it():
-    like = torch.zeros(1, 3)
-    torch.testing.assert_close(noise(streams(generator(), 5), 7, like)[:2], noise(streams(generator(), 2), 7, like))
-
-
-def test_nothing_depends_on_the_chunk_nor_on_the_other_examples():
+def test_weights_do_not_depend_on_chunks_or_other_examples():
     model = Sigmoid(3)
-    x = model.data(9)
-    q = Gaussian(torch.zeros(9, 3), torch.zeros(9, 3))
-    whole = refined_log_weights(model, x, q, generator(), CHUNK, draws=30)
-    small = refined_log_weights(model, x, q, generator(), 7, draws=30)
-    few = refined_log_weights(model, x[:4], Gaussian(q.mean[:4], q.logvar[:4]), generator(), CHUNK, draws=30)
-    for found in (small, few):
-        count = len(found.elbo)
-        torch.testing.assert_close(found.log_weights, whole.log_weights[:count], rtol=0, atol=1e-3)
-        torch.testing.assert_close(found.elbo, whole.elbo[:count], rtol=0, atol=1e-3)
+    x, zeros = model.data(9), torch.zeros(9, 3)
+    all_at_once = refined_log_weights(model, x, Gaussian(zeros, zeros), generator(), CHUNK, draws=30)
+    chunked = refined_log_weights(model, x, Gaussian(zeros, zeros), generator(), 7, draws=30)
+    fewer = refined_log_weights(model, x[:4], Gaussian(zeros[:4], zeros[:4]), generator(), CHUNK, draws=30)
+    for result in (chunked, fewer):
+        expected = all_at_once.log_weights[: len(result.elbo)]
+        torch.testing.assert_close(result.log_weights, expected, rtol=0, atol=1e-3)
 
 
-def test_no_more_pairs_are_decoded_at_a_time_than_asked(monkeypatch):
-    model, decoded = pca(3), []
-    inner = model.log_prob
-    monkeypatch.setattr(model, "log_prob", lambda x, z: decoded.append(z.shape[0] * z.shape[1]) or inner(x, z))
-    x = model.data(5)
+def test_refinement_decodes_no_more_than_the_chunk(monkeypatch):
+    model = pca(3)
+    x, pairs = model.data(5), record_pairs(monkeypatch, model)
     refined_log_weights(model, x, model.mean_field(x), generator(), 12, steps=3, draws=50)
-    assert max(decoded) <= 12
-    assert sum(decoded) == 5 * (3 * 4 + 50)
+    assert max(pairs) <= 12 and sum(pairs) == 5 * (3 * 4 + 50)
 
 
-@pytest.fixture(params=["image", "text"])
-def freeze_groups(request):
-    """An untrained model of either modality in evaluation mode with test examples, which the test must leave alone."""
-    planned, prepared, sizes = (
-        ("planned", "prepared", MODEL) if request.param == "image" else ("text_planned", "text_prepared", TEXT_MODEL)
+def test_refinement_leaves_the_model_unchanged(untouched_model):
+    model, x = untouched_model
+    first, second = (
+        refined_log_weights(model, x, model.encode(x), generator(), 100, steps=5, draws=20).log_weights
+        for _ in range(2)
     )
-    _, model, _ = build_from_config(request.getfixturevalue(planned)("vae").config)
-    _, (x,) = tensors.load(request.getfixturevalue(prepared), sizes).blocks("test", 6, 6)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    state = torch.get_rng_state()
-    yield model.eval(), x
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(p.grad is None for p in model.parameters())
-
-
-def test_a_vae_is_left_as_it_was(freeze_groups):
-    model, x = freeze_groups
-    with torch.no_grad():
-        found = refined_log_weights(model, x, model.encode(x), generator(), 100, steps=5, draws=20)
-        again = refined_log_weights(model, x, model.encode(x), generator(), 100, steps=5, draws=20)
-    assert found.log_weights.dtype == found.elbo.dtype == torch.float64
-    assert found.log_weights.isfinite().all()
-    assert torch.equal(found.log_weights, again.log_weights)
+    assert first.dtype == torch.float64 and first.isfinite().all() and torch.equal(first, second)

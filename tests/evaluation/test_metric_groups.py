@@ -1,0 +1,118 @@
+"""A metric group is one file: it is found, configured, measured, stored, estimated, reported and documented."""
+
+import importlib.util
+import sys
+
+import pytest
+
+from bench.cli import evaluate as cli
+from bench.core.errors import UserError
+from bench.evaluation import groups, registry
+from bench.evaluation.config import EvaluationConfig
+from bench.evaluation.registry import metric_groups
+from bench.experiment.runtime_estimate import cell_updates
+from bench.experiment.worker import run_cell
+from bench.reporting import report
+from tests.conftest import EVALUATION, ROOT, TOY
+
+CODE = '''
+"""Length of the posterior means."""
+
+from dataclasses import dataclass
+
+from bench.evaluation.registry import GroupResult, Metric, MetricGroup
+
+
+@dataclass(frozen=True)
+class Settings:
+    examples: int = 7
+
+
+def measure(trained, settings):
+    norms = [block.q.mean.norm(dim=1).mean().item() for block in trained.blocks(settings.examples)]
+    return GroupResult({"toy_norm": sum(norms) / len(norms)})
+
+
+GROUP = MetricGroup(
+    summary="length of the posterior means",
+    settings=Settings,
+    measure=measure,
+    decodings=lambda settings: 1e6 * settings.examples,
+    panel="Use of z",
+    metrics=(Metric("toy_norm", "norm", "mean length of E[z|x] on {examples} examples", digits=1),),
+)
+'''
+
+
+@pytest.fixture
+def add_group(tmp_path, monkeypatch):
+    """``add_group(name, code)`` adds a file to the package of metric groups."""
+    names = []
+    monkeypatch.setattr(groups, "__path__", [*groups.__path__, str(tmp_path)])
+
+    def clear():
+        registry._names.cache_clear()
+        registry._load.cache_clear()
+
+    def add(name: str, code: str) -> None:
+        names.append(name)
+        (tmp_path / f"{name}.py").write_text(code, "utf-8")
+        clear()
+
+    yield add
+    monkeypatch.undo()
+    clear()
+    for name in names:
+        sys.modules.pop(f"{groups.__name__}.{name}", None)
+
+
+def test_new_group_is_one_file(add_group, planned, task, monkeypatch):
+    add_group("toy", CODE)
+    monkeypatch.setattr("bench.reporting.figures.draw", lambda *_: [])
+    config = EVALUATION.with_overrides({"metrics": ("refined_iw", "toy")})
+    config = EvaluationConfig().with_overrides({**config.to_flat(), "toy_examples": 4})
+    cell = planned("vae")
+    run_cell(task(cell, evaluation=config))
+    record = cell.folder.evaluation()
+    assert record.groups["toy"].settings == {"examples": 4} and record.metrics["toy_norm"] > 0
+
+    method = cell.variant.instance()
+    costs = [
+        cell_updates(method, type(TOY)(**{**vars(TOY), "evaluation": evaluation}), 10, {"val": 20, "test": 20})
+        for evaluation in (config, config.with_overrides({"toy_examples": 8}))
+    ]
+    assert costs[1] > costs[0] + 1e4
+
+    [table] = report.build(cell.folder.path.parents[4])
+    assert "norm" in table.text and "mean length of E[z|x] on 4 examples" in table.text
+    [csv] = cell.folder.path.parents[4].glob("tables/*.csv")
+    assert csv.read_text().splitlines()[0].split(",")[-1] == "toy_norm"
+
+    assert "toy          length of the posterior means" in cli.parser().format_help()
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    text = generate.metric_groups()
+    assert "| `toy` | length of the posterior means | `toy_examples=7` | no |" in text
+    assert "| `toy_norm` | norm | mean length of E[z|x] on `toy_examples` examples | – |" in text
+
+
+def test_broken_group_is_an_error_with_its_file(add_group):
+    add_group("toy", "GROUP = 1")
+    with pytest.raises(UserError, match=r"metric group 'toy' \(.*toy.py\) must define GROUP"):
+        metric_groups()
+
+
+def test_groups_are_read_without_torch():
+    import subprocess
+
+    code = (
+        "import sys; from bench.evaluation.config import EvaluationConfig; EvaluationConfig()\n"
+        "assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_metrics_belong_to_one_group():
+    names = [metric for group in metric_groups().values() for metric in group.metric_names]
+    assert len(names) == len(set(names)) and not set(names) & {"nll", "elbo", "kl", "mi"}
