@@ -1,7 +1,11 @@
-"""The contract of a method: hooks whose defaults are the basic VAE, and the narrow handle that they get.
+"""The contract of a method: ``Method`` and the types its hooks receive and return.
 
-A method is one file in ``methods/`` with one subclass of ``Method``. It overrides the hooks in which it differs
-from the basic VAE, and nothing else. CONTRIBUTING.md shows one from start to end.
+A method is one file in ``methods/`` with one subclass of ``Method``. The defaults of all hooks together are the basic
+VAE; a method overrides the hooks in which it differs. CONTRIBUTING.md has a complete example.
+
+Shapes: B examples, S samples per example, D latent dimensions, T words, V vocabulary entries, C channels, H × W pixels.
+Images are float32 (B, 1, H, W) in {0, 1}. Text is int64 (B, T): ``<s> w_1 … w_n </s> <pad> …``.
+All likelihoods, KL terms and losses are in nats.
 """
 
 from __future__ import annotations
@@ -12,214 +16,255 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.config import TrainConfig, check_ranges
-from bench.core.schedules import Constant, Schedule
-from bench.data.dataset import PAD, DataInfo
-from bench.models.distributions import Posterior
+from bench.core.schedules import Constant, Cyclical, Linear, Schedule
+from bench.data.dataset import END, PAD, START, UNKNOWN, DataInfo
+from bench.models.distributions import Gaussian, Posterior, Prior, StandardNormal
 from bench.models.kl_terms import KLTerm, MeanKL
 from bench.models.vae import VAE
 
-__all__ = ["Context", "Method", "Phase", "ELBOTerms", "check_ranges"]
+__all__ = [
+    "END", "PAD", "START", "UNKNOWN",
+    "Constant", "Context", "Cyclical", "DataInfo", "ELBOTerms", "Gaussian", "KLTerm", "Linear", "MeanKL", "Method",
+    "ParamGroup", "Phase", "Posterior", "Prior", "Schedule", "StandardNormal", "State", "TrainConfig", "VAE",
+    "check_ranges",
+]  # fmt: skip
+
+#: State of a method for a checkpoint: tensors and JSON values by name.
+State = dict[str, Any]
 
 
 @dataclass
 class ELBOTerms:
-    """The parts of an objective, per example and sample, in nats: any bound can still be made of them."""
+    """Terms of the ELBO, per example and sample, from which a method forms its loss."""
 
-    x: Tensor  # [B, …]
-    q: Posterior
-    z: Tensor  # [B, S, D]
-    rec: Tensor  # [B, S]: -log p(x|z)
-    kl: Tensor  # [B]: KL(q(z|x) ‖ p(z)), analytic where it can be, else from the samples
-    kl_dim: Tensor | None  # [B, D], where the prior has it in closed form
-    extra: dict[str, Any] = field(default_factory=dict)  # what a method passes from ``terms`` to its own ``loss``
+    x: Tensor  # (B, …)
+    q: Any  # Posterior, of the type returned by the method's ``posterior``
+    z: Tensor  # (B, S, D)
+    rec: Tensor  # (B, S): -log p(x|z)
+    kl: Tensor  # (B,): KL(q(z|x) || p(z)), analytic if the prior has a closed form, else estimated from z
+    kl_dim: Tensor | None  # (B, D): the KL of each dimension, if the prior has a closed form
+    extra: dict[str, Any] = field(default_factory=dict)  # passed from a method's ``elbo_terms`` to its ``loss``
 
     @classmethod
     def from_samples(cls, model: VAE, x: Tensor, q: Posterior, z: Tensor) -> ELBOTerms:
-        kl_dim = model.prior.kl_dim(q)
-        kl = model.prior.kl(q)
+        """Decode samples z (B, S, D) of q and return all terms."""
+        kl_dim, kl = model.prior.kl_dim(q), model.prior.kl(q)
         if kl is None:
-            kl = (q.log_prob(z) - model.prior.log_prob(z)).mean(1) if q.has_density else q.kl  # type: ignore[attr-defined]
+            kl = (q.log_prob(z) - model.prior.log_prob(z)).mean(1) if q.has_density else q.kl
         return cls(x, q, z, -model.log_prob(x, z), kl, kl_dim)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with optimisers of its own; ``share`` of the preset's updates.
-
-    By ``selection_metric``, a number of validation, weights are kept as the best and the learning rate decays without
-    better ones: "elbo", or for a loss that does not seek it "loss", its own there. None: by none, neither happens, and
-    a cell whose last phase is one ends with its last weights.
-    """
+    """A part of training with its own optimisers."""
 
     name: str = "main"
+    #: Fraction of the preset's updates.
     share: float = 1.0
+    #: Validation metric for model selection and learning-rate decay: "elbo"; "loss", the method's own, if its objective
+    #: is not an ELBO; or None to disable both (a run whose last phase has None keeps its last weights).
     selection_metric: str | None = "elbo"
 
 
-class Context:
-    """What a hook may see and do. The trainer and the evaluator each provide one.
+@dataclass
+class ParamGroup:
+    """Parameters that share an optimiser, and its settings."""
 
-    Every random number is a function of the cell's seed, a purpose and a counter. So the methods of a comparison
-    see the same batches and the same noise whatever else they draw, and a resumed cell needs no generator's state.
+    params: list[nn.Parameter]
+    optimiser: str | None = None  # "adam" or "sgd"; None: the preset's
+    lr: float | None = None  # constant; None: the preset's, which decays
+    lr_scale: float = 1.0  # factor of the preset's learning rate
+    options: dict[str, Any] = field(default_factory=dict)  # further arguments of the torch optimiser, e.g. ``maximize``
+
+
+class Context:
+    """State and services available to hooks. The trainer and the evaluator each implement it.
+
+    All random numbers are functions of the run's seed, a purpose and a counter. The methods of a comparison therefore
+    share batches and noise, whatever else they sample, and a resumed run continues bit for bit.
     """
 
     model: VAE
     data: DataInfo
     train: TrainConfig
     phase: Phase
-    step: int = 0  # updates of the decoder so far
-    total: int = 1  # updates planned
-    beta: float = 1.0  # the schedule's KL weight at this step
-    val: Mapping[str, float]  # the last validation: elbo, rec, kl, mi, mi_batch, kl_aggregate, au
-    encoder_updates: int = 0  # updates so far that left the decoder alone
+    step: int = 0  # decoder updates so far
+    total: int = 1  # decoder updates planned
+    beta: float = 1.0  # KL weight of the schedule at this step
+    val: Mapping[str, float]  # last validation: elbo, rec, kl, mi, mi_batch, kl_aggregate, au
+    encoder_updates: int = 0  # updates so far that excluded the decoder
 
     @property
     def progress(self) -> float:
+        """Return the fraction of the planned updates that is done."""
         return self.step / self.total
 
     def num_tokens(self, x: Tensor) -> Tensor | int:
-        """How many of what the likelihood is per are in a batch where sizes differ: words (``</s>`` too), or images."""
+        """Number of likelihood units in a batch: tokens (including ``</s>``) for text, otherwise images."""
         return (x[:, 1:] != PAD).sum() if self.data.modality == "text" else len(x)
 
     def generator(self, purpose: str = "noise") -> torch.Generator:
-        """The stream of random numbers for a purpose, begun anew with every update.
+        """Return the random generator of a purpose; every update reseeds it.
 
-        ``"noise"`` is the noise of the reparametrised sample, which all methods share; name your own for the rest.
+        Args:
+            purpose: ``"noise"`` is the reparametrisation noise, shared by all methods. Use another name for other
+                random numbers.
         """
         raise NotImplementedError
 
     def fixed_rng(self, *key: Any) -> AbstractContextManager[None]:
-        """Within: torch's global generators, from which dropout draws, give the stream of ``key``, the same every time
-        within an update; behind it they go on as if nothing had been drawn. For a pass that is made twice."""
+        """Seed torch's global generators (used by dropout) by ``key`` within the context, and restore them afterwards.
+
+        The same key gives the same numbers throughout an update, for a forward pass that is computed twice.
+        """
         return nullcontext()
 
     def next_batch(self) -> Tensor:
-        """Another random training batch ``[B, …]``, from a stream of its own: the outer batches stay as they are."""
+        """Return a random training batch (B, …) from a stream that leaves the main batches unchanged."""
         raise NotImplementedError
 
     def update(self, objective: Callable[[], Tensor], groups: Sequence[str] | None = None) -> Tensor:
-        """One optimiser step on ``objective()`` for the parameter groups named (all of them by default).
+        """Take one optimiser step on ``objective()``.
 
-        Gradients are zeroed, taken and clipped to one norm over those groups alone; the parameters and the
-        BatchNorm averages of all others stay unchanged. Returns the detached loss, on its device.
+        Gradients are clipped by their joint norm over ``groups``. Parameters and BatchNorm statistics of all other
+        groups stay fixed.
+
+        Args:
+            objective: Returns the loss, a scalar in nats per example.
+            groups: Names of the parameter groups to update; None: all.
+
+        Returns:
+            The detached loss, a scalar on the model's device.
         """
         raise NotImplementedError
 
     def encoder_updates_left(self) -> float:
-        """How many more updates without the decoder the preset allows."""
+        """Return how many updates without the decoder the preset still allows (may be infinite)."""
         raise NotImplementedError
 
     def log_event(self, text: str) -> None:
-        """A line for the cell's record: an event in training that a reader of the table would want to know."""
+        """Add a line to the training record."""
         raise NotImplementedError
 
 
 class Method:
-    """The basic VAE, and the base of every other method."""
+    """The basic VAE and the base class of every method."""
 
-    name: ClassVar[str] = ""  # given by the registry: the name of the file
-    # Said of a method, for people.
+    name: ClassVar[str] = ""  # set by the registry to the file's name
+
+    # Description, for tables and documentation.
     summary: ClassVar[str] = ""
     citation: ClassVar[str] = ""
-    family: ClassVar[str] = "objective"  # objective, posterior, decoder, optimisation, prior, anchor
-    table_order: ClassVar[float] = 100  # place in tables
-    display_params: ClassVar[Sequence[str]] = ()  # settings that are part of the row's name even at their default
-    suites: ClassVar[Mapping[str, Sequence[str]]] = {}  # suite -> the expressions with which it joins
-    footnotes: ClassVar[Mapping[str, str]] = {}  # column -> why it means something else, or nothing, here
-    # Said of a method, for the harness.
+    family: ClassVar[str] = "objective"  # objective, posterior, decoder, optimisation, prior or reference
+    table_order: ClassVar[float] = 100
+    display_params: ClassVar[Sequence[str]] = ()  # settings shown in the row's name even at their defaults
+    suites: ClassVar[Mapping[str, Sequence[str]]] = {}  # suite -> expressions to add to it
+    footnotes: ClassVar[Mapping[str, str]] = {}  # metric -> why it differs in meaning, or is missing, for this method
+
+    # Behaviour.
     modalities: ClassVar[Sequence[str]] = ("image", "text")
-    revision: ClassVar[int] = 1  # raised by a change of what it trains, a fix, say: its cells are others from then on
+    revision: ClassVar[int] = 1  # increase after any change of what the method trains
     latent: ClassVar[bool] = True  # False: the decoder without z
-    baseline: ClassVar[bool] = False  # the row that others are compared with
-    preset_overrides: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset -> settings that differ there
-    vae_settings: ClassVar[
-        Mapping[str, Any] | str
-    ] = {}  # settings at which this is the basic VAE, or why there are none
-    exported_kl_term: ClassVar[type | None] = (
-        None  # a form of the KL term that others can be given with a +, under its name
-    )
-    incompatible_with: ClassVar[Mapping[str, str]] = {}  # "schedule", "kl_term" -> why none can be attached with a +
+    baseline: ClassVar[bool] = False  # the row that the others are compared with
+    preset_overrides: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset -> settings that differ in it
+    #: Settings that recover the basic VAE, or the reason why none do.
+    vae_settings: ClassVar[Mapping[str, Any] | str] = {}
+    #: KL term that ``other_method+name`` uses.
+    exported_kl_term: ClassVar[type | None] = None
+    #: "schedule" or "kl_term" -> why it cannot be combined with this method by ``+``.
+    incompatible_with: ClassVar[Mapping[str, str]] = {}
 
     @dataclass(frozen=True)
     class Config:
-        """Settings, hashed into the cell's identity."""
+        """Settings, part of a run's identity. Every field needs a default that is a JSON value."""
 
-    def __init__(self, config: Any = None, schedule: Schedule | None = None):
-        self.config = self.Config() if config is None else config
+    def __init__(self, config: Any = None, schedule: Schedule | None = None) -> None:
+        self.config: Any = self.Config() if config is None else config
         self.schedule = schedule or self.default_schedule()
         self.kl_term: KLTerm = MeanKL()
 
     @classmethod
-    def create(cls, config: Any, schedule: Schedule | None, rate: KLTerm | None) -> Method:
-        """A fresh object: they hold state, so every cell has its own; with what is attached to it, if anything is."""
+    def create(cls, config: Any, schedule: Schedule | None, kl_term: KLTerm | None) -> Method:
+        """Return a new method object for one run, with the schedule and KL term attached to it by ``+``, if any."""
         method = cls(config, schedule)
-        method.kl_term = rate or method.kl_term
+        method.kl_term = kl_term or method.kl_term
         return method
-
-    def default_schedule(self) -> Schedule:
-        return Constant()
 
     @classmethod
     def skip(cls, data: DataInfo) -> str | None:
-        """Why this method does not fit a data set, or None."""
-        if data.modality in cls.modalities:
-            return None
-        return f"for {' and '.join(cls.modalities)} data only"
+        """Return why the method does not apply to a data set, or None if it does."""
+        return None if data.modality in cls.modalities else f"for {' and '.join(cls.modalities)} data only"
 
     @classmethod
     def settings(cls) -> dict[str, Any]:
-        """Names and defaults of the settings."""
+        """Return the settings and their defaults."""
         default = cls.Config()
         return {f.name: getattr(default, f.name) for f in fields(default)}
 
+    def default_schedule(self) -> Schedule:
+        """Return the KL-weight schedule used unless another one is attached by ``+``."""
+        return Constant()
+
     def expected_cost(self, train: TrainConfig) -> float:
-        """A guess at how many basic updates' work a step is, for the plan; what it was is counted in FLOPs."""
+        """Return an estimate of the cost of a training step in basic VAE updates, for the run's time estimate."""
         return 1.0
 
-    # -- hooks, in the order in which training meets them ------------------------------------------------------
+    # -- hooks, in the order of their use in training ----------------------------------------------------------
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
-        """Change a freshly initialised model: wrap one of its seams, add to ``aux``."""
+        """Return the model with this method's changes.
+
+        Args:
+            model: Freshly initialised. Wrap or replace ``features``, ``head``, ``latent_to_decoder``, ``decoder`` or
+                ``prior``; add further modules to ``aux``.
+            data: Modality, shape and vocabulary size of the data.
+        """
         return model
 
-    def param_groups(self, model: VAE) -> dict[str, dict[str, Any]]:
-        """Group name -> ``params`` and what differs of its optimiser.
-
-        ``lr_scale``, or an ``lr`` that does not decay with the preset's; ``optimiser`` ("adam", "sgd"); torch's own.
-        """
-        return {name: {"params": parameters} for name, parameters in model.parameter_groups().items()}
+    def param_groups(self, model: VAE) -> dict[str, ParamGroup]:
+        """Return the parameter groups by name. Each trainable parameter must be in exactly one of them."""
+        return {name: ParamGroup(parameters) for name, parameters in model.parameter_groups().items()}
 
     def phases(self) -> Sequence[Phase]:
+        """Return the training phases; their shares sum to 1."""
         return (Phase(),)
 
     def posterior(self, ctx: Context, x: Tensor, train: bool) -> Posterior:
-        """q(z|x): the one posterior that training and every metric use."""
+        """Return q(z|x), used by training and by every metric.
+
+        Args:
+            ctx: Of the trainer or the evaluator.
+            x: Batch (B, …).
+            train: False in validation and evaluation.
+        """
         return ctx.model.encode(x)
 
     def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:
+        """Sample z and return the terms of the ELBO for a batch x (B, …)."""
         q = self.posterior(ctx, x, train=True)
         return ELBOTerms.from_samples(ctx.model, x, q, q.rsample(1, ctx.generator()))
 
     def kl_loss(self, terms: ELBOTerms) -> Tensor:
-        """The KL part of the objective, a scalar, before the schedule's weight: the mean, or the form attached."""
+        """Return the KL part of the loss, a scalar in nats, before the schedule's weight."""
         return self.kl_term(terms.kl, terms.kl_dim)
 
     def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
-        """The objective, a scalar in nats per example. Pure: controllers change in ``on("after_step")``."""
+        """Return the loss, a scalar in nats per example. Must not change state: use ``on_step_end`` for that."""
         return terms.rec.mean() + ctx.beta * self.kl_loss(terms)
 
     def objective(self, ctx: Context, x: Tensor) -> Tensor:
+        """Return the loss of a batch x (B, …), a scalar in nats per example."""
         return self.loss(ctx, self.elbo_terms(ctx, x))
 
     def step(self, ctx: Context, x: Tensor) -> Tensor:
-        """One training step on the batch x, with exactly one update of the decoder; returns its loss."""
+        """Take one training step on a batch x (B, …), with exactly one decoder update; return its detached loss."""
         return ctx.update(lambda: self.objective(ctx, x))
 
     def on_phase_start(self, ctx: Context) -> None:
-        """Called before the first step of a phase, before its optimisers are made."""
+        """Called before the first step of a phase, before its optimisers are created."""
 
     def on_step_end(self, ctx: Context) -> None:
         """Called after every training step."""
@@ -230,9 +275,9 @@ class Method:
     def on_epoch_end(self, ctx: Context) -> None:
         """Called after every validation, with its metrics in ``ctx.val``."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What must survive a kill: tensors and JSON values."""
+    def state_dict(self) -> State:
+        """Return the state that a checkpoint must hold."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
+    def load_state_dict(self, state: State) -> None:
+        """Restore the state returned by ``state_dict``."""

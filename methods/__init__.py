@@ -1,1 +1,1 @@
-"""The methods, one file each. A file's presence here is its registration (see CONTRIBUTING.md)."""
+"""Methods, one file each. The file's name is the method's name on the command line."""

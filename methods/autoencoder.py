@@ -1,29 +1,27 @@
-"""The autoencoder: a VAE without its KL term, the other end of the comparison from the decoder alone.
+"""Autoencoder: the basic VAE without its KL term, a reference for the best reconstruction of these networks.
 
-L = E_q[-log p(x|z)], z ~ q. Nothing holds z to the prior, so KL and NLL say how far it strays, and reconstruction is
-the best that these networks reach. Weights are selected by that on validation, for it does not seek the ELBO.
+Loss:      E_q[-log p(x|z)], z ~ q(z|x)
+Defaults:  –
+Deviates:  a stochastic encoder, as the VAE's. Nothing ties q to the prior, so KL and NLL show how far it departs.
 """
 
-from bench.method import Method, Phase
+from torch import Tensor
 
-NOT_HELD = "trained without the KL, so z is not held to the prior"
+from bench.method import Context, ELBOTerms
+
+from .parts.no_kl import NoKLMethod
 
 
-class Autoencoder(Method):
+class Autoencoder(NoKLMethod):
     summary = "the basic VAE without its KL term"
     citation = "Hinton & Salakhutdinov, Science 2006"
-    family = "anchor"
+    family = "reference"
     table_order = 5
     revision = 2
-    incompatible_with = {
-        "schedule": "it has no KL term that a weight could change",
-        "kl_term": "it has no KL term",
-    }
-    vae_settings = "the KL term is what it lacks"
-    footnotes = {column: NOT_HELD for column in ("nll", "nll_refined", "elbo", "kl")}
+    vae_settings = "it has no KL term"
+    footnotes = dict.fromkeys(
+        ("nll", "nll_refined", "elbo", "kl"), "trained without the KL, so z is not matched to the prior"
+    )
 
-    def phases(self):
-        return (Phase(selection_metric="loss"),)
-
-    def loss(self, ctx, terms):
+    def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
         return terms.rec.mean()

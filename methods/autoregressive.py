@@ -1,20 +1,22 @@
-"""The decoder without a latent: PixelCNN on images, an LSTM language model on text.
+"""Autoregressive model: the decoder without a latent, a PixelCNN on images and an LSTM language model on text.
 
-L = -log p(x), exact. What a VAE must beat for its latent to have been worth having.
+Loss:      -log p(x), exact
+Defaults:  –
+Deviates:  –  A VAE must have a lower NLL than this model for its latent to be useful.
 """
 
 from bench.method import Method
-
-NO_LATENT = "there is no latent"
 
 
 class Autoregressive(Method):
     summary = "the decoder alone, without z"
     citation = "van den Oord et al., ICML 2016 (PixelCNN)"
-    family = "anchor"
+    family = "reference"
     table_order = 0
     suites = {"core": ["autoregressive"], "paper": ["autoregressive"]}
     latent = False
-    vae_settings = "there is no latent to switch off"
-    incompatible_with = dict.fromkeys(("schedule", "kl_term"), "without a latent there is no KL")
-    footnotes = {column: NO_LATENT for column in ("kl", "mi", "mi_batch", "kl_aggregate", "au", "au_kl", "collapsed")}
+    vae_settings = "it has no latent"
+    incompatible_with = dict.fromkeys(("schedule", "kl_term"), "it has no latent, hence no KL")
+    footnotes = dict.fromkeys(
+        ("kl", "mi", "mi_batch", "kl_aggregate", "au", "au_kl", "collapsed"), "there is no latent"
+    )

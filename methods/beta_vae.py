@@ -1,11 +1,15 @@
-"""β-VAE with a constant weight on the KL; β < 1 weakens the pull towards the prior.
+"""β-VAE: constant KL weight.
 
-L = E_q[-log p(x|z)] + β KL(q(z|x) ‖ p(z)). He et al. (2019) compare β = 0.2, 0.4, 0.6, 0.8.
+Loss:      E_q[-log p(x|z)] + β KL(q(z|x) || p(z))                                (Higgins et al., ICLR 2017, Eq. 4)
+Defaults:  β = 0.4; He et al. (2019) compare 0.2, 0.4, 0.6, 0.8.
+Deviates:  –
 """
 
 from dataclasses import dataclass
 
-from bench.method import Method, check_ranges
+from torch import Tensor
+
+from bench.method import ELBOTerms, Method, check_ranges
 
 
 class BetaVAE(Method):
@@ -20,8 +24,8 @@ class BetaVAE(Method):
     class Config:
         beta: float = 0.4
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, not_negative="beta")
 
-    def kl_loss(self, terms):
+    def kl_loss(self, terms: ELBOTerms) -> Tensor:
         return self.config.beta * super().kl_loss(terms)

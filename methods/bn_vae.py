@@ -1,53 +1,58 @@
-"""BN-VAE: posterior means are batch-normalised with a scale that is not learned, so their variance cannot vanish.
+"""BN-VAE: batch-normalised posterior means with a fixed scale, so that their variance cannot vanish.
 
-Version 1: μ' = γ (μ - m_B) / sd_B + b, γ fixed, b learned, σ unchanged. Then E_x KL ≥ ½ Σ_d (γ² + b_d²) ≥ D γ² / 2; the
-authors' γ are 0.5, 0.6, 0.7, with annealing from 0 (``bn_vae+anneal(start=0)``). Version 2: both are normalised, μ' =
-√(τ + (1-τ) s(θ)) BN(μ) and σ' = √((1-τ) s(-θ)) BN(σ), s the sigmoid, θ learned, which keeps the aggregate posterior's
-second moment at 1. It is known to us from public re-implementations only: the paper's own definition could not be
-verified.
+Loss:      the basic VAE's. Version 1: μ' = γ (μ - m_B) / sd_B + b, with γ fixed, b learned and σ unchanged. Then
+           E_x KL ≥ ½ Σ_d (γ² + b_d²) ≥ D γ² / 2.                                              (Zhu et al., ACL 2020)
+           Version 2: μ' = sqrt(τ + (1-τ) s(θ)) BN(μ), σ' = sqrt((1-τ) s(-θ)) BN(σ), with the sigmoid s and θ learned,
+           which keeps the second moment of the aggregate posterior at 1.
+Defaults:  γ = 0.6, the authors' middle value of 0.5, 0.6, 0.7; they anneal from 0: ``bn_vae+anneal(start=0)``.
+Deviates:  statistics in evaluation are recomputed over training batches. Version 2 follows public re-implementations;
+           the paper's definition could not be verified.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bench.method import check_ranges
-from bench.models.distributions import Gaussian
+from bench.method import VAE, DataInfo, Gaussian, check_ranges
 
-from .parts.normalisation import BatchNormalised, Normalised
+from .parts.batch_norm import AffineFreeBatchNorm, BatchNormMethod
 
-TINY = 1e-8  # of a variance, whose logarithm is taken
+MIN_VARIANCE = 1e-8  # added before the logarithm
 
 
-class NormalisedHead(nn.Module):
-    def __init__(self, head, dim, config):
+class BatchNormHead(nn.Module):
+    """Features (B, F) -> a Gaussian with normalised parameters (B, D); ``config`` is ``BatchNormVAE.Config``."""
+
+    def __init__(self, head: nn.Module, dim: int, config: Any) -> None:
         super().__init__()
         self.head, self.config = head, config
-        self.mean = Normalised(dim)
-        self.shift = nn.Parameter(torch.zeros(dim))
+        self.mean = AffineFreeBatchNorm(dim)
+        self.shift = nn.Parameter(torch.zeros(dim))  # b of version 1, θ of version 2
         if config.version == 2:
-            self.deviation = Normalised(dim)
+            self.deviation = AffineFreeBatchNorm(dim)
 
-    def forward(self, h):
+    def forward(self, h: Tensor) -> Gaussian:
         q, config = self.head(h), self.config
         mean = self.mean(q.mean)
         if config.version == 1:
             return Gaussian(config.gamma * mean + self.shift, q.logvar)
-        share = (1 - config.tau) * self.shift.sigmoid()
-        variance = (1 - config.tau - share) * self.deviation(q.logvar).square()
-        return Gaussian((config.tau + share).sqrt() * mean, (variance + TINY).log())
+        raw_deviation = q.logvar  # (B, D): in version 2 the head's second output stands for σ, not for log σ²
+        learned = (1 - config.tau) * self.shift.sigmoid()  # (D,)
+        variance = (1 - config.tau - learned) * self.deviation(raw_deviation).square()
+        return Gaussian((config.tau + learned).sqrt() * mean, (variance + MIN_VARIANCE).log())
 
 
-class BatchNormVAE(BatchNormalised):
-    summary = "posterior means batch-normalised, with a fixed spread"
+class BatchNormVAE(BatchNormMethod):
+    summary = "batch-normalised posterior means with a fixed spread"
     citation = "Zhu et al., ACL 2020"
     family = "posterior"
     table_order = 80
     revision = 2
     display_params = ("gamma",)
-    footnotes = {"au": "at its maximum by construction: the spread of posterior means is fixed"}
-    vae_settings = "no setting leaves the means as they are"
+    footnotes = {"au": "maximal by construction: the spread of posterior means is fixed"}
+    vae_settings = "posterior means are always normalised"
 
     @dataclass(frozen=True)
     class Config:
@@ -55,11 +60,11 @@ class BatchNormVAE(BatchNormalised):
         version: int = 1
         tau: float = 0.5  # of version 2
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, "gamma", "tau")
             if self.version not in (1, 2) or self.tau > 1:
-                raise ValueError("'version' is 1 or 2, and 'tau' a share, at most 1")
+                raise ValueError("'version' must be 1 or 2, and 'tau' at most 1")
 
-    def build(self, model, data):
-        model.head = NormalisedHead(model.head, model.latent_dim, self.config)
+    def build(self, model: VAE, data: DataInfo) -> VAE:
+        model.head = BatchNormHead(model.head, model.latent_dim, self.config)
         return model

@@ -1,28 +1,31 @@
-"""ControlVAE: a PI controller sets the KL weight so that the KL comes to a set-point.
+"""ControlVAE: a PI controller adapts the KL weight to reach a target KL.
 
-e = target - KL of the batch; P = K_p / (1 + exp(e)); I ← I + K_i e, but no further than takes the weight w = P + I
-from 0 to 1; L = E_q[-log p(x|z)] + w KL. (Of the three public controllers two test these bounds in a way that is never
-true, so that theirs winds up; one that stands still wherever the last weight was out may stay there for good.) K_i < 0:
-below the set-point the weight falls. Gains are the authors' for text; the reduced presets, of some 10³ updates in place
-of 10⁵, have a larger K_i.
+Loss:      E_q[-log p(x|z)] + w KL(q(z|x) || p(z)), w = P + I; with e = target - KL of the batch,
+           P = K_p / (1 + exp(e)) and I ← I + K_i e, limited to keep w in [0, 1].            (Shao et al., ICML 2020)
+Defaults:  target 5 nats; K_p = 0.01 and K_i = -1e-4, the authors' for text. K_i = -1e-3 in the reduced presets, which
+           have about 10³ updates instead of 10⁵. K_i < 0: below the target the weight falls.
+Deviates:  I is clamped instead of frozen when w leaves [0, 1]. Two of the three public controllers test these bounds by
+           a condition that is never true, so their integral winds up; a frozen integral can stay at a bound forever.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from bench.method import check_ranges
+from bench.method import ELBOTerms, Schedule, check_ranges
 
-from .parts.control import Controlled
+from .parts.controller import KLController
 
 
-class ControlVAE(Controlled):
-    summary = "KL weight by a PI controller for a set-point of the KL"
+class ControlVAE(KLController):
+    summary = "KL weight set by a PI controller to reach a target KL"
     citation = "Shao et al., ICML 2020"
     table_order = 64
     revision = 2
     display_params = ("target",)
-    incompatible_with = {"schedule": "its controller sets the weight of the KL"}
+    incompatible_with = {"schedule": "its controller sets the KL weight"}
     preset_overrides = {"quick": {"ki": -1e-3}, "small": {"ki": -1e-3}}
     vae_settings = "its weight starts at 0"
     STATE = ("weight", "integral")
@@ -33,22 +36,22 @@ class ControlVAE(Controlled):
         kp: float = 0.01
         ki: float = -1e-4
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, "target kp")
             if not self.ki < 0:
                 raise ValueError(
                     f"'ki' must be negative, so that a KL below the target lowers the weight, not {self.ki}"
                 )
 
-    def __init__(self, config=None, schedule=None):
+    def __init__(self, config: Any = None, schedule: Schedule | None = None) -> None:
         super().__init__(config, schedule)
         self.weight, self.integral = torch.tensor(0.0), torch.tensor(0.0)
 
-    def kl_loss(self, terms):
+    def kl_loss(self, terms: ELBOTerms) -> Tensor:
         return self.weight * super().kl_loss(terms)
 
-    def control(self, seen):
-        error = self.config.target - seen
+    def update_weight(self, measured: Tensor) -> None:
+        error = self.config.target - measured
         proportional = self.config.kp * torch.sigmoid(-error)
         self.integral = (self.integral + self.config.ki * error).clamp(-proportional, 1 - proportional)
         self.weight = proportional + self.integral

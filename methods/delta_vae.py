@@ -1,53 +1,57 @@
-"""δ-VAE, its independent form: mean and variance are bounded so that every dimension's KL is at least δ for every x.
+"""δ-VAE with an independent prior: bounded posterior parameters keep the KL of every dimension at δ or more.
 
-With l < u the roots of log v - v + 2δ + 1 = 0: σ = √l + (√u - √l) s(a), μ = √(2δ + 1 + log σ² - σ² + max(0, b)), s the
-sigmoid, a and b the head's outputs. Then KL_d = δ + max(0, b) / 2. A rate is not information: KL is δ D and more even
-where all x have the same posterior. The original's AR(1) prior over a sequence of latents is not built, for z has no
-time.
+Loss:      the basic VAE's. With the roots l < u of log v - v + 2δ + 1 = 0 and the head's outputs a, b:
+           σ = √l + (√u - √l) sigmoid(a), μ = sqrt(2δ + 1 + log σ² - σ² + max(0, b)). Then KL_d = δ + max(0, b) / 2.
+           (Razavi et al., ICLR 2019)
+Defaults:  δ = 0.1 nats per dimension.
+Deviates:  the paper's AR(1) prior needs a sequence of latents, which these models do not have.
+           A rate is not information: the KL is at least δ D even if all examples have the same posterior.
 """
 
 import math
 from dataclasses import dataclass
 
 from scipy.special import lambertw
-from torch import nn
+from torch import Tensor, nn
 
-from bench.method import Method, check_ranges
-from bench.models.distributions import Gaussian
+from bench.method import VAE, DataInfo, Gaussian, Method, check_ranges
 
-TINY = 1e-8  # of a squared mean, whose root is taken
+MIN_SQUARED_MEAN = 1e-8  # for the gradient of the square root
 
 
 class BoundedHead(nn.Module):
-    def __init__(self, head, delta):
+    """Features (B, F) -> a Gaussian (B, D) with KL_d ≥ δ."""
+
+    def __init__(self, head: nn.Module, delta: float) -> None:
         super().__init__()
         self.head, self.delta = head, delta
-        at = -math.exp(-2 * delta - 1)  # v e^-v = e^-(2δ + 1) at both roots
-        self.low, self.high = (math.sqrt(-lambertw(at, branch).real) for branch in (0, -1))
+        argument = -math.exp(-2 * delta - 1)  # the roots satisfy -v e^-v = -e^-(2δ + 1)
+        self.low, self.high = (math.sqrt(-lambertw(argument, branch).real) for branch in (0, -1))
 
-    def forward(self, h):
+    def forward(self, h: Tensor) -> Gaussian:
         q = self.head(h)
-        deviation = self.low + (self.high - self.low) * q.logvar.sigmoid()
-        square = 2 * self.delta + 1 + 2 * deviation.log() - deviation.square() + q.mean.relu()
-        return Gaussian(square.clamp_min(TINY).sqrt(), 2 * deviation.log())
+        a, b = q.logvar, q.mean  # (B, D): unconstrained outputs of the head
+        deviation = self.low + (self.high - self.low) * a.sigmoid()
+        squared_mean = 2 * self.delta + 1 + 2 * deviation.log() - deviation.square() + b.relu()
+        return Gaussian(squared_mean.clamp_min(MIN_SQUARED_MEAN).sqrt(), 2 * deviation.log())
 
 
 class DeltaVAE(Method):
-    summary = "every dimension's KL is at least δ"
+    summary = "KL of every dimension at least δ"
     citation = "Razavi et al., ICLR 2019"
     family = "posterior"
     table_order = 82
     display_params = ("delta",)
-    footnotes = {"au_kl": "at its maximum by construction where δ > 0.01: no dimension's KL is below δ"}
-    vae_settings = "no δ leaves the posterior free"
+    footnotes = {"au_kl": "maximal by construction if δ > 0.01: the KL of every dimension is at least δ"}
+    vae_settings = "every δ restricts the posterior"
 
     @dataclass(frozen=True)
     class Config:
         delta: float = 0.1  # nats per dimension
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, "delta")
 
-    def build(self, model, data):
+    def build(self, model: VAE, data: DataInfo) -> VAE:
         model.head = BoundedHead(model.head, self.config.delta)
         return model

@@ -1,43 +1,46 @@
-"""DU-VAE: diversity of posterior means by batch normalisation, uncertainty by a floor and dropout on the variance.
+"""DU-VAE: diversity by batch-normalised means, uncertainty by a floor and dropout on the variances.
 
-μ' = γ_d BN(μ)_d + b_d, γ_d learned and rescaled in every pass so that √(mean_d γ_d²) = γ; σ'² = drop_p(σ²) + α / (2πe),
-dropout with the usual 1 / (1 - p), in training alone, so that a dimension's entropy is at least ½ log α. Floor and
-dropout begin once the KL weight is 1, which from the authors' annealing (``du_vae+anneal(start=0)``) is late, without
-it at once. Defaults are those for OMNIGLOT; for Yelp the authors take p = 0.2.
+Loss:      the basic VAE's, with μ' = γ_d BN(μ)_d + b_d, γ_d learned and rescaled so that sqrt(mean_d γ_d²) = γ, and
+           σ'² = dropout_p(σ²) + α / (2πe), so that the entropy of each dimension is at least ½ log α. Floor and dropout
+           apply once the KL weight is 1, dropout in training only.                            (Shen et al., IJCAI 2021)
+Defaults:  γ = 0.5, p = 0.1, α = 1, the authors' for OMNIGLOT (p = 0.2 for Yelp); they anneal from 0:
+           ``du_vae+anneal(start=0)``.
+Deviates:  statistics in evaluation are recomputed over training batches.
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bench.method import check_ranges
-from bench.models.distributions import Gaussian
+from bench.method import VAE, Context, DataInfo, Gaussian, Posterior, check_ranges
 
-from .parts.normalisation import BatchNormalised, Normalised
+from .parts.batch_norm import AffineFreeBatchNorm, BatchNormMethod
 
 
 class DiverseHead(nn.Module):
-    def __init__(self, head, dim, gamma):
+    """Features (B, F) -> a Gaussian (B, D) whose means have a root mean squared scale of γ over dimensions."""
+
+    def __init__(self, head: nn.Module, dim: int, gamma: float) -> None:
         super().__init__()
-        self.head, self.gamma, self.norm = head, gamma, Normalised(dim)
+        self.head, self.gamma, self.norm = head, gamma, AffineFreeBatchNorm(dim)
         self.scale, self.shift = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
 
-    def forward(self, h):
+    def forward(self, h: Tensor) -> Gaussian:
         q = self.head(h)
-        scale = self.gamma * self.scale / self.scale.square().mean().sqrt()
+        scale = self.gamma * self.scale / self.scale.square().mean().sqrt()  # (D,)
         return Gaussian(scale * self.norm(q.mean) + self.shift, q.logvar)
 
 
-class DiverseUncertainVAE(BatchNormalised):
-    summary = "means batch-normalised, variances with a floor and dropout"
+class DiverseUncertainVAE(BatchNormMethod):
+    summary = "batch-normalised means, variances with a floor and dropout"
     citation = "Shen et al., IJCAI 2021"
     family = "posterior"
     table_order = 81
     revision = 2
-    footnotes = {"au": "near its maximum by construction: the spread of posterior means is fixed"}
-    vae_settings = "no setting leaves the means as they are"
+    footnotes = {"au": "nearly maximal by construction: the spread of posterior means is fixed"}
+    vae_settings = "posterior means are always normalised"
 
     @dataclass(frozen=True)
     class Config:
@@ -45,20 +48,20 @@ class DiverseUncertainVAE(BatchNormalised):
         dropout: float = 0.1
         alpha: float = 1.0
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, "gamma alpha", "dropout")
             if self.dropout >= 1:
-                raise ValueError(f"'dropout' is a probability below 1, not {self.dropout}")
+                raise ValueError(f"'dropout' must be below 1, not {self.dropout}")
 
-    def build(self, model, data):
+    def build(self, model: VAE, data: DataInfo) -> VAE:
         model.head = DiverseHead(model.head, model.latent_dim, self.config.gamma)
         return model
 
-    def posterior(self, ctx, x, train):
+    def posterior(self, ctx: Context, x: Tensor, train: bool) -> Posterior:
         q, p = ctx.model.encode(x), self.config.dropout
         if ctx.beta < 1:
             return q
-        variance = q.logvar.exp()
+        variance = q.logvar.exp()  # (B, D)
         if train and p:
             uniform = torch.rand(variance.shape, generator=ctx.generator("variances"), device=variance.device)
             variance = variance * (uniform >= p) / (1 - p)

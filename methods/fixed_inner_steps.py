@@ -1,16 +1,21 @@
-"""A fixed number of encoder updates before every decoder update, from the first step to the last.
+"""A fixed number of encoder updates before every decoder update, an ablation of aggressive training.
 
-Aggressive training without its two rules: neither does an inner loop end when the loss stops falling, nor the whole
-when mutual information does. An ablation; it stops where the preset's cap on extra updates does.
+Loss:      the basic VAE's. Neither of the two stopping rules of ``aggressive`` applies, until the preset's cap on
+           encoder updates is reached.
+Defaults:  10 encoder updates; 3 in the reduced presets.
+Deviates:  –
 """
 
 from dataclasses import dataclass
+from functools import partial
 
-from bench.method import Method, check_ranges
+from torch import Tensor
+
+from bench.method import Context, Method, TrainConfig, check_ranges
 
 
 class FixedInnerSteps(Method):
-    summary = "a fixed number of encoder updates before each decoder update"
+    summary = "fixed number of encoder updates before each decoder update"
     citation = "an ablation of He et al., ICLR 2019"
     family = "optimisation"
     table_order = 51
@@ -22,16 +27,16 @@ class FixedInnerSteps(Method):
     class Config:
         steps: int = 10
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, not_negative="steps")
 
-    def expected_cost(self, train):
+    def expected_cost(self, train: TrainConfig) -> float:
         return 1 + 0.8 * self.config.steps
 
-    def step(self, ctx, x):
+    def step(self, ctx: Context, x: Tensor) -> Tensor:
         if not self.config.steps or ctx.encoder_updates_left() < self.config.steps:
             return super().step(ctx, x)
         for inner in range(self.config.steps):
             batch = x if inner == 0 else ctx.next_batch()
-            ctx.update(lambda batch=batch: self.objective(ctx, batch), groups=["encoder"])
+            ctx.update(partial(self.objective, ctx, batch), groups=["encoder"])
         return ctx.update(lambda: self.objective(ctx, x), groups=["decoder"])

@@ -1,37 +1,32 @@
-"""Free bits: no penalty on the KL below a target, so that z may carry that much for nothing.
+"""Free bits: no penalty on the KL below a target.
 
-Four losses share the name; ``placement`` says where the maximum stands, with λ = target / D:
-``dim_example``   E_x Σ_d max(λ, KL_d(x))      (Li et al., EMNLP 2019)
-``dim_batch``     Σ_d max(λ, E_x KL_d(x))      (Kingma et al.)
-``total_example`` E_x max(target, KL(x))
-``total_batch``   max(target, E_x KL(x))
-The public code that masks the KL where it is below λ has the same gradient. Tables show the true KL. The rate settles
-near the target; with ``batch`` placements a few examples may pay for all. The same as ``vae+free_bits``.
+Loss:      E_q[-log p(x|z)] + R, with λ = target / D and one of four placements of the maximum:
+           dim_example:    R = E_x Σ_d max(λ, KL_d(x))                                       (Li et al., EMNLP 2019)
+           dim_batch:      R = Σ_d max(λ, E_x KL_d(x))                                   (Kingma et al., NeurIPS 2016)
+           total_example:  R = E_x max(target, KL(x))
+           total_batch:    R = max(target, E_x KL(x))
+           The same as ``vae+free_bits``.
+Defaults:  target 8 nats, as in Li et al.
+Deviates:  public code masks the KL below λ, which has the same gradient; tables show the true KL. With batch
+           placements a few examples may carry the whole KL.
 """
 
-from dataclasses import dataclass
+from torch import Tensor
 
-from bench.method import Method
+from bench.method import ELBOTerms, Method
 
 from .parts.free_bits import FreeBits
 
 
 class FreeBitsVAE(Method):
-    summary = "no penalty on a KL below a target"
+    summary = "no penalty on the KL below a target"
     citation = "Kingma et al., NeurIPS 2016"
     table_order = 60
     display_params = ("target",)
     exported_kl_term = FreeBits
-    incompatible_with = {"kl_term": "it has a form of the KL term of its own"}
+    incompatible_with = {"kl_term": "it has its own KL term"}
     vae_settings = {"target": 0.0}
+    Config = FreeBits  # type: ignore[assignment]
 
-    @dataclass(frozen=True)
-    class Config:
-        target: float = 8.0  # nats
-        placement: str = "dim_example"
-
-        def __post_init__(self):
-            FreeBits(self.target, self.placement)  # which checks them
-
-    def kl_loss(self, terms):
-        return FreeBits(self.config.target, self.config.placement)(terms.kl, terms.kl_dim)
+    def kl_loss(self, terms: ELBOTerms) -> Tensor:
+        return self.config(terms.kl, terms.kl_dim)

@@ -1,32 +1,38 @@
-"""IAF posterior: inverse autoregressive flows make of the encoder's Gaussian a posterior with dependent dimensions.
+"""IAF posterior: inverse autoregressive flows transform the encoder's Gaussian.
 
-z_0 ~ N(μ, σ²); z_{t+1} = s_t z_t + (1 - s_t) m_t with gates s_t and m_t autoregressive in z_t and given features of x.
-The KL is estimated from the sample that the reconstruction has. Depth and width are DU-IAF's (Shen et al., 2021). A
-richer posterior is no cure in itself: it may be as idle as a Gaussian.
+Loss:      the basic VAE's, with z_0 ~ N(μ, σ²) and z_{t+1} = s_t z_t + (1 - s_t) m_t, where gates s_t and shifts m_t
+           are autoregressive in z_t and depend on features of x.                      (Kingma et al., NeurIPS 2016)
+           The KL is estimated from the sample of the reconstruction.
+Defaults:  two flows of width 60, as in DU-IAF (Shen et al., 2021).
+Deviates:  –  A more flexible posterior alone does not prevent collapse.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
-from bench.method import ELBOTerms, Method, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Method, check_ranges
 
-from .parts.flows import AutoregressiveFlow, Flowed
+from .parts.flows import AutoregressiveFlow, FlowPosterior
 
 
 class FlowHead(nn.Module):
-    def __init__(self, head, dim, flows, width):
+    """Features (B, F) -> ``FlowPosterior``."""
+
+    def __init__(self, head: nn.Module, dim: int, flows: int, width: int) -> None:
         super().__init__()
         self.head = head
         self.flows = nn.ModuleList(AutoregressiveFlow(dim, width) for _ in range(flows))
         self.contexts = nn.ModuleList(nn.Linear(head.linear.in_features, width) for _ in range(flows))
 
-    def forward(self, h):
-        return Flowed(self.head(h), self.flows, [context(h) for context in self.contexts])
+    def forward(self, h: Tensor) -> FlowPosterior:
+        flows: Sequence[AutoregressiveFlow] = self.flows
+        return FlowPosterior(self.head(h), flows, [context(h) for context in self.contexts])
 
 
 class AutoregressiveFlowPosterior(Method):
-    summary = "posterior made richer by inverse autoregressive flows"
+    summary = "posterior transformed by inverse autoregressive flows"
     citation = "Kingma et al., NeurIPS 2016"
     family = "posterior"
     table_order = 85
@@ -37,18 +43,18 @@ class AutoregressiveFlowPosterior(Method):
         flows: int = 2
         width: int = 60
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, "width", "flows")
 
-    def build(self, model, data):
+    def build(self, model: VAE, data: DataInfo) -> VAE:
         if self.config.flows:
             model.head = FlowHead(model.head, model.latent_dim, self.config.flows, self.config.width)
         return model
 
-    def elbo_terms(self, ctx, x):
-        if not self.config.flows:
-            return super().elbo_terms(ctx, x)
+    def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:
         q = self.posterior(ctx, x, train=True)
-        z, log_q = q.sampled(1, ctx.generator())
-        kl = (log_q - ctx.model.prior.log_prob(z)).mean(1)
+        if not isinstance(q, FlowPosterior):
+            return ELBOTerms.from_samples(ctx.model, x, q, q.rsample(1, ctx.generator()))
+        z, log_q = q.sample_with_log_prob(1, ctx.generator())
+        kl = (log_q - ctx.model.prior.log_prob(z)).mean(1)  # (B,)
         return ELBOTerms(x, q, z, -ctx.model.log_prob(x, z), kl, None)

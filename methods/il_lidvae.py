@@ -1,8 +1,9 @@
-"""Inverse-Lipschitz LIDVAE: ``lidvae`` whose maps spread distances by a factor of at least L.
+"""Inverse-Lipschitz LIDVAE: ``lidvae`` with maps that expand distances by a factor of at least L.
 
-Each convex network has (L/2) |z|² added, so that |T(z) - T(z')| ≥ L |z - z'|: how much the decoder can tell z apart is
-bounded from below, not only above zero. Values of L from 0.3 to 0.5 were found in a public re-implementation; the
-paper's could not be verified.
+Loss:      the basic VAE's. (L/2) |z|² is added to each convex network, so that |T(z) - T(z')| ≥ L |z - z'|.
+           (Kinoshita et al., ICML 2023)
+Defaults:  L = 0.5; a public re-implementation has values from 0.3 to 0.5.
+Deviates:  the paper's values could not be verified; otherwise as ``lidvae``.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from .lidvae import IdentifiableVAE
 
 
 class InverseLipschitzVAE(IdentifiableVAE):
-    summary = "decoder maps that spread z by a factor of at least L"
+    summary = "decoder maps that expand distances by at least L"
     citation = "Kinoshita et al., ICML 2023"
     table_order = 93
     display_params = ("inverse_lipschitz",)

@@ -1,19 +1,23 @@
-"""InfoVAE: part of the KL gives way to a divergence of the aggregate posterior, which costs no mutual information.
+"""InfoVAE: part of the KL is replaced by a divergence of the aggregate posterior, which leaves MI free.
 
-L = E_q[-log p(x|z)] + (1 - α) KL + (α + λ - 1) MMD²(q(z), p(z)), the MMD unbiased, with inverse multiquadric kernels
-summed over seven scales. α = 0, λ = 1 is the VAE, α = 1 a Wasserstein autoencoder (``wae_mmd``). The authors take α = 0
-and a large λ.
+Loss:      E_q[-log p(x|z)] + (1 - α) KL + (α + λ - 1) MMD²(q(z), p(z)), with an unbiased MMD² and inverse multiquadric
+           kernels summed over seven scales.                                              (Zhao et al., AAAI 2019)
+Defaults:  α = 0 and λ = 1000; the authors use α = 0 and a large λ. α = 0, λ = 1 is the VAE, α = 1 a Wasserstein
+           autoencoder (``wae_mmd``).
+Deviates:  –
 """
 
 from dataclasses import dataclass
 
-from bench.method import Method, check_ranges
+from torch import Tensor
+
+from bench.method import Context, ELBOTerms, Method, check_ranges
 
 from .parts.mmd import mmd
 
 
 class InfoVAE(Method):
-    summary = "KL traded for the MMD of the aggregate posterior to the prior"
+    summary = "KL partly replaced by the MMD of the aggregate posterior to the prior"
     citation = "Zhao et al., AAAI 2019"
     table_order = 65
     vae_settings = {"alpha": 0.0, "lam": 1.0}
@@ -23,15 +27,15 @@ class InfoVAE(Method):
         alpha: float = 0.0
         lam: float = 1000.0
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, not_negative="lam alpha")
             if self.alpha > 1:
-                raise ValueError(f"'alpha' is at most 1, or the KL would be sought, not {self.alpha}")
+                raise ValueError(f"'alpha' must be at most 1, or the KL would be maximised, not {self.alpha}")
 
-    def kl_loss(self, terms):
+    def kl_loss(self, terms: ELBOTerms) -> Tensor:
         return (1 - self.config.alpha) * super().kl_loss(terms)
 
-    def loss(self, ctx, terms):
-        prior = ctx.model.prior.sample(len(terms.z), ctx.generator("prior"), terms.z.device)
+    def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
+        prior = ctx.model.prior.sample(len(terms.z), ctx.generator("prior"), terms.z.device)  # (B, D)
         weight = self.config.alpha + self.config.lam - 1
         return super().loss(ctx, terms) + weight * mmd(terms.z[:, 0], prior)

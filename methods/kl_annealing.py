@@ -1,12 +1,12 @@
-"""Linear KL annealing: the KL weight rises from ``start`` to 1 over the preset's ramp.
+"""Linear KL annealing: the KL weight rises linearly to 1.
 
-L = E_q[-log p(x|z)] + β(t) KL(q(z|x) ‖ p(z)). The same as ``vae+anneal``.
+Loss:      E_q[-log p(x|z)] + β(t) KL(q(z|x) || p(z)), β from ``start`` to 1 over ``ramp`` of the updates
+           (Bowman et al., CoNLL 2016). The same as ``vae+anneal``.
+Defaults:  start 0.1, as in He et al. (2019); the preset's ramp.
+Deviates:  –
 """
 
-from dataclasses import dataclass
-
-from bench.core.schedules import Linear
-from bench.method import Method
+from bench.method import Linear, Method, Schedule
 
 
 class KLAnnealing(Method):
@@ -14,16 +14,9 @@ class KLAnnealing(Method):
     citation = "Bowman et al., CoNLL 2016; Sønderby et al., NeurIPS 2016"
     table_order = 20
     suites = {"core": ["kl_annealing"]}
-    incompatible_with = {"schedule": "it has a schedule of its own"}
+    incompatible_with = {"schedule": "it has its own schedule"}
     vae_settings = {"start": 1.0}
+    Config = Linear  # type: ignore[assignment]
 
-    @dataclass(frozen=True)
-    class Config:
-        start: float = 0.1
-        ramp: float | None = None  # share of the updates; None: the preset's
-
-        def __post_init__(self):
-            Linear(self.start, self.ramp)  # which checks them
-
-    def default_schedule(self):
-        return Linear(self.config.start, self.config.ramp)
+    def default_schedule(self) -> Schedule:
+        return self.config

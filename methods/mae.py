@@ -1,16 +1,19 @@
-"""MAE: posteriors of different examples are asked to differ, and to differ evenly.
+"""MAE: mutual posterior divergence, which pushes the posteriors of different examples apart, evenly.
 
-K_ij = KL(q(z|x_i) ‖ q(z|x_j)) per dimension; M_d its mean over pairs i ≠ j of the batch, S the standard deviation of
-Σ_d K_ij over them: L = E_q[-log p(x|z)] + KL - η Σ_d log s(M_d) + γ S, s the sigmoid. The authors' code adds free bits:
-``mae+free_bits``. Their values of η and γ are known to us from memory only (0.5, 1 or 2).
+Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) - η Σ_d log sigmoid(M_d) + γ S, with K_ij = KL(q(z|x_i) || q(z|x_j))
+           per dimension, M_d its mean and S the standard deviation of Σ_d K_ij over pairs i ≠ j of the batch.
+           (Ma et al., ICLR 2019)
+Defaults:  η = 1, γ = 0.5, from memory (the authors' are 0.5, 1 or 2).
+Deviates:  the authors' code adds free bits on the batch's total KL: ``mae+free_bits(placement=total_batch)``.
 """
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from bench.method import Method, check_ranges
+from bench.method import Context, ELBOTerms, Method, check_ranges
 
 
 class MutualPosteriorDivergence(Method):
@@ -24,20 +27,21 @@ class MutualPosteriorDivergence(Method):
         eta: float = 1.0
         gamma: float = 0.5
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, not_negative="eta gamma")
 
-    def loss(self, ctx, terms):
+    def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
         loss, n = super().loss(ctx, terms), len(terms.q.mean)
         if n < 2:
             return loss
-        divergence = pairwise_kl(terms.q.mean, terms.q.logvar)[~torch.eye(n, dtype=torch.bool, device=loss.device)]
+        off_diagonal = ~torch.eye(n, dtype=torch.bool, device=loss.device)
+        divergence = pairwise_kl(terms.q.mean, terms.q.logvar)[off_diagonal]  # (B·(B-1), D)
         diversity = -F.logsigmoid(divergence.mean(0)).sum()
         return loss + self.config.eta * diversity + self.config.gamma * divergence.sum(-1).std()
 
 
-def pairwise_kl(mean, logvar):
-    """KL(q_i ‖ q_j) of diagonal Gaussians ``[B, D]``, per dimension: ``[B, B, D]``."""
-    ratio = logvar.unsqueeze(1) - logvar
-    apart = (mean.unsqueeze(1) - mean).square() * (-logvar).exp()
-    return 0.5 * (ratio.exp() + apart - 1 - ratio)
+def pairwise_kl(mean: Tensor, logvar: Tensor) -> Tensor:
+    """Return KL(q_i || q_j) per dimension (B, B, D) of diagonal Gaussians (B, D)."""
+    log_ratio = logvar.unsqueeze(1) - logvar
+    squared = (mean.unsqueeze(1) - mean).square() * (-logvar).exp()
+    return 0.5 * (log_ratio.exp() + squared - 1 - log_ratio)

@@ -1,27 +1,31 @@
-"""Minimum desired rate: the ELBO is maximised under the constraint that the KL is at least a target, by a multiplier.
+"""MDR (minimum desired rate): the ELBO subject to a KL of at least a target, with a Lagrange multiplier.
 
-min_{θ,φ} max_{u ≥ 0} E_q[-log p(x|z)] + KL + u (target - KL); after every step u goes up its gradient by RMSprop and
-stays in [0, 1]: above 1 the KL itself would be rewarded, which overshoots by tens of nats. The authors' step size for u
-is 1e-3, for some 10⁵ updates; the reduced presets have some 10³.
+Loss:      min_{θ,φ} max_{u ≥ 0} E_q[-log p(x|z)] + KL + u (target - KL); u ascends its gradient by RMSprop after every
+           step.                                                                   (Pelsmaeker & Aziz, ACL 2020)
+Defaults:  target 5 nats, u starts at 0.5 with step size 1e-3, the authors' for about 10⁵ updates; 1e-2 in the reduced
+           presets, which have about 10³.
+Deviates:  u is limited to [0, 1]: above 1 the KL itself would be rewarded, which overshoots by tens of nats.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from bench.method import check_ranges
+from bench.method import ELBOTerms, Schedule, check_ranges
 
-from .parts.control import Controlled
+from .parts.controller import KLController
 
 
-class MinimumDesiredRate(Controlled):
-    summary = "KL at least a target, by a Lagrange multiplier"
+class MinimumDesiredRate(KLController):
+    summary = "KL of at least a target, by a Lagrange multiplier"
     citation = "Pelsmaeker & Aziz, ACL 2020"
     table_order = 62
     display_params = ("target",)
     incompatible_with = {
-        "schedule": "its multiplier sets the weight of the KL",
-        "kl_term": "its multiplier belongs to the KL itself",
+        "schedule": "its multiplier sets the KL weight",
+        "kl_term": "its multiplier constrains the KL itself",
     }
     preset_overrides = {"quick": {"lr": 1e-2}, "small": {"lr": 1e-2}}
     vae_settings = {"start": 0.0, "lr": 0.0}
@@ -31,23 +35,23 @@ class MinimumDesiredRate(Controlled):
     class Config:
         target: float = 5.0  # nats
         start: float = 0.5  # of the multiplier
-        lr: float = 1e-3
+        lr: float = 1e-3  # of the multiplier
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, "target", "start lr")
             if self.start > 1:
-                raise ValueError(f"'start' is at most 1, or the KL would be rewarded, not {self.start}")
+                raise ValueError(f"'start' must be at most 1, or the KL would be rewarded, not {self.start}")
 
-    def __init__(self, config=None, schedule=None):
+    def __init__(self, config: Any = None, schedule: Schedule | None = None) -> None:
         super().__init__(config, schedule)
         self.multiplier, self.square = torch.tensor(self.config.start), torch.tensor(0.0)
 
-    def kl_loss(self, terms):
+    def kl_loss(self, terms: ELBOTerms) -> Tensor:
         kl = terms.kl.mean()
         return kl + self.multiplier * (self.config.target - kl)
 
-    def control(self, seen):
-        gradient = self.config.target - seen
+    def update_weight(self, measured: Tensor) -> None:
+        gradient = self.config.target - measured
         self.square = 0.99 * self.square + 0.01 * gradient.square()
         step = self.config.lr * gradient / (self.square.sqrt() + 1e-8)
         self.multiplier = (self.multiplier + step).clamp(0, 1)

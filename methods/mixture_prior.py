@@ -1,7 +1,9 @@
-"""Mixture prior: a learned mixture of Gaussians in place of N(0, I).
+"""Mixture prior: a learned mixture of Gaussians instead of N(0, I).
 
-p(z) = 1/K Σ_k N(m_k, v_k), means and variances learned with the decoder; they begin as draws of N(0, I) and 1. The KL
-is estimated from the sample that the reconstruction has.
+Loss:      the basic VAE's, with p(z) = 1/K Σ_k N(m_k, v_k); the KL is estimated from the sample of the reconstruction.
+           (Dilokthanakul et al., 2016; as in Pelsmaeker & Aziz, ACL 2020)
+Defaults:  K = 100; means start as samples of N(0, I), variances at 1.
+Deviates:  –
 """
 
 from dataclasses import dataclass
@@ -9,24 +11,25 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bench.method import Method, check_ranges
-from bench.models.distributions import Gaussian
+from bench.method import VAE, DataInfo, Gaussian, Method, check_ranges
 
 from .parts.mixture import MixturePrior
 
 
 class LearnedMixture(MixturePrior):
-    def __init__(self, dim, components):
+    """Mixture whose means and log-variances (K, D) are parameters."""
+
+    def __init__(self, dim: int, components: int) -> None:
         super().__init__(dim)
         self.mean = nn.Parameter(torch.randn(components, dim))
         self.logvar = nn.Parameter(torch.zeros(components, dim))
 
-    def components(self):
+    def components(self) -> Gaussian:
         return Gaussian(self.mean, self.logvar)
 
 
 class MixturePriorVAE(Method):
-    summary = "a learned mixture of Gaussians as the prior"
+    summary = "learned mixture of Gaussians as the prior"
     citation = "Dilokthanakul et al., 2016 (arXiv 1611.02648); as in Pelsmaeker & Aziz, ACL 2020"
     family = "prior"
     table_order = 98
@@ -36,9 +39,9 @@ class MixturePriorVAE(Method):
     class Config:
         components: int = 100
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, "components")
 
-    def build(self, model, data):
+    def build(self, model: VAE, data: DataInfo) -> VAE:
         model.prior = LearnedMixture(model.latent_dim, self.config.components)
         return model

@@ -1,24 +1,26 @@
-"""Pooling encoder: the posterior reads all states of the encoder's LSTM, by maximum or mean, and not the last alone.
+"""Pooling encoder: the posterior reads all states of the encoder's LSTM, pooled, instead of the last alone.
 
-A remedy for an encoder that forgets how a sentence began, and a control for whether the encoder was too weak. The
-objective is the VAE's.
+Loss:      the basic VAE's, with features from the maximum or mean over states.    (Long et al., 2019, arXiv 1911.03976)
+Defaults:  maximum.
+Deviates:  –  A control for an encoder that forgets the start of a sentence or is too weak.
 """
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
-from bench.data.dataset import PAD
-from bench.method import Method, check_ranges
+from bench.method import PAD, VAE, DataInfo, Method, check_ranges
 
 
 class Pooled(nn.Module):
-    def __init__(self, features, pooling):
+    """Words (B, T) -> states pooled over time (B, H), without padding."""
+
+    def __init__(self, features: nn.Module, pooling: str) -> None:
         super().__init__()
         self.features, self.pooling = features, pooling
 
-    def forward(self, x):
-        states, padding = self.features.states(x), (x == PAD).unsqueeze(-1)
+    def forward(self, x: Tensor) -> Tensor:
+        states, padding = self.features.states(x), (x == PAD).unsqueeze(-1)  # (B, T, H), (B, T, 1)
         if self.pooling == "max":
             return states.masked_fill(padding, float("-inf")).amax(1)
         return states.masked_fill(padding, 0).sum(1) / (~padding).sum(1)
@@ -30,15 +32,15 @@ class PoolingEncoder(Method):
     family = "posterior"
     table_order = 88
     modalities = ("text",)
-    vae_settings = "it reads other features"
+    vae_settings = "its features are always pooled"
 
     @dataclass(frozen=True)
     class Config:
         pooling: str = "max"
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, pooling=("max", "mean"))
 
-    def build(self, model, data):
+    def build(self, model: VAE, data: DataInfo) -> VAE:
         model.features = Pooled(model.features, self.config.pooling)
         return model

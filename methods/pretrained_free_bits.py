@@ -1,60 +1,65 @@
-"""FBP: an encoder pre-trained as an autoencoder's, then a VAE with free bits and a fresh decoder.
+"""FBP: an encoder pre-trained in an autoencoder, then free bits with a re-initialised decoder.
 
-Phase 1, ``share`` of the updates: L = E_q[-log p(x|z)]. Then the decoder goes back to its initial weights, the encoder
-stays. Phase 2: L = E_q[-log p(x|z)] + β(t) E_x Σ_d max(target / D, KL_d(x)), β from 0 to 1 over the preset's ramp.
-
-The authors train the autoencoder until its own early stop, and do not count it in the cost. Here both phases share one
-budget, which makes methods comparable, and the encoder is that of the last update of phase 1.
+Loss:      phase 1, ``share`` of the updates: E_q[-log p(x|z)]. The decoder then returns to its initial weights.
+           Phase 2: E_q[-log p(x|z)] + β(t) E_x Σ_d max(target / D, KL_d(x)), β from 0 to 1 over the preset's ramp.
+           (Li et al., EMNLP 2019)
+Defaults:  target 8 nats, as the authors'; share 0.3.
+Deviates:  both phases share one budget, to be comparable with other methods, and the encoder is that of the last update
+           of phase 1. The authors train the autoencoder until early stopping and do not count its cost.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
-from bench.core.schedules import Linear
-from bench.method import Method, Phase, check_ranges
+from torch import Tensor
+
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Linear, Method, Phase, Schedule, check_ranges
 
 from .parts.free_bits import FreeBits
 
 
 class PretrainedFreeBits(Method):
-    summary = "encoder of an autoencoder, then free bits with a fresh decoder (FBP)"
+    summary = "encoder of an autoencoder, then free bits with a new decoder (FBP)"
     citation = "Li et al., EMNLP 2019"
     family = "optimisation"
     table_order = 61
     display_params = ("target",)
     incompatible_with = {
-        "schedule": "it anneals from 0, by definition",
-        "kl_term": "it has a form of the KL term of its own",
+        "schedule": "it anneals from 0 by definition",
+        "kl_term": "it has its own KL term",
     }
-    vae_settings = "it starts from another encoder"
+    vae_settings = "its encoder is always pre-trained"
 
     @dataclass(frozen=True)
     class Config:
         target: float = 8.0  # nats
-        share: float = 0.3  # of the updates, for the autoencoder
+        share: float = 0.3  # fraction of the updates for the autoencoder
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, "share", "target")
             if self.share >= 1:
-                raise ValueError(f"'share' leaves something for the VAE, so it is below 1, not {self.share}")
+                raise ValueError(f"'share' must be below 1, not {self.share}")
 
-    def default_schedule(self):
+    def __init__(self, config: Any = None, schedule: Schedule | None = None) -> None:
+        super().__init__(config, schedule)
+        self.kl_term = FreeBits(self.config.target)
+
+    def default_schedule(self) -> Schedule:
         return Linear(start=0.0)
 
-    def phases(self):
+    def phases(self) -> Sequence[Phase]:
         return Phase("pretraining", self.config.share, selection_metric=None), Phase("main", 1 - self.config.share)
 
-    def build(self, model, data):
-        self.fresh = deepcopy([model.latent_to_decoder.state_dict(), model.decoder.state_dict()])
+    def build(self, model: VAE, data: DataInfo) -> VAE:
+        self.initial = deepcopy([model.latent_to_decoder.state_dict(), model.decoder.state_dict()])
         return model
 
-    def kl_loss(self, terms):
-        return FreeBits(self.config.target)(terms.kl, terms.kl_dim)
-
-    def loss(self, ctx, terms):
+    def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
         return terms.rec.mean() if ctx.phase.name == "pretraining" else super().loss(ctx, terms)
 
-    def on_phase_start(self, ctx):
+    def on_phase_start(self, ctx: Context) -> None:
         if ctx.phase.name == "main":
-            for module, state in zip((ctx.model.latent_to_decoder, ctx.model.decoder), self.fresh, strict=True):
+            for module, state in zip((ctx.model.latent_to_decoder, ctx.model.decoder), self.initial, strict=True):
                 module.load_state_dict(state)

@@ -1,17 +1,20 @@
-"""Semi-amortised VAE: the encoder's posterior is refined by steps of stochastic variational inference per example.
+"""SA-VAE (semi-amortised VAE): the encoder's posterior is refined by SVI steps, with gradients through them.
 
-λ_0 = encoder(x); g_k = ∇_λ [rec + β KL](λ_k); m_k = ρ m_{k-1} - clip(g_k); λ_{k+1} = λ_k + a m_k; the loss is the
-ELBO at λ_K, and its gradient flows through every refinement step into encoder and decoder. Kim et al. use K = 20
-steps and He et al. K = 10. Step size and clipping are per example, so that neither depends on the batch: a = 1/32 is
-their 1.0 on the mean of a batch of 32, and a norm of 28 = 5 √32 is their 5 on the gradient of that mean where examples
-are alike. With other batches, of 16 or 50, these numbers stay. The gradient is exact; the reference's finite
-differences are at hand too: ``gradient="differences"``, whose ``difference`` is the root mean square of the step in λ.
-docs/performance.md has error and cost of both. Evaluation refines too.
+Loss:      E_q[-log p(x|z)] + β KL at λ_K; λ_0 = encoder(x), g_k = ∇_λ [rec + β KL](λ_k), m_k = ρ m_{k-1} - clip(g_k),
+           λ_{k+1} = λ_k + a m_k. The gradient passes through every step to encoder and decoder. Evaluation refines too.
+           (Kim et al., ICML 2018, Algorithm 1)
+Defaults:  K = 10, as in He et al. (2019; Kim et al. use 20), and fewer in the reduced presets; ρ = 0.5. Step size and
+           clipping are per example, hence independent of the batch size: a = 1/32 is the authors' 1.0 on the mean of a
+           batch of 32, and clip 28 = 5 √32 their 5 on the gradient of that mean if examples are alike.
+Deviates:  the gradient is exact. ``gradient="differences"`` uses finite differences as the authors' code does, with a
+           step in λ of root mean square ``difference``.
 """
 
 from dataclasses import dataclass
 
-from bench.method import Method, check_ranges
+from torch import Tensor
+
+from bench.method import Context, Method, Posterior, TrainConfig, check_ranges
 
 from .parts.refinement import GRADIENTS, refine
 
@@ -34,11 +37,11 @@ class SemiAmortisedVAE(Method):
         gradient: str = "exact"
         difference: float = 1e-3
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, "clip difference", "steps lr momentum", gradient=GRADIENTS)
 
-    def expected_cost(self, train):
+    def expected_cost(self, train: TrainConfig) -> float:
         return 1 + (3 if self.config.gradient == "exact" else 2) * self.config.steps
 
-    def posterior(self, ctx, x, train):
+    def posterior(self, ctx: Context, x: Tensor, train: bool) -> Posterior:
         return refine(ctx, x, ctx.model.encode(x), differentiable=train, **vars(self.config))

@@ -1,38 +1,46 @@
-"""Scale-VAE: the decoder sees posteriors whose means are spread by a common factor, the KL those that are not.
+"""Scale-VAE: the decoder sees posteriors with rescaled means; the KL is that of the unscaled ones.
 
-z ~ N(f μ, σ²), f_d = spread / sd_B(μ_d), while the KL is that of N(μ, σ²). The code that decoder and metrics see has
-the scaled posterior, so KL, MI and NLL in tables are its; the KL that training holds down is smaller. In evaluation f
-comes from averages over training batches. Known to us from the abstract and a re-implementation: the original's later
-switch to one f for all dimensions could not be verified, and is left out.
+Loss:      E[-log p(x|z)] + KL(N(μ, σ²) || p(z)), z ~ N(f μ, σ²), f_d = spread / sd_B(μ_d).
+           (Song et al., LREC-COLING 2024)
+Defaults:  spread 1. In evaluation f uses averages over training batches.
+Deviates:  metrics use the scaled posterior, which the decoder sees; the KL in the loss is smaller. Known from the
+           abstract and a re-implementation; the paper's later switch to one f for all dimensions could not be verified
+           and is omitted.
 """
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
-from bench.method import check_ranges
-from bench.models.distributions import Gaussian
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Gaussian, check_ranges
 
-from .parts.normalisation import BatchNormalised, Normalised
+from .parts.batch_norm import AffineFreeBatchNorm, BatchNormMethod
+
+
+class ScaledGaussian(Gaussian):
+    """A Gaussian (B, D) whose means are scaled by ``factor`` (D,)."""
+
+    def __init__(self, unscaled: Gaussian, factor: Tensor) -> None:
+        super().__init__(factor * unscaled.mean, unscaled.logvar)
+        self.unscaled = unscaled
 
 
 class ScaledHead(nn.Module):
-    def __init__(self, head, dim, spread):
+    """Features (B, F) -> ``ScaledGaussian``."""
+
+    def __init__(self, head: nn.Module, dim: int, spread: float) -> None:
         super().__init__()
-        self.head, self.spread, self.norm = head, spread, Normalised(dim)
+        self.head, self.spread, self.norm = head, spread, AffineFreeBatchNorm(dim)
 
-    def forward(self, h):
+    def forward(self, h: Tensor) -> ScaledGaussian:
         q = self.head(h)
-        self.norm(q.mean)  # for its averages
-        of_batch = self.training and len(h) > 1
-        variance = q.mean.var(0, correction=0) if of_batch else self.norm.running_var
-        factor = self.spread / (variance + self.norm.eps).sqrt()
-        scaled = Gaussian(factor * q.mean, q.logvar)
-        scaled.unscaled = q
-        return scaled
+        self.norm(q.mean)  # updates the running statistics
+        use_batch = self.training and len(h) > 1
+        variance = q.mean.var(0, correction=0) if use_batch else self.norm.running_var  # (D,)
+        return ScaledGaussian(q, self.spread / (variance + self.norm.eps).sqrt())
 
 
-class ScaleVAE(BatchNormalised):
+class ScaleVAE(BatchNormMethod):
     summary = "means scaled up for the decoder, not for the KL"
     citation = "Song et al., LREC-COLING 2024"
     family = "posterior"
@@ -40,24 +48,24 @@ class ScaleVAE(BatchNormalised):
     revision = 2
     display_params = ("spread",)
     footnotes = {
-        "au": "near its maximum by construction: the spread of posterior means is fixed",
-        "kl": "of the scaled posterior, which the decoder sees; its loss has the KL of the other",
+        "au": "nearly maximal by construction: the spread of posterior means is fixed",
+        "kl": "of the scaled posterior, which the decoder sees; its loss has the KL of the unscaled one",
     }
-    vae_settings = "no setting leaves the means as they are"
+    vae_settings = "posterior means are always scaled"
 
     @dataclass(frozen=True)
     class Config:
         spread: float = 1.0
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, "spread")
 
-    def build(self, model, data):
+    def build(self, model: VAE, data: DataInfo) -> VAE:
         model.head = ScaledHead(model.head, model.latent_dim, self.config.spread)
         return model
 
-    def elbo_terms(self, ctx, x):
+    def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:
         terms = super().elbo_terms(ctx, x)
-        terms.kl_dim = ctx.model.prior.kl_dim(terms.q.unscaled)
-        terms.kl = terms.kl_dim.sum(-1)
+        terms.kl_dim = ctx.model.prior.kl_dim(terms.q.unscaled)  # (B, D)
+        terms.kl = ctx.model.prior.kl(terms.q.unscaled)  # (B,)
         return terms

@@ -1,20 +1,23 @@
-"""Self critic: the posterior itself must tell which x a code came from.
+"""Self critic: the posterior must identify the example a code comes from.
 
-L = E_q[-log p(x|z)] + KL + λ E_j[-log softmax_i(log q(z_j|x_i))_j], z_j ~ q(z|x_j) and i over the batch. log B minus
-the critic's loss is a lower bound (InfoNCE) of the mutual information of q. Only the paper's abstract and a
-re-implementation were at hand: λ = 1 is the latter's.
+Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) + λ E_j[-log softmax_i(log q(z_j|x_i))_j], z_j ~ q(z|x_j), i over the
+           batch. log B minus the last term is a lower bound (InfoNCE) on the mutual information under q.
+           (Menon et al., UAI 2022)
+Defaults:  λ = 1, from a re-implementation.
+Deviates:  known from the paper's abstract and that re-implementation.
 """
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from bench.method import Method, check_ranges
+from bench.method import Context, ELBOTerms, Method, check_ranges
 
 
 class SelfCritic(Method):
-    summary = "q(z|x) must tell which example a code came from"
+    summary = "q(z|x) must identify the example a code comes from"
     citation = "Menon et al., UAI 2022"
     table_order = 72
     vae_settings = {"lam": 0.0}
@@ -23,10 +26,10 @@ class SelfCritic(Method):
     class Config:
         lam: float = 1.0
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, not_negative="lam")
 
-    def loss(self, ctx, terms):
-        logits = terms.q.pairwise_log_prob(terms.z[:, 0])  # [B, B], of code j and example i
-        right = torch.arange(len(logits), device=logits.device)
-        return super().loss(ctx, terms) + self.config.lam * F.cross_entropy(logits, right).to(terms.rec.dtype)
+    def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
+        logits = terms.q.pairwise_log_prob(terms.z[:, 0])  # (B, B): code j, example i
+        target = torch.arange(len(logits), device=logits.device)
+        return super().loss(ctx, terms) + self.config.lam * F.cross_entropy(logits, target).to(terms.rec.dtype)

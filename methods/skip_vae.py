@@ -1,52 +1,44 @@
-"""Skip-VAE: z enters every layer of the decoder, so that none can forget it on the way.
+"""Skip-VAE: z enters every layer of the decoder.
 
-Text: z is also put beside the LSTM's output, before the vocabulary layer. Images: z's feature maps, those that enter
-layer 0, are also put beside the input of every residual block's first 1×1 convolution. The objective is the VAE's.
-Weights that both have begin as the basic VAE's.
+Loss:      the basic VAE's. Text: z is also concatenated to the LSTM's output, before the vocabulary layer. Images: the
+           feature maps of z that enter layer 0 also enter the first 1×1 convolution of every residual block.
+           (Dieng et al., AISTATS 2019)
+Defaults:  weights shared with the basic VAE start as the basic VAE's.
+Deviates:  –
 """
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from bench.method import Method
-from bench.models.image import MaskedCNNDecoder, conv
-from bench.models.text import uniform_
+from bench.method import VAE, DataInfo, Method
+from bench.models.image import LatentProjection, MaskedCNNDecoder, conv
+from bench.models.text import LSTMDecoder, uniform_
 
 
-class BesideStates(nn.Module):
-    def __init__(self, dim):
+class LatentReadout(nn.Module):
+    """States (N, T, H) and code (N, D + H) -> states and z (N, T, H + D)."""
+
+    def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
 
-    def forward(self, states, code):
+    def forward(self, states: Tensor, code: Tensor) -> Tensor:
         z = code[:, : self.dim].unsqueeze(1).expand(-1, states.shape[1], -1)
         return torch.cat([states, z.to(states.dtype)], dim=-1)
 
 
-class SharesOfBlocks(nn.Module):
-    """z ``[N, D]`` -> its shares of layer 0 and of every block's first convolution, one after another in channels."""
+class SkipProjection(nn.Module):
+    """z (N, D) -> biases of layer 0 and of every block, concatenated over channels (N, C + blocks · C // 2, H, W)."""
 
-    def __init__(self, latent_maps, channels):
+    def __init__(self, layer_projection: LatentProjection, decoder: MaskedCNNDecoder) -> None:
         super().__init__()
-        self.of_layer = latent_maps
-        self.of_blocks = conv(latent_maps.shape[0], channels, 1)
+        self.layer_projection = layer_projection
+        channels = len(decoder.blocks) * (decoder.channels // 2)
+        self.block_projection = conv(layer_projection.shape[0], channels, 1)
 
-    def forward(self, z):
-        maps = self.of_layer.linear(z).unflatten(1, self.of_layer.shape)
-        return torch.cat([self.of_layer(z), self.of_blocks(maps)], dim=1)
-
-
-class SkipDecoder(MaskedCNNDecoder):
-    """The decoder with z's shares of its blocks behind that of layer 0."""
-
-    def image_projection(self, x):
-        own = super().image_projection(x)
-        return F.pad(own, (0, 0, 0, 0, 0, self.width - own.shape[1]))
-
-    def forward(self, h):
-        first, *shares = h.split(self.sizes, dim=1)
-        return super().forward(first, shares)
+    def forward(self, z: Tensor) -> Tensor:
+        maps = self.layer_projection.linear(z).unflatten(1, self.layer_projection.shape)
+        return torch.cat([self.layer_projection(z), self.block_projection(maps)], dim=1)
 
 
 class SkipVAE(Method):
@@ -54,24 +46,20 @@ class SkipVAE(Method):
     citation = "Dieng et al., AISTATS 2019"
     family = "decoder"
     table_order = 91
-    vae_settings = "its decoder has weights for z in every layer"
+    vae_settings = "z always enters every layer"
 
-    def build(self, model, data):
-        (self.text if data.modality == "text" else self.image)(model)
+    def build(self, model: VAE, data: DataInfo) -> VAE:
+        if data.modality == "text":
+            extend_output(model.decoder, model.latent_dim)
+        else:
+            model.latent_to_decoder = SkipProjection(model.latent_to_decoder, model.decoder)
         return model
 
-    def text(self, model):
-        decoder, dim = model.decoder, model.latent_dim
-        decoder.readout, plain = BesideStates(dim), decoder.output
-        decoder.output = nn.Linear(decoder.hidden + dim, plain.out_features, bias=False)
-        uniform_(decoder.output.weight)
-        with torch.no_grad():
-            decoder.output.weight[:, : decoder.hidden] = plain.weight
 
-    def image(self, model):
-        decoder = model.decoder
-        decoder.__class__ = SkipDecoder  # the same layers, otherwise joined
-        channels = decoder.norm.num_features
-        decoder.sizes = [channels, *[channels // 2] * len(decoder.blocks)]
-        decoder.width = sum(decoder.sizes)
-        model.latent_to_decoder = SharesOfBlocks(model.latent_to_decoder, decoder.width - channels)
+def extend_output(decoder: LSTMDecoder, dim: int) -> None:
+    """Let the vocabulary layer read z of ``dim`` dimensions in addition to the states."""
+    basic, decoder.readout = decoder.output, LatentReadout(dim)
+    decoder.output = nn.Linear(decoder.hidden + dim, basic.out_features, bias=False)
+    uniform_(decoder.output.weight)
+    with torch.no_grad():
+        decoder.output.weight[:, : decoder.hidden] = basic.weight

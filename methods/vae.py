@@ -1,6 +1,8 @@
-"""The basic VAE: reconstruction plus KL.
+"""The basic VAE.
 
-L = E_q[-log p(x|z)] + KL(q(z|x) ‖ p(z)).
+Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z))                                  (Kingma & Welling, ICLR 2014)
+Defaults:  –
+Deviates:  –
 """
 
 from bench.method import Method

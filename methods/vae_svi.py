@@ -1,20 +1,23 @@
-"""VAE+SVI: SVI from where the encoder puts it, each trained on its own loss.
+"""VAE+SVI: SVI starts from the encoder's posterior; encoder and decoder are trained by their own losses.
 
-λ_0 = encoder(x), λ_K after K steps as in ``sa_vae``. The decoder is trained on the ELBO at λ_K, the encoder on that at
-λ_0: no gradient passes through the refinement, which is what the semi-amortised VAE adds. Evaluation refines too. Kim
-et al.'s ablation.
+Loss:      the ELBO's at λ_K for the decoder and at λ_0 = encoder(x) for the encoder, with K steps as in ``sa_vae``. No
+           gradient passes through the refinement. Evaluation refines too.     (ablation of Kim et al., ICML 2018)
+Defaults:  as ``sa_vae``.
+Deviates:  –
 """
 
 from dataclasses import dataclass
 
-from bench.method import ELBOTerms, Method, check_ranges
+from torch import Tensor
+
+from bench.method import Context, ELBOTerms, Gaussian, Method, Posterior, TrainConfig, check_ranges
 from bench.models.vae import fixed_statistics, frozen
 
 from .parts.refinement import refine
 
 
 class VAEWithSVI(Method):
-    summary = "encoder's posterior refined by SVI, each trained on its own"
+    summary = "encoder's posterior refined by SVI, without gradients through it"
     citation = "Kim et al., ICML 2018"
     family = "posterior"
     table_order = 42
@@ -28,37 +31,39 @@ class VAEWithSVI(Method):
         momentum: float = 0.5
         clip: float = 28.0
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, "clip", "steps lr momentum")
 
-    def expected_cost(self, train):
+    def expected_cost(self, train: TrainConfig) -> float:
         return 1.8 + self.config.steps
 
-    def posterior(self, ctx, x, train):
+    def posterior(self, ctx: Context, x: Tensor, train: bool) -> Posterior:
         return self.refined(ctx, x, ctx.model.encode(x))
 
-    def refined(self, ctx, x, q):
+    def refined(self, ctx: Context, x: Tensor, q: Gaussian) -> Gaussian:
+        """Return q after K steps, without gradients to q."""
         return refine(ctx, x, q, differentiable=False, **vars(self.config))
 
-    def elbo_terms(self, ctx, x):
+    def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:
         if not self.config.steps:
             return super().elbo_terms(ctx, x)
-        first = ctx.model.encode(x)
-        q = self.refined(ctx, x, first)
+        initial = ctx.model.encode(x)
+        q = self.refined(ctx, x, initial)
         terms = ELBOTerms.from_samples(ctx.model, x, q, q.rsample(1, ctx.generator()))
-        terms.extra["first"] = first
+        terms.extra["initial"] = initial
         return terms
 
-    def loss(self, ctx, terms):
+    def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
         loss = super().loss(ctx, terms)
-        if "first" not in terms.extra:
+        if "initial" not in terms.extra:
             return loss
-        own = self.encoder_loss(ctx, terms)
-        return loss + own - own.detach()  # its gradient, while the loss that is shown stays the ELBO's
+        encoder_loss = self.encoder_loss(ctx, terms)
+        return loss + encoder_loss - encoder_loss.detach()  # adds its gradient, but not its value
 
-    def encoder_loss(self, ctx, terms):
-        q, model = terms.extra["first"], ctx.model
+    def encoder_loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
+        """Return the loss at λ_0 with the generative model fixed, a scalar in nats."""
+        q, model = terms.extra["initial"], ctx.model
         generative = model.submodules()["decoder"]
         with frozen(p for module in generative for p in module.parameters()), fixed_statistics(*generative):
-            first = ELBOTerms.from_samples(model, terms.x, q, q.rsample(1, ctx.generator("first")))
-        return super().loss(ctx, first)
+            initial = ELBOTerms.from_samples(model, terms.x, q, q.rsample(1, ctx.generator("first")))
+        return super().loss(ctx, initial)

@@ -1,40 +1,47 @@
-"""VampPrior: the prior is the encoder's posterior at learned pseudo-inputs, a mixture that can come near the aggregate.
+"""VampPrior: a mixture of the encoder's posteriors at learned pseudo-inputs as the prior.
 
-p(z) = 1/K Σ_k q(z|u_k); the u_k are learned with the decoder: images whose pixels are kept in (0, 1) by a sigmoid, on
-text, which has no pixels to learn, encoder features. Pseudo-images are encoded with the encoder's running statistics.
-The KL is estimated from the sample that the reconstruction has.
+Loss:      the basic VAE's, with p(z) = 1/K Σ_k q(z|u_k) and u_k trained with the decoder; the KL is estimated from the
+           sample of the reconstruction.                                        (Tomczak & Welling, AISTATS 2018)
+Defaults:  K = 500, as the authors'; fewer in the reduced presets.
+Deviates:  pixels of u_k are the sigmoid of parameters; text has no pixels, so its u_k are encoder features.
+           Pseudo-images are encoded with the encoder's running statistics.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from bench.method import Method, check_ranges
+from bench.method import VAE, DataInfo, Gaussian, Method, check_ranges
 
 from .parts.mixture import MixturePrior
 
 
 class PseudoInputs(MixturePrior):
-    def __init__(self, model, shape, pixels):
-        super().__init__(model.latent_dim)
-        self.encoder = (model.features, model.head)  # a tuple, so that they stay the encoder's modules
-        self.inputs = nn.Parameter(torch.randn(shape))
-        self.pixels, self.known = pixels, None
+    """Mixture of the model's posteriors at parameters of ``shape``: images (K, 1, H, W) or features (K, F)."""
 
-    def train(self, mode=True):
-        self.known = None
+    def __init__(self, model: VAE, shape: Sequence[int], pixels: bool) -> None:
+        super().__init__(model.latent_dim)
+        self.encoder = (model.features, model.head)  # a tuple, so that they are not registered as submodules here
+        self.inputs = nn.Parameter(torch.randn(shape))
+        self.pixels = pixels
+        self.cached: Gaussian | None = None  # in evaluation mode
+
+    def train(self, mode: bool = True) -> nn.Module:
+        self.cached = None
         return super().train(mode)
 
-    def components(self):
+    def components(self) -> Gaussian:
         if self.training:
-            return self.encoded()
-        if self.known is None:  # in evaluation they stay what they are
+            return self.encode()
+        if self.cached is None:
             with torch.no_grad():
-                self.known = self.encoded()
-        return self.known
+                self.cached = self.encode()
+        return self.cached
 
-    def encoded(self):
+    def encode(self) -> Gaussian:
+        """Return the posteriors at the pseudo-inputs (K, D)."""
         features, head = self.encoder
         if not self.pixels:
             return head(self.inputs)
@@ -47,7 +54,7 @@ class PseudoInputs(MixturePrior):
 
 
 class VampPrior(Method):
-    summary = "a prior of posteriors at learned pseudo-inputs"
+    summary = "mixture of posteriors at learned pseudo-inputs as the prior"
     citation = "Tomczak & Welling, AISTATS 2018"
     family = "prior"
     table_order = 97
@@ -58,11 +65,11 @@ class VampPrior(Method):
     class Config:
         components: int = 500
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, "components")
 
-    def build(self, model, data):
+    def build(self, model: VAE, data: DataInfo) -> VAE:
         pixels = data.modality == "image"
-        one = (1, *data.shape) if pixels else (model.head.linear.in_features,)
-        model.prior = PseudoInputs(model, (self.config.components, *one), pixels)
+        shape = (1, *data.shape) if pixels else (model.head.linear.in_features,)
+        model.prior = PseudoInputs(model, (self.config.components, *shape), pixels)
         return model

@@ -1,26 +1,27 @@
-"""Word dropout: the decoder reads <unk> in place of a word with probability ``rate``, so that it needs z to know it.
+"""Word dropout: the decoder reads <unk> instead of a word with probability ``rate``.
 
-In training alone; the encoder, and what is predicted, stay whole, and <s> is always read. Bowman et al. try rates from
-0 to 1, where the decoder sees no words at all.
+Loss:      the basic VAE's. In training only; the encoder's input and the targets are unchanged, and <s> is always read.
+           (Bowman et al., CoNLL 2016)
+Defaults:  rate 0.25; Bowman et al. compare rates from 0 to 1, where the decoder reads no words.
+Deviates:  –
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bench.data.dataset import START, UNKNOWN
-from bench.method import Method, check_ranges
+from bench.method import START, UNKNOWN, VAE, DataInfo, Method, check_ranges
 
 
-class DroppedWords(nn.Embedding):
-    """An embedding of words of which some are read as <unk>; it takes over the weight of another."""
+class WordDropoutEmbedding(nn.Embedding):
+    """The embedding ``other``, reading random words as <unk> in training: (N, T) -> (N, T, E)."""
 
-    def __init__(self, other, rate):
+    def __init__(self, other: nn.Embedding, rate: float) -> None:
         super().__init__(*other.weight.shape, _weight=other.weight)
         self.rate = rate
 
-    def forward(self, words):
+    def forward(self, words: Tensor) -> Tensor:
         if self.training and self.rate:
             dropped = (torch.rand(words.shape, device=words.device) < self.rate) & (words != START)
             words = words.masked_fill(dropped, UNKNOWN)
@@ -40,11 +41,11 @@ class WordDropout(Method):
     class Config:
         rate: float = 0.25
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             check_ranges(self, not_negative="rate")
             if self.rate > 1:
-                raise ValueError(f"'rate' is a probability, at most 1, not {self.rate}")
+                raise ValueError(f"'rate' must be at most 1, not {self.rate}")
 
-    def build(self, model, data):
-        model.decoder.embedding = DroppedWords(model.decoder.embedding, self.config.rate)
+    def build(self, model: VAE, data: DataInfo) -> VAE:
+        model.decoder.embedding = WordDropoutEmbedding(model.decoder.embedding, self.config.rate)
         return model

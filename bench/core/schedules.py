@@ -1,8 +1,7 @@
-"""KL-weight schedules, for any method without its own: ``vae+anneal``, ``beta_vae(beta=0.4)+cyclical``.
+"""KL-weight schedules, attached to a method by ``+``: ``vae+anneal``, ``beta_vae(beta=0.4)+cyclical``.
 
-A schedule is a frozen dataclass whose ``weight(step, total, ramp)`` is the KL weight β at update ``step`` of ``total``
-planned ones; ``ramp`` is the preset's length of a ramp as a fraction of them. Every schedule ends at 1: models are
-selected on validation only while the weight is 1, so that all methods are selected by the same loss.
+Every schedule ends at a weight of 1. Model selection is active only at weight 1, so that all methods are selected by
+the same ELBO.
 """
 
 from __future__ import annotations
@@ -14,12 +13,22 @@ from bench.core.config import check_ranges
 
 
 class Schedule(Protocol):
-    def weight(self, step: int, total: int, ramp: float) -> float: ...
+    """The KL weight β as a function of the training step."""
+
+    def weight(self, step: int, total: int, ramp: float) -> float:
+        """Return β.
+
+        Args:
+            step: Decoder updates so far in the phase.
+            total: Decoder updates planned for the phase.
+            ramp: Length of the preset's warm-up as a fraction of ``total``.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Constant:
-    """β = 1."""
+    """β = 1 throughout."""
 
     def weight(self, step: int, total: int, ramp: float) -> float:
         return 1.0
@@ -27,10 +36,13 @@ class Constant:
 
 @dataclass(frozen=True)
 class Linear:
-    """From ``start`` to 1, linear in updates. Bowman et al., CoNLL 2016; ``start`` = 0.1 as in He et al., ICLR 2019."""
+    """Linear warm-up from ``start`` to 1 over ``ramp``, a fraction of the updates (None: the preset's).
+
+    Bowman et al., CoNLL 2016; the start of 0.1 is that of He et al., ICLR 2019.
+    """
 
     start: float = 0.1
-    ramp: float | None = None  #: Fraction of the updates. None: the preset's.
+    ramp: float | None = None  # fraction of the updates; None: the preset's
 
     def __post_init__(self) -> None:
         check_ranges(self, not_negative="start ramp")
@@ -44,7 +56,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cyclical:
-    """``cycles`` ramps from 0 to 1, each over the first ``ratio`` of its cycle. Fu et al., NAACL 2019."""
+    """``cycles`` linear ramps from 0 to 1, each over the first ``ratio`` of its cycle. Fu et al., NAACL 2019."""
 
     cycles: int = 4
     ratio: float = 0.5
@@ -59,5 +71,5 @@ class Cyclical:
         return min(1.0, position / self.ratio)
 
 
-#: Schedules by their names in method expressions.
+#: Name after the ``+`` of an expression -> schedule.
 SCHEDULES: dict[str, type] = {"anneal": Linear, "cyclical": Cyclical}

@@ -1,1 +1,1 @@
-"""The models that every method trains: distributions, the VAE and its seams, image networks."""
+"""Distributions, networks and the VAE that every method trains."""

@@ -1,18 +1,11 @@
-"""Posteriors and priors.
+"""Posteriors and priors. All densities are in nats.
 
-A **posterior** is an object that holds q(z|x) for a batch of B examples with D latent dimensions:
-``rsample(S, generator) -> [B, S, D]``, ``log_prob(z [B, S, D]) -> [B, S]``, ``mean [B, D]``, and where it can
-``pairwise_log_prob(z [N, D]) -> [N, B]``; ``has_density`` and ``has_pairwise`` say what it can. One without a density
-gives an estimate of its KL to the prior: ``kl [B]``.
-A **prior** is a module: ``log_prob``, ``sample``, and ``kl_dim(q) -> [B, D]``, ``kl(q) -> [B]``, analytic or None.
-One that is not on all of R^D is what ``carry(u)`` makes of u ~ N(0, I): ``[…, D] -> […, D]``.
-All densities are in nats.
+Shapes: B examples, S samples per example, D latent dimensions, N samples without an example.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,23 +13,60 @@ from torch import Tensor, nn
 LOG_2PI = math.log(2 * math.pi)
 
 
-class Posterior(Protocol):
-    has_density: bool
-    has_pairwise: bool
-    mean: Tensor
+class Posterior:
+    """q(z|x) for a batch of examples; base class of all posteriors."""
 
-    def rsample(self, samples: int, generator: torch.Generator | None = None) -> Tensor: ...
-    def log_prob(self, z: Tensor) -> Tensor: ...
-    def pairwise_log_prob(self, z: Tensor) -> Tensor: ...
+    has_density: bool = True  # ``log_prob`` is available
+    has_pairwise: bool = True  # ``pairwise_log_prob`` is available
+    mean: Tensor  # (B, D)
+    kl: Tensor  # (B,): estimate of KL(q || p), only if there is no density
+
+    def rsample(self, samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return reparametrised samples (B, S, D)."""
+        raise NotImplementedError
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log q(z|x) of each example's own samples: (B, S, D) -> (B, S)."""
+        raise NotImplementedError
+
+    def pairwise_log_prob(self, z: Tensor) -> Tensor:
+        """Return log q(z_n|x_b) of all pairs: (N, D) -> (N, B), float64."""
+        raise NotImplementedError
 
 
-class Gaussian:
-    """q(z|x) = N(mean, exp(logvar)), diagonal; mean and logvar ``[B, D]``. D = 0 is the posterior of no latent."""
+class Prior(nn.Module):
+    """p(z) over ``dim`` dimensions; base class of all priors.
 
-    has_density = True
-    has_pairwise = True
+    A prior whose support is not R^D also implements ``from_standard_normal``: u (…, D) ~ N(0, I) -> z (…, D) ~ p(z).
+    """
 
-    def __init__(self, mean: Tensor, logvar: Tensor):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log p(z): (…, D) -> (…)."""
+        raise NotImplementedError
+
+    def sample(
+        self, count: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Return samples (count, D)."""
+        raise NotImplementedError
+
+    def kl_dim(self, q: Posterior) -> Tensor | None:
+        """Return KL(q(z_d|x) || p(z_d)) (B, D), or None without a closed form."""
+        return None
+
+    def kl(self, q: Posterior) -> Tensor | None:
+        """Return KL(q(z|x) || p(z)) (B,), or None without a closed form."""
+        return None
+
+
+class Gaussian(Posterior):
+    """q(z|x) = N(mean, diag exp(logvar)), with mean and logvar (B, D). D = 0 is the posterior of a model without z."""
+
+    def __init__(self, mean: Tensor, logvar: Tensor) -> None:
         self.mean, self.logvar = mean, logvar
 
     def rsample(self, samples: int, generator: torch.Generator | None = None) -> Tensor:
@@ -45,16 +75,17 @@ class Gaussian:
         return self.mean.unsqueeze(1) + (0.5 * self.logvar).exp().unsqueeze(1) * noise
 
     def log_prob(self, z: Tensor) -> Tensor:
-        mean, logvar = self.mean.unsqueeze(1), self.logvar.unsqueeze(1)
+        mean, logvar = self.mean.unsqueeze(1), self.logvar.unsqueeze(1)  # (B, 1, D)
         return -0.5 * ((z - mean).square() * (-logvar).exp() + logvar + LOG_2PI).sum(-1)
 
     def entropy(self) -> Tensor:
+        """Return the entropy (B,)."""
         return 0.5 * (self.logvar + LOG_2PI + 1).sum(-1)
 
     def pairwise_log_prob(self, z: Tensor) -> Tensor:
-        """log q(z_n | x_b) for every pair: ``[N, D] -> [N, B]``, by two matrix products instead of ``[N, B, D]``.
+        """Return log q(z_n|x_b) of all pairs: (N, D) -> (N, B), by two matrix products instead of an (N, B, D) tensor.
 
-        In float64, since the products nearly cancel where a posterior is narrow.
+        Computed in float64, because the products nearly cancel for narrow posteriors.
         """
         z, mean, logvar = z.double(), self.mean.double(), self.logvar.double()
         precision = (-logvar).exp()
@@ -62,12 +93,14 @@ class Gaussian:
         return -0.5 * (quadratic + logvar.sum(-1) + mean.shape[1] * LOG_2PI)
 
 
-class StandardNormal(nn.Module):
-    """p(z) = N(0, I) in ``dim`` dimensions."""
+def gaussian_kl(q: Gaussian, p: Gaussian) -> Tensor:
+    """Return KL(q || p) (B,) of diagonal Gaussians."""
+    squared = ((q.mean - p.mean).square() + q.logvar.exp()) * (-p.logvar).exp()
+    return 0.5 * (squared - 1 + p.logvar - q.logvar).sum(-1)
 
-    def __init__(self, dim: int):
-        super().__init__()
-        self.dim = dim
+
+class StandardNormal(Prior):
+    """p(z) = N(0, I)."""
 
     def log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * (z.square() + LOG_2PI).sum(-1)
@@ -78,7 +111,6 @@ class StandardNormal(nn.Module):
         return torch.randn(count, self.dim, generator=generator, device=device)
 
     def kl_dim(self, q: Posterior) -> Tensor | None:
-        """KL(q(z_d|x) ‖ p(z_d)) ``[B, D]`` where q is a diagonal Gaussian, else None."""
         if not isinstance(q, Gaussian):
             return None
         return 0.5 * (q.mean.square() + q.logvar.exp() - q.logvar - 1)

@@ -1,8 +1,7 @@
-"""Forms of the KL term of an objective, for any method without one of its own: ``aggressive+free_bits(target=4)``.
+"""Alternative KL terms that can be attached to a method by ``+``, e.g. ``aggressive+free_bits(target=4)``.
 
-A form is a frozen dataclass whose ``of(kl, kl_dim)`` makes a scalar in nats of KL(q(z|x) ‖ p(z)) for each example
-``[B]`` and, where the prior has it, for each dimension ``[B, D]``, else None. A schedule's weight comes on top. Methods
-lend theirs (``Method.lends``), under the method's name.
+A KL term is a frozen dataclass, exported by a method as ``Method.exported_kl_term`` under the method's name. The
+schedule's weight multiplies its value.
 """
 
 from __future__ import annotations
@@ -15,12 +14,19 @@ if TYPE_CHECKING:
 
 
 class KLTerm(Protocol):
-    def __call__(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor: ...
+    """The KL part of a loss as a function of the per-example KL."""
+
+    def __call__(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor:
+        """Return a scalar in nats, from KL(q(z|x) || p(z)) kl (B,) and that of each dimension kl_dim (B, D).
+
+        ``kl_dim`` is None if the prior has no closed form.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class MeanKL:
-    """E KL: the ELBO's own."""
+    """The mean KL, as in the ELBO."""
 
     def __call__(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor:
         return kl.mean()

@@ -1,7 +1,7 @@
-"""The arithmetic of a model's networks: float32, TF32 on a GPU's tensor cores, or bfloat16 by torch's autocast.
+"""Precision of the networks: float32, TF32 on a GPU's tensor cores, or bfloat16 by torch's autocast.
 
-Whatever they compute in, all that is made of what they give stays float32 or float64: posteriors and their samples,
-KL, likelihoods and importance weights. So do parameters, gradients and optimiser states.
+Everything computed from the networks' outputs stays in float32 or float64: posteriors and their samples, KL,
+likelihoods and importance weights; and so do parameters, gradients and optimiser states.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from bench.models.vae import VAE
 
 @contextmanager
 def autocast(model: VAE, precision: str, frozen: bool = False) -> Iterator[None]:
-    """Within: the model's networks compute in ``precision``, a key of ``bench.config.PRECISIONS``.
+    """Run the model's networks in a given precision; run the backward pass outside, or within ``no_autocast``.
 
-    The backward pass belongs behind it, or into ``full``. ``frozen``: no parameter's gradient is wanted within, so that
-    each weight is rounded once and not at every use.
+    Args:
+        model: Its head always runs in float32.
+        precision: One of ``bench.core.config.PRECISIONS``.
+        frozen: No parameter needs a gradient, so each weight is rounded only once.
     """
     device = next(model.parameters()).device.type
     check_precision(precision, device)
@@ -32,14 +34,14 @@ def autocast(model: VAE, precision: str, frozen: bool = False) -> Iterator[None]
         with tf32():
             yield
     else:
-        kept = no_autocast(device)  # the posterior is not one of the networks' sums
+        float32 = no_autocast(device)
 
         def enter(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            kept.__enter__()
+            float32.__enter__()
             return tuple(h.float() for h in inputs)
 
         def leave(*_: object) -> None:
-            kept.__exit__(None, None, None)
+            float32.__exit__(None, None, None)
 
         hooks = [
             model.head.register_forward_pre_hook(enter),
@@ -54,13 +56,13 @@ def autocast(model: VAE, precision: str, frozen: bool = False) -> Iterator[None]
 
 
 def no_autocast(device: str) -> torch.autocast:
-    """Within: every operation in the type of what it is given, as gradients want it."""
+    """Return a context in which every operation runs in the type of its inputs, as a backward pass needs."""
     return torch.autocast(device, enabled=False)
 
 
 @contextmanager
 def tf32() -> Iterator[None]:
-    """Within: products of float32 matrices on CUDA keep ten bits of their factors' mantissas."""
+    """Allow TF32 in matrix products and convolutions on CUDA: 10 bits of mantissa."""
     backends = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
@@ -73,6 +75,6 @@ def tf32() -> Iterator[None]:
 
 
 def check_precision(precision: str, device: str) -> None:
-    """Refuse what a device does not have."""
+    """Raise ``UserError`` if the device does not support the precision."""
     if precision == "tf32" and device != "cuda":
-        raise UserError("precision tf32 is arithmetic of GPUs: on a CPU take float32 or bfloat16")
+        raise UserError("precision tf32 needs a GPU: on a CPU use float32 or bfloat16")

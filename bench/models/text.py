@@ -1,12 +1,16 @@
-"""Text networks of He et al. (2019): an LSTM encoder, and an LSTM decoder that sees z at every word.
+"""Text networks of He et al. (2019): an LSTM encoder, and an LSTM decoder that reads z with every word.
 
-Rows of word ids ``[B, T]`` are ``<s> w1 … wn </s> <pad> …``. The decoder predicts every word from those before it, so
-it can model a sentence without z: that is what makes posterior collapse possible.
+The decoder predicts each word from those before it, so it can model sentences without z, which makes posterior collapse
+possible. Rows of word ids are int64 (B, T): ``<s> w_1 … w_n </s> <pad> …``.
+
+Shapes: N rows (B examples × S samples), T words, E embedding units, H hidden units, D latent dimensions, V words of the
+vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +19,43 @@ from torch import Tensor, nn
 from bench.core.config import TextModelConfig
 from bench.data.dataset import END, PAD, START
 from bench.models.kernels.cross_entropy import chunked_token_nll
-from bench.models.kernels.lstm import LSTM, State
 from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
+
+State = tuple[Tensor, Tensor]  # of an LSTM: (h, c), each (1, N, H)
+
+
+class LSTM(nn.LSTM):
+    """One LSTM layer, batch first.
+
+    Within ``second_order`` it can be differentiated twice, and also in evaluation mode on CUDA, which cuDNN's cannot.
+    """
+
+    second_order = False
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__(inputs, hidden, batch_first=True)
+
+    def reset_parameters(self) -> None:
+        """Do nothing: the networks initialise the weights, in their own order."""
+
+    def forward(self, x: Tensor, state: State | None = None, constant: Tensor | None = None) -> tuple[Tensor, State]:
+        """Return the output states (N, T, H) and the final state.
+
+        Args:
+            x: Inputs (N, T, E).
+            state: Initial state; None: zeros.
+            constant: Further inputs (N, D), the same at every step.
+        """
+        if constant is not None:
+            x = torch.cat([x, constant.unsqueeze(1).expand(-1, x.shape[1], -1)], dim=-1)
+        with torch.backends.cudnn.flags(enabled=False) if self.second_order else nullcontext():
+            return super().forward(x, state)
 
 
 class LSTMFeatures(nn.Module):
-    """``[B, T]`` -> ``[B, hidden]``: the state after ``</s>``, with word embeddings of its own."""
+    """Words (B, T) -> the encoder's state after ``</s>`` (B, H)."""
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int):
+    def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, embedding)
         self.lstm = LSTM(embedding, hidden)
@@ -31,8 +64,8 @@ class LSTMFeatures(nn.Module):
             uniform_(parameter)
 
     def states(self, x: Tensor) -> Tensor:
-        """``[B, T]`` -> the state after every word, ``[B, T, hidden]``."""
-        return self.lstm(step_by_step(self.embedding, x))[0]
+        """Return the state after every word (B, T, H)."""
+        return self.lstm(embed_time_major(self.embedding, x))[0]
 
     def forward(self, x: Tensor) -> Tensor:
         states = self.states(x)
@@ -41,9 +74,9 @@ class LSTMFeatures(nn.Module):
 
 
 class LatentState(nn.Module):
-    """z ``[N, D]`` -> ``[N, D + hidden]``: z for every input, and with it c0 = W z."""
+    """z (N, D) -> the decoder's code (N, D + H): z, read with every word, and the initial cell state W z."""
 
-    def __init__(self, dim: int, hidden: int):
+    def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.linear = nn.Linear(dim, hidden, bias=False)
         uniform_(self.linear.weight)
@@ -53,16 +86,16 @@ class LatentState(nn.Module):
 
 
 class LSTMDecoder(nn.Module):
-    """p(x|z), word by word: an LSTM over [embedding; z] started at c0 = W z, h0 = tanh(c0).
+    """p(x|z), word by word: an LSTM over [embedding; z] with c_0 = W z, h_0 = tanh(c_0).
 
-    Without a latent (``dim`` 0) a language model that starts from zeros. Dropout on embeddings and on output states.
-    ``readout(states [N, T, hidden], code [N, …])`` is what the vocabulary layer sees, where a method sets one.
-    Within ``second_order`` it can be differentiated twice.
+    Dropout is applied to embeddings and output states. With ``dim`` 0 it is a language model that starts from zeros. A
+    method may set ``readout(states (N, T, H), code (N, …))``, whose result the vocabulary layer reads instead of the
+    states. Within ``second_order`` it can be differentiated twice.
     """
 
     second_order = False
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int, dim: int, dropout: float, longest: int):
+    def __init__(self, vocabulary: int, embedding: int, hidden: int, dim: int, dropout: float, longest: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, embedding)
         self.lstm = LSTM(embedding + dim, hidden)
@@ -71,74 +104,67 @@ class LSTMDecoder(nn.Module):
         self.readout: nn.Module | None = None
         uniform_(self.embedding.weight, bound=0.1)
         with torch.no_grad():
-            of_words, of_z = self.lstm.weight_ih_l0.split([embedding, dim], dim=1)
-        for weight in (of_words, self.lstm.weight_hh_l0, self.lstm.bias_ih_l0, self.lstm.bias_hh_l0):
+            word_weight, latent_weight = self.lstm.weight_ih_l0.split([embedding, dim], dim=1)
+        for weight in (word_weight, self.lstm.weight_hh_l0, self.lstm.bias_ih_l0, self.lstm.bias_hh_l0):
             uniform_(weight)
         uniform_(self.output.weight)
-        uniform_(of_z)  # last, so that all the rest starts with the same weights with and without a latent
+        uniform_(latent_weight)  # last, so that all other weights are the same with and without a latent
 
     def start(self, code: Tensor) -> State:
-        """The state before the first word: code ``[N, D + hidden]`` -> (h0, c0)."""
+        """Return the state before the first word from a code (N, D + H)."""
         cell = code[:, self.dim :] if self.dim else code.new_zeros(len(code), self.hidden)
         return cell.tanh().unsqueeze(0), cell.unsqueeze(0)
 
     def states(self, words: Tensor, code: Tensor, state: State, samples: int = 1) -> tuple[Tensor, State]:
-        """Words ``[N, T]`` read from ``state`` on -> output states ``[N, T, hidden]``, or what is read out of them, and
-        the state after them."""
-        embedded = self.dropped(step_by_step(self.embedding, words), samples)
+        """Read words (N, T) from a state; return the inputs of the vocabulary layer (N, T, …) and the final state."""
+        embedded = self.drop_units(embed_time_major(self.embedding, words), samples)
         hidden, state = self.lstm(embedded, state, code[:, : self.dim] if self.dim else None)
-        hidden = self.dropped(hidden, samples)
+        hidden = self.drop_units(hidden, samples)
         return (hidden if self.readout is None else self.readout(hidden, code)), state
 
-    def dropped(self, h: Tensor, samples: int = 1) -> Tensor:
-        """Dropout of ``[B·S, T, …]`` in training mode, the same for all samples of an example: importance weights are
-        of codes, not of masks. On a CPU uniform numbers are drawn, step by step whatever the layout of h, three times
-        faster than Bernoulli ones."""
+    def drop_units(self, h: Tensor, samples: int = 1) -> Tensor:
+        """Apply dropout to h (B·S, T, …) in training mode.
+
+        All samples of an example share a mask, so that importance weights depend on z alone. The CPU branch draws
+        uniform numbers in time-major order, three times faster than ``F.dropout``.
+        """
         if not self.training or not self.dropout:
             return h
         if h.is_cpu:
-            kept = torch.rand(h[::samples].transpose(0, 1).shape).ge_(self.dropout).div_(1 - self.dropout)
-            kept = kept.transpose(0, 1).to(h.dtype)
+            mask = torch.rand(h[::samples].transpose(0, 1).shape).ge_(self.dropout).div_(1 - self.dropout)
+            mask = mask.transpose(0, 1).to(h.dtype)
         elif samples == 1:
             return F.dropout(h, self.dropout)
         else:
-            kept = F.dropout(torch.ones_like(h[::samples]), self.dropout)
-        return (kept.repeat_interleave(samples, dim=0) if samples > 1 else kept) * h
+            mask = F.dropout(torch.ones_like(h[::samples]), self.dropout)
+        return (mask.repeat_interleave(samples, dim=0) if samples > 1 else mask) * h
 
     def log_prob(self, code: Tensor, x: Tensor, samples: int = 1) -> Tensor:
-        """code ``[B·S, D + hidden]``, x ``[B, T]`` -> log p(x|z) ``[B, S]`` of all words and ``</s>``."""
+        """Return log p(x|z) (B, S) of all words and ``</s>``, for codes (B·S, D + H) and words x (B, T)."""
         words = x.repeat_interleave(samples, dim=0) if samples > 1 else x
         hidden, _ = self.states(words[:, :-1], code, self.start(code), samples)
-        hidden, target = hidden.transpose(0, 1), words[:, 1:].t()
-        flat = hidden.flatten(0, 1), self.output.weight, target.flatten()
-        nats = (
-            F.cross_entropy(F.linear(*flat[:2]), flat[2], reduction="none")
-            if self.second_order
-            else chunked_token_nll(*flat)
-        )
+        hidden, target = hidden.transpose(0, 1), words[:, 1:].t()  # time-major
+        states, weight = hidden.flatten(0, 1), self.output.weight  # (T·N, H), (V, H)
+        if self.second_order:
+            nats = F.cross_entropy(F.linear(states, weight), target.flatten(), reduction="none")
+        else:
+            nats = chunked_token_nll(states, weight, target.flatten())
         return -nats.view(target.shape).masked_fill(target == PAD, 0).sum(0).unflatten(0, (len(x), samples))
 
     def next(self, word: Tensor, code: Tensor, state: State) -> tuple[Tensor, State]:
-        """One word ``[N]`` further: the scores ``[N, V]`` of the word that follows, log-probabilities, and the state.
-
-        A pad and a start never follow.
-        """
+        """Read one word (N,); return log-probabilities (N, V) of the next word, never <pad> or <s>, and the state."""
         hidden, state = self.states(word.unsqueeze(1), code, state)
         scores = self.output(hidden.squeeze(1))
         scores[:, [PAD, START]] = -torch.inf
         return F.log_softmax(scores, dim=-1), state
 
     def sample(self, code: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """x ~ p(x|z), word by word, for a decoder in evaluation mode: code ``[N, …]`` -> int64 ``[N, T]``.
-
-        A sentence that has not ended at the longest of the data set is cut there.
-        """
+        """Sample sentences (N, T) for codes (N, …), in evaluation mode, cut at the longest length in the data."""
         return self.unroll(code, lambda scores: torch.multinomial(scores.exp(), 1, generator=generator).squeeze(1))
 
     @torch.no_grad()
     def unroll(self, code: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
-        """Sentences whose every word is the choice ``[N]`` among the scores ``[N, V]``, until ``</s>`` or the longest
-        row."""
+        """Generate sentences (N, T) in which ``choose`` maps log-probabilities (N, V) to the next words (N,)."""
         state = self.start(code)
         rows = [torch.full((len(code),), START, device=code.device)]
         ended = torch.zeros(len(code), dtype=torch.bool, device=code.device)
@@ -150,19 +176,25 @@ class LSTMDecoder(nn.Module):
         return torch.stack(rows, dim=1)
 
 
-def step_by_step(embedding: nn.Embedding, words: Tensor) -> Tensor:
-    """Embeddings ``[B, T, E]`` of words ``[B, T]``, those of a step together in memory, as an LSTM reads them."""
+def embed_time_major(embedding: nn.Embedding, words: Tensor) -> Tensor:
+    """Return embeddings (B, T, E) of words (B, T), stored time-major, as LSTMs read them."""
     return embedding(words.t()).transpose(0, 1)
 
 
 def uniform_(weight: Tensor, bound: float = 0.01) -> None:
-    """U(-bound, bound), the reference's initialisation of everything but embeddings, where the bound is 0.1."""
+    """Initialise by U(-bound, bound): in the reference 0.1 for embeddings and 0.01 for all other weights."""
     nn.init.uniform_(weight, -bound, bound)
 
 
 def build_text_model(config: TextModelConfig, vocabulary: int, longest: int, latent: bool = True) -> VAE:
-    """A freshly initialised model for so many words and rows of at most ``longest`` ids; without a latent, the
-    decoder's language model alone."""
+    """Return a freshly initialised model; without a latent, the decoder's language model alone.
+
+    Args:
+        config: Sizes of the networks.
+        vocabulary: Number of words.
+        longest: Maximum length T of a row of word ids.
+        latent: Whether there is a latent variable.
+    """
     sizes = (config.embedding, config.hidden)
     dim = config.latent_dim if latent else 0
     decoder = LSTMDecoder(vocabulary, *sizes, dim, config.dropout, longest)

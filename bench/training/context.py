@@ -156,10 +156,9 @@ class TrainingContext(Context):
     def new_optimisers(self, lr: float) -> None:
         self.optimisers = {}
         for name, group in self.method.param_groups(self.model).items():
-            own = ("params", "optimiser", "lr_scale")
-            options = {"lr": lr * group.get("lr_scale", 1.0)} | {k: v for k, v in group.items() if k not in own}
-            make = OPTIMISERS[group.get("optimiser", self.train.optimiser)]
-            self.optimisers[name] = make(group["params"], fused=True, **options)
+            optimiser = OPTIMISERS[group.optimiser or self.train.optimiser]
+            rate = lr * group.lr_scale if group.lr is None else group.lr
+            self.optimisers[name] = optimiser(group.params, lr=rate, fused=True, **group.options)
 
     def flops(self) -> float:
         """Floating-point operations of all updates: those counted in the first of each kind, times their number."""

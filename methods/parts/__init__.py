@@ -1,1 +1,1 @@
-"""Parts that several methods share."""
+"""Components shared by several methods."""

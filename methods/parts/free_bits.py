@@ -1,6 +1,4 @@
-"""Free bits as a form of the KL term, for methods that have it and for those that it is attached to."""
-
-from __future__ import annotations
+"""The KL term of free bits, used by ``free_bits``, FBP and ``+free_bits``."""
 
 from dataclasses import dataclass
 
@@ -8,16 +6,15 @@ from torch import Tensor
 
 from bench.method import check_ranges
 
-#: Where free bits take the maximum: over what a floor holds. ``dim``: KL_d above target / D; ``total``: KL above
-#: target; each of the batch's mean (Kingma et al.) or of every example (Li et al.).
 PLACEMENTS = ("dim_example", "dim_batch", "total_example", "total_batch")
 
 
 @dataclass(frozen=True)
 class FreeBits:
-    """No penalty on a KL below ``target`` nats: ``placement`` says of what. Kingma et al., NeurIPS 2016.
+    """No penalty on a KL below ``target`` nats. Kingma et al., NeurIPS 2016.
 
-    ``dim_batch``: Σ_d max(λ, mean_B KL_d), λ = target / D; ``dim_example``: mean_B Σ_d max(λ, KL_d);
+    With λ = target / D, ``placement`` is one of
+    ``dim_example``: mean_B Σ_d max(λ, KL_d); ``dim_batch``: Σ_d max(λ, mean_B KL_d);
     ``total_example``: mean_B max(target, KL); ``total_batch``: max(target, mean_B KL).
     """
 
@@ -29,15 +26,15 @@ class FreeBits:
 
     def __call__(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor:
         if not self.target:
-            return kl.mean()  # what rounds to a KL below 0 counts too
-        over, mean = self.placement.split("_")
-        if over == "dim":
+            return kl.mean()  # not clamped: rounding can make a KL slightly negative
+        axis, reduction = self.placement.split("_")
+        if axis == "dim":
             if kl_dim is None:
                 raise ValueError(
                     f"free bits '{self.placement}' need the KL of every dimension, which this posterior or prior does "
-                    "not give: take placement=total_example or total_batch"
+                    "not give: use placement=total_example or total_batch"
                 )
             floor = self.target / kl_dim.shape[1]
-            held = kl_dim.mean(0) if mean == "batch" else kl_dim
-            return held.clamp_min(floor).sum(-1).mean()
-        return (kl.mean() if mean == "batch" else kl).clamp_min(self.target).mean()
+            floored = kl_dim.mean(0) if reduction == "batch" else kl_dim  # (D,) or (B, D)
+            return floored.clamp_min(floor).sum(-1).mean()
+        return (kl.mean() if reduction == "batch" else kl).clamp_min(self.target).mean()

@@ -1,8 +1,10 @@
-"""Stochastic variational inference per example, and the gradient through it.
+"""Stochastic variational inference (SVI) per example, and the gradient through it.
 
-Stored whole, K refinement steps of a large decoder need K times the memory of one. The reverse pass here keeps the
-K intermediate parameters only, and goes back one step at a time: exactly, by making the step again and differentiating
-it twice, or by the difference of two first gradients, which is cheaper.
+The graph of K refinement steps of a large decoder needs K times the memory of one. The backward pass here stores only
+the K intermediate states and goes back one step at a time: exactly, by recomputing the step and differentiating it
+twice, or by the difference of two first-order gradients, which is cheaper.
+
+λ = (mean, log-variance) is a tensor (2, B, D) throughout.
 """
 
 from __future__ import annotations
@@ -10,19 +12,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from bench.models.distributions import Gaussian
+from bench.method import Context, Gaussian
 from bench.models.vae import fixed_statistics, frozen, second_order
 
 GRADIENTS = ("exact", "differences")
 
 
 def refine(
-    ctx,
+    ctx: Context,
     x: Tensor,
     q: Gaussian,
     steps: int,
@@ -33,77 +35,90 @@ def refine(
     gradient: str = "exact",
     difference: float = 1e-3,
 ) -> Gaussian:
-    """q after ``steps`` gradient steps with momentum on its own ELBO, as a fresh Gaussian.
+    """Return q after gradient steps with momentum on the negative ELBO of each example.
 
-    x ``[B, …]``; gradients with respect to mean and log-variance are those of each example's loss, each clipped to
-    norm ``clip`` per example, so neither depends on the size of the batch. ``differentiable``: the result carries the
-    gradient to q's parameters and to those of decoder and prior, ``"exact"`` or by ``"differences"`` over a step whose
-    root mean square in mean and log-variance is ``difference``. In evaluation the KL weight is 1.
+    The loss is that of each example, not the batch mean, so step size and clipping do not depend on the batch size.
+
+    Args:
+        ctx: Provides the model, the KL weight (1 in evaluation) and the noise.
+        x: Batch (B, …).
+        q: Initial posterior.
+        steps: Number of steps K; with 0, q itself is returned.
+        lr: Step size in λ.
+        momentum: Momentum ρ.
+        clip: Maximum norm of the gradients of mean and of log-variance, each per example.
+        differentiable: Propagate gradients to q and to the parameters of decoder and prior.
+        gradient: "exact", or "differences" for finite differences.
+        difference: Root mean square of the finite-difference step in λ.
     """
     if steps == 0:
         return q
-    start = torch.stack([q.mean, q.logvar])  # [2, B, D]: refined together
+    start = torch.stack([q.mean, q.logvar])  # (2, B, D)
     generator = ctx.generator("refine")
     noise = torch.randn(steps, *q.mean.shape, generator=generator, device=x.device, dtype=q.mean.dtype)
     model = ctx.model
     parameters = [*model.latent_to_decoder.parameters(), *model.decoder.parameters(), *model.prior.parameters()]
     if not differentiable:
         parameters, start = [], start.detach()
-    by_differences = difference if gradient == "differences" and differentiable else None
-    problem = _Problem(ctx, x, noise, lr, momentum, clip, by_differences)
+    step_size = difference if gradient == "differences" and differentiable else None
+    problem = _Problem(ctx, x, noise, lr, momentum, clip, step_size)
     return Gaussian(*_Refinement.apply(problem, start, *parameters))
 
 
 @dataclass
 class _Problem:
-    """What the steps minimise, and how."""
+    """The per-example negative ELBO and the settings of its minimisation."""
 
-    ctx: Any
+    ctx: Context
     x: Tensor
-    noise: Tensor  # [K, B, D]
+    noise: Tensor  # (K, B, D)
     lr: float
     momentum: float
     clip: float
-    difference: float | None  # None: the exact gradient
+    difference: float | None  # None: exact gradient
 
-    def gradients(self, state: Tensor, step: int, also: Sequence[Tensor] = (), twice: bool = False) -> list[Tensor]:
-        """Those of the loss at ``state`` ``[2, B, D]``, summed over examples, for the state and what is named also.
-
-        ``twice``: they can be differentiated.
-        """
+    def gradients(
+        self, state: Tensor, step: int, parameters: Sequence[Tensor] = (), create_graph: bool = False
+    ) -> list[Tensor]:
+        """Return the gradients of the summed loss at λ ``state`` (2, B, D) with respect to it and ``parameters``."""
         model = self.ctx.model
-        # In evaluation not every LSTM can be differentiated once, other than in this way.
-        differentiable = second_order(model) if twice or not model.training else nullcontext()
-        alone = nullcontext() if twice or also else frozen(model.parameters())
-        with torch.enable_grad(), fixed_statistics(model), differentiable, alone:
-            state = state if twice else state.detach().requires_grad_()
+        # cuDNN's LSTM cannot be differentiated in evaluation mode either.
+        differentiable = second_order(model) if create_graph or not model.training else nullcontext()
+        no_parameter_gradients = nullcontext() if create_graph or parameters else frozen(model.parameters())
+        with torch.enable_grad(), fixed_statistics(model), differentiable, no_parameter_gradients:
+            state = state if create_graph else state.detach().requires_grad_()
             mean, logvar = state
             z = mean + (0.5 * logvar).exp() * self.noise[step]
             with self.ctx.fixed_rng("refine", step):
                 rec = -model.log_prob(self.x, z.unsqueeze(1)).sum()
-            loss = self.ctx.beta * model.prior.kl(Gaussian(mean, logvar)).sum() + rec
-            found = torch.autograd.grad(loss, [state, *also], create_graph=twice, allow_unused=True)
-            return [torch.zeros_like(t) if g is None else g for g, t in zip(found, [state, *also], strict=True)]
+            kl = model.prior.kl(Gaussian(mean, logvar))
+            assert kl is not None, "refinement needs a prior with a closed-form KL"
+            loss = self.ctx.beta * kl.sum() + rec
+            inputs = [state, *parameters]
+            gradients = torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True)
+            return [torch.zeros_like(t) if g is None else g for g, t in zip(gradients, inputs, strict=True)]
 
     def clipped(self, gradient: Tensor) -> Tensor:
+        """Clip a gradient (2, B, D) to norm ``clip`` per example and parameter."""
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
         return gradient * (self.clip / norm.clamp_min(self.clip))
 
 
 class _Refinement(torch.autograd.Function):
-    """start ``[2, B, D]`` -> refined ``[2, B, D]``, differentiable in start and the parameters behind the problem."""
+    """λ_0 (2, B, D) -> λ_K (2, B, D), differentiable in λ_0 and the parameters of the problem."""
 
     @staticmethod
-    def forward(ctx, problem, start, *parameters):
-        ctx.wanted = [place for place, p in enumerate(parameters) if p.requires_grad]
-        also = [parameters[place] for place in ctx.wanted] if problem.difference else []
-        state, velocity, states, gradients = start, torch.zeros_like(start), [], []
-        sums = [torch.zeros_like(p) for p in also]
+    def forward(ctx: Any, problem: _Problem, start: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.trainable = [i for i, p in enumerate(parameters) if p.requires_grad]
+        trainable = [parameters[i] for i in ctx.trainable] if problem.difference else []
+        state, velocity = start, torch.zeros_like(start)
+        states, gradients = [], []
+        sums = [torch.zeros_like(p) for p in trainable]
         for step in range(len(problem.noise)):
-            gradient, *of_parameters = problem.gradients(state, step, also)
+            gradient, *parameter_gradients = problem.gradients(state, step, trainable)
             states.append(state)
             gradients.append(gradient)
-            for total, part in zip(sums, of_parameters, strict=True):
+            for total, part in zip(sums, parameter_gradients, strict=True):
                 total += part
             velocity = problem.momentum * velocity - problem.clipped(gradient)
             state = state + problem.lr * velocity
@@ -112,70 +127,88 @@ class _Refinement(torch.autograd.Function):
         return state
 
     @staticmethod
-    def backward(ctx, adjoint):
+    def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         problem = ctx.problem
         states, gradients, *parameters = ctx.saved_tensors
-        wanted = [parameters[place] for place in ctx.wanted]
+        trainable = [parameters[i] for i in ctx.trainable]
+        reverse: _ReverseStep
         if problem.difference:
-            back = _Differences(problem, states, gradients, wanted, ctx.sums)
+            reverse = _DifferenceStep(problem, states, gradients, trainable, ctx.sums)
         else:
-            back = _Exact(problem, states, wanted)
+            reverse = _ExactStep(problem, states, trainable)
         velocity_adjoint = torch.zeros_like(adjoint)
         for step in reversed(range(len(states))):
             velocity_adjoint = velocity_adjoint + problem.lr * adjoint
-            adjoint = adjoint + back.through(step, -velocity_adjoint)
+            adjoint = adjoint + reverse(step, -velocity_adjoint)
             velocity_adjoint = problem.momentum * velocity_adjoint
-        by_place = dict(zip(ctx.wanted, back.to_parameters(), strict=True))
-        return None, adjoint, *(by_place.get(place) for place in range(len(parameters)))
+        by_index = dict(zip(ctx.trainable, reverse.parameter_gradients(), strict=True))
+        return None, adjoint, *(by_index.get(i) for i in range(len(parameters)))
 
 
-class _Exact:
-    """The way back through the clipped gradient of each step: the step is made again and differentiated."""
+class _ReverseStep(Protocol):
+    """Backward pass through the clipped gradient of one step."""
 
-    def __init__(self, problem: _Problem, states: Tensor, wanted: Sequence[Tensor]):
-        self.problem, self.states, self.wanted = problem, states, wanted
-        self.totals = [torch.zeros_like(p) for p in wanted]
+    def __call__(self, step: int, adjoint: Tensor) -> Tensor:
+        """Return the adjoint of the state from that of the clipped gradient; accumulate parameter gradients."""
+        ...
 
-    def through(self, step: int, adjoint: Tensor) -> Tensor:
-        """Adjoint of the clipped gradient -> that of the state; what goes to the parameters is added up."""
+    def parameter_gradients(self) -> list[Tensor]:
+        """Return the accumulated gradients of the trainable parameters."""
+        ...
+
+
+class _ExactStep:
+    """Recomputes the step and differentiates it twice."""
+
+    def __init__(self, problem: _Problem, states: Tensor, trainable: Sequence[Tensor]) -> None:
+        self.problem, self.states, self.trainable = problem, states, trainable
+        self.totals = [torch.zeros_like(p) for p in trainable]
+
+    def __call__(self, step: int, adjoint: Tensor) -> Tensor:
         with torch.enable_grad():
             state = self.states[step].requires_grad_()
-            clipped = self.problem.clipped(self.problem.gradients(state, step, twice=True)[0])
-            to_state, *parts = torch.autograd.grad(clipped, [state, *self.wanted], adjoint, allow_unused=True)
+            clipped = self.problem.clipped(self.problem.gradients(state, step, create_graph=True)[0])
+            state_adjoint, *parts = torch.autograd.grad(clipped, [state, *self.trainable], adjoint, allow_unused=True)
         for total, part in zip(self.totals, parts, strict=True):
             if part is not None:
                 total += part
-        return to_state
+        return state_adjoint
 
-    def to_parameters(self) -> list[Tensor]:
+    def parameter_gradients(self) -> list[Tensor]:
         return self.totals
 
 
-class _Differences:
-    """The same by the gradient at a state a little further in the direction of the adjoint, less that at the state.
+class _DifferenceStep:
+    """Hessian-vector products by finite differences of gradients.
 
-    Second derivatives are symmetric, so the change of all gradients along a direction is the gradient through the step.
-    The length is the same for all steps, so that of the parameters' gradients at the states only the sum is needed.
+    The Hessian is symmetric, so the change of all gradients along a direction is the vector-Jacobian product with it.
+    The step length is the same for all K steps; therefore only the sum of the parameters' gradients at the states is
+    needed.
     """
 
     def __init__(
-        self, problem: _Problem, states: Tensor, gradients: Tensor, wanted: Sequence[Tensor], sums: Sequence[Tensor]
-    ):
-        self.problem, self.states, self.gradients, self.wanted = problem, states, gradients, wanted
+        self,
+        problem: _Problem,
+        states: Tensor,
+        gradients: Tensor,
+        trainable: Sequence[Tensor],
+        sums: Sequence[Tensor],
+    ) -> None:
+        self.problem, self.states, self.gradients, self.trainable = problem, states, gradients, trainable
         self.totals = [-total for total in sums]
         self.length: Tensor | None = None
 
-    def through(self, step: int, adjoint: Tensor) -> Tensor:
+    def __call__(self, step: int, adjoint: Tensor) -> Tensor:
         with torch.enable_grad():
             gradient = self.gradients[step].requires_grad_()
             (direction,) = torch.autograd.grad(self.problem.clipped(gradient), gradient, adjoint)
         if self.length is None:
             tiny = torch.finfo(direction.dtype).tiny
             self.length = self.problem.difference / direction.square().mean().sqrt().clamp_min(tiny)
-        moved, *parts = self.problem.gradients(self.states[step] + self.length * direction, step, self.wanted)
+        shifted, *parts = self.problem.gradients(self.states[step] + self.length * direction, step, self.trainable)
         for total, part in zip(self.totals, parts, strict=True):
             total += part
-        return (moved - gradient.detach()) / self.length
+        return (shifted - gradient.detach()) / self.length
 
-    def to_parameters(self) -> list[Tensor]:
+    def parameter_gradients(self) -> list[Tensor]:
         return [total / self.length for total in self.totals]

@@ -85,7 +85,7 @@ def coupled_samples(
     count = sum(len(q.mean) for q in posteriors)
     device = posteriors[0].mean.device
     partner = torch.stack([derangement(count, generator) for _ in range(samples)], dim=1).to(device)  # (N, S)
-    gaussians = [q for q in posteriors if type(q) is Gaussian]
+    gaussians = [q for q in posteriors if isinstance(q, Gaussian)]
     if type(prior) is StandardNormal and len(gaussians) == len(posteriors):
         mean = torch.cat([q.mean for q in gaussians])
         scale = torch.cat([(0.5 * q.logvar).exp() for q in gaussians])

@@ -124,7 +124,7 @@ def _pairwise_blocks(posteriors: Sequence[Posterior], z: Tensor) -> Iterator[tup
 
     The receiver may modify the blocks.
     """
-    gaussians = [q for q in posteriors if type(q) is Gaussian]
+    gaussians = [q for q in posteriors if isinstance(q, Gaussian)]
     if len(gaussians) == len(posteriors):  # blocks of few examples make slow products
         mean, logvar = torch.cat([q.mean for q in gaussians]), torch.cat([q.logvar for q in gaussians])
         posteriors = [Gaussian(m, v) for m, v in zip(mean.split(BLOCK), logvar.split(BLOCK), strict=True)]

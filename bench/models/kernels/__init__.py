@@ -1,1 +1,1 @@
-"""Hand-written layers, faster than PyTorch's."""
+"""Hand-written layers, kept where they are measured to speed up an update by at least 15 %."""

@@ -1,86 +1,91 @@
-"""Convolutions whose gradients have gradients at the price of convolutions.
+"""Convolutions with an efficient second-order gradient.
 
-PyTorch's double backward of a convolution takes the weight's gradient as a convolution with the batch for channels and
-images for kernels, on copies in another layout. The same sums are those of the first backward, with other operands.
+PyTorch's double backward computes the weight's gradient as a convolution with the batch as channels and images as
+kernels, on copies in another layout. The same sums are first-order backward passes with other operands.
+
+Shapes: x (B, I, H, W), weight (O, I, h, w), output (B, O, H', W').
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+Pair = tuple[int, int]
+
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` without bias, dilation and groups; within ``bench.models.vae.second_order`` its gradients have
-    gradients that are cheap."""
+    """``nn.Conv2d`` without bias, dilation and groups, efficient to differentiate twice within ``second_order``."""
 
     second_order = False
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.second_order:
-            return _Convolution.apply(
-                input, weight[:], self.stride, self.padding
-            )  # a view: of leaves the engine does not tell
+            # weight[:] is not a leaf, so that the engine can tell whether its gradient is needed
+            return _Convolution.apply(input, weight[:], self.stride, self.padding)
         return super()._conv_forward(input, weight, bias)
 
 
 class _Convolution(torch.autograd.Function):
-    """x ``[B, I, H, W]``, weight ``[O, I, h, w]`` -> ``[B, O, H', W']``."""
-
     @staticmethod
-    def forward(ctx, x, weight, stride, padding):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.how = stride, padding
+        ctx.geometry = stride, padding
         return F.conv2d(x, weight, None, stride, padding)
 
     @staticmethod
-    def backward(ctx, g):
-        wanted = [_wanted(ctx, 0), _wanted(ctx, 1)]
-        return *_ConvolutionBackward.apply(g, *ctx.saved_tensors, *ctx.how, wanted), None, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        needed = [_is_needed(ctx, 0), _is_needed(ctx, 1)]
+        return *_ConvolutionBackward.apply(g, *ctx.saved_tensors, *ctx.geometry, needed), None, None
 
 
 class _ConvolutionBackward(torch.autograd.Function):
-    """Gradient g of the result -> those of x and weight that are wanted."""
+    """Output gradient g -> the gradients of x and weight that are needed."""
 
     @staticmethod
-    def forward(ctx, g, x, weight, stride, padding, wanted):
+    def forward(
+        ctx: Any, g: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, needed: list[bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
         ctx.save_for_backward(g, x, weight)
-        ctx.how = stride, padding
+        ctx.geometry = stride, padding
         ctx.set_materialize_grads(False)
-        return _gradients(g, x, weight, stride, padding, *wanted)
+        return _gradients(g, x, weight, stride, padding, *needed)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, v, v_weight):
-        """Cotangents of both gradients -> the gradients of g, x and weight. All three are bilinear: the scalar is
-        Σ g conv(v, weight) + Σ g conv(x, v_weight)."""
+    def backward(ctx: Any, v_x: Tensor | None, v_weight: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Return the gradients of g, x and weight of Σ g conv(v_x, weight) + Σ g conv(x, v_weight)."""
         g, x, weight = ctx.saved_tensors
+        stride, padding = ctx.geometry
         to_g = to_x = to_weight = None
-        if v is not None:
-            to_g = F.conv2d(v, weight, None, *ctx.how)
+        if v_x is not None:
+            to_g = F.conv2d(v_x, weight, None, stride, padding)
             if ctx.needs_input_grad[2]:
-                to_weight = _gradients(g, v, weight, *ctx.how, False, True)[1]
+                to_weight = _gradients(g, v_x, weight, stride, padding, False, True)[1]
         if v_weight is not None:
-            more = F.conv2d(x, v_weight, None, *ctx.how)
-            to_g = more if to_g is None else to_g + more
-            to_x = _gradients(g, x, v_weight, *ctx.how, True, False)[0]
+            term = F.conv2d(x, v_weight, None, stride, padding)
+            to_g = term if to_g is None else to_g + term
+            to_x = _gradients(g, x, v_weight, stride, padding, True, False)[0]
         return to_g, to_x, to_weight, None, None, None
 
 
-def _gradients(g, x, weight, stride, padding, of_x: bool, of_weight: bool) -> tuple[Tensor | None, Tensor | None]:
-    """Those of Σ g conv(x, weight) in x and weight, or None."""
-    made = torch.ops.aten.convolution_backward(
-        g, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, (of_x, of_weight, False)
-    )
-    return made[0], made[1]
+def _gradients(
+    g: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, need_x: bool, need_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of Σ g conv(x, weight) with respect to x and weight, or None where not needed."""
+    needed = (need_x, need_weight, False)
+    return torch.ops.aten.convolution_backward(g, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, needed)[
+        :2
+    ]
 
 
-def _wanted(ctx, place: int) -> bool:
-    """Whether the gradient of an input will be used. ``needs_input_grad`` says that it could be, and the engine knows
-    more when it is asked for the gradients of some tensors alone."""
-    if not ctx.needs_input_grad[place]:
+def _is_needed(ctx: Any, index: int) -> bool:
+    """Return whether an input's gradient will be used; ``needs_input_grad`` only says that it could be."""
+    if not ctx.needs_input_grad[index]:
         return False
-    node, _ = ctx.next_functions[place]
+    node, _ = ctx.next_functions[index]
     return node.name() == "torch::autograd::AccumulateGrad" or torch._C._will_engine_execute_node(node)

@@ -1,20 +1,24 @@
-"""From the states of a decoder to the log-probabilities of words, without the scores of all words at a time."""
+"""Token likelihoods without the logits of all tokens at a time.
+
+Shapes: N tokens, H hidden units, V words.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-MAX_LOGITS = 2**23  # scores held at a time: 32 MB, whatever the vocabulary
+MAX_LOGITS = 2**23  # computed at a time: 32 MB
 
 
 def chunked_token_nll(states: Tensor, weight: Tensor, words: Tensor) -> Tensor:
-    """-log softmax(states · weightᵀ)[words]: states ``[N, H]``, weight ``[V, H]``, words ``[N]`` -> ``[N]``.
+    """Return -log softmax(states · weightᵀ)[words] in nats: (N, H), (V, H), int64 (N,) -> (N,).
 
-    Under autocast products are taken in its type, and all else in single precision. Has no second gradient.
+    Under autocast products use its type and all else float32. Differentiable once.
     """
     device = states.device.type
     if torch.is_autocast_enabled(device):
@@ -22,54 +26,56 @@ def chunked_token_nll(states: Tensor, weight: Tensor, words: Tensor) -> Tensor:
         states, weight = states.to(low), weight.to(low)
     if torch.is_grad_enabled():
         return _ChunkedTokenNLL.apply(states, weight, words)
-    return torch.cat([-own for *_, own in _log_probs_by_chunk(states, weight, words)])
+    return torch.cat([-target for *_, target in _log_probs_by_chunk(states, weight, words)])
 
 
 def _log_probs_by_chunk(
-    states: Tensor, weight: Tensor, words: Tensor, scores: Tensor | None = None
+    states: Tensor, weight: Tensor, words: Tensor, out: Tensor | None = None
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Some rows at a time: which, log-probabilities of all words ``[n, V]``, to be used before the next are asked for,
-    and those of the words that are there ``[n]``.
+    """Yield for chunks of n rows: their slice, the log-probabilities of all words (n, V) and of the given words (n,).
 
-    They are made in place of the ``scores`` ``[N, V]``, or in a buffer where there is none.
+    The log-probabilities are written to ``out`` (N, V), or else to a buffer that the next chunk overwrites.
     """
     count = max(1, min(len(states), MAX_LOGITS // len(weight)))
-    buffer = states.new_empty(count, len(weight)) if scores is None else scores
+    buffer = states.new_empty(count, len(weight)) if out is None else out
     for start in range(0, len(states), count):
         rows = slice(start, start + count)
-        some = states[rows]
-        here = buffer[: len(some)] if scores is None else buffer[rows]
-        log = torch.mm(some, weight.t(), out=here).to(torch.promote_types(here.dtype, torch.float32))
+        chunk = states[rows]
+        logits = buffer[: len(chunk)] if out is None else buffer[rows]
+        log = torch.mm(chunk, weight.t(), out=logits).to(torch.promote_types(logits.dtype, torch.float32))
         torch.log_softmax(log, 1, out=log)
         yield rows, log, log.gather(1, words[rows].unsqueeze(1)).squeeze(1)
 
 
 class _ChunkedTokenNLL(torch.autograd.Function):
-    """A row's gradient by its scores, the probabilities less 1 at the word, waits for nothing from above but a factor.
-    So the forward pass keeps that, in place of the scores, or what the states get of it if they alone get something."""
+    """The gradient with respect to a row's logits is p - onehot(word), times the incoming gradient.
+
+    The forward pass stores p - onehot instead of the logits, or, if the weight is frozen, only its product with the
+    weight.
+    """
 
     @staticmethod
-    def forward(ctx, states, weight, words):
-        learned = ctx.needs_input_grad[1]
-        excess = states.new_empty(len(states), len(weight)) if learned else None
-        through = None if learned else torch.empty_like(states)
-        found = []
-        for rows, log, own in _log_probs_by_chunk(states, weight, words, excess):
-            found.append(-own)
-            log.exp_().scatter_(1, words[rows].unsqueeze(1), own.expm1().unsqueeze(1))
-            if excess is None:
-                torch.mm(log.to(weight.dtype), weight, out=through[rows])
-            elif log.dtype != excess.dtype:
-                excess[rows] = log
-        ctx.save_for_backward(states, weight, excess, through)
-        return torch.cat(found)
+    def forward(ctx: Any, states: Tensor, weight: Tensor, words: Tensor) -> Tensor:
+        train_weight = ctx.needs_input_grad[1]
+        residual = states.new_empty(len(states), len(weight)) if train_weight else None  # (N, V): p - onehot
+        state_grad = None if train_weight else torch.empty_like(states)  # (N, H)
+        nll = []
+        for rows, log, target in _log_probs_by_chunk(states, weight, words, residual):
+            nll.append(-target)
+            log.exp_().scatter_(1, words[rows].unsqueeze(1), target.expm1().unsqueeze(1))
+            if residual is None:
+                torch.mm(log.to(weight.dtype), weight, out=state_grad[rows])  # type: ignore[index]
+            elif log.dtype != residual.dtype:
+                residual[rows] = log
+        ctx.save_for_backward(states, weight, residual, state_grad)
+        return torch.cat(nll)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, above):
-        states, weight, excess, through = ctx.saved_tensors
-        above = above.unsqueeze(1)
-        if excess is None:
-            return above * through, None, None
-        of_states = above * (excess @ weight) if ctx.needs_input_grad[0] else None
-        return of_states, excess.t() @ (above * states).to(excess.dtype), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        states, weight, residual, state_grad = ctx.saved_tensors
+        grad = grad.unsqueeze(1)
+        if residual is None:
+            return grad * state_grad, None, None
+        to_states = grad * (residual @ weight) if ctx.needs_input_grad[0] else None
+        return to_states, residual.t() @ (grad * states).to(residual.dtype), None
