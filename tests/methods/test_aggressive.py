@@ -20,13 +20,17 @@ class FakeContext:
         self.losses, self.updates_left = iter(losses), updates_left
         self.groups, self.batches, self.events, self.val = [], 0, [], {}
         self.data = type("Data", (), {"modality": modality})
+        self.tokens_per_example = 1
 
     def update(self, objective, groups=None):
         self.groups.append(groups)
-        return torch.tensor(float(next(self.losses)))
+        loss = next(self.losses)
+        if isinstance(loss, tuple):  # nats per word, and words per sentence
+            loss, self.tokens_per_example = loss
+        return torch.tensor(float(loss) * self.tokens_per_example)
 
     def num_tokens(self, x):
-        return len(x)
+        return self.tokens_per_example * len(x)
 
     def next_batch(self):
         self.batches += 1
@@ -60,6 +64,14 @@ def test_inner_loop_stops_when_the_loss_rises(modality, window):
     aggressive().step(ctx, "x")
     assert ctx.groups == [["encoder"]] * (3 * window) + [["decoder"]]
     assert ctx.batches == 3 * window - 1, "the first inner update is on the current batch"
+
+
+def test_windows_compare_the_loss_per_word():
+    """Long sentences have a higher loss per sentence, which must not end the loop."""
+    windows = [(1.0, 3), (0.9, 7), (0.8, 3), (0.85, 7), (0.1, 7)]
+    ctx = FakeContext([window for window in windows for _ in range(2)], "text")
+    aggressive(window=2, max_inner=10).fit_encoder(ctx, "x")
+    assert ctx.groups == [["encoder"]] * 8
 
 
 def test_inner_loop_stops_after_99_updates():

@@ -1,13 +1,16 @@
-"""Batch normalisation and the ELU behind it as one operation, done piece by piece in the processor's cache.
+"""Batch normalisation and ELU as one operation, with closed-form second-order gradients.
 
-Half the time of a masked CNN goes into what lies between its convolutions. PyTorch's ELU computes ``expm1`` of every
-value, and its double backward of batch normalisation is some thirty passes over the feature maps; here the exponential
-is a plain one, and all is made of PyTorch's own kernels on pieces that stay in a core's cache.
+Half the time of a masked CNN is spent between its convolutions. PyTorch's ELU computes ``expm1`` of every value, and
+its double backward of batch normalisation makes some thirty passes over the feature maps. This layer uses ``exp`` and
+processes chunks of images that fit into a core's cache, by PyTorch's own kernels.
+
+Shapes: x, plus and their gradients (B, C, H, W); weight, bias, mean and variance (C,).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,97 +19,108 @@ from torch.autograd.function import once_differentiable
 
 aten = torch.ops.aten
 
-PIECE = 2**17  # values that are worked on at a time
+CHUNK_VALUES = 2**17  # processed at a time on a CPU
 
 
 class NormELU(nn.BatchNorm2d):
-    """ELU(BatchNorm(x) + plus): x and plus ``[B, C, H, W]`` -> ``[B, C, above + H, W]``, the rows ``above`` zero.
+    """ELU(BatchNorm(x) + plus) with ``above`` rows of zeros on top: (B, C, H, W) -> (B, C, above + H, W).
 
-    In function ``nn.BatchNorm2d``, a sum, ``nn.ELU`` and a padding. Second gradients have closed formulas, third ones
-    are refused.
+    The same function as ``nn.BatchNorm2d``, a sum, ``nn.ELU`` and padding. Differentiable twice.
     """
 
-    def __init__(self, channels: int, above: int = 0):
+    def __init__(self, channels: int, above: int = 0) -> None:
         super().__init__(channels)
         self.above = above
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
         if self.training and x.numel() == x.shape[1]:
-            raise ValueError(f"more than one value per channel is needed for batch statistics, not {tuple(x.shape)}")
+            raise ValueError(f"batch statistics need more than one value per channel, not {tuple(x.shape)}")
         if self.training and self.track_running_stats:
             self.num_batches_tracked.add_(1)
-        if torch.compiler.is_compiling():  # which makes one pass of the definition
-            moving = not self.training or self.track_running_stats
-            mean, var = (self.running_mean, self.running_var) if moving else (None, None)
+        if torch.compiler.is_compiling():  # the compiler fuses the definition itself
+            use_running = not self.training or self.track_running_stats
+            mean, var = (self.running_mean, self.running_var) if use_running else (None, None)
             h = F.batch_norm(x, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
             return F.pad(F.elu(h if plus is None else h + plus), (0, 0, self.above, 0))
         return _NormELU.apply(x, self.weight, self.bias, plus, self)
 
 
 class _NormELU(torch.autograd.Function):
-    """u = w x̂ + b + plus, with x̂ = r (x - mean) and r = 1 / √(var + eps) of each channel -> y = ELU(u)."""
+    """y = ELU(u), u = w x̂ + b + plus, with x̂ = r (x - mean) and r = 1 / √(var + eps) of each channel."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, plus, norm):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, plus: Tensor | None, norm: NormELU) -> Tensor:
         mean, var = norm.running_mean, norm.running_var
         if norm.training:
-            kept = (mean, var) if norm.track_running_stats else (mean.clone(), var.clone())
-            mean, var = torch.batch_norm_update_stats(x, *kept, norm.momentum)
+            averages = (mean, var) if norm.track_running_stats else (mean.clone(), var.clone())
+            mean, var = torch.batch_norm_update_stats(x, *averages, norm.momentum)
         slope = weight * (var + norm.eps).rsqrt()
         batch, channels, height, width = x.shape
-        y = torch.empty(
-            (batch, channels, norm.above + height, width), dtype=x.dtype, device=x.device, memory_format=_layout(x)
-        )
+        shape = batch, channels, norm.above + height, width
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
         y[:, :, : norm.above] = 0
-        _elu_of_line(_maps(slope), x, _maps(bias - slope * mean), plus, y[:, :, norm.above :])
+        _elu_of_line(_per_channel(slope), x, _per_channel(bias - slope * mean), plus, y[:, :, norm.above :])
         ctx.save_for_backward(x, y, weight, mean, var)
         ctx.settings = norm.training, norm.eps, norm.above
         return y
 
     @staticmethod
-    def backward(ctx, g):
-        *gradients, gplus = _NormELUBackward.apply(g, *ctx.saved_tensors, *ctx.settings)
-        return *gradients, gplus if ctx.needs_input_grad[3] else None, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        *gradients, to_plus = _NormELUBackward.apply(g, *ctx.saved_tensors, *ctx.settings)
+        return *gradients, to_plus if ctx.needs_input_grad[3] else None, None
 
 
 class _NormELUBackward(torch.autograd.Function):
-    """Gradient g of y -> those of x, weight w, bias and plus: w r P(h), Σ h x̂, Σ h and h, where h = g ELU'(u), and
-    P(h) = h - ⟨h⟩ - x̂ ⟨h x̂⟩ with means ⟨·⟩ over the channel, or P(h) = h if the statistics are not the batch's.
+    """Gradient g of y -> the gradients of x, weight w, bias and plus: w r P(h), Σ h x̂, Σ h and h.
 
-    Mean and variance come in as numbers; that they depend on x is part of the gradient given for x.
+    h = g ELU'(u) and P(h) = h - ⟨h⟩ - x̂ ⟨h x̂⟩ with channel means ⟨·⟩, or P(h) = h with running statistics. The
+    gradient of x includes the dependence of mean and variance on x.
     """
 
     @staticmethod
-    def forward(ctx, g, x, y, weight, mean, var, training, eps, above):
+    def forward(
+        ctx: Any,
+        g: Tensor,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        training: bool,
+        eps: float,
+        above: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         h = aten.elu_backward(g[:, :, above:], 1, 1, 1, True, y[:, :, above:])
-        gx, sum_hx, sum_h = _through_norm(h, x, weight, mean, var, training, eps)
+        to_x, sum_hx, sum_h = _norm_backward(h, x, weight, mean, var, training, eps)
         ctx.save_for_backward(g, x, y, weight, mean, var, sum_hx, sum_h)
         ctx.settings = training, eps, above
         ctx.set_materialize_grads(False)
-        return gx, sum_hx, sum_h, h
+        return to_x, sum_hx, sum_h, h
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, v, v_weight, v_bias, v_plus):
-        """Cotangents v and v_plus ``[B, C, H, W]``, v_weight and v_bias ``[C]`` -> the gradients of g, x, y and weight.
+    def backward(  # type: ignore[override]
+        ctx: Any, v: Tensor | None, v_weight: Tensor | None, v_bias: Tensor | None, v_plus: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients of g, x, y and weight.
 
-        The scalar is w r Σ v P(h) + v_weight Σ h x̂ + v_bias Σ h + Σ v_plus h. P is symmetric; a gradient u of x̂ is
-        r P(u) in x, and one of r is -r² x̂ / n. So the gradient k of h is w r P(v) and what is added to it, and that of
-        x a line in v, h and x, with coefficients that are sums over the channel.
+        They are those of the scalar w r Σ v P(h) + v_weight Σ h x̂ + v_bias Σ h + Σ v_plus h. P is symmetric; a
+        gradient u of x̂ is r P(u) in x, and one of r is -r² x̂ / n. Hence the gradient k of h is w r P(v) plus direct
+        terms, and that of x is linear in v, h and x, with coefficients that are sums over the channel.
         """
-        g, x, y, weight, mean, var, sum_hx, sum_h = ctx.saved_tensors  # x is x̂ in the names of sums
+        g, x, y, weight, mean, var, sum_hx, sum_h = ctx.saved_tensors  # in the names of sums, x stands for x̂
         training, eps, above = ctx.settings
         n = x.numel() // x.shape[1]
         r = (var + eps).rsqrt()
         g, inner_y = g[:, :, above:], y[:, :, above:]
         v = torch.zeros_like(x) if v is None else v
 
-        k, sum_vx, sum_v = _through_norm(v, x, weight, mean, var, training, eps)
+        k, sum_vx, sum_v = _norm_backward(v, x, weight, mean, var, training, eps)
         if v_weight is not None:
-            k.addcmul_(_maps(r * v_weight), x).sub_(_maps(r * v_weight * mean))
+            k.addcmul_(_per_channel(r * v_weight), x).sub_(_per_channel(r * v_weight * mean))
         if v_bias is not None:
-            k += _maps(v_bias)
+            k += _per_channel(v_bias)
         to_weight = r * _sum_of_products(v, g, inner_y)
         of_v = of_x = torch.zeros_like(r)
         of_h = of_v if v_weight is None else r * v_weight
@@ -118,27 +132,29 @@ class _NormELUBackward(torch.autograd.Function):
 
         to_g, to_y, to_x = torch.empty_like(y), torch.empty_like(y), k
         to_g[:, :, :above] = to_y[:, :, :above] = 0
-        offset, of_v, of_x, of_h = map(_maps, (offset, of_v, of_x, of_h))
+        offset, of_v, of_x, of_h = map(_per_channel, (offset, of_v, of_x, of_h))
         inputs, outputs = (k, v_plus, g, inner_y, v, x), (to_g[:, :, above:], to_y[:, :, above:])
-        for ks, ps, gs, ys, vs, xs, to_gs, to_ys, h in _pieces(*inputs, *outputs, buffers=1):
+        for ks, ps, gs, ys, vs, xs, to_gs, to_ys, h in _chunks(*inputs, *outputs, buffers=1):
             if ps is not None:
                 ks += ps
             aten.elu_backward.grad_input(ks, 1, 1, 1, True, ys, grad_input=to_gs)
             # ELU' is y + 1 where y ≤ 0, and 1 elsewhere
             aten.hardtanh_backward.grad_input(torch.mul(ks, gs, out=h), ys, -torch.inf, 0, grad_input=to_ys)
             aten.elu_backward.grad_input(gs, 1, 1, 1, True, ys, grad_input=h)
-            torch.addcmul(offset, of_v, vs, out=ks).addcmul_(of_x, xs).addcmul_(of_h, h)  # k has been used
+            torch.addcmul(offset, of_v, vs, out=ks).addcmul_(of_x, xs).addcmul_(of_h, h)  # overwrites k with to_x
         return to_g, to_x, to_y, to_weight, None, None, None, None, None
 
 
-def _through_norm(h, x, weight, mean, var, training, eps) -> tuple[Tensor, Tensor, Tensor]:
-    """w r P(h), Σ h x̂ and Σ h: the gradient of batch normalisation."""
+def _norm_backward(
+    h: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, training: bool, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return w r P(h), Σ h x̂ and Σ h, the gradients of batch normalisation."""
     statistics = (None, None, mean, (var + eps).rsqrt()) if training else (mean, var, None, None)
     return aten.native_batch_norm_backward(h, x, weight, *statistics, training, eps, (True, True, True))
 
 
 def _elu_of_line(slope: Tensor, x: Tensor, offset: Tensor, plus: Tensor | None, out: Tensor) -> None:
-    """out = ELU(slope · x + offset + plus), with single precision inside."""
+    """Set out = ELU(slope · x + offset + plus), computed in float32 for types of lower precision."""
     if not x.is_cpu:
         torch.addcmul(offset, slope, x, out=out)
         if plus is not None:
@@ -146,7 +162,7 @@ def _elu_of_line(slope: Tensor, x: Tensor, offset: Tensor, plus: Tensor | None, 
         F.elu_(out)
         return
     low = x.dtype in (torch.bfloat16, torch.float16)
-    for xs, ps, ys, u, e in _pieces(x, plus, out, buffers=2, dtype=torch.float32 if low else x.dtype):
+    for xs, ps, ys, u, e in _chunks(x, plus, out, buffers=2, dtype=torch.float32 if low else x.dtype):
         torch.addcmul(offset, slope, u.copy_(xs) if low else xs, out=u)
         if ps is not None:
             u += e.copy_(ps) if low else ps
@@ -156,28 +172,27 @@ def _elu_of_line(slope: Tensor, x: Tensor, offset: Tensor, plus: Tensor | None, 
 
 
 def _sum_of_products(v: Tensor, g: Tensor, y: Tensor) -> Tensor:
-    """Σ v h over each channel, with h = g ELU'(u): ``[C]``."""
+    """Return Σ v h (C,), with h = g ELU'(u)."""
     total = torch.zeros(v.shape[1], dtype=v.dtype, device=v.device)
-    for vs, gs, ys, h in _pieces(v, g, y, buffers=1):
+    for vs, gs, ys, h in _chunks(v, g, y, buffers=1):
         total += aten.elu_backward.grad_input(gs, 1, 1, 1, True, ys, grad_input=h).mul_(vs).sum((0, 2, 3))
     return total
 
 
-def _pieces(first: Tensor, *more: Tensor | None, buffers: int, dtype: torch.dtype | None = None) -> Iterator[tuple]:
-    """Some images of all tensors ``[B, …]`` at a time (None stays None), and so many buffers of their shape."""
-    count = max(1, min(len(first), PIECE // max(1, first[0].numel()))) if first.is_cpu else len(first)
-    made = [torch.empty_like(first[:count], dtype=dtype) for _ in range(buffers)]
-    firsts = first.split(count)
-    others = [[None] * len(firsts) if t is None else t.split(count) for t in more]
-    for one, *rest in zip(firsts, *others, strict=True):
-        yield one, *rest, *(b[: len(one)] for b in made)
+def _chunks(first: Tensor, *others: Tensor | None, buffers: int, dtype: torch.dtype | None = None) -> Iterator[tuple]:
+    """Yield chunks of images of all tensors (None stays None), followed by uninitialised buffers of their shape."""
+    count = max(1, min(len(first), CHUNK_VALUES // max(1, first[0].numel()))) if first.is_cpu else len(first)
+    scratch = [torch.empty_like(first[:count], dtype=dtype) for _ in range(buffers)]
+    chunks = first.split(count)
+    other_chunks = [[None] * len(chunks) if t is None else t.split(count) for t in others]
+    for chunk, *rest in zip(chunks, *other_chunks, strict=True):
+        yield chunk, *rest, *(buffer[: len(chunk)] for buffer in scratch)
 
 
 def _layout(x: Tensor) -> torch.memory_format:
-    last = x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
+    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
 
-def _maps(values: Tensor) -> Tensor:
-    """``[C]`` -> ``[C, 1, 1]``."""
+def _per_channel(values: Tensor) -> Tensor:
+    """Reshape (C,) to (C, 1, 1)."""
     return values[:, None, None]

@@ -1,0 +1,127 @@
+"""Losses of methods against closed forms and limits."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from bench.methods.dg_vae import DensityGapVAE
+from bench.methods.iwae import ImportanceWeightedAutoencoder
+from bench.methods.mae import MutualPosteriorDivergence, pairwise_kl
+from bench.methods.mu_forcing import MuForcing
+from bench.methods.parts.free_bits import PLACEMENTS, FreeBits
+from bench.methods.parts.mmd import mmd
+from bench.methods.self_critic import SelfCritic
+from scipy import integrate, stats
+
+from bench.method import ELBOTerms
+from bench.models.distributions import Gaussian, gaussian_kl
+from tests.methods.gaussians import context, elbo_terms, gaussians, generator
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_free_bits_have_the_gradient_of_a_mask(placement):
+    kl_dim = torch.rand(20, 4, generator=generator(), dtype=torch.float64).requires_grad_()
+    target = 2.0 if placement != "total_batch" else 1.5
+    FreeBits(target, placement)(kl_dim.sum(-1), kl_dim).backward()
+    masked = kl_dim.detach().clone().requires_grad_()
+    axis, reduction = placement.split("_")
+    kl = masked if axis == "dim" else masked.sum(-1, keepdim=True)
+    kl = kl.mean(0, keepdim=True) if reduction == "batch" else kl
+    mask = (kl > (target / 4 if axis == "dim" else target)).detach()
+    (mask * kl).sum(-1).mean().backward()
+    assert torch.allclose(kl_dim.grad, masked.grad) and kl_dim.grad.count_nonzero() > 0
+
+
+def test_free_bits_without_kl_per_dimension_fail():
+    with pytest.raises(ValueError, match="placement=total_example"):
+        FreeBits(4.0)(torch.ones(3), None)
+
+
+def test_density_gap_matches_quadrature():
+    q, method = gaussians(batch=4, dim=2), DensityGapVAE()
+    terms = elbo_terms(q)
+    grid = np.linspace(-12, 12, 20_001)
+    expected = 0.0
+    for d in range(2):
+        density = stats.norm.pdf(grid[:, None], q.mean[:, d].numpy(), q.logvar[:, d].div(2).exp().numpy()).mean(1)
+        expected += integrate.trapezoid(density * (np.log(density + 1e-300) - stats.norm.logpdf(grid)), grid)
+    estimates = []
+    for part in q.rsample(20_000, generator(1)).split(500, dim=1):
+        terms.extra["aggregate"] = part
+        estimates.append(method.kl_loss(terms).item())
+    assert np.mean(estimates) == pytest.approx(expected, abs=4 * np.std(estimates) / math.sqrt(len(estimates)))
+
+
+def test_density_gap_of_identical_posteriors_is_the_kl():
+    q = Gaussian(torch.full((5, 2), 0.7, dtype=torch.float64), torch.full((5, 2), -1.0, dtype=torch.float64))
+    terms = elbo_terms(q)
+    terms.extra["aggregate"] = q.rsample(1000, generator())
+    assert DensityGapVAE().kl_loss(terms).item() == pytest.approx(terms.kl.mean().item(), abs=0.1)
+
+
+def test_mmd_is_unbiased():
+    values = []
+    for seed in range(1000):
+        a, b = torch.randn(2, 12, 3, generator=generator(seed), dtype=torch.float64)
+        values.append(mmd(a, b).item())
+    assert abs(np.mean(values)) < 3 * np.std(values) / math.sqrt(1000)
+    shifted = mmd(torch.randn(200, 3, generator=generator()), torch.randn(200, 3, generator=generator(1)) + 2)
+    assert shifted > 10 * np.std(values)
+    assert mmd(torch.ones(1, 3), torch.zeros(1, 3)) == 0
+
+
+def test_gaussian_kls_match_torch():
+    q = gaussians()
+    normal = torch.distributions.Normal(q.mean, q.logvar.div(2).exp())
+    i, j = 1, 4
+    first, second = (torch.distributions.Normal(normal.mean[k], normal.stddev[k]) for k in (i, j))
+    expected = torch.distributions.kl_divergence(first, second)
+    assert torch.allclose(pairwise_kl(q.mean, q.logvar)[i, j], expected)
+    single = [Gaussian(q.mean[k : k + 1], q.logvar[k : k + 1]) for k in (i, j)]
+    assert torch.allclose(gaussian_kl(*single), expected.sum())
+
+
+def test_mae_rewards_posteriors_that_are_evenly_apart():
+    method = MutualPosteriorDivergence(MutualPosteriorDivergence.Config(eta=1.0, gamma=1.0))
+    near, far = (
+        elbo_terms(Gaussian(scale * torch.eye(3).double(), torch.zeros(3, 3).double())) for scale in (0.1, 2.0)
+    )
+    penalties = [(method.loss(context(), terms) - terms.kl.mean()).item() for terms in (near, far)]
+    assert penalties[1] < penalties[0]  # all pairs are equally far apart, so S = 0
+    uneven = elbo_terms(Gaussian(torch.tensor([[0.0], [0.0], [3.0]]).double(), torch.zeros(3, 1).double()))
+    k = pairwise_kl(uneven.q.mean, uneven.q.logvar)[~torch.eye(3, dtype=torch.bool)]
+    expected = -math.log(1 / (1 + math.exp(-k.mean().item()))) + k.sum(-1).std().item()
+    assert (method.loss(context(), uneven) - uneven.kl.mean()).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(30.0, math.log(6)), (0.0, 0.0)])
+def test_self_critic_bounds_mutual_information(scale, expected):
+    """log B minus the critic's loss: log B for distinct posteriors, 0 for identical ones."""
+    q = Gaussian(scale * torch.arange(6.0).unsqueeze(1).expand(-1, 3), torch.zeros(6, 3))
+    terms = elbo_terms(Gaussian(q.mean.double(), q.logvar.double()), q.rsample(1, generator()).double())
+    bound = math.log(6) - (SelfCritic().loss(context(), terms) - terms.kl.mean()).item()
+    assert bound == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("spread", "expected"), [(0.0, 3 * 0.5), (1.0, 0.0)])
+def test_mu_forcing_penalises_spread_below_the_margin(spread, expected):
+    mean = spread * torch.tensor([[-1.0] * 3, [1.0] * 3]).double()
+    terms = elbo_terms(Gaussian(mean, torch.zeros(2, 3).double()))
+    penalty = MuForcing(MuForcing.Config(margin=0.5)).loss(context(), terms) - terms.kl.mean()
+    assert penalty.item() == pytest.approx(expected)
+
+
+def test_iwae_bound_rises_to_the_evidence():
+    """p(x|z) = N(x; z, 1) in three dimensions, so p(x) = N(x; 0, 2); q is shifted and too wide."""
+    x = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+    q = Gaussian((x / 2 + 0.3).expand(4000, -1), torch.zeros(4000, 3, dtype=torch.float64))
+    log_px = stats.norm.logpdf(x.numpy(), scale=math.sqrt(2)).sum()
+    bounds = []
+    for samples in (1, 5, 50):
+        z = q.rsample(samples, generator())
+        rec = 0.5 * ((x - z).square() + math.log(2 * math.pi)).sum(-1)
+        loss = ImportanceWeightedAutoencoder().loss(context(), ELBOTerms(None, q, z, rec, None, None))
+        bounds.append(-loss.item())
+    assert bounds[0] < bounds[1] - 0.1 < bounds[2] - 0.1 < log_px
+    assert bounds[2] == pytest.approx(log_px, abs=0.1)

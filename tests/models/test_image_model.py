@@ -1,0 +1,103 @@
+"""Image networks: published sizes, causality, sampling."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.core.config import ImageModelConfig
+from bench.experiment.presets import load_preset
+from bench.models.build import reference_parameters
+from bench.models.image import MaskedConv, build_image_model
+from bench.models.vae import fixed_statistics
+from tests.conftest import MODEL
+
+
+def count(*modules: nn.Module) -> int:
+    return sum(reference_parameters(module) for module in modules)
+
+
+def test_paper_sizes_are_the_published_ones():
+    model = build_image_model(ImageModelConfig())
+    assert count(model.features, model.head) == 752_448
+    assert count(model.latent_to_decoder, model.decoder) == 894_400
+    assert count(build_image_model(ImageModelConfig(), latent=False)) == 778_368
+    masked = [m for m in model.modules() if isinstance(m, MaskedConv)]
+    assert sum(m.reference_parameters - int(m.mask.sum()) for m in masked) == 325_184, "entries that are always zero"
+
+
+@pytest.mark.parametrize("name", ["quick", "small"])
+def test_presets_build_their_models(name):
+    config = load_preset(name, "image").model
+    model = build_image_model(config).eval()
+    x = torch.zeros(2, 1, config.image_size, config.image_size)
+    assert model.log_prob(x, model.encode(x).rsample(3)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("centre", [False, True])
+@pytest.mark.parametrize("size", [3, 7])
+def test_masked_convolution_matches_the_full_kernel(size, centre):
+    torch.manual_seed(size)
+    layer = MaskedConv(3, 4, size, centre).double()
+    reach = size // 2
+    kernel = torch.zeros(4, 3, size, size, dtype=torch.float64)
+    kernel[:, :, : reach + 1] = layer.weight.detach()
+    mask = torch.ones(size, size)
+    mask[reach, reach + centre :] = 0
+    mask[reach + 1 :] = 0
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    y = layer(F.pad(x, (0, 0, reach, 0)))
+    torch.testing.assert_close(y, F.conv2d(x, kernel * mask, padding=reach))
+    y.square().sum().backward()
+    assert (layer.weight.grad[layer.mask == 0] == 0).all() and (layer.weight.grad[layer.mask == 1] != 0).any()
+
+
+def test_decoder_is_causal_in_the_image_and_depends_on_z():
+    torch.manual_seed(0)
+    model = build_image_model(MODEL).eval().double()
+    x, z = torch.rand(1, 1, 7, 7, dtype=torch.float64).round(), torch.randn(1, 3, dtype=torch.float64)
+
+    def logits(x, z):
+        return model.decoder.logits(model.latent_to_decoder(z), model.decoder.image_projection(x)).flatten()
+
+    dependence = torch.autograd.functional.jacobian(lambda x: logits(x, z), x).reshape(49, 49)
+    assert (dependence.triu() == 0).all(), "a pixel depends on itself or a later one"
+    assert (dependence.tril(-1) != 0).any(1)[1:].all(), "a pixel depends on no earlier one"
+    assert (torch.autograd.functional.jacobian(lambda z: logits(x, z), z) != 0).any(-1).all()
+
+
+@pytest.mark.parametrize("latent", [True, False])
+def test_samples_follow_the_likelihood(latent):
+    """All 16 images of 4 pixels: frequencies of samples against p(x|z)."""
+    config = ImageModelConfig(2, "mean", 2, (3,), 4, 4, (3, 3), (), 2)
+    torch.manual_seed(1)
+    model = build_image_model(config, latent).eval()
+    z = torch.zeros(1, model.latent_dim)
+    images = torch.tensor([[(i >> b) & 1 for b in range(4)] for i in range(16)]).float().reshape(16, 1, 2, 2)
+    p = model.log_prob(images, z.expand(16, -1).unsqueeze(1)).exp().flatten().detach()
+    assert p.sum().item() == pytest.approx(1, abs=1e-5)
+    samples = model.sample(z.expand(20_000, -1), torch.Generator().manual_seed(0)).flatten(1)
+    frequency = torch.bincount((samples @ torch.tensor([1.0, 2, 4, 8])).long(), minlength=16) / 20_000
+    assert ((frequency - p).abs() < 4 * (p * (1 - p) / 20_000).sqrt() + 1e-9).all()
+
+
+def test_samples_of_an_example_match_single_ones():
+    torch.manual_seed(0)
+    model = build_image_model(MODEL).eval()
+    x, z = torch.rand(3, 1, 7, 7).round(), torch.randn(3, 4, 3)
+    expected = torch.stack([model.log_prob(x, z[:, s : s + 1])[:, 0] for s in range(4)], dim=1)
+    torch.testing.assert_close(model.log_prob(x, z), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_fixed_statistics_keep_running_averages():
+    norm = nn.BatchNorm2d(2)
+    x = torch.randn(4, 2, 3, 3) + 5
+    expected = norm(x)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    with fixed_statistics(norm):
+        torch.testing.assert_close(norm(x), expected)
+    assert all(torch.equal(before[name], value) for name, value in norm.state_dict().items())
+    norm.eval()
+    with fixed_statistics(norm):
+        evaluated = norm(x)
+    assert torch.equal(evaluated, norm(x)) and norm.track_running_stats
