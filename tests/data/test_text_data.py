@@ -31,28 +31,6 @@ def test_cut_documents_need_fewer_batches_of_equal_length(text_prepared):
     assert len(order) == batches < batches_per_pass(text_prepared, TEXT_MODEL, EQUAL)
 
 
-def test_padded_batches_are_full_and_of_similar_length(text_prepared):
-    data = load(text_prepared, TEXT_MODEL)
-    first, second = (data.order(8, False, torch.Generator().manual_seed(s)) for s in (0, 1))
-    assert [len(index) for index in first] == [8] * batches_per_pass(
-        text_prepared, TEXT_MODEL, replace(EQUAL, equal_lengths=False)
-    )
-    assert len(torch.cat(first).unique()) == 8 * len(first) and not torch.equal(first[0], second[0])
-    padding = torch.cat([(data.batch(index, torch.Generator()) == PAD).flatten() for index in first])
-    assert padding.float().mean() < 0.1
-
-
-def test_blocks_hold_the_first_sentences_by_length(text_prepared):
-    data = load(text_prepared, TEXT_MODEL)
-    index, blocks = data.blocks("test", 10, 4, equal_lengths=True)
-    assert sorted(index) == list(range(10)) and all((block != PAD).all() and len(block) <= 4 for block in blocks)
-    index, blocks = data.blocks("test", 10, 4)
-    assert sorted(index) == list(range(10)) and [len(block) for block in blocks] == [4, 4, 2]
-    for i, row in zip(index, [row for block in blocks for row in block], strict=True):
-        n = data.lengths["test"][i]
-        assert torch.equal(row[:n], data.test[i, :n].long()) and (row[n:] == PAD).all()
-
-
 def test_rare_words_become_unknown_and_documents_are_cut(text_prepared):
     sizes = replace(TEXT_MODEL, vocabulary=8, words=3)
     full, reduced = load(text_prepared, TEXT_MODEL), load(text_prepared, sizes)
