@@ -188,8 +188,9 @@ class MaskedCNNDecoder(nn.Module):
         """Return the logits (N, 1, H, W) from the code of z (N, …, H, W) and the image's projection (N, C, H, W)."""
         if code.shape[1] <= self.channels:
             return self(code + image)
-        bias, *block_biases = code.split([self.channels, *[self.channels // 2] * len(self.blocks)], dim=1)
-        return self(bias + image, block_biases)
+        biases = code + F.pad(image, (0, 0, 0, 0, 0, code.shape[1] - self.channels))
+        bias, *block_biases = biases.split([self.channels, *[self.channels // 2] * len(self.blocks)], dim=1)
+        return self(bias, block_biases)
 
     def log_prob(self, code: Tensor, x: Tensor, samples: int = 1) -> Tensor:
         """Return log p(x|z) (B, S) for codes (B·S, …, H, W) and images x (B, 1, H, W) in {0, 1}.
