@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,10 @@ examples:
 
 def add_parser(commands: Any) -> None:
     """Add the command ``evaluate`` to the subparsers ``commands``."""
-    groups = "\n".join(f"  {name:12} {group.summary}" for name, group in metric_groups().items())
+    groups = "\n".join(
+        textwrap.fill(group.summary, 79, initial_indent=f"  {name:12} ", subsequent_indent=" " * 15)
+        for name, group in metric_groups().items()
+    )
     p = commands.add_parser(
         "evaluate",
         help="add metrics to finished cells, without training",

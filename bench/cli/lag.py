@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from bench.cli import run
+from bench.core.errors import UserError
 
 SCALAR = "model.latent_dim=1"
 
@@ -24,5 +25,7 @@ def add_parser(commands: Any) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    args.set = [*args.set, SCALAR]  # the last one counts
+    if any(setting.partition("=")[0].strip() == SCALAR.partition("=")[0] for setting in args.set):
+        raise UserError("--set model.latent_dim is not available: the lag study needs a scalar latent")
+    args.set = [*args.set, SCALAR]
     return run.execute(args)

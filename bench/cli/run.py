@@ -42,9 +42,8 @@ def add_parser(commands: Any) -> None:
     p = commands.add_parser(
         "run",
         help="train and evaluate what is missing, then report",
-        description="Train methods against posterior collapse under one protocol, evaluate them\nwith one evaluator, "
-        "and write tables and figures. Finished cells are not run again;\nafter an interruption the same command "
-        "resumes.",
+        description="Train methods against posterior collapse under one protocol, evaluate them\nalike, and write "
+        "tables and figures. Finished cells are not run again; after an\ninterruption the same command resumes.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

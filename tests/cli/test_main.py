@@ -1,0 +1,101 @@
+"""The program: its commands, their help, and exit statuses."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import bench
+from bench.cli import main as cli
+from bench.cli import report
+from bench.core.errors import Stopped, UserError
+from bench.data.registry import dataset_names
+from bench.run import main as run_main
+from bench.training import registry
+
+COMMANDS = ["run", "report", "evaluate", "verify", "merge", "lag", "speed", "list"]
+
+
+def python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0 and bench.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_80_columns(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert end.value.code == 0 and f"python -m bench {command}" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    printed = capsys.readouterr().out
+    assert all(f"    {command} " in printed for command in COMMANDS)
+
+
+def test_unknown_command_is_an_error():
+    for arguments in ([], ["train"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(arguments)
+        assert end.value.code == 2
+
+
+def test_help_and_presets_import_nothing_heavy():
+    code = (
+        "import sys; from bench.cli.main import main\n"
+        "main(['list', 'presets'])\n"
+        "try: main(['run', '--help'])\n"
+        "except SystemExit: print({'torch', 'ray', 'pandas', 'matplotlib'} & set(sys.modules))"
+    )
+    assert python(code).stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (UserError("no folder: give another"), 2, "error: no folder: give another"),
+        (FileNotFoundError(2, "No such file", "a.json"), 2, "error: a.json: No such file"),
+        (KeyboardInterrupt(), 130, "interrupted: the same command writes the rest"),
+        (Stopped(15, "1 of 2 cells"), 143, "stopped: 1 of 2 cells; the same command writes the rest"),
+    ],
+)
+def test_errors_are_one_line_and_a_status(error, status, message, capsys, monkeypatch):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(report, "execute", fail)
+    assert cli.main(["report"]) == status
+    assert capsys.readouterr().err.strip() == message
+
+
+def test_closed_pipe_ends_with_status_141():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "bench", "list", "presets"]
+    process = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (141, "")
+
+
+def test_list_names_everything(capsys):
+    assert run_main(["--list"]) == 0
+    printed = capsys.readouterr().out
+    names = (*registry.method_names(), *dataset_names(), "core", "paper", "all", "quick", "small", "+anneal")
+    assert all(f"  {name} " in printed for name in names)
+
+
+def test_list_of_one_kind_has_nothing_else(capsys):
+    assert cli.main(["list", "datasets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "data sets" and len(lines) == 1 + len(dataset_names())

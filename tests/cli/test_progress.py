@@ -1,0 +1,94 @@
+"""Progress read from the files of cells: states, numbers and event lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench.cli.progress import CellProgress, RunProgress
+from bench.core.files import write_text
+from bench.evaluation.config import EvaluationConfig
+from bench.experiment.cell_folder import CellFolder, lock_cell
+from bench.experiment.schema import Failure, ResultRecord
+from bench.training.result import Validation
+
+CELL = "0123456789ab"
+LINE = Validation(
+    phase="main", update=5, encoder_updates=0, seconds=1.0, train_loss=3.0, beta=1.0, lr=0.1, selected=True, elbo=-2.5
+)
+
+
+@pytest.fixture
+def cell(tmp_path) -> CellProgress:
+    folder = CellFolder(tmp_path / f"seed-0-{CELL}")
+    return CellProgress("vae seed 0", folder, updates=10, weight=2.0, evaluation=EvaluationConfig())
+
+
+def write(cell: CellProgress, **fields) -> None:
+    cell.folder.path.mkdir(exist_ok=True)
+    cell.folder.write_record("result.json", ResultRecord(cell_id=CELL, **fields))
+
+
+def test_running_cell_shows_its_last_validation(cell, capsys):
+    progress = RunProgress([cell], Console(highlight=False, soft_wrap=True))
+    progress.poll([cell])
+    with lock_cell(cell.folder.path):
+        write(cell, status="running")
+        cell.folder.write_history([LINE])
+        progress.poll([cell])
+        assert (cell.state, cell.update, cell.metrics) == ("running", 5, {"elbo": -2.5})
+        assert cell.fraction == pytest.approx(0.45)
+        write(cell, status="ok")
+        progress.poll([cell])
+        assert cell.state == "evaluating"
+    lines = capsys.readouterr().out.splitlines()
+    assert ["started – ELBO -2.50 (0/1)" in lines[0], "evaluating" in lines[1], len(lines)] == [True, True, 2]
+
+
+def test_failure_counts_once_the_worker_is_done(cell, capsys):
+    progress = RunProgress([cell], Console(highlight=False, soft_wrap=True))
+    with lock_cell(cell.folder.path):
+        write(cell, status="failed", reason="loss is NaN")  # the worker may try again
+        progress.poll([cell])
+        assert not cell.finished
+    progress.poll([cell])
+    assert cell.state == "failed" and progress.unfinished == [] and cell.fraction == 1
+    assert "vae seed 0: failed: loss is NaN (1/1)" in capsys.readouterr().out
+
+
+def test_result_of_an_earlier_run_is_ignored(tmp_path):
+    folder = CellFolder(tmp_path / f"seed-0-{CELL}")
+    folder.path.mkdir()
+    failure = Failure(reason="no memory", traceback="")
+    folder.write_record("result.json", ResultRecord(cell_id=CELL, status="ok", evaluation_failure=failure))
+    cell = CellProgress("vae seed 0", folder, 10, 1.0, EvaluationConfig())
+    cell.poll()
+    assert cell.state == "waiting"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"status": []}'])
+def test_damaged_files_change_no_state(cell, text):
+    progress = RunProgress([cell], Console(quiet=True))
+    with lock_cell(cell.folder.path):
+        write_text(cell.folder.path / "result.json", text)
+        progress.poll([cell])
+    assert cell.state == "waiting"
+
+
+def test_bars_are_shown_on_a_terminal(cell, capsys):
+    console = Console(force_terminal=True, width=100)
+    with RunProgress([cell], console) as progress, lock_cell(cell.folder.path):
+        write(cell, status="running")
+        cell.folder.write_history([LINE])
+        progress.poll([cell])
+        progress.bars.refresh()
+    printed = capsys.readouterr().out
+    assert "vae seed 0" in printed and "0/1 cells" in printed and "ELBO -2.50" in printed
+
+
+def test_folder_may_be_missing(tmp_path: Path):
+    cell = CellProgress("vae seed 0", CellFolder(tmp_path / "none"), 10, 1.0, EvaluationConfig())
+    cell.poll()
+    assert cell.state == "waiting" and not (tmp_path / "none").exists()

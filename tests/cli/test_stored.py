@@ -1,0 +1,198 @@
+"""Commands on stored cells: report, evaluate, verify, merge."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pytest
+
+from bench.cli.main import main
+from bench.cli.verify import Comparison
+from bench.core.files import read_json, write_json
+from bench.experiment.cell_folder import cell_folders, lock_cell
+from bench.training import registry
+from tests.cli.conftest import metrics, only_cell
+
+CONVERGENCE = ["--metrics", "convergence", "--set", "evaluation.convergence_examples=2", "--executor", "local"]
+
+
+def change(file, change) -> None:
+    """Rewrite a JSON file after ``change`` of its content."""
+    record = read_json(file)
+    change(record)
+    write_json(file, record)
+
+
+def lower_nll(record: dict) -> None:
+    record["evaluation"]["metrics"]["nll"] -= 1
+
+
+# ---- report
+
+
+def test_report_rebuilds_the_tables(finished, capsys):
+    table = (finished / "tables" / "toy-quick.csv").read_bytes()
+    shutil.rmtree(finished / "tables")
+    assert main(["report", str(finished)]) == 0
+    assert (finished / "tables" / "toy-quick.csv").read_bytes() == table
+    assert "toy, preset quick" in capsys.readouterr().out
+
+
+def test_report_without_cells_is_an_error(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "none")]) == 2
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("python -m bench run") == 2
+
+
+@pytest.mark.parametrize("version", [1, 99])
+def test_report_of_another_schema_version_is_an_error(finished, version, capsys):
+    change(only_cell(finished, "vae").path / "config.json", lambda record: record.update(schema_version=version))
+    assert main(["report", str(finished)]) == 2
+    error = capsys.readouterr().err
+    assert f"schema version {version}" in error and error.count("\n") == 1
+
+
+# ---- evaluate
+
+
+def test_evaluate_adds_a_group(finished, capsys):
+    assert main(["evaluate", str(finished), *CONVERGENCE]) == 0
+    assert "3 finished cells with weights, 3 of them to evaluate" in capsys.readouterr().out
+    for cell in cell_folders(finished):
+        groups = cell.evaluation().groups
+        assert groups["convergence"].settings == {"examples": 2} and {"refined_iw", "latent_use"} <= groups.keys()
+    assert "nll_5000" in pd.read_csv(finished / "tables" / "toy-quick.csv")
+    assert main(["evaluate", str(finished), *CONVERGENCE]) == 0
+    assert "0 of them to evaluate" in capsys.readouterr().out
+
+
+def test_evaluate_skips_cells_without_weights(finished, capsys):
+    for cell in [*cell_folders(finished)][1:]:
+        (cell.path / "best.pt").unlink()
+    settings = ["--set", "evaluation.iw_samples=30", "--executor", "local"]
+    before = metrics(finished)
+    assert main(["evaluate", str(finished), "--metrics", "latent_use", *settings]) == 0
+    assert "skipped: 2 finished cells without weights" in capsys.readouterr().out
+    assert sum(metrics(finished)[path] != before[path] for path in before) == 1
+
+
+def test_evaluate_waits_for_another_run(finished, capsys):
+    cell = only_cell(finished, "vae")
+    with ThreadPoolExecutor(1) as pool:
+        with lock_cell(cell.path) as locked:
+            assert locked
+            waiting = pool.submit(main, ["evaluate", str(cell.path), *CONVERGENCE])
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=5)
+        assert waiting.result(timeout=120) == 0
+    assert f"{cell.path}: waiting for another run" in capsys.readouterr().out
+    assert "convergence" in cell.evaluation().groups
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metrics", "refined"], "--metrics 'refined': give some of"),
+        (["--metrics", " ,"], "give some of"),
+        (["--set", "train.epochs=3"], "settings of the evaluation only"),
+        (["--set", "evaluation.refined_iw_exmples=3"], "did you mean 'refined_iw_examples'"),
+    ],
+)
+def test_wrong_argument_of_evaluate_is_one_line(finished, capsys, arguments, message):
+    assert main(["evaluate", str(finished), *arguments, "--executor", "local"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+# ---- verify
+
+
+@pytest.mark.parametrize("retrain", [[], ["--retrain"]], ids=["evaluated", "trained"])
+def test_verify_reproduces_every_number(finished, capsys, retrain):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert main(["verify", str(finished), *retrain]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("equal, bit for bit") == 3 and "3 of 3 cells match" in printed
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+
+
+def test_verify_finds_a_changed_number(finished, capsys):
+    cell = only_cell(finished, "vae")
+    change(cell.path / "evaluation.json", lower_nll)
+    change(cell.path / "result.json", lambda record: record["provenance"]["machine"].update(processor="Z80"))
+    assert main(["verify", str(cell.path)]) == 1
+    printed = capsys.readouterr().out
+    assert "DIFFERS" in printed and "nll: stored" in printed and "other weights" not in printed
+    assert main(["verify", str(cell.path), "--retrain"]) == 1
+    printed = capsys.readouterr().out
+    assert "machine: stored" in printed and "other weights" in printed
+
+
+def test_verify_without_weights_needs_retraining(finished, capsys):
+    cell = only_cell(finished, "vae")
+    (cell.path / "best.pt").unlink()
+    assert main(["verify", str(finished)]) == 1
+    printed = capsys.readouterr().out
+    assert "--retrain trains it again" in printed and "2 of 3 cells match" in printed
+
+
+def test_verify_needs_the_same_method_revision(finished, capsys, monkeypatch):
+    monkeypatch.setattr(registry.method("vae"), "revision", 2)
+    assert main(["verify", str(only_cell(finished, "vae").path)]) == 1
+    assert "revision 2" in capsys.readouterr().out
+
+
+def test_rounding_differs_from_a_difference():
+    verdicts = [Comparison("nll", 10.0, now).verdict for now in (10.0, 10.0005, 10.1, None)]
+    assert verdicts == ["equal", "close", "differs", "differs"]
+    assert Comparison("collapsed", True, False).verdict == "differs"
+
+
+# ---- merge
+
+
+@pytest.fixture
+def parts(finished, tmp_path):
+    """The cells of vae and of beta_vae in an output folder each."""
+    folders = []
+    for removed in ("beta_vae*", "vae"):
+        folder = shutil.copytree(finished, tmp_path / removed.strip("*"))
+        for path in (folder / "runs" / "toy" / "quick").glob(removed):
+            shutil.rmtree(path)
+        folders.append(folder)
+    return folders
+
+
+def test_merge_makes_one_table(parts, finished, tmp_path, capsys):
+    out = tmp_path / "merged"
+    assert main(["merge", *map(str, parts), "--out", str(out)]) == 0
+    assert "3 cells in" in capsys.readouterr().out
+    assert metrics(out) == metrics(finished)
+    table = pd.read_csv(out / "tables" / "toy-quick.csv")
+    assert [*table.method] == [*pd.read_csv(finished / "tables" / "toy-quick.csv").method], "the sweep is known too"
+    assert main(["merge", *map(str, parts), "--out", str(out)]) == 0
+    assert "0 of them copied" in capsys.readouterr().out
+
+
+def test_merge_prefers_the_cell_with_more_metrics(parts, finished):
+    cell = only_cell(parts[0], "vae")
+    (cell.path / "evaluation.json").unlink()
+    assert main(["merge", str(finished), "--out", str(parts[0])]) == 0
+    assert cell.evaluation() is not None
+    assert len([*cell.path.parent.glob("backup-*")]) == 1
+
+
+def test_merge_of_two_different_results_is_an_error(parts, finished, tmp_path, capsys):
+    change(only_cell(parts[0], "vae").path / "evaluation.json", lower_nll)
+    assert main(["merge", str(finished), str(parts[0]), "--out", str(tmp_path / "merged")]) == 2
+    error = capsys.readouterr().err
+    assert "two results of one cell differ in nll" in error and error.count("\n") == 1
+    assert not (tmp_path / "merged").exists()
+
+
+def test_merge_skips_a_cell_in_use(parts, tmp_path, capsys):
+    cell = only_cell(parts[0], "vae").path
+    target = tmp_path / "merged" / cell.relative_to(parts[0])
+    with lock_cell(target):
+        assert main(["merge", *map(str, parts), "--out", str(tmp_path / "merged")]) == 0
+    assert f"skipped: {target}" in capsys.readouterr().out and not target.exists()
