@@ -1,16 +1,25 @@
-"""Finished cells in memory."""
+"""Cells in memory, and stored cells and tables to read and change."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from bench.core.files import read_json, write_json
+from bench.experiment.cell_folder import cell_folders
 from bench.experiment.cell_record import CellRecord
 from bench.experiment.schema import ResultRecord
+from bench.reporting.frame import cells_frame, rows_frame
+from bench.reporting.groups import Group, group_cells
 from tests.fixtures import make_cells
 from tests.fixtures.make_cells import PROVENANCE, TEXT, TRAIN, training, validation
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def finished_cell(
@@ -36,3 +45,30 @@ def finished_cell(
         make_cells.evaluation(values, {}),
         [validation(**line) for line in history],
     )
+
+
+def change(file: Path, **fields: Any) -> None:
+    write_json(file, read_json(file) | fields)
+
+
+def change_evaluation(file: Path, **fields: Any) -> None:
+    change(file, evaluation=read_json(file)["evaluation"] | fields)
+
+
+def rows(out: Path, stem: str = "glyphs-quick") -> dict[str, dict[str, str]]:
+    with (out / "tables" / f"{stem}.csv").open(encoding="utf-8", newline="") as file:
+        return {row["method"]: row for row in csv.DictReader(file)}
+
+
+def markdown(out: Path, stem: str = "glyphs-quick") -> str:
+    return (out / "tables" / f"{stem}.md").read_text("utf-8")
+
+
+def frames(out: Path) -> tuple[Group, pd.DataFrame, pd.DataFrame]:
+    [group] = group_cells("glyphs-quick", cell_folders(out))
+    frame = cells_frame(group.cells)
+    return group, frame, rows_frame(frame)
+
+
+def stored(out: Path, method: str) -> list[CellRecord]:
+    return [row.cell for row in frames(out)[1].itertuples() if row.method == method and row.status == "done"]

@@ -106,12 +106,6 @@ def test_cost_within_bounds_in_every_seed(flops: tuple[float, ...], verdict: str
     assert "and 3.50 times the seconds of b" in result.evidence
 
 
-def test_cost_without_upper_bound():
-    claim = Claim("1", "", "cost", "a", ("b",), at_least=2)
-    assert examine(claim, cell("a", flops=1e6), cell("b")).verdict == "holds"
-    assert examine(claim, cell("a", flops=150.0), cell("b")).verdict == "does not hold"
-
-
 def test_cost_set_by_the_preset_is_not_tested():
     result = examine(COST, cell("a", flops=300.0, extra=(300, 0, 0), cap=3.0), cell("b", cap=3.0))
     assert result.verdict == "not tested"
@@ -135,11 +129,6 @@ ENDS = Claim("1", "", "ends", "a", epochs=2)
 def test_end_of_encoder_updates(extra: list[tuple[int, ...]], verdict: str, evidence: str):
     result = examine(ENDS, *(cell("a", seed, counts) for seed, counts in enumerate(extra)))
     assert (result.verdict, result.evidence) == (verdict, evidence)
-
-
-def test_end_by_the_preset_limit_is_not_tested():
-    result = examine(ENDS, cell("a", extra=(200, 100, 0), cap=3.0), cell("a", 1, extra=(5, 0, 0), cap=3.0))
-    assert (result.verdict, result.evidence[-15:]) == ("not tested", "in 1 of 2 seeds")
 
 
 @pytest.mark.parametrize(("updates", "cap", "is_capped"), [(300, 3.0, True), (299, 3.0, False), (300, 3.005, True)])

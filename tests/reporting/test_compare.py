@@ -54,14 +54,6 @@ def test_sweeps_are_not_extrapolated():
     assert at_rate(*cells, rates=(0.9, 1.5, 9.5)) is None  # reached by one sweep only
 
 
-def test_seeds_are_interpolated_in_their_own_range():
-    cells = [*sweep("beta", BETA), *sweep("bits", BITS, seeds=3)]
-    short = finished_cell("bits1", 2, metrics={"kl": 5.0, "nll": 49.0, "rec": 44.0})
-    cells = [cell for cell in cells if (cell.folder.name, cell.replicate) != ("bits1", "0/2")] + [short]
-    table = at_rate(*cells, rates=(3.0, 7.0)).set_index(["sweep", "rate"])
-    assert (table.loc[("bits", 3.0), "n"], table.loc[("bits", 7.0), "n"]) == (3, 2)
-
-
 @pytest.mark.parametrize(
     "cells",
     [

@@ -15,8 +15,6 @@ import pytest
 
 from bench.core.files import read_json, write_json
 from bench.reporting import figures
-from bench.reporting.html import sort_value
-from bench.reporting.render import Entry
 from bench.reporting.report import build
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -103,6 +101,7 @@ def test_ids_are_unique_and_links_resolve(page: Page):
 def test_text_of_records_is_escaped(page: Page, text: str):
     assert "<script>alert" not in text and "&lt;script&gt;alert(" in text
     assert "<b>bold</b>" not in text and page.tags["script"] == 1
+    assert "loss is nan at update 120 (lr_0 = 0.1 | 5 % & more)" in html.unescape(text)
 
 
 def test_page_has_every_group_with_figures_and_methods(out: Path, page: Page, text: str):
@@ -118,21 +117,3 @@ def test_page_has_every_group_with_figures_and_methods(out: Path, page: Page, te
         assert f"<h3>{heading}</h3>" in text
     for method in ("autoregressive", "beta_vae(beta=0.4)", "sa_vae", "aggressive"):
         assert method in text
-
-
-def test_failed_cells_have_their_reason(text: str):
-    assert "loss is nan at update 120 (lr_0 = 0.1 | 5 % & more)" in html.unescape(text)
-
-
-@pytest.mark.parametrize(
-    ("entry", "value"),
-    [
-        (Entry("1,234.50", value=1234.5), "1234.5"),
-        (Entry("12.3"), "12.3"),
-        (Entry("−0.50 [−1, 0]"), "-0.5"),
-        (Entry("–"), ""),
-        (Entry("vae"), ""),
-    ],
-)
-def test_sort_value(entry: Entry, value: str):
-    assert sort_value(entry) == value

@@ -1,0 +1,171 @@
+"""Tables of stored cells: numbers, intervals, footnotes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from bench.core.files import read_json, write_json
+from bench.evaluation.registry import group_of_metric
+from bench.experiment import examples
+from bench.reporting import report
+from bench.reporting.statistics import crossed
+from tests.fixtures import make_cells
+from tests.reporting.records import FIXTURES, change, change_evaluation, frames, markdown, rows, stored
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_tables_match_the_golden_files(out: Path):
+    """After an intended change: PYTHONPATH=. python tests/fixtures/make_cells.py"""
+    [result] = report.build(out)
+    for suffix in ("csv", "md", "tex"):
+        table = (out / "tables" / f"glyphs-quick.{suffix}").read_text("utf-8")
+        assert table == (FIXTURES / f"golden.{suffix}").read_text("utf-8")
+    assert "seed 2 failed: loss is nan at update 120" in result.text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_one_seed_has_no_spread(tmp_path: Path):
+    make_cells.write(tmp_path, seeds=1)
+    [result] = report.build(tmp_path)
+    assert rows(tmp_path)["vae"]["nll_sd"] == ""
+    assert "(0." not in result.text and "95 %" not in result.text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_sweep_has_a_row_selected_on_validation(tmp_path: Path):
+    members = [
+        (make_cells.method(f"beta_vae(beta={beta})", 30, config={"beta": beta}), nll, 3.0, 4, 1.0)
+        for beta, nll in ((0.2, 64.0), (0.4, 61.0), (0.6, 62.0))
+    ]
+    make_cells.write(tmp_path, [make_cells.THREE[1], *members], seeds=2, endings={})
+    sweep = "beta_vae(beta=0.2|0.4|0.6)"
+    write_json(tmp_path / "sweeps.json", {"quick": {sweep: [member[0].expression for member in members]}})
+    [result] = report.build(tmp_path)
+    table = rows(tmp_path)
+    selected, best = table[f"{sweep}, selected on validation"], table["beta_vae(beta=0.4)"]
+    assert list(table)[-1] == selected["method"]
+    assert [selected[name] for name in ("n", "nll", "kl")] == [best[name] for name in ("n", "nll", "kl")]
+    assert float(selected["relative_cost"]) == pytest.approx(3.0)
+    assert "beta_vae(beta=0.4) (2×)" in result.text
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(
+    ("title", "preset", "notes", "has_published"),
+    [
+        ("omniglot (Burda 28×28)", "paper", (), True),
+        ("omniglot (Burda 28×28)", "paper", ("train.epochs = 5 (preset: 1000)",), False),
+        ("omniglot (Burda 28×28)", "small", (), False),
+        ("omniglot (Lake 28×28)", "paper", (), False),
+    ],
+)
+def test_published_numbers_need_the_same_protocol(
+    tmp_path: Path, title: str, preset: str, notes: tuple[str, ...], has_published: bool
+):
+    data = replace(make_cells.DATA, name="omniglot", title=title)
+    make_cells.write(tmp_path, dataset=data, preset=preset, preset_notes=notes)
+    report.build(tmp_path)
+    assert ("96.09 (0.36)" in markdown(tmp_path, f"omniglot-{preset}")) == has_published
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_questionable_values_have_footnotes(out: Path):
+    for file in out.glob("runs/*/*/vae/*/evaluation.json"):
+        metrics = read_json(file)["evaluation"]["metrics"]
+        change_evaluation(file, metrics=metrics | {"nll_refined": metrics["nll"] + 0.2})
+    for file in out.glob("runs/*/*/vae/*/result.json"):
+        change(file, cells_per_device=4)
+    [result] = report.build(out)
+    assert result.text.count("the refinement failed") == 1
+    assert float(rows(out)["beta_vae(beta=0.4)"]["pareto_k"]) > 0.7 and "unreliable" in result.text
+    assert "measured while up to 4 cells shared the device" in result.text
+    expected = stats.binomtest(3, 3).proportion_ci(0.95, "wilson")
+    assert float(rows(out)["vae"]["collapsed_low"]) == pytest.approx(expected.low)
+    assert "100 % [44, 100]" in result.text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_plain_nll_is_the_headline_without_refined_nll(out: Path):
+    names = group_of_metric()
+    for file in out.glob("runs/*/*/*/*/evaluation.json"):
+        metrics = read_json(file)["evaluation"]["metrics"].items()
+        change_evaluation(file, metrics={name: value for name, value in metrics if name not in names}, groups={})
+        (file.parent / "examples.parquet").unlink(missing_ok=True)
+    [result] = report.build(out)
+    best = min(rows(out).values(), key=lambda row: float(row["nll"]))
+    assert f"*{float(best['nll']):.2f}" in result.text and "IW-NLL" not in result.text
+    for method, row in rows(out).items():
+        values = [cell.evaluation.metrics["nll"] for cell in stored(out, method)]
+        expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+        assert (float(row["nll_ci_low"]), float(row["nll_ci_high"])) == pytest.approx(expected)
+        assert (row["nll_refined"], row["nll_ci_examples"]) == ("", "0")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_intervals_use_the_values_per_example(out: Path):
+    report.build(out)
+    values = {}
+    for method in ("vae", "beta_vae(beta=0.4)"):
+        cells = [cell.examples for cell in stored(out, method) if "nll_refined" in cell.examples.values]
+        values[method] = np.array([cell.values["nll"] for cell in cells])  # (S, N)
+        assert all(not cell.problem for cell in cells)
+    row = rows(out)["beta_vae(beta=0.4)"]
+    refined = np.array([cell.examples.values["nll_refined"] for cell in stored(out, "beta_vae(beta=0.4)")])
+    expected = crossed(refined, known=make_cells.SAMPLE)
+    assert float(row["nll_refined_ci_low"]) == pytest.approx(expected.low, abs=1e-4)
+    assert row["nll_refined_ci_examples"] == str(make_cells.EXAMPLES)
+    difference = crossed(values["beta_vae(beta=0.4)"] - values["vae"][:2])
+    assert float(row["nll_minus_baseline_low"]) == pytest.approx(difference.low, abs=1e-4)
+    assert float(row["nll_minus_baseline_high"]) == pytest.approx(difference.high, abs=1e-4)
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:100]), "damaged"),
+        (lambda file: pd.DataFrame({"index": [0], "nll": [1.0]}).to_parquet(file), "does not belong"),
+        (Path.unlink, ""),
+    ],
+)
+def test_interval_is_over_seeds_without_values_per_example(out: Path, harm: Callable[[Path], None], reason: str):
+    [folder] = out.glob("runs/*/*/beta-vae-beta-0-4/seed-1-*")
+    harm(folder / "examples.parquet")
+    [result] = report.build(out)
+    row = rows(out)["beta_vae(beta=0.4)"]
+    values = [cell.evaluation.metrics["nll_refined"] for cell in stored(out, row["method"])]
+    expected = stats.t.interval(0.95, 1, np.mean(values), stats.sem(values))
+    assert (float(row["nll_refined_ci_low"]), float(row["nll_refined_ci_high"])) == pytest.approx(expected)
+    assert row["nll_refined_ci_examples"] == "0"
+    assert "over seeds only" in result.text and reason in result.text
+
+
+def test_regression_estimate_has_its_mean_and_variance():
+    """Over samples of examples, the standard error from the values is the spread of the estimate."""
+    random = np.random.default_rng(0)
+    estimates, errors = [], []
+    for _ in range(2000):
+        nll, less = random.normal(60, 3, 200), random.gamma(2.0, 2.0, 200)
+        refined = np.where(np.arange(200) < 40, nll - less, np.nan)
+        values = examples.regression_values(nll, refined)
+        assert values.mean() == pytest.approx(nll.mean() - less[:40].mean())
+        estimates.append(values.mean())
+        errors.append(values.var(ddof=1) / 200)
+    assert np.mean(errors) == pytest.approx(np.var(estimates), rel=0.1)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_metric_groups_use_the_most_common_settings(out: Path):
+    [result] = report.build(out)
+    assert (rows(out)["vae"]["n"], rows(out)["vae"]["nll_refined_n"]) == ("3", "2")
+    assert "2 of 3 seeds" in result.text and "vae seed 2" in result.text
+    cells = frames(out)[1].set_index(["method", "seed"])
+    assert cells.loc[("vae", 2), ["nll_refined", "gap_inference"]].isna().all()
+    assert cells.loc[("vae", 2), ["nll", "shuffle_gap", "nll_5000"]].notna().all()
