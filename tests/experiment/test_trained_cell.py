@@ -1,0 +1,119 @@
+"""Loading trained cells, and finding them."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import bench
+from bench.core.errors import UserError
+from bench.experiment.cell_folder import CellFolder, cell_folders
+from bench.experiment.factory import load_trained
+from bench.experiment.queries import evaluation_as_stored, evaluation_of_preset, finished_cells, output_folder
+from bench.experiment.worker import run_cell
+from tests.conftest import EVALUATION, TEXT_TOY, TOY, planner, tasks
+
+
+@pytest.fixture(scope="module")
+def trained(prepared, tmp_path_factory):
+    """An output folder with two finished cells."""
+    out = tmp_path_factory.mktemp("stored") / "out"
+    for expression in ("vae", "beta_vae(beta=0.5)"):
+        run_cell(tasks(prepared)(planner(prepared, TOY, out)(expression)))
+    return out
+
+
+@pytest.fixture
+def out(trained, prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(prepared.path.parent))
+    return shutil.copytree(trained, tmp_path / "out")
+
+
+@pytest.fixture
+def vae(out) -> CellFolder:
+    return next(cell for cell in cell_folders(out) if cell.config.method.name == "vae")
+
+
+def test_a_loaded_image_cell(vae):
+    cell = bench.load(vae.path)
+    images = cell.data.test[:5]
+    q = cell.encode(images)
+    assert q.mean.shape == (5, 3) and q.rsample(2).shape == (5, 2, 3)
+    assert torch.equal(q.mean, cell.encode(images.squeeze(1).numpy()).mean)
+    np.testing.assert_allclose(q.mean[0], np.load(vae.path / "arrays.npz")["means"][0], atol=1e-5)
+    pictures = cell.decode(q.mean)
+    assert pictures.shape == (5, 7, 7) and {*pictures.unique().tolist()} <= {0.0, 1.0}
+    assert torch.equal(cell.sample(4, seed=1), cell.sample(4, seed=1))
+    assert not torch.equal(cell.sample(4, seed=1), cell.sample(4, seed=2))
+    assert cell.metrics == vae.evaluation().metrics
+    assert cell.nll(images).shape == (5,) and len(cell.examples) == 20
+    with pytest.raises(UserError, match="not texts"):
+        cell.encode(["a sentence"])
+
+
+def test_a_loaded_text_cell(text_prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(text_prepared.path.parent))
+    planned = planner(text_prepared, TEXT_TOY, tmp_path)("vae")
+    run_cell(tasks(text_prepared)(planned, evaluation=replace(EVALUATION, metrics=())))
+    cell = bench.load(planned.folder.path)
+    sentences = ["word1 word2", "word3 nonsense word4"]
+    assert cell.data.sentences(cell.tensor(sentences)) == ["word1 word2", "word3 <unk> word4"]
+    q = cell.encode(sentences)
+    assert q.mean.shape == (2, 2)
+    assert all(isinstance(text, str) for text in [*cell.decode(q.mean), *cell.sample(3)])
+    assert (cell.nll(sentences[:1], samples=10) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"model": {"weight": torch.zeros(1)}, "method": {}},
+        {"weight": torch.zeros(1)},
+        {"model": None, "method": {}},
+        {"model": {1: torch.zeros(1)}, "method": {}},
+    ],
+    ids=["other model", "no model", "None", "no names"],
+)
+def test_weights_that_do_not_fit_are_refused(vae, weights):
+    torch.save(weights, vae.path / "best.pt")
+    with pytest.raises(UserError, match=r"best\.pt has other weights than this code builds .* train it again"):
+        load_trained(vae, vae.config)
+
+
+def test_cells_that_cannot_be_loaded(vae):
+    with pytest.raises(UserError, match="no cell in"):
+        bench.load(vae.path / "elsewhere")
+    (vae.path / "best.pt").unlink()
+    with pytest.raises(UserError, match="weights of .* are missing"):
+        bench.load(vae.path)
+    vae.write_record("result.json", vae.result().model_copy(update={"status": "running"}))
+    with pytest.raises(UserError, match="not trained completely"):
+        bench.load(vae.path)
+
+
+def test_a_frame_has_one_row_per_cell(out, vae, tmp_path):
+    frame = bench.frame(out).set_index("method")
+    assert sorted(frame.index) == ["beta_vae(beta=0.5)", "vae"]
+    assert (frame.loc["vae", "dataset"], frame.loc["vae", "status"]) == ("toy", "done")
+    assert frame.loc["vae", "nll_refined"] == vae.evaluation().metrics["nll_refined"]
+    with pytest.raises(UserError, match="no stored cells"):
+        bench.frame(tmp_path / "empty")
+
+
+def test_finished_cells_below_a_folder(out, vae, tmp_path, capsys):
+    assert len(finished_cells([out, vae.path])) == 2
+    assert output_folder(vae) == out and output_folder(CellFolder(tmp_path)) is None
+    (vae.path / "result.json").unlink()
+    assert len(finished_cells([out])) == 1
+    assert f"skipped: {vae.path} (missing)" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no stored cells"):
+        finished_cells([tmp_path / "empty"])
+
+
+def test_settings_of_a_stored_evaluation(vae):
+    assert evaluation_as_stored(vae).missing(vae.evaluation()) == ()
+    other = evaluation_of_preset(vae, {"evaluation": {"refined_iw_steps": 7}}, ["refined_iw"])
+    assert other.metrics == ("refined_iw",) and other.missing(vae.evaluation()) == ("refined_iw",)
+    assert other.basic == EVALUATION.basic
