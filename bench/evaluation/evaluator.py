@@ -67,19 +67,19 @@ def evaluate(
     ctx = EvaluationContext(model.eval(), data.info, train, derive_seed(seed, "evaluation"), should_stop)
     _, blocks = data.blocks("test", config.test_examples, config.batch_size)
     chunk = auto_chunk_size(model, blocks, memory_share)
-    missing = config.missing(stored.record if stored else None)
-    groups = _groups_to_measure(config, stored.record if stored else None, missing)
-    if stored is None or "basic" in missing:
+    record = stored.record if stored else None
+    groups = _groups_to_measure(config, record)
+    if stored is None or "basic" in config.missing(record):
         basic, chunk = retry_with_smaller_chunk(chunk, partial(evaluate_basic, method, ctx, data, config))
         # Groups are pending until they are measured, so an interrupted evaluation forgets none.
         stored = _updated(basic, provenance=provenance, pending=groups)
         save(stored)
+    trained = TrainedModel(method, ctx, data, config, stored)
     evaluation, failures = stored, []
     for name, settings in groups.items():
         started = time.perf_counter()
         try:
-            work = partial(measure_group, name, settings, method, ctx, data, config, stored)
-            result, chunk = retry_with_smaller_chunk(chunk, work)
+            result, chunk = retry_with_smaller_chunk(chunk, partial(measure_group, trained, name, settings))
         except Exception as error:
             failures.append(error)
             continue
@@ -98,17 +98,16 @@ def evaluate(
     return evaluation
 
 
-def _groups_to_measure(
-    config: EvaluationConfig, record: EvaluationRecord | None, missing: tuple[str, ...]
-) -> dict[str, dict[str, Any]]:
+def _groups_to_measure(config: EvaluationConfig, record: EvaluationRecord | None) -> dict[str, dict[str, Any]]:
     """Return the groups to measure and their settings: those asked for, and stored ones that must be repeated."""
-    previous: dict[str, dict[str, Any]] = {}
+    missing, groups = config.missing(record), {name: config.group(name) for name in config.metrics}
     if record is not None:
-        previous = {name: group.settings for name, group in record.groups.items()} | record.pending
-    groups = previous | {name: config.group(name) for name in config.metrics}
-    if "basic" not in missing:
-        groups = {name: groups[name] for name in missing}
-    return {name: settings for name, settings in groups.items() if name in config.groups}
+        groups = {name: group.settings for name, group in record.groups.items()} | record.pending | groups
+    return {
+        name: settings
+        for name, settings in groups.items()
+        if name in config.groups and (name in missing or "basic" in missing)
+    }
 
 
 def _updated(evaluation: Evaluation, **changes: Any) -> Evaluation:
@@ -116,21 +115,11 @@ def _updated(evaluation: Evaluation, **changes: Any) -> Evaluation:
 
 
 @torch.no_grad()
-def measure_group(
-    name: str,
-    settings: Mapping[str, Any],
-    method: Method,
-    ctx: EvaluationContext,
-    data: Data,
-    config: EvaluationConfig,
-    basic: Evaluation,
-    chunk: int,
-) -> GroupResult:
+def measure_group(trained: TrainedModel, name: str, settings: Mapping[str, Any], chunk: int) -> GroupResult:
     """Measure one metric group of a model whose basic metrics are known."""
     group = metric_groups()[name]
-    trained = TrainedModel(method, ctx, data, config.batch_size, basic, chunk)
-    with autocast(ctx.model, config.precision, frozen=True):
-        return group.measure(trained, build(group.settings, settings, f"metric group {name}"))
+    with autocast(trained.ctx.model, trained.config.precision, frozen=True):
+        return group.measure(replace(trained, chunk=chunk), build(group.settings, settings, f"metric group {name}"))
 
 
 def evaluate_basic(

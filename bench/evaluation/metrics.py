@@ -50,12 +50,7 @@ class EvaluationContext(Context):
     """
 
     def __init__(
-        self,
-        model: VAE,
-        data: DataInfo,
-        train: TrainConfig,
-        seed: int,
-        should_stop: Callable[[], bool] = never,
+        self, model: VAE, data: DataInfo, train: TrainConfig, seed: int, should_stop: Callable[[], bool] = never
     ):
         self.model, self.data, self.train, self.phase, self.val = model, data, train, Phase(), {}
         self.device = next(model.parameters()).device

@@ -8,10 +8,11 @@ theirs under the entry-point group ``posterior_collapse_bench.metric_groups``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from bench.core.config import check_ranges
 from bench.core.errors import UserError
 from bench.core.plugins import REPAIR, find_modules, load_module, module_path
 
@@ -24,7 +25,16 @@ PACKAGE = "bench.evaluation.groups"
 #: Entry-point group in which other packages name their modules: ``my_group = my_package.my_group``.
 ENTRY_POINTS = "posterior_collapse_bench.metric_groups"
 
-Settings = TypeVar("Settings")
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """Base class of a group's settings: numbers with defaults, all of them positive."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, positive=" ".join(f.name for f in fields(self)))
+
+
+Settings = TypeVar("Settings", bound=GroupSettings)
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,8 @@ class GroupResult:
 class MetricGroup(Generic[Settings]):
     """A group of metrics.
 
-    ``settings`` is a frozen dataclass whose fields have defaults; on the command line and in presets they are called
-    ``<group>_<field>``. ``decodings`` estimates from them how many (example, sample) pairs the group decodes.
+    On the command line and in presets the fields of ``settings`` are called ``<group>_<field>``. ``decodings``
+    estimates from them how many (example, sample) pairs the group decodes.
     """
 
     summary: str  # one line

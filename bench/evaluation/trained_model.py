@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from bench.data.tensors import Data
+from bench.evaluation.config import EvaluationConfig
 from bench.evaluation.estimators.subsample import evenly_spaced
 from bench.evaluation.metrics import EvaluationContext
 from bench.evaluation.record import Evaluation
@@ -32,21 +33,21 @@ class TrainedModel:
     method: Method
     ctx: EvaluationContext
     data: Data
-    batch_size: int
+    config: EvaluationConfig
     basic: Evaluation
-    chunk: int  # (example, sample) pairs decoded at a time
+    chunk: int = 1  # (example, sample) pairs decoded at a time
 
     @property
     def has_latent(self) -> bool:
         return self.ctx.model.latent_dim > 0
 
     def blocks(self, count: int) -> Iterator[Block]:
-        """Yield ``count`` test examples in blocks of ``batch_size``, evenly spaced among the evaluated ones.
+        """Yield ``count`` test examples in blocks of ``config.batch_size``, evenly spaced among the evaluated ones.
 
         The sample is the same for every cell. ``ctx.block`` is set for each block, so each has its own noise.
         """
         sample = evenly_spaced(len(self.basic.columns["index"]), count)
-        positions, blocks = self.data.blocks("test", sample, self.batch_size)
+        positions, blocks = self.data.blocks("test", sample, self.config.batch_size)
         start = 0
         for self.ctx.block, x in enumerate(blocks):
             self.ctx.check_cancelled()

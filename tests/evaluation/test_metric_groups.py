@@ -25,11 +25,11 @@ CODE = '''
 
 from dataclasses import dataclass
 
-from bench.evaluation.registry import GroupResult, Metric, MetricGroup
+from bench.evaluation.registry import GroupResult, GroupSettings, Metric, MetricGroup
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(GroupSettings):
     examples: int = 7
 
 

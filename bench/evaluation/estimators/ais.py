@@ -49,6 +49,7 @@ class ChainState(NamedTuple):
 StateAt = Callable[[Tensor], ChainState]
 
 
+@torch.no_grad()
 def ais_log_weights(
     model: VAE,
     x: Tensor,
@@ -57,44 +58,15 @@ def ais_log_weights(
     chains: int = 10,
     steps: int = 500,
     start: Gaussian | None = None,
+    exact: Tensor | None = None,
 ) -> Tensor:
-    """Return forward log weights ``[B, chains]`` of x ``[B, …]`` in nats, float64, over ``steps`` densities after q.
+    """Return log weights ``[B, chains]`` of x ``[B, …]`` in nats, float64, over ``steps`` densities after ``start``.
 
-    Their ``importance_weighted_nll`` is an upper bound of -log p(x) in expectation, which decreases with ``steps``.
+    The ``importance_weighted_nll`` of the (forward) weights is an upper bound of -log p(x) in expectation, which
+    decreases with ``steps``. With ``exact`` ``[B, D]``, one sample of p(z|x) per example, they are the weights of the
+    reverse path: the ``importance_weighted_nll`` of the negated weights is an upper bound of log p(x) in expectation
+    over z too. All chains of an example share z, so more chains do not average it out.
     """
-    return _anneal(model, x, None, generator, chunk, chains, steps, start)
-
-
-def reverse_log_weights(
-    model: VAE,
-    x: Tensor,
-    z: Tensor,
-    generator: torch.Generator,
-    chunk: int,
-    chains: int = 10,
-    steps: int = 500,
-    start: Gaussian | None = None,
-) -> Tensor:
-    """Return log weights ``[B, chains]`` of the reverse path from z ``[B, D]``, one exact sample of p(z|x) per example.
-
-    The ``importance_weighted_nll`` of the negated weights is an upper bound of log p(x) in expectation over z too: all
-    chains of an example share z, so more chains do not average it out.
-    """
-    return _anneal(model, x, z, generator, chunk, chains, steps, start)
-
-
-@torch.no_grad()
-def _anneal(
-    model: VAE,
-    x: Tensor,
-    z: Tensor | None,
-    generator: torch.Generator,
-    chunk: int,
-    chains: int,
-    steps: int,
-    start: Gaussian | None,
-) -> Tensor:
-    """Run the chains forward, or in reverse from z, for as many examples at a time as ``chunk`` allows."""
     if start is None:
         origin = next(model.parameters()).new_zeros(len(x), model.latent_dim)
         start = Gaussian(origin, origin)
@@ -106,10 +78,10 @@ def _anneal(
         mean, scale = start.mean[rows].unsqueeze(1), (0.5 * start.logvar[rows]).exp().unsqueeze(1)
         state_at = _state_function(model, x[rows], mean, scale, budget)
         sizes = _step_sizes(state_at, generators, mean, steps)
-        if z is None:
+        if exact is None:
             weights.append(_forward(state_at, state_at(noise(generators, chains, mean)), sizes, generators))
         else:
-            u = (z[rows].unsqueeze(1) - mean) / scale
+            u = (exact[rows].unsqueeze(1) - mean) / scale
             weights.append(_reverse(state_at, state_at(u.expand(-1, chains, -1)), sizes, generators))
     return torch.cat(weights)
 

@@ -55,13 +55,7 @@ class RefinedWeights(NamedTuple):
 
 
 def refined_proposal(
-    model: VAE,
-    x: Tensor,
-    q: Posterior,
-    generator: torch.Generator,
-    chunk: int,
-    steps: int = 100,
-    samples: int = 4,
+    model: VAE, x: Tensor, q: Posterior, generator: torch.Generator, chunk: int, steps: int = 100, samples: int = 4
 ) -> Mixture:
     """Fit the diagonal Gaussian of highest ELBO to each example of x ``[B, …]``, and widen it for importance sampling.
 

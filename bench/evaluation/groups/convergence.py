@@ -9,8 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.core.config import check_ranges
-from bench.evaluation.registry import GroupResult, Metric, MetricGroup
+from bench.evaluation.registry import GroupResult, GroupSettings, Metric, MetricGroup
 
 if TYPE_CHECKING:
     from bench.evaluation.trained_model import TrainedModel
@@ -19,11 +18,8 @@ SAMPLE_COUNTS = (50, 500, 5000)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(GroupSettings):
     examples: int = 100  # evenly spaced among the evaluated test examples
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "examples")
 
 
 def measure(trained: TrainedModel, settings: Settings) -> GroupResult:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.core.config import check_ranges
-from bench.evaluation.registry import GroupResult, Metric, MetricGroup
+from bench.evaluation.registry import GroupResult, GroupSettings, Metric, MetricGroup
 
 if TYPE_CHECKING:
     from bench.evaluation.trained_model import TrainedModel
@@ -15,11 +14,8 @@ SAMPLES = 4  # of z per example
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(GroupSettings):
     examples: int = 500  # evenly spaced among the evaluated test examples
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "examples")
 
 
 def measure(trained: TrainedModel, settings: Settings) -> GroupResult:

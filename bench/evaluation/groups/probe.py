@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.core.config import check_ranges
-from bench.evaluation.registry import GroupResult, Metric, MetricGroup
+from bench.evaluation.registry import GroupResult, GroupSettings, Metric, MetricGroup
 
 if TYPE_CHECKING:
     from bench.evaluation.trained_model import TrainedModel
@@ -18,11 +17,8 @@ FEW_LABELS = (100, 500, 1000)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(GroupSettings):
     examples: int = 2000  # of the training set
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "examples")
 
 
 def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
@@ -38,7 +34,7 @@ def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
         return GroupResult({})
     sample = evenly_spaced(len(labels["train"]), settings.examples)
     blocks = []
-    for ctx.block, index in enumerate(torch.from_numpy(sample).to(data.train.device).split(trained.batch_size)):
+    for ctx.block, index in enumerate(torch.from_numpy(sample).to(data.train.device).split(trained.config.batch_size)):
         ctx.check_cancelled()
         x = data.batch(index, ctx.generator("probe"))
         blocks.append(trained.method.posterior(ctx, x, train=False).mean.cpu().numpy())

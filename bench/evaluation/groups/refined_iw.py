@@ -10,21 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.core.config import check_ranges
-from bench.evaluation.registry import GroupResult, Metric, MetricGroup
+from bench.evaluation.registry import GroupResult, GroupSettings, Metric, MetricGroup
 
 if TYPE_CHECKING:
     from bench.evaluation.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(GroupSettings):
     examples: int = 100  # evenly spaced among the evaluated test examples
     steps: int = 100  # of refinement
     samples: int = 500  # of the refined proposal
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "examples steps samples")
 
 
 def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
