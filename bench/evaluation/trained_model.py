@@ -10,10 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from bench.data.tensors import Data
-from bench.evaluation.config import EvaluationConfig
 from bench.evaluation.estimators.subsample import evenly_spaced
 from bench.evaluation.metrics import EvaluationContext
-from bench.evaluation.record import Evaluation
+from bench.evaluation.record import BasicSettings, Evaluation
 from bench.method import Method
 from bench.models.distributions import Posterior
 
@@ -33,7 +32,7 @@ class TrainedModel:
     method: Method
     ctx: EvaluationContext
     data: Data
-    config: EvaluationConfig
+    config: BasicSettings
     basic: Evaluation
     chunk: int = 1  # (example, sample) pairs decoded at a time
 

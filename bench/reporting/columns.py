@@ -1,4 +1,4 @@
-"""The columns of the tables: in which panel, how a row's entry reads, title and footnote."""
+"""The columns of the tables: their panel, how they show a row, heading and footnote."""
 
 from __future__ import annotations
 
@@ -20,12 +20,36 @@ from bench.reporting.statistics import Summary
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Write = Callable[[Any], Entry]  # what stands in one column of a row of ``rows_frame``
+Write = Callable[[Any], Entry]  # from a row of ``rows_frame`` to a table entry
 
-#: Above it the mean of the importance weights has no finite variance that samples could show.
+#: Above this k̂ the importance weights have no finite variance, and their mean is unreliable.
 UNRELIABLE_K = 0.7
-#: Panel -> basic metrics that it shows, before those of the metric groups. Panels without values are left out.
-BASIC_PANELS: dict[str, tuple[Metric, ...]] = {
+#: Columns of the first two panels: heading and footnote. See ``Metric`` for the names in braces.
+MAIN_COLUMNS = (
+    Metric("nll", "{plain}", "importance-weighted estimate{proposal}, {iw_samples} samples, {unit}, {evaluated}"),
+    Metric(
+        "ppl",
+        "PPL",
+        "perplexity exp({plain} / {words} words), the mean of a sentence: </s> counts as one, <s> does not{unknown}",
+    ),
+    Metric("kl", "KL"),
+    Metric("mi", "MI", "mutual information of x and z under q, over all evaluated test examples{mi_ceiling}"),
+    Metric(
+        "au", "AU", "active units: latent dimensions whose posterior mean has a variance above 0.01 over the test set"
+    ),
+    Metric("au_kl", "AU(KL)", "latent dimensions with a mean KL above 0.01 nats, at any scale of their means"),
+    Metric("train_seconds", "train (s)", "training only, without validation, evaluation and data, on {device}"),
+    Metric("relative_cost", "cost (×)", "FLOPs counted in training relative to {baseline}"),
+    Metric("n", "n"),
+    Metric("elbo", "ELBO"),
+    Metric("rec", "rec", "expected negative log-likelihood under q (distortion)"),
+    Metric("mi_batch", "batch MI", "the same within batches of {batch_size}, as He et al. (2019) estimate it{ceiling}"),
+    Metric("collapsed", "collapsed", "share of the seeds with MI below 0.1 nats, with Wilson's 95 % interval"),
+    Metric("updates", "updates", "of the decoder"),
+    Metric("encoder_updates", "extra", "additional updates of the encoder alone or of auxiliary networks"),
+)
+#: Panel -> basic metrics that it shows, before those of the metric groups. Columns without values are left out.
+BASIC_PANELS = {
     "Use of z": (
         Metric(
             "au_ratio",
@@ -34,13 +58,11 @@ BASIC_PANELS: dict[str, tuple[Metric, ...]] = {
             digits=1,
         ),
         Metric(
-            "collapsed_dims", "collapsed dims", "share of dimensions with KL below 0.01 nats for 99 % of the examples"
+            "collapsed_dims", "collapsed dims", "share of dimensions with KL below 0.01 nats in 99 % of the examples"
         ),
         Metric("kl_aggregate", "KL(agg.)", "KL of the aggregate posterior to the prior"),
         Metric(
-            "kl_aggregate_reverse",
-            "KL(rev.)",
-            "KL of the prior to the aggregate posterior: large if the latter has holes",
+            "kl_aggregate_reverse", "KL(rev.)", "KL of the prior to the aggregate posterior: large if that has holes"
         ),
     ),
     "Inference": (
@@ -48,7 +70,7 @@ BASIC_PANELS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "pareto_k",
             "Pareto k",
-            f"Pareto shape of the weights' tail, median over examples; above {UNRELIABLE_K} the estimate is unreliable",
+            f"Pareto shape of the weights' tail, median over examples; unreliable above {UNRELIABLE_K}",
         ),
         Metric("nll_mc_se", "MC error", "Monte-Carlo standard error of {plain} on these test examples", digits=3),
     ),
@@ -59,7 +81,7 @@ COUNTS = ("au_ratio",)
 
 def metric_panels() -> dict[str, tuple[Metric, ...]]:
     """Return panel -> metrics that have a column in it, basic ones and those of the metric groups."""
-    panels = dict(BASIC_PANELS)
+    panels: dict[str, tuple[Metric, ...]] = dict(BASIC_PANELS)
     for group in metric_groups().values():
         shown = [metric for metric in group.metrics if metric.heading and metric.name not in LIKELIHOODS]
         panels[group.panel] = (*panels.get(group.panel, ()), *shown)
@@ -67,10 +89,10 @@ def metric_panels() -> dict[str, tuple[Metric, ...]]:
 
 
 def columns(rows: DataFrame, reference: str | None) -> dict[str, dict[str, Write]]:
-    """Panel -> column -> how a row's entry reads. The first panel, "", is the table; the others are its details."""
+    """Return panel -> column -> how it shows a row. The first panel, "", is the table; the others have details."""
     several, main_nll = rows["n"].max() > 1, headline(rows)
     main: dict[str, Write] = {main_nll: partial(_mean, main_nll, 2)}
-    if main_nll != "nll":  # beside the headline the plain estimate and its PPL go without their spread
+    if main_nll != "nll":  # next to the main NLL the plain one and its PPL have no spread
         main["nll"] = partial(_mean, "nll", 2, spread=False)
     if rows["ppl"].notna().any():
         main["ppl"] = partial(_mean, "ppl", 2, spread=main_nll == "nll")
@@ -111,11 +133,13 @@ def _mean(name: str, digits: int, row: Any, spread: bool = True) -> Entry:
 
 
 def _bracket(row: Any) -> Entry:
-    """MI from the inclusive to the upper estimate, with the sd of the lower end; one number where both read alike, or
-    where noise has carried the lower one over the upper."""
+    """Return MI from the lower to the upper estimate, with the sd of the lower one.
+
+    One number if both look the same, or if noise has moved the lower estimate above the upper one.
+    """
     entry, high = _mean("mi", 2, row), number(row.mi_high, 2)
-    alike = high in (DASH, entry.text) or row.mi_high < row.mi
-    return entry if alike else replace(entry, text=f"{entry.text}–{high}")
+    is_point = high in (DASH, entry.text) or row.mi_high < row.mi
+    return entry if is_point else replace(entry, text=f"{entry.text}–{high}")
 
 
 def _seconds(row: Any) -> Entry:
@@ -146,81 +170,60 @@ def headings(
     rows: DataFrame,
     data: DataInfo,
     device: str,
-    judged: CellRecord | None,
-    settings: Mapping[str, dict],
+    cell: CellRecord | None,
+    settings: Mapping[str, dict[str, Any]],
     reference: str | None,
 ) -> dict[str, tuple[str, str]]:
-    """Of every column its title and its footnote, for cells judged like ``judged``, their groups with ``settings``."""
-    evaluation = judged.evaluation if judged else None
+    """Return the heading and the footnote of every column.
+
+    ``cell`` is an evaluated cell of the table, ``settings`` are those of the metric groups, ``reference`` is the
+    baseline's row.
+    """
+    evaluation = cell.evaluation if cell else None
     base: dict[str, Any] = vars(evaluation.settings) if evaluation else {}
     metrics: Metrics = evaluation.metrics if evaluation else {}
-    samples, batch = base.get("iw_samples", "?"), base.get("batch_size")
-    n = metrics.get("n") or base.get("test_examples")
+    batch, n = base.get("batch_size"), metrics.get("n") or base.get("test_examples")
     main = headline(rows)
-    plain = "NLL" if main == "nll" else "IW-NLL"
-    words = number(metrics.get("words") or math.nan, 2)
-    ppl = f"perplexity exp({plain} / {words} words), the mean of a sentence: </s> counts as one, <s> does not"
-    if unknown := metrics.get("unknown"):
-        ppl += f"; {unknown:.1%} of them are <unk>"
-    judged_on = f"on {n:,} of {data.sizes['test']:,} test examples" if n else "on the test examples"
-    bracketed = rows["mi_high"].notna().any()
-    mi = "mutual information of x and z under q, over all evaluated test examples"
-    if bracketed:
-        mi += ", between an estimate that is too low and the lower of two that are too high"
-    mi += f": at most ln {n:,} = {math.log(n):.2f} nats" if n and not bracketed else ""
-    mi += f" (the first at most ln {n:,} = {math.log(n):.2f} nats)" if n and bracketed else ""
-    mi += "; collapsed means below 0.1 nats" + (" at the low end" if bracketed else "")
-    within = f"the same within batches of {batch or '?'}, as He et al. (2019) estimate it"
-    within += f": in expectation at most ln {batch} = {math.log(batch):.2f} nats" if batch else ""
-    context = {"plain": plain, "unit": data.unit, "evaluated": judged_on, **base}
-    found = {
-        "nll": (plain, f"importance-weighted estimate{_own(main)}, {samples} samples, {data.unit}, {judged_on}"),
-        "ppl": ("PPL", ppl),
-        "kl": ("KL", ""),
-        "mi": ("MI", mi),
-        "au": ("AU", "active units: latent dimensions whose posterior mean varies by more than 0.01 over the test set"),
-        "au_kl": ("AU(KL)", "latent dimensions whose mean KL exceeds 0.01 nats, whatever the scale of their means"),
-        "train_seconds": ("train (s)", f"training alone, without validation, evaluation or data, on {device}"),
-        "relative_cost": (
-            "cost (×)",
-            f"FLOPs counted in training over those of {reference or 'a baseline (none here)'}",
-        ),
-        "n": ("n", ""),
-        "elbo": ("ELBO", ""),
-        "rec": ("rec", "expected negative log-likelihood under q (distortion)"),
-        "mi_batch": ("batch MI", within),
-        "collapsed": ("collapsed", "share of the seeds whose MI is below 0.1 nats, with Wilson's 95 % interval"),
-        "updates": ("updates", "of the decoder"),
-        "encoder_updates": ("extra", "further updates of the encoder alone or of auxiliary networks"),
-        **{
-            metric.name: (metric.heading, _footnote(metric, context))
-            for basic in BASIC_PANELS.values()
-            for metric in basic
-        },
+    context = base | {
+        "plain": "NLL" if main == "nll" else "IW-NLL",
+        "proposal": "" if main == "nll" else " with each method's own q, looser for a worse q",
+        "unit": data.unit,
+        "evaluated": f"on {n:,} of {data.sizes['test']:,} test examples" if n else "on the test examples",
+        "words": number(metrics.get("words") or math.nan, 2),
+        "unknown": f"; {metrics['unknown']:.1%} of them are <unk>" if metrics.get("unknown") else "",
+        "mi_ceiling": _mi_ceiling(n, rows["mi_high"].notna().any()),
+        "ceiling": f": in expectation at most ln {batch} = {math.log(batch):.2f} nats" if batch else "",
+        "device": device,
+        "baseline": reference or "a baseline (none here)",
     }
+    basic = (*MAIN_COLUMNS, *(metric for panel in BASIC_PANELS.values() for metric in panel))
+    result = {metric.name: _filled(metric, context) for metric in basic}
     for name, group in metric_groups().items():
         largest = {metric.name: number(rows[metric.name].max(), metric.digits) for metric in group.metrics}
         values = {**context, **largest, **settings.get(name, {})}
-        found |= {metric.name: (metric.heading, _footnote(metric, values)) for metric in group.metrics}
+        result |= {metric.name: _filled(metric, values) for metric in group.metrics}
     for name in LIKELIHOODS:
         crossed = rows[f"{name}_ci_examples"].max() > 0
-        about = "with seeds and test examples as crossed noise" if crossed else "the t interval over seeds"
-        found[f"{name}_ci"] = ("95 % interval", f"of the mean NLL: {about}")
-        over = "over common seeds"
+        how = "with seeds and test examples as crossed noise" if crossed else "the t interval over seeds"
+        result[f"{name}_ci"] = ("95 % interval", f"of the mean NLL: {how}")
+        paired, over = "mean and 95 % t interval of the differences", "over common seeds"
         if rows[f"{name}_minus_baseline_examples"].max() > 0:
-            differences = f"mean and 95 % interval of the paired differences {over} and test examples, crossed"
-        else:
-            differences = f"mean and 95 % t interval of the differences {over}"
-        found[f"{name}_minus_baseline"] = (f"NLL − {reference}", differences)
-    return found
+            paired = "mean and 95 % interval of the paired differences"
+            over += " and test examples, crossed"
+        result[f"{name}_minus_baseline"] = (f"NLL − {reference}", f"{paired} {over}")
+    return result
 
 
-def _own(main: str) -> str:
-    """Said where both stand: what makes the plain estimate differ."""
-    return "" if main == "nll" else " with each method's own q, looser for a worse q"
+def _mi_ceiling(n: Any, has_bracket: bool) -> str:
+    ceiling = f"at most ln {n:,} = {math.log(n):.2f} nats" if n else ""
+    if not has_bracket:
+        return (f": {ceiling}" if n else "") + "; collapsed means below 0.1 nats"
+    bracket = ", between an estimate that is too low and the lower of two that are too high"
+    return bracket + (f" (the first {ceiling})" if n else "") + "; collapsed means below 0.1 nats at the low end"
 
 
-def _footnote(metric: Metric, values: Mapping[str, Any]) -> str:
-    """Fill in a footnote's template; values that are not known read as a question mark."""
+def _filled(metric: Metric, values: Mapping[str, Any]) -> tuple[str, str]:
+    """Return heading and footnote with the names in braces replaced; unknown ones by a question mark."""
     texts = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in values.items()}
-    return metric.description.format_map(defaultdict(lambda: "?", texts))
+    filled = defaultdict(lambda: "?", texts)
+    return metric.heading.format_map(filled), metric.description.format_map(filled)
