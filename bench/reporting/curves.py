@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_LINES = 12  # methods in one row of panels, with one legend below
 METHODS_PER_ROW = 9  # if there are several rows
-ROW_HEIGHT = 1.7  # inches
+ROW_HEIGHT = 2.1  # inches
 
 
 def dynamics(history: DataFrame, styles: PlotStyles) -> Figure | None:
@@ -71,22 +71,13 @@ def over_updates(history: DataFrame, styles: PlotStyles, titles: Mapping[str, st
 
 
 def _panel(ax: Axes, history: DataFrame, column: str, methods: list[str], styles: PlotStyles) -> None:
-    lines = len(ax.lines)
-    arguments = semantics(methods, styles, lines=True)
-    seaborn.lineplot(
-        history[history["method"].isin(methods)],
-        x="update",
-        y=column,
-        errorbar="sd",
-        ax=ax,
-        **arguments,
-        err_kws={"alpha": 0.15, "linewidth": 0},
-        markersize=4,
-    )
-    for i, line in enumerate(ax.lines[lines:]):  # staggered markers: lines that coincide can be told apart
+    rows, drawn = history[history["method"].isin(methods)], len(ax.lines)
+    marks = semantics(methods, styles, lines=True) | {"markersize": 4, "err_kws": {"alpha": 0.15, "linewidth": 0}}
+    seaborn.lineplot(rows, x="update", y=column, errorbar="sd", ax=ax, **marks)
+    for i, line in enumerate(ax.lines[drawn:]):  # staggered markers: lines that coincide can be told apart
         line.set_markevery((0.02 + 0.16 * i / len(methods), 0.16))
     ax.set(xlabel="updates", ylabel="")
-    ax.xaxis.set_major_locator(MaxNLocator(4 if len(methods) <= MAX_LINES else 2, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     if column.startswith("au"):
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     elif history[column].max() > 20:  # keep small values visible next to one large one

@@ -106,7 +106,8 @@ def seeds(finished: DataFrame, styles: PlotStyles) -> Figure | None:
             cells = finished[finished["method"] == name]
             value = mean_interval(cells, column)[0] if column == nll else summary(cells[column])
             ax.plot([value.low, value.high], [i + 0.25] * 2, color=palette[name], linewidth=1.0)
-            ax.plot([value.mean], [i + 0.25], color=palette[name], marker=styles[name].marker, markeredgecolor="white")
+            marks = {"marker": styles[name].marker, "markersize": 5, "markeredgecolor": "white"}
+            ax.plot([value.mean], [i + 0.25], color=palette[name], markeredgewidth=0.5, **marks)
         ax.set(xlabel=title, ylabel="", ylim=(len(methods) - 0.4, -0.5))
         ax.tick_params(axis="y", length=0, labelleft=ax is axes[0])
         ax.xaxis.set_major_locator(MaxNLocator(5))

@@ -133,8 +133,7 @@ def _remove_stale(out: Path, reports: list[Report]) -> None:
     """Remove the tables and texts of groups that these cells no longer form."""
     current = {out / file for report in reports for file in report.files}
     stems = {f"{report.dataset}-{report.preset}" for report in reports}
-    for file in (
-        path for pattern in ("tables/*.csv", "tables/*.md", "tables/*.tex", "texts/*.md") for path in out.glob(pattern)
-    ):
-        if file not in current and re.sub(r"-[0-9a-f]{8}$", "", file.stem) in stems:
-            file.unlink()
+    for pattern in ("tables/*.csv", "tables/*.md", "tables/*.tex", "texts/*.md"):
+        for file in out.glob(pattern):
+            if file not in current and re.sub(r"-[0-9a-f]{8}$", "", file.stem) in stems:
+                file.unlink()

@@ -26,7 +26,7 @@ DPI = 150  # of PNG files
 RC: dict[str, Any] = {
     **matplotlib.rcParamsDefault,
     **seaborn.axes_style("whitegrid"),
-    **seaborn.plotting_context("paper", font_scale=0.9),
+    **seaborn.plotting_context("paper", font_scale=0.83),
     "backend": "agg",
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same bytes on every machine
     "axes.spines.top": False,
@@ -110,6 +110,8 @@ def legend_right(ax: Axes, methods: list[str], styles: PlotStyles, lines: bool =
     names = [wrap_name(name, 18 if lines else 36) for name in methods]
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.05), "borderaxespad": 0}
     handles = _handles(methods, styles, lines)
+    for handle in handles:
+        handle.set_markersize(3.5)
     ax.legend(handles, names, **place, handlelength=2.2 if lines else 1.0, fontsize=6, labelspacing=0.25)
 
 
