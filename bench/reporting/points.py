@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import seaborn
 from matplotlib.figure import Figure
@@ -106,7 +106,7 @@ def seeds(finished: DataFrame, styles: PlotStyles) -> Figure | None:
             cells = finished[finished["method"] == name]
             value = mean_interval(cells, column)[0] if column == nll else summary(cells[column])
             ax.plot([value.low, value.high], [i + 0.25] * 2, color=palette[name], linewidth=1.0)
-            marks = {"marker": styles[name].marker, "markersize": 5, "markeredgecolor": "white"}
+            marks: dict[str, Any] = {"marker": styles[name].marker, "markersize": 5, "markeredgecolor": "white"}
             ax.plot([value.mean], [i + 0.25], color=palette[name], markeredgewidth=0.5, **marks)
         ax.set(xlabel=title, ylabel="", ylim=(len(methods) - 0.4, -0.5))
         ax.tick_params(axis="y", length=0, labelleft=ax is axes[0])
