@@ -2,7 +2,8 @@
 
 Loss:      -log p(x), exact
 Defaults:  –
-Deviates:  –  A VAE must have a lower NLL than this model for its latent to be useful.
+Deviates:  –
+Note:      A VAE must have a lower NLL than this model for its latent to be useful.
 """
 
 from bench.method import Method

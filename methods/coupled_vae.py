@@ -4,7 +4,8 @@ Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) - λ_r log p_c(x|z_c) + λ_m d(
            z_c: a second head on the shared features; p_c: a second decoder; init: the first layer after z; d: minus the
            sum of inverse multiquadric kernels over seven scales.                               (Wu et al., ACL 2020)
 Defaults:  λ_r = 1, λ_m = 0.1.
-Deviates:  –  The autoencoder is not part of p(x): no metric includes it, but the cost does.
+Deviates:  –
+Note:      The autoencoder is not part of p(x): no metric includes it, but the cost does.
 """
 
 from copy import deepcopy

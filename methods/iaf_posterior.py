@@ -4,7 +4,8 @@ Loss:      the basic VAE's, with z_0 ~ N(μ, σ²) and z_{t+1} = s_t z_t + (1 - 
            are autoregressive in z_t and depend on features of x.                      (Kingma et al., NeurIPS 2016)
            The KL is estimated from the sample of the reconstruction.
 Defaults:  two flows of width 60, as in DU-IAF (Shen et al., 2021).
-Deviates:  –  A more flexible posterior alone does not prevent collapse.
+Deviates:  –
+Note:      A more flexible posterior alone does not prevent collapse.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,8 @@
 
 Loss:      the basic VAE's, with features from the maximum or mean over states.    (Long et al., 2019, arXiv 1911.03976)
 Defaults:  maximum.
-Deviates:  –  A control for an encoder that forgets the start of a sentence or is too weak.
+Deviates:  –
+Note:      A control for an encoder that forgets the start of a sentence or is too weak.
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,8 @@
 Loss:      E_q[-log p(x|z)] + KL at λ_K for the decoder; λ_0 is the prior, with K steps as in ``sa_vae``. Evaluation
            takes the same steps.                       (Hoffman et al., JMLR 2013; baseline of Kim et al., ICML 2018)
 Defaults:  K = 20; fewer in the reduced presets.
-Deviates:  –  Without amortisation inference cannot lag, but it finds nothing if the decoder ignores z.
+Deviates:  –
+Note:      Without amortisation inference cannot lag, but it finds nothing if the decoder ignores z.
 """
 
 from dataclasses import dataclass
