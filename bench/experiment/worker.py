@@ -91,7 +91,7 @@ def run_cell(task: CellTask) -> None:
         try:
             try:
                 train_and_evaluate(task, folder, result)
-            except checkpoint.Damaged:  # training cannot continue from what is stored
+            except checkpoint.DamagedCheckpoint:  # training cannot continue from what is stored
                 archive_folder(folder, task.config)
                 train_and_evaluate(task, folder, result)
             break

@@ -1,13 +1,12 @@
-"""What a cell needs to go on, to and from disk.
+"""Checkpoints of training.
 
-``last.pt`` is the newest state of training and ``previous.pt`` the one before it; ``best.pt`` holds the weights that
-validation selected. All are read with ``weights_only``: a checkpoint cannot run code.
+``last.pt`` holds the newest state, ``previous.pt`` the one before it and ``best.pt`` the selected weights. Files are read
+with ``weights_only=True``, so a checkpoint cannot execute code.
 """
 
 from __future__ import annotations
 
 import io
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,67 +16,62 @@ import torch
 
 from bench.core.errors import UserError
 from bench.core.files import rename_to_backup, replace
-from bench.core.safe_io import open_regular_file
+from bench.core.format import error_summary
 
 
-class Damaged(UserError):
-    """A checkpoint is not what was written, and training cannot go on from what there is: it must begin anew."""
+class DamagedCheckpoint(UserError):
+    """Training cannot continue from the stored checkpoints: the cell must be trained again."""
 
 
-def save(folder: Path, name: str, state: dict[str, Any]) -> None:
-    replace(folder / name, lambda file: torch.save(state, file), parents=False)
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Replace a checkpoint atomically. Raise ``StorageError`` if it cannot be written."""
+    replace(path, lambda file: torch.save(state, file), parents=False)
 
 
 def save_last(folder: Path, state: dict[str, Any]) -> None:
-    """Keep the state before this one, so that a checkpoint which turns out unreadable costs one step back."""
+    """Save the state of training; the state before it becomes ``previous.pt``."""
     last = folder / "last.pt"
     if last.exists():
         last.replace(folder / "previous.pt")
-    save(folder, "last.pt", state)
+    save(last, state)
 
 
 def load(path: Path, device: torch.device | str) -> dict[str, Any]:
-    with open_regular_file(path, sys.maxsize) as file:
-        content = file.read()  # an error here is the disk's; torch raises some of the same kind for torn content
+    """Return the content of a checkpoint. Raise ``OSError`` if it cannot be read, ``ValueError`` if damaged."""
+    content = path.read_bytes()  # torch raises OSError for damaged content, too
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what torch finds odd in a foreign file
-            return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    except OSError as error:
-        raise ValueError(str(error)) from error
+            warnings.simplefilter("ignore")
+            state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        raise ValueError(error_summary(error)) from error
+    if not isinstance(state, dict):
+        raise ValueError("not a checkpoint")
+    return state
 
 
 def load_best(folder: Path, device: torch.device | str, update: int | None) -> dict[str, Any]:
-    """The weights selected at ``update``. ``Damaged`` where they cannot be read or are of another update."""
+    """Return the weights selected at ``update``. Raise ``DamagedCheckpoint`` if they are missing or others."""
     path = folder / "best.pt"
     try:
         best = load(path, device)
-        if best.get("update", update) != update:
-            raise ValueError(f"it is of update {best['update']}, not {update}")
-        return best
     except FileNotFoundError as error:
-        raise Damaged(f"{path} is gone: train the cell again") from error
-    except OSError:  # it may well be whole
-        raise
-    except Exception as error:  # torch raises many kinds for a torn or foreign file
-        raise Damaged(f"{path} is damaged ({_first_line(error)}): train the cell again") from error
+        raise DamagedCheckpoint(f"{path} is missing: train the cell again") from error
+    except ValueError as error:
+        raise DamagedCheckpoint(f"{path} is damaged ({error}): train the cell again") from error
+    if best.get("update") != update:
+        raise DamagedCheckpoint(f"{path} is of update {best.get('update')}, not {update}: train the cell again")
+    return best
 
 
-def states(folder: Path, device: torch.device | str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The readable states of training, the newest first; one that is damaged is put aside."""
-    for name in ("last.pt", "previous.pt"):
-        path = folder / name
+def load_states(folder: Path, device: torch.device | str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the stored states of training, newest first. Damaged files are renamed to backups."""
+    for path in (folder / "last.pt", folder / "previous.pt"):
         try:
             state = load(path, device)
         except FileNotFoundError:
             continue
-        except OSError:  # it may well be whole
-            raise
-        except Exception:  # torch raises many kinds for a torn or foreign file; the one before is the remedy for all
+        except ValueError:
             rename_to_backup(path)
             continue
         yield path, state
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

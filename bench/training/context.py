@@ -1,19 +1,19 @@
-"""The trainer's side of the handle that hooks get: batches, noise, updates, clocks, counts.
+"""The training context: what the hooks of a method may use during training.
 
-Every random number is a function of the cell's seed, a purpose and a counter, so a checkpoint holds counters and no
-generator, and a resumed cell goes on exactly as if it had never stopped.
+Every random number is a function of the cell's seed, a purpose and a counter. A checkpoint therefore holds counters and
+no generator state, and training resumes bit-exactly.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.config import TrainConfig
 from bench.core.hashing import derive_seed
@@ -27,8 +27,7 @@ OPTIMISERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 class Clock:
-    """Seconds by purpose. Waits for the device, so that asynchronous work is counted where it was asked for;
-    not so for batches, whose work on the device is next to nothing and a wait would cost more."""
+    """Seconds by purpose: ``train``, ``validation``, ``data`` and ``checkpoint``."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -37,7 +36,10 @@ class Clock:
         self.since = 0.0
 
     def to(self, purpose: str | None, wait: bool = True) -> None:
-        """From now on count for ``purpose`` (None: for nothing)."""
+        """Add the time since the last call to its purpose, and count for ``purpose`` from now on (None: for nothing).
+
+        ``wait`` synchronises the device first, so that asynchronous work counts for the purpose that launched it.
+        """
         if wait and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
@@ -47,31 +49,36 @@ class Clock:
 
 
 class Batches:
-    """Training batches as a function of a counter: a new order for every pass, new noise at every use."""
+    """Training batches as a function of their number: a new order in every pass, new binarisation noise in every batch.
+
+    Raise ``ValueError`` if the training set does not fill one batch.
+    """
 
     def __init__(self, data: Data, config: TrainConfig, seed: int, purpose: str):
         self.data, self.config, self.seed, self.purpose = data, config, seed, purpose
-        self.begin_pass(0)
+        self.start_pass(0)
         self.per_pass = len(self.order)
         if not self.per_pass:
             raise ValueError(f"{len(data.train)} training examples do not fill one batch of {config.batch_size}")
 
-    def begin_pass(self, number: int) -> None:
+    def start_pass(self, number: int) -> None:
+        """Shuffle the training set for a pass."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.purpose, "order", number))
         self.order = self.data.order(self.config.batch_size, self.config.equal_lengths, generator)
         self.pass_number = number
 
     def __getitem__(self, number: int) -> Tensor:
+        """Return batch ``number``, counted over all passes: [B, …]."""
         pass_number, position = divmod(number, self.per_pass)
         if pass_number != self.pass_number:
-            self.begin_pass(pass_number)
+            self.start_pass(pass_number)
         device = self.data.train.device
         noise = torch.Generator(device).manual_seed(derive_seed(self.seed, self.purpose, "noise", number))
         return self.data.batch(self.order[position], noise)
 
 
 class TrainingContext(Context):
-    """The trainer's side of the handle that hooks get."""
+    """The context that the trainer passes to hooks."""
 
     def __init__(self, method: Method, model: VAE, data: Data, config: TrainConfig, seed: int):
         self.method, self.model, self.train, self.seed = method, model, config, seed
@@ -81,14 +88,14 @@ class TrainingContext(Context):
         self.main_batches = Batches(data, config, seed, "outer")
         self.inner_batches = Batches(data, config, seed, "drawn")
         self.phase, self.val = Phase(), {}
-        self.draws = 0
+        self.draws = 0  # inner batches so far
         self.decoder_updates = 0  # in this step
         self.events: list[str] = []
         self.updates_by_kind: dict[str, int] = {}
         self.flops_by_kind: dict[str, int] = {}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
         self.generators: dict[str, torch.Generator] = {}
-        self.noise_key: tuple = ()
+        self.noise_key: tuple[Any, ...] = ()
 
     def generator(self, purpose: str = "noise") -> torch.Generator:
         if purpose not in self.generators:
@@ -97,27 +104,34 @@ class TrainingContext(Context):
         return self.generators[purpose]
 
     def next_main_batch(self) -> Tensor:
-        return self.clocked_batch(self.main_batches, self.step)
+        """Return the batch of this step, [B, …]; all methods of a comparison get the same ones."""
+        return self._load_batch(self.main_batches, self.step)
 
     def next_batch(self) -> Tensor:
         self.draws += 1
-        return self.clocked_batch(self.inner_batches, self.draws - 1)
+        return self._load_batch(self.inner_batches, self.draws - 1)
+
+    def _load_batch(self, batches: Batches, number: int) -> Tensor:
+        self.clock.to("data", wait=False)  # a batch is little work for the device: waiting would cost more
+        batch = batches[number]
+        self.clock.to("train", wait=False)
+        return batch
 
     def update(self, objective: Callable[[], Tensor], groups: Sequence[str] | None = None) -> Tensor:
-        chosen = list(self.optimisers) if groups is None else list(groups)
-        kind = f"{self.phase.name}: {'+'.join(chosen)}"
-        extra = "decoder" not in chosen
+        names = list(self.optimisers) if groups is None else list(groups)
+        kind = f"{self.phase.name}: {'+'.join(names)}"
+        extra = "decoder" not in names
         self.reseed_streams("extra" if extra else "step", self.encoder_updates if extra else self.step)
-        parameters = [p for name in chosen for g in self.optimisers[name].param_groups for p in g["params"]]
-        alone, counted = self.freeze_groups(set(self.optimisers) - set(chosen)), self.count_flops(kind)
-        with alone, counted, autocast(self.model, self.train.precision):
+        parameters = self._parameters(names)
+        others = self.optimisers.keys() - set(names)
+        with self._freeze_groups(others), self._count_flops(kind), autocast(self.model, self.train.precision):
             loss = objective()
             for p in parameters:
                 p.grad = None
             with no_autocast(self.device.type):
                 loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, self.train.clip, foreach=True)
-            for name in chosen:
+            nn.utils.clip_grad_norm_(parameters, self.train.clip, foreach=True)
+            for name in names:
                 self.optimisers[name].step()
         self.encoder_updates += extra
         self.decoder_updates += not extra
@@ -133,14 +147,12 @@ class TrainingContext(Context):
         self.events.append(text)
 
     def reseed_streams(self, *key: Any) -> None:
-        """Start the streams of random numbers anew, torch's global one (dropout) among them: for every step of a
-        method, and for every update in it."""
+        """Restart all random streams, torch's global one for dropout included, as functions of ``key``."""
         self.noise_key, self.generators = key, {}
-        self.seed_global(*key)
+        self._seed_global(*key)
 
-    def seed_global(self, *key: Any) -> None:
-        """As ``torch.manual_seed`` does for this device, without the trace of the stack that it keeps for CUDA in
-        processes that never touch it, at the cost of a hundred small operations."""
+    def _seed_global(self, *key: Any) -> None:
+        """Seed torch's global generators. ``torch.manual_seed`` would also record a stack trace, which is slow."""
         seed = derive_seed(self.seed, "global", *key)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -150,10 +162,11 @@ class TrainingContext(Context):
     def fixed_rng(self, *key: Any) -> Iterator[None]:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            self.seed_global(*self.noise_key, *key)
+            self._seed_global(*self.noise_key, *key)
             yield
 
     def new_optimisers(self, lr: float) -> None:
+        """Create the optimisers of the method's parameter groups, without state, with learning rate ``lr``."""
         self.optimisers = {}
         for name, group in self.method.param_groups(self.model).items():
             optimiser = OPTIMISERS[group.optimiser or self.train.optimiser]
@@ -161,25 +174,21 @@ class TrainingContext(Context):
             self.optimisers[name] = optimiser(group.params, lr=rate, fused=True, **group.options)
 
     def flops(self) -> float:
-        """Floating-point operations of all updates: those counted in the first of each kind, times their number."""
+        """Return the floating-point operations of all updates: per kind, those of the first update × their number."""
         return float(sum(count * self.flops_by_kind[kind] for kind, count in self.updates_by_kind.items()))
 
-    def clocked_batch(self, batches: Batches, number: int) -> Tensor:
-        self.clock.to("data", wait=False)
-        batch = batches[number]
-        self.clock.to("train", wait=False)
-        return batch
+    def _parameters(self, groups: Iterable[str]) -> list[nn.Parameter]:
+        return [p for name in groups for group in self.optimisers[name].param_groups for p in group["params"]]
 
     @contextmanager
-    def freeze_groups(self, groups: set[str]) -> Iterator[None]:
-        """Within: no gradients for these groups' parameters, and their BatchNorm averages stand still."""
-        parameters = [p for name in groups for g in self.optimisers[name].param_groups for p in g["params"]]
-        norms = (m for name in groups for m in self.model.submodules().get(name, ()))
-        with fixed_statistics(*norms), frozen(parameters):
+    def _freeze_groups(self, groups: Iterable[str]) -> Iterator[None]:
+        """Compute no gradients for these groups and keep their BatchNorm averages."""
+        norms = (module for name in groups for module in self.model.submodules().get(name, ()))
+        with fixed_statistics(*norms), frozen(self._parameters(groups)):
             yield
 
     @contextmanager
-    def count_flops(self, kind: str) -> Iterator[None]:
+    def _count_flops(self, kind: str) -> Iterator[None]:
         """Count the operations of the first update of each kind."""
         if kind in self.flops_by_kind:
             yield

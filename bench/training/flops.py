@@ -1,4 +1,4 @@
-"""Floating-point operations as they are counted: torch's own formulas, and those of the fused LSTMs that it lacks."""
+"""FLOP counting: torch's formulas, and those of the fused LSTM kernels that torch does not have."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ aten = torch.ops.aten
 
 
 def flop_counter() -> FlopCounterMode:
-    """Counts within; ``get_total_flops()`` tells. A multiplication and an addition are two operations."""
+    """Return a context manager; ``get_total_flops()`` is the number of operations within, two per multiply-add."""
     return FlopCounterMode(display=False, custom_mapping=FUSED_LSTMS)
 
 
-def _mkldnn(x: Sequence[int], of_input: Sequence[int], of_hidden: Sequence[int], *_: Any, **__: Any) -> int:
-    """x ``[T, B, I]`` through gates ``[4H, I]`` and ``[4H, H]``: every step is two matrix products."""
-    return 2 * x[0] * x[1] * (prod(of_input) + prod(of_hidden))
+def _mkldnn(x: Sequence[int], input_weights: Sequence[int], hidden_weights: Sequence[int], *_: Any, **__: Any) -> int:
+    """Two matrix products per step: x [T, B, I] with weights [4H, I], and the state [B, H] with weights [4H, H]."""
+    return 2 * x[0] * x[1] * (prod(input_weights) + prod(hidden_weights))
 
 
 def _cudnn(x: Sequence[int], weights: Sequence[Sequence[int]], *_: Any, **__: Any) -> int:
     return _mkldnn(x, weights[0], weights[1])
 
 
-# Backward, each product has two: for what was multiplied, and for the weights.
+# The backward pass of each product has two: for its input and for its weights.
 FUSED_LSTMS = {
     aten.mkldnn_rnn_layer: _mkldnn,
     aten.mkldnn_rnn_layer_backward: lambda *shapes, **_: 2 * _mkldnn(*shapes),

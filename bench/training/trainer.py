@@ -89,7 +89,7 @@ class Trainer:
         """Train to the end of the budget or of the decays; leave the selected weights in ``best.pt``.
 
         Raises ``Interrupted`` after saving the state when ``should_stop()``, ``NonFiniteLoss`` when training diverges,
-        and ``checkpoint.Damaged`` when no stored state can be continued.
+        and ``DamagedCheckpoint`` when no stored state can be continued.
         """
         self.resume()
         try:
@@ -262,7 +262,7 @@ class Trainer:
     def save_best(self) -> None:
         """Save the current weights as the selected ones."""
         state = {"model": self.model.state_dict(), "method": self.method.state_dict()}
-        checkpoint.save(self.folder, "best.pt", state | {"update": self.state.best_update})
+        checkpoint.save(self.folder / "best.pt", state | {"update": self.state.best_update})
 
     COUNTERS = ("step", "encoder_updates", "draws", "events", "val", "updates_by_kind", "flops_by_kind")
 
@@ -286,9 +286,9 @@ class Trainer:
         self.saved_at = time.monotonic()
 
     def resume(self) -> None:
-        """Restore the newest checkpoint of this cell, if there is any. Raise ``checkpoint.Damaged`` if none fits."""
+        """Restore the newest checkpoint of this cell, if any. Raise ``DamagedCheckpoint`` if none fits."""
         failure = None
-        for path, saved in checkpoint.states(self.folder, self.ctx.device):
+        for path, saved in checkpoint.load_states(self.folder, self.ctx.device):
             try:
                 self.restore(saved)
                 return
@@ -296,7 +296,7 @@ class Trainer:
                 rename_to_backup(path)
                 failure = error
         if failure:  # it may have changed the model: only a new trainer can start again
-            raise checkpoint.Damaged("no checkpoint fits this cell") from failure
+            raise checkpoint.DamagedCheckpoint("no checkpoint fits this cell") from failure
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Set the state to that of a checkpoint. Raise ``ValueError`` for a checkpoint of another cell."""
