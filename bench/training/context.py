@@ -68,7 +68,7 @@ class Batches:
         self.pass_number = number
 
     def __getitem__(self, number: int) -> Tensor:
-        """Return batch ``number``, counted over all passes: [B, …]."""
+        """Return batch ``number``, counted over all passes: (B, …)."""
         pass_number, position = divmod(number, self.per_pass)
         if pass_number != self.pass_number:
             self.start_pass(pass_number)
@@ -104,7 +104,7 @@ class TrainingContext(Context):
         return self.generators[purpose]
 
     def next_main_batch(self) -> Tensor:
-        """Return the batch of this step, [B, …]; all methods of a comparison get the same ones."""
+        """Return the batch of this step, (B, …); all methods of a comparison get the same ones."""
         return self._load_batch(self.main_batches, self.step)
 
     def next_batch(self) -> Tensor:
@@ -166,9 +166,20 @@ class TrainingContext(Context):
             yield
 
     def new_optimisers(self, lr: float) -> None:
-        """Create the optimisers of the method's parameter groups, without state, with learning rate ``lr``."""
+        """Create the optimisers of the method's parameter groups, without state, with learning rate ``lr``.
+
+        Raise ``ValueError`` if a trainable parameter is not in exactly one group, or there is no group "decoder".
+        """
         self.optimisers = {}
-        for name, group in self.method.param_groups(self.model).items():
+        groups = self.method.param_groups(self.model)
+        grouped = [p for group in groups.values() for p in group.params]
+        trainable = {p for p in self.model.parameters() if p.requires_grad}
+        if "decoder" not in groups or trainable - {*grouped} or len({*grouped}) < len(grouped):
+            raise ValueError(
+                f"param_groups() of method '{self.method.name}' must have a group 'decoder' "
+                "and every trainable parameter in exactly one group"
+            )
+        for name, group in groups.items():
             optimiser = OPTIMISERS[group.optimiser or self.train.optimiser]
             rate = lr * group.lr_scale if group.lr is None else group.lr
             self.optimisers[name] = optimiser(group.params, lr=rate, fused=True, **group.options)

@@ -18,7 +18,7 @@ def flop_counter() -> FlopCounterMode:
 
 
 def _mkldnn(x: Sequence[int], input_weights: Sequence[int], hidden_weights: Sequence[int], *_: Any, **__: Any) -> int:
-    """Two matrix products per step: x [T, B, I] with weights [4H, I], and the state [B, H] with weights [4H, H]."""
+    """Two matrix products per step: x (T, B, I) with weights (4H, I), and the state (B, H) with weights (4H, H)."""
     return 2 * x[0] * x[1] * (prod(input_weights) + prod(hidden_weights))
 
 

@@ -77,6 +77,8 @@ class Trainer:
         self.epoch_updates = config.updates_per_epoch(self.ctx.main_batches.per_pass)
         self.ctx.total = config.updates(self.ctx.main_batches.per_pass)
         self.phases = list(method.phases())
+        if not math.isclose(sum(phase.share for phase in self.phases), 1, abs_tol=1e-6):
+            raise ValueError(f"the shares of the phases of method '{method.name}' must sum to 1")
         self.identity = short_hash(
             [method.name, method.config, method.schedule, method.kl_term, training_identity(asdict(config)), seed]
         )
