@@ -1,7 +1,7 @@
 """Checkpoints of training.
 
-``last.pt`` holds the newest state, ``previous.pt`` the one before it, and ``best.pt`` the selected weights. All files are
-read with ``weights_only=True``, so a checkpoint cannot execute code.
+``last.pt`` holds the newest state, ``previous.pt`` the one before it, ``best.pt`` the selected weights. They are read
+with ``weights_only=True``, so a checkpoint cannot execute code.
 """
 
 from __future__ import annotations
