@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.core.config import ImageModelConfig, TextModelConfig
-from bench.core.files import write_json
+from bench.core.files import read_json, write_json
 from bench.core.hashing import short_hash
 from bench.core.provenance import machine
 from bench.data.cache import cache_dir
@@ -83,7 +82,10 @@ def seconds_per_update(preset: Preset, data: DataInfo, device: str, threads: int
     sizes = [preset.model, preset.train.batch_size, data.shape, data.vocabulary, preset.train.precision]
     key = short_hash([asdict(machine(gpu_name(device))), torch.__version__, threads, *sizes])
     path = cache_dir() / "seconds-per-update.json"
-    known = _read(path)
+    try:
+        known: dict[str, float] = read_json(path)
+    except (OSError, ValueError):
+        known = {}
     if key not in known:
         torch.set_num_threads(threads)
         known[key] = _measure(preset, data, device)
@@ -134,10 +136,3 @@ def _median_seconds(work: Callable[[], None]) -> float:
         work()
         seconds.append(time.perf_counter() - started)
     return sorted(seconds[1:])[1]  # without the first, which warms up
-
-
-def _read(path: Path) -> dict[str, float]:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return {}

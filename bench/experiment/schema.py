@@ -44,7 +44,7 @@ class Status(StrEnum):
 class Record(BaseModel):
     """An immutable JSON record. Unknown keys and wrong types are errors."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Component(Record):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 class Validation(BaseModel):
     """One line of ``history.jsonl``: the state of training and the metrics on the validation set (extra fields)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
     __pydantic_extra__: dict[str, float | int | bool | None]
 
     phase: str
@@ -39,7 +39,7 @@ class Validation(BaseModel):
 class TrainingResult(BaseModel):
     """What training cost and how it ended; part of ``result.json``."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     updates: int
     """Decoder updates."""

@@ -112,7 +112,8 @@ def test_resuming_after_every_step(expression, modality, toys, monkeypatch, tmp_
     assert_same_outcome(folder, toys.undisturbed(expression, modality))
 
 
-@pytest.mark.parametrize("update", [33, *(pytest.param(n, marks=slow) for n in (2, 17, 48, 61))])
+@slow
+@pytest.mark.parametrize("update", [2, 17, 33, 48, 61])
 def test_resuming_from_an_inner_loop(update, toys, monkeypatch, tmp_path):
     """A step that is cancelled during an update of the encoder alone is completed first."""
     folder, task = toys.cell("aggressive")

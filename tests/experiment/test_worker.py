@@ -92,7 +92,14 @@ def test_more_metrics_need_no_training(planned, task):
     assert cell.folder.result() == training
 
 
-@pytest.mark.parametrize("damaged", [("last.pt",), ("last.pt", "previous.pt"), ("best.pt",)], ids="+".join)
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "last.pt",
+        pytest.param("last.pt previous.pt", marks=pytest.mark.slow),
+        pytest.param("best.pt", marks=pytest.mark.slow),
+    ],
+)
 def test_damaged_checkpoints_change_no_number(planned, task, tmp_path, monkeypatch, damaged):
     monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)
     cell, undisturbed = planned("vae+anneal"), planned("vae+anneal", out=tmp_path / "undisturbed")
@@ -100,7 +107,7 @@ def test_damaged_checkpoints_change_no_number(planned, task, tmp_path, monkeypat
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(registry.method("vae"), "on_step_end", interrupt_at(9))
         run_cell(task(cell))
-    for name in damaged:
+    for name in damaged.split():
         (cell.folder.path / name).write_bytes(b"torn")
     run_cell(task(cell))
     assert_same_outcome(cell.folder, undisturbed.folder)
