@@ -58,7 +58,8 @@ def execute(args: argparse.Namespace) -> int:
     from bench.cli.progress import make_console
     from bench.experiment import queries
     from bench.experiment.cell_folder import lock_cell
-    from bench.experiment.plan import Status, cell_state
+    from bench.experiment.plan import cell_state
+    from bench.experiment.schema import Status
     from bench.reporting.report import build
 
     console = make_console()

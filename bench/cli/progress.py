@@ -85,7 +85,7 @@ class CellProgress:
         return 1.0 if self.finished else (1 - EVALUATION_SHARE) * min(1.0, self.update / self.updates)
 
     def numbers(self) -> str:
-        return ", ".join(f"{SHOWN[key]} {value:.2f}" for key, value in self.metrics.items())
+        return ", ".join(f"{SHOWN[key]} {round(value, 2) + 0.0:.2f}" for key, value in self.metrics.items())
 
 
 class RunProgress:

@@ -222,7 +222,8 @@ def report_results(console: Console, out: Path, plan: Plan) -> int:
     """
     from bench.core.provenance import cores
     from bench.experiment.cell_folder import lock_cell
-    from bench.experiment.plan import Status, cell_state
+    from bench.experiment.plan import cell_state
+    from bench.experiment.schema import Status
     from bench.reporting.report import build
 
     log = partial(console.print, markup=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.cli.validate import check_out, check_range, resolve_device
 from bench.core import provenance
-from bench.core.config import FULL_PRECISION, PRECISIONS, suggest
+from bench.core.config import FULL_PRECISION, PRECISIONS
 from bench.core.errors import UserError
+from bench.core.format import error_summary
 from bench.experiment.presets import preset_names
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from bench.experiment.benchmark import BenchmarkTask
+    from bench.experiment.schema import CellConfig
     from bench.reporting.render import Document
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ def add_parser(commands: Any) -> None:
     )
     p.add_argument("--methods", default="core", metavar="EXPR,…", help="method expressions and suites (default: core)")
     p.add_argument("--models", default="image:quick,text:quick", metavar="SIZE:PRESET,…", help="(default: %(default)s)")
-    p.add_argument("--precision", default=FULL_PRECISION, metavar="P,…", help=f"of {', '.join(PRECISIONS)}")
+    p.add_argument("--precision", choices=PRECISIONS, default=FULL_PRECISION, help=f"default: {FULL_PRECISION}")
     p.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of updates for each row (default: 2)")
     p.add_argument("--threads", type=int, default=1, metavar="N", help="processor threads (default: 1, as in a run)")
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: cuda if available")
@@ -69,30 +70,32 @@ def execute(args: argparse.Namespace) -> int:
     from bench.models.precision import check_precision
     from bench.reporting import render
 
-    device, precisions = resolve_device(args.device), _split("--precision", args.precision)
-    for precision in precisions:
-        if precision not in PRECISIONS:
-            raise UserError(f"--precision {precision}: {suggest(precision, PRECISIONS)}")
-        check_precision(precision, device)
+    device = resolve_device(args.device)
+    check_precision(args.precision, device)
     with tempfile.TemporaryDirectory() as folder:
-        tasks, skipped = plan_tasks(args, precisions, device, Path(folder))
+        tasks, skipped = plan_tasks(args, device, Path(folder))
         if not tasks:
             raise UserError("; ".join(skipped))
-        peaks = {name: run_in_subprocess(peak_flops, device, args.threads, name) for name in precisions}
+        peak = run_in_subprocess(peak_flops, device, args.threads, args.precision)
         rows, failed = [], []
-        for number, task in enumerate(tasks, start=1):
-            print(f"{number}/{len(tasks)} {task}", flush=True)
+        for number, (model, config, data) in enumerate(tasks, start=1):
+            method = config.method.expression
+            print(f"{number}/{len(tasks)} {method} at {model}", flush=True)
             try:
-                rows += run_in_subprocess(measure, task)
+                measured = run_in_subprocess(measure, config, data, args.threads, args.seconds)
             except Exception as error:  # the other methods can still be measured
-                failed.append(f"failed: {task}: {f'{type(error).__name__}: {error}'.splitlines()[0]}")
+                failed.append(f"failed: {method} at {model}: {error_summary(error)}")
+                continue
+            rows += [{"model": model, "method": method, **vars(row)} for row in measured]
     if not rows:
         raise UserError("; ".join(failed))
     import pandas as pd
 
-    frame = pd.DataFrame(rows)
-    frame["utilisation"] = 1e9 * frame["gflop_per_second"] / frame["precision"].map(peaks)
-    document = make_document(frame, [*_notes(device, args.threads, peaks), *skipped, *failed])
+    frame = pd.DataFrame(rows).assign(precision=args.precision, threads=args.threads, device=device)
+    frame["updates_per_second"] = 1 / frame["seconds_per_update"]
+    frame["gflop_per_second"] = frame["gflop_per_update"] / frame["seconds_per_update"]
+    frame["utilisation"] = 1e9 * frame["gflop_per_second"] / peak
+    document = make_document(frame, [*_notes(args, device, peak), *skipped, *failed])
     print(f"\n{render.text(document)}")
     write_text(args.out / "speed.csv", frame.to_csv(index=False))
     write_text(args.out / "speed.md", render.markdown(document))
@@ -101,31 +104,33 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def plan_tasks(
-    args: argparse.Namespace, precisions: Sequence[str], device: str, folder: Path
-) -> tuple[list[BenchmarkTask], list[str]]:
-    """Return what to measure, and a line for each method that does not fit a model. Random data go to ``folder``."""
+    args: argparse.Namespace, device: str, folder: Path
+) -> tuple[list[tuple[str, CellConfig, Path]], list[str]]:
+    """Return model size, config and random data of every cell to measure, and a line for each that is skipped."""
     from dataclasses import replace
 
     from bench.core.syntax import split_expressions
-    from bench.experiment.benchmark import BenchmarkTask, parse_size
+    from bench.experiment.benchmark import parse_size
     from bench.experiment.plan import plan
+    from bench.experiment.schema import Status
     from bench.training.expressions import parse_methods
 
     tasks, skipped = [], []
-    for size in map(parse_size, _split("--models", args.models)):
+    names = [*dict.fromkeys(name.strip() for name in args.models.split(",") if name.strip())]
+    if not names:
+        raise UserError("--models is empty: name models, such as image:quick")
+    for size in map(parse_size, names):
         rows, _ = parse_methods(split_expressions(args.methods), size.preset.name)
         if not rows:
             raise UserError("--methods is empty: name methods or a suite")
         data = size.prepared(folder)
-        for precision in precisions:
-            preset = replace(size.preset, train=replace(size.preset.train, precision=precision))
-            for cell in plan(rows, data.info, preset, 1, 0, device, folder):
-                method = cell.variant.expression
-                if cell.status == "skipped":
-                    skipped.append(f"skipped: {method} at {size.name}, {cell.state.reason}")
-                else:
-                    tasks.append(BenchmarkTask(size.name, method, cell.config, data.path, args.threads, args.seconds))
-    return tasks, [*dict.fromkeys(skipped)]
+        preset = replace(size.preset, train=replace(size.preset.train, precision=args.precision))
+        for cell in plan(rows, data.info, preset, 1, 0, device, folder):
+            if cell.status is Status.SKIPPED:
+                skipped.append(f"skipped: {cell.variant.expression} at {size.name}, {cell.state.reason}")
+            else:
+                tasks.append((size.name, cell.config, data.path))
+    return tasks, skipped
 
 
 def run_in_subprocess(function: Callable[..., T], *args: object) -> T:
@@ -135,12 +140,12 @@ def run_in_subprocess(function: Callable[..., T], *args: object) -> T:
 
 
 def make_document(frame: DataFrame, notes: list[str]) -> Document:
-    """Return the table: one panel per model and precision, one row per kind of update."""
+    """Return the table: one panel per model, one row per kind of update."""
     from bench.reporting.render import Document, Entry, Panel
 
     heads = ["method", "update", "updates/s", "ms/update", "GFLOP/update", "of peak", "memory (MB)", "evaluated/s"]
     document = Document("Speed", "speed", notes=notes)
-    for (model, precision), rows in frame.groupby(["model", "precision"], sort=False):
+    for model, rows in frame.groupby("model", sort=False):
         lines = [
             [
                 *(row.method, row.update, _significant(row.updates_per_second)),
@@ -150,31 +155,21 @@ def make_document(frame: DataFrame, notes: list[str]) -> Document:
             for row in rows.itertuples()
         ]
         entries = [[Entry(text) for text in line] for line in lines]
-        document.panels.append(Panel(f"{model}, {precision}", [Entry(head) for head in heads], entries))
+        document.panels.append(Panel(str(model), [Entry(head) for head in heads], entries))
     return document
 
 
-def _notes(device: str, threads: int, peaks: dict[str, float]) -> list[str]:
+def _notes(args: argparse.Namespace, device: str, peak: float) -> list[str]:
     """Return where and how this was measured."""
     from bench.experiment.benchmark import EVALUATED, PEAK_SIZE
-    from bench.training.torch_setup import gpu_name
 
-    known = ", ".join(f"{name} {peak / 1e9:,.0f}" for name, peak in peaks.items())
-    machine, torch = provenance.machine(gpu_name(device)), provenance.versions()["torch"]
-    where = machine.gpu or f"{machine.processor}, threads: {threads} of {machine.cores} cores"
+    machine, torch = provenance.machine(device), provenance.versions()["torch"]
+    where = machine.gpu or f"{machine.processor}, threads: {args.threads} of {machine.cores} cores"
     return [
-        f"{where}; torch {torch}; commit {provenance.commit() or 'unknown'}; {provenance.now()}",
-        f"peak: {known} GFLOP/s, the product of square matrices of {PEAK_SIZE[device]} rows in the same run",
+        f"{where}; {args.precision}; torch {torch}; commit {provenance.commit() or 'unknown'}; {provenance.now()}",
+        f"peak: {peak / 1e9:,.0f} GFLOP/s, the product of square matrices of {PEAK_SIZE[device]} rows in the same run",
         f"evaluated: test examples per second, basic metrics with {EVALUATED} samples each",
     ]
-
-
-def _split(option: str, words: str) -> list[str]:
-    """Return the distinct words of a comma-separated list."""
-    names = [*dict.fromkeys(word.strip() for word in words.split(",") if word.strip())]
-    if not names:
-        raise UserError(f"{option} is empty: leave it out for the default, or see --help")
-    return names
 
 
 def _significant(value: float) -> str:

@@ -66,9 +66,8 @@ class ModelSize:
         arrays = {split: random_batch(self.preset.model, info, count).numpy() for split, count in counts.items()}
         if self.modality == "image":
             return info, {split: images.squeeze(1) for split, images in arrays.items()}
-        arrays = {split: rows.astype(np.int32) for split, rows in arrays.items()}
         words = np.array([*SPECIALS, *map(str, range(len(SPECIALS), info.vocabulary))])
-        return info, arrays | {"vocabulary": words}
+        return info, {split: rows.astype(np.int32) for split, rows in arrays.items()} | {"vocabulary": words}
 
 
 def parse_size(text: str) -> ModelSize:
@@ -83,78 +82,42 @@ def parse_size(text: str) -> ModelSize:
 
 
 @dataclass(frozen=True)
-class BenchmarkTask:
-    """One method at one model size and precision."""
+class Measurement:
+    """Speed of one kind of update, and of the method's evaluation."""
 
-    model: str
-    method: str
-    config: CellConfig
-    data: Path
-    threads: int
-    seconds: float  # of updates in each phase
-
-    def __str__(self) -> str:
-        return f"{self.method} at {self.model}, {self.config.precision}"
-
-
-@dataclass(frozen=True)
-class BenchmarkRow:
-    """Measurements of one kind of update."""
-
-    model: str
-    method: str
-    precision: str
     update: str  # parameter groups that the update steps
-    updates_per_second: float
-    seconds_per_update: float  # median
     updates_timed: int
+    seconds_per_update: float  # median
     gflop_per_update: float
-    gflop_per_second: float
     peak_memory_mb: float  # up to the end of training
     evaluated_per_second: float  # test examples, basic metrics with ``EVALUATED`` samples each
     batch_size: int
     parameters: int
-    threads: int
-    device: str
 
 
-def measure(task: BenchmarkTask) -> list[BenchmarkRow]:
-    """Return a row for each kind of update."""
-    device = task.config.device
-    configure_torch(task.threads, device, 0)
-    method, model, seed = build_from_config(task.config)
-    train = task.config.train
-    prepared = Prepared.read(task.data)
-    data = load(prepared, task.config.model).to(device)
+def measure(config: CellConfig, data_path: Path, threads: int, seconds: float) -> list[Measurement]:
+    """Measure every kind of update, from ``seconds`` of training in each phase, and the evaluation."""
+    configure_torch(threads, config.device, 0)
+    method, model, seed = build_from_config(config)
+    data = load(Prepared.read(data_path), config.model).to(config.device)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(method, model, data, train, seed, Path(folder), validate, lambda history: None)
-        updates = _time_updates(trainer, task.seconds)
-    memory = _peak_memory(device)
-    evaluated = EVALUATED / _time_evaluation(trainer)
+        trainer = Trainer(method, model, data, config.train, seed, Path(folder), validate, lambda history: None)
+        updates = _time_updates(trainer, seconds)
+    memory, evaluated = _peak_memory(config.device) / 1e6, EVALUATED / _time_evaluation(trainer)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    rows = []
-    for kind, times in updates.items():
-        median, gflop = statistics.median(times), trainer.ctx.flops_by_kind[kind] / 1e9
-        rows.append(
-            BenchmarkRow(
-                model=task.model,
-                method=task.method,
-                precision=train.precision,
-                update=kind.removeprefix("main: "),
-                updates_per_second=1 / median,
-                seconds_per_update=median,
-                updates_timed=len(times),
-                gflop_per_update=gflop,
-                gflop_per_second=gflop / median,
-                peak_memory_mb=memory / 1e6,
-                evaluated_per_second=evaluated,
-                batch_size=train.batch_size,
-                parameters=parameters,
-                threads=task.threads,
-                device=device,
-            )
+    return [
+        Measurement(
+            update=kind.removeprefix("main: "),
+            updates_timed=len(times),
+            seconds_per_update=statistics.median(times),
+            gflop_per_update=trainer.ctx.flops_by_kind[kind] / 1e9,
+            peak_memory_mb=memory,
+            evaluated_per_second=evaluated,
+            batch_size=config.train.batch_size,
+            parameters=parameters,
         )
-    return rows
+        for kind, times in updates.items()
+    ]
 
 
 def peak_flops(device: str, threads: int, precision: str) -> float:
@@ -168,10 +131,7 @@ def peak_flops(device: str, threads: int, precision: str) -> float:
 
 
 def _time_updates(trainer: Trainer, at_least: float) -> dict[str, list[float]]:
-    """Return the seconds of every update by kind, from ``at_least`` seconds of steps in each phase.
-
-    The first update of each kind, in which its operations are counted, is left out.
-    """
+    """Return the seconds of every update by kind, without the first of each kind, in which operations are counted."""
     ctx, update, encoder_updates = trainer.ctx, trainer.ctx.update, 0
     times: dict[str, list[float]] = {}
 
@@ -182,8 +142,10 @@ def _time_updates(trainer: Trainer, at_least: float) -> dict[str, list[float]]:
         times.setdefault(kind, []).append(spent)
         return losses[0]
 
-    ctx.update = timed  # type: ignore[method-assign]
-    ctx.encoder_updates_left = lambda: MAX_ENCODER_UPDATES - (ctx.encoder_updates - encoder_updates)  # type: ignore[method-assign]
+    def encoder_updates_left() -> int:
+        return MAX_ENCODER_UPDATES - (ctx.encoder_updates - encoder_updates)
+
+    ctx.update, ctx.encoder_updates_left = timed, encoder_updates_left  # type: ignore[method-assign]
     trainer.model.train()
     for phase in range(len(trainer.phases)):
         trainer.start_phase(phase)
