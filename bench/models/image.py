@@ -45,7 +45,7 @@ class MaskedConv(Conv2d):
 
 
 def he_normal_(weight: Tensor, size: int) -> None:
-    """Initialise by N(0, 2 / (k² · out)), as every convolution in the reference."""
+    """Initialise by N(0, 2 / (k² · out)), as the blocks of the reference."""
     nn.init.normal_(weight, std=math.sqrt(2 / (size * size * weight.shape[0])))
 
 
