@@ -2,12 +2,20 @@
 
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_every_package_is_listed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    inits = [path for folder in ("bench", "methods") for path in (ROOT / folder).rglob("__init__.py")]
+    names = [".".join(path.parent.relative_to(ROOT).parts) for path in inits]
+    assert sorted(listed) == sorted(f"bench.{name}" if name.startswith("methods") else name for name in names)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ MAX_ROWS = 1000
 #: Kinds of modifiers, in the order in which a row's name has them: at most one of each.
 MODIFIER_NAMES = {"kl_term": "KL term", "schedule": "schedule"}
 
-Settings = Mapping[str, Mapping[str, str]]  # method → setting → value as typed
+Settings = Mapping[str, Mapping[str, Any]]  # method → setting → value
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,7 @@ def _method_spec(calls: Sequence[tuple[str, dict[str, Any]]], preset: str, setti
     method = registry.method(name)
     overrides = method.preset_overrides.get(preset, {})
     default = with_overrides(method.Config(), overrides, f"method '{name}'")
-    typed = {key: parse_value(value) for key, value in settings.get(name, {}).items()}
-    config = with_overrides(default, typed | values, f"method '{name}'")
+    config = with_overrides(default, {**settings.get(name, {}), **values}, f"method '{name}'")
     notes = tuple(
         f"{key} = {value} in this preset (otherwise {getattr(method.Config(), key)})"
         for key, value in overrides.items()
@@ -156,20 +155,18 @@ def _arguments(config: Any, default: Any, always: Sequence[str] = ()) -> str:
     return f"({','.join(parts)})" if parts else ""
 
 
-def parse_settings(assignments: Iterable[str]) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, Any]]]:
-    """Sort the ``KEY=VALUE`` texts of ``--set`` into settings of methods (as typed) and of preset sections (values)."""
-    methods: dict[str, dict[str, str]] = {}
+def parse_settings(assignments: Iterable[str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return the settings of methods and those of preset sections from the ``KEY=VALUE`` texts of ``--set``."""
+    methods: dict[str, dict[str, Any]] = {}
     sections: dict[str, dict[str, Any]] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         owner, dot, setting = key.strip().partition(".")
         if not (equals and dot and setting):
             raise UserError(f"cannot read --set {assignment}: write method.setting=value or section.setting=value")
-        if owner in SECTIONS:
-            sections.setdefault(owner, {})[setting] = parse_value(value.strip())
-        elif owner in registry.method_names():
-            methods.setdefault(owner, {})[setting] = value.strip()
-        else:
-            known = {*registry.method_names(), *SECTIONS}
+        known = {*registry.method_names(), *SECTIONS}
+        if owner not in known:
             raise UserError(f"--set {assignment}: no method or section '{owner}': {suggest(owner, known)}")
+        settings = sections if owner in SECTIONS else methods
+        settings.setdefault(owner, {})[setting] = parse_value(value.strip())
     return methods, sections

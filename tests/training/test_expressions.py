@@ -70,14 +70,6 @@ def test_canonical_expression_is_a_fixed_point(expression, preset, space):
 
 
 @steady
-@given(expressions(), st.randoms(use_true_random=False))
-def test_order_of_settings_does_not_matter(expression, random):
-    method, given_settings, schedule, schedule_settings = expression
-    shuffled = [random.sample(items, len(items)) for items in (given_settings, schedule_settings)]
-    assert row(text(method, shuffled[0], schedule, shuffled[1])) == row(text(*expression))
-
-
-@steady
 @given(expressions())
 def test_set_and_expression_are_equivalent(expression):
     method, given_settings, schedule, schedule_settings = expression
@@ -107,17 +99,18 @@ def test_any_text_is_rows_or_a_one_line_error(typed):
 
 
 @steady
-@given(st.lists(expressions(), max_size=5), st.sampled_from(("", " ")))
-def test_lists_are_split_at_top_level_commas(items, space):
-    texts = [text(*item, space) for item in items]
-    assert split_expressions(f"{space},{space}".join(texts)) == texts
-
-
-@steady
 @given(st.text(max_size=60) | st.text("[](){}-+'1,", max_size=60))
 def test_parse_value_inverts_repr(typed):
     value = parse_value(typed)
     assert parse_value(repr(value)) == value or value != value or isinstance(value, str)
+
+
+def test_lists_are_split_at_top_level_commas():
+    assert split_expressions("vae, sa_vae(steps=3,lr=0.1)+anneal ,core,") == [
+        "vae",
+        "sa_vae(steps=3,lr=0.1)+anneal",
+        "core",
+    ]
 
 
 def test_defaults_are_left_out_of_names():
@@ -167,14 +160,10 @@ def test_expression_errors(expression, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("assignment", "message"),
-    [("vae", "write method.setting=value"), ("vae.x", "write method.setting=value"), ("vea.x=1", "did you mean 'vae'")],
-)
-def test_set_errors(assignment, message):
-    with pytest.raises(UserError) as caught:
+@pytest.mark.parametrize("assignment", ["vae", "vae.x", "vea.x=1"])
+def test_set_errors(assignment):
+    with pytest.raises(UserError, match="write method.setting=value|did you mean 'vae'"):
         parse_settings([assignment])
-    assert message in str(caught.value)
 
 
 def test_set_for_a_method_outside_the_run():
