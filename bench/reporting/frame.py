@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.core.errors import UserError
 from bench.evaluation.registry import group_of_metric
@@ -15,16 +15,17 @@ from bench.reporting.groups import common_settings
 from bench.reporting.statistics import Summary, crossed, paired, summary, wilson
 
 if TYPE_CHECKING:
+    import numpy as np
     from pandas import DataFrame
 
-#: What the name of a sweep ends with in the row of the members that validation chose.
+#: Suffix of a sweep's row with the members that validation selected.
 SELECTED = ", selected on validation"
 BASIC_METRICS = (
     *("nll", "nll_se", "nll_mc_se", "ess", "pareto_k", "elbo", "rec", "kl", "mi", "mi_loo", "mi_high", "mi_batch"),
     *("kl_aggregate", "kl_aggregate_reverse", "au", "au_kl", "au_ratio", "collapsed_dims", "bpd", "ppl", "words"),
 )
 COSTS = ("train_seconds", "flops", "updates", "encoder_updates")
-#: Means with an interval over seeds and examples, and with one of the paired difference to the baseline.
+#: Metrics with an interval over seeds and examples, and one of the paired differences to the baseline.
 LIKELIHOODS = ("nll", "nll_refined")
 #: The first columns of the CSV file. Their order never changes; new columns are added at the end.
 CORE_COLUMNS = (
@@ -54,22 +55,21 @@ def csv_columns() -> list[str]:
 
 
 def cells_frame(cells: Iterable[CellRecord]) -> DataFrame:
-    """One row per cell, in the order of the tables: (order, expression, base seed, seed).
+    """Return one row per cell, in the order of the tables: by table order, expression, base seed, seed.
 
-    ``method`` is the expression, made unique where two configurations share it. Metrics (``metric_names()``, nats
-    per example unless the data set says otherwise), ``collapsed`` and ``COSTS`` are floats, NaN where a
-    quantity has no meaning, the cell no numbers, or those of an optional group were judged with other settings than
-    in most cells. ``validation_elbo`` is that of the weights evaluated.
+    ``method`` is the expression, made unique if two configurations share it. Metrics (``metric_names()``, in the data
+    set's unit), ``collapsed`` and ``COSTS`` are floats. They are NaN if undefined, if the cell is not finished, or if
+    the metric's group has other settings than in most cells. ``validation_elbo`` is that of the evaluated weights.
     """
     import pandas as pd
 
     cells = list(cells)
     settings = common_settings(cells)
     frame = pd.DataFrame.from_records([_record(cell, cell.metrics(settings)) for cell in cells])
-    variants = frame.groupby("method")["variant"].transform(lambda column: pd.factorize(column, sort=True)[0])
-    twice = frame["method"].map(frame.groupby("method")["variant"].nunique()) > 1
+    number = frame.groupby("method")["variant"].transform(lambda column: pd.factorize(column, sort=True)[0])
+    ambiguous = frame["method"].map(frame.groupby("method")["variant"].nunique()) > 1
     for name in ("method", "label"):
-        frame[name] = frame[name].where(~twice, frame[name] + " #" + (variants + 1).astype(str))
+        frame[name] = frame[name].where(~ambiguous, frame[name] + " #" + (number + 1).astype(str))
     return frame.sort_values(["order", "method", "base_seed", "seed"], kind="stable", ignore_index=True)
 
 
@@ -96,7 +96,7 @@ def _record(cell: CellRecord, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def history_frame(frame: DataFrame) -> DataFrame:
-    """One row per validation of every cell of ``cells_frame``: method, replicate, update, seconds, metrics there."""
+    """Return one row per validation of every cell of ``cells_frame``: method, replicate, update, seconds, metrics."""
     import pandas as pd
 
     columns = ("update", "seconds", "elbo", "rec", "kl", "mi", "kl_aggregate", "au", "au_kl", "lag", "lag_kl")
@@ -109,35 +109,35 @@ def history_frame(frame: DataFrame) -> DataFrame:
 
 
 def stored_frame(out: Path) -> DataFrame:
-    """One row per cell stored under ``out``, whatever its state, for those who want to look for themselves.
+    """Return one row per cell stored under ``out``, of every data set, preset and status.
 
-    As ``cells_frame``, of every data set and preset: with ``dataset``, ``preset``, ``folder`` and the method's settings
-    (``config``, ``schedule``, ``rate``), and every metric as it was judged. A cell that cannot be read is a row of
-    status ``damaged`` with its reason.
+    Columns are those of ``cells_frame``, ``dataset``, ``preset``, ``folder``, the method's settings (``config``,
+    ``schedule``, ``kl_term``) and the evaluation's. Metrics of all settings are included. A cell that cannot be read
+    has the status ``damaged`` and a reason. ``UserError`` if there are no cells.
     """
     import pandas as pd
 
     records: list[dict[str, Any]] = []
-    found, left = readable(cell_folders(out))
-    wrong = {folder.path: reason for folder, reason in left}
-    cells = {cell.folder: cell for cell in found}
-    for path in sorted({*wrong, *cells}):
+    readable_cells, unreadable = readable(cell_folders(out))
+    reasons = {folder.path: reason for folder, reason in unreadable}
+    cells = {cell.folder: cell for cell in readable_cells}
+    for path in sorted({*reasons, *cells}):
         dataset, preset = path.parts[-4:-2]
         record = {"dataset": dataset, "preset": preset, "folder": str(path)}
-        if path in wrong:
-            records.append(record | {"status": "damaged", "reason": wrong[path]})
+        if path in reasons:
+            records.append(record | {"status": "damaged", "reason": reasons[path]})
             continue
         cell = cells[path]
         config, evaluation = cell.config, cell.evaluation
         method = config.method.model_dump(mode="json")
-        about: dict[str, Any] = {key: method[key] or {} for key in ("config", "schedule", "kl_term")}
-        about |= {"cell_id": config.cell_id, "fingerprint": config.dataset.fingerprint, "device": config.device}
-        about |= {
+        details: dict[str, Any] = {key: method[key] or {} for key in ("config", "schedule", "kl_term")}
+        details |= {"cell_id": config.cell_id, "fingerprint": config.dataset.fingerprint, "device": config.device}
+        details |= {
             "n": evaluation.metrics.get("n") if evaluation else None,
             "evaluation": vars(evaluation.settings) if evaluation else None,
             "evaluation_version": evaluation.version if evaluation else None,
         }
-        records.append(record | _record(cell, cell.metrics({})) | about)
+        records.append(record | _record(cell, cell.metrics({})) | details)
     if not records:
         raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench run --out' wrote")
     frame = pd.DataFrame.from_records(records)
@@ -145,26 +145,26 @@ def stored_frame(out: Path) -> DataFrame:
 
 
 def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, baseline: str | None = None) -> DataFrame:
-    """One row per method, in the order of the tables, with ``csv_columns()`` and ``baseline``, ``selection``.
+    """Return one row per method, in the order of the tables, with ``csv_columns()``, ``baseline`` and ``selection``.
 
-    After the last member of a sweep (expression -> methods) stands the row *selected on validation*: for each
-    repetition the member with the best validation ELBO, at the cost of training all of them. ``selection`` says
-    which, else is empty. ``collapsed`` is the share of the seeds that collapsed. ``baseline`` marks the row that
-    costs and differences refer to: the method asked for, by default the first that calls itself the baseline.
+    The last member of a sweep (expression -> methods) is followed by a row *selected on validation*: for each
+    replicate the member with the best validation ELBO, at the cost of training all members; ``selection`` names them.
+    ``collapsed`` is the share of collapsed seeds. ``baseline`` marks the row that costs and differences refer to: the
+    given method, by default the first one that is a baseline.
     """
     import pandas as pd
 
     entries = []  # (method, label, cells, selection)
-    left = {sweep: {*members} for sweep, members in sorted(sweeps.items()) if {*members} <= {*frame["method"]}}
+    pending = {sweep: {*members} for sweep, members in sorted(sweeps.items()) if {*members} <= {*frame["method"]}}
     for method, cells in frame.groupby("method", sort=False):
         entries.append((method, cells["label"].iloc[0], cells, ""))
-        for sweep in [sweep for sweep, members in left.items() if method in members]:
-            left[sweep].discard(method)
-            if not left[sweep]:
+        for sweep in [sweep for sweep, members in pending.items() if method in members]:
+            pending[sweep].discard(method)
+            if not pending[sweep]:
                 name = f"{sweep}{SELECTED}"
                 entries.append((name, name, *_selected(frame[frame["method"].isin(sweeps[sweep])])))
-    marked = frame.loc[frame["baseline"], "method"]
-    baseline = baseline or (marked.iloc[0] if len(marked) else None)
+    baselines = frame.loc[frame["baseline"], "method"]
+    baseline = baseline or (baselines.iloc[0] if len(baselines) else None)
     reference = frame[(frame["method"] == baseline) & (frame["status"] == "done")]
     records = [
         {
@@ -180,77 +180,87 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
 
 
 def headline(frame: DataFrame) -> str:
-    """The column of the NLL that a table is about: the common-proposal NLL where most have it, else the plain one."""
+    """Return the name of the main NLL: the refined one if most cells or rows have it, else the plain one."""
     return "nll_refined" if 2 * frame["nll_refined"].notna().sum() > frame["nll"].notna().sum() else "nll"
 
 
 def mean_interval(cells: DataFrame, name: str) -> tuple[Summary, int]:
-    """Summary of a metric over the seeds of one method, and how many test examples its interval takes as a sample.
+    """Summarise a metric over the seeds of one method; also return the number of test examples in its interval.
 
-    Of crossed noise (``statistics.crossed``) where the values per example are stored and every seed has the same
-    examples; else, with 0, the t interval over seeds.
+    The interval treats seeds and examples as crossed noise (``statistics.crossed``) if every seed has stored values
+    per example on the same examples. Otherwise it is the t interval over seeds, with 0 examples.
     """
     values = dict(zip(cells["replicate"], cells[name], strict=True))
-    by_example = _by_example(cells, name)
-    known = {key for key, value in values.items() if value == value}
-    if len(known) < 2 or {*by_example} != known or not _alike(by_example[key][0] for key in known):
+    examples = _values_per_example(cells, name)
+    measured = [key for key, value in values.items() if not math.isnan(value)]
+    if len(measured) < 2 or {*examples} != {*measured} or not _same_examples(examples.values()):
         return summary(values.values()), 0
-    rows = [by_example[key][1] for key in values if key in known]
-    return crossed(rows, min(by_example[key][2] for key in known)), len(rows[0])
+    rows = [examples[key].values for key in measured]
+    return crossed(rows, min(examples[key].measured for key in measured)), len(rows[0])
 
 
 def paired_interval(cells: DataFrame, reference: DataFrame, name: str) -> tuple[Summary, int]:
-    """The same of the differences ``cells - reference`` over the repetitions that both have."""
-    values, others = (dict(zip(each["replicate"], each[name], strict=True)) for each in (cells, reference))
-    mine, theirs = _by_example(cells, name), _by_example(reference, name)
-    known = [key for key, value in values.items() if value == value and others.get(key, math.nan) == others.get(key)]
-    nothing = None, None, 0
-    examples = [index for key in known for index, *_ in (mine.get(key, nothing), theirs.get(key, nothing))]
-    if len(known) < 2 or not _alike(examples):
+    """Summarise the differences ``cells - reference`` over their common replicates, as ``mean_interval`` does."""
+    values, others = (dict(zip(frame["replicate"], frame[name], strict=True)) for frame in (cells, reference))
+    first, second = _values_per_example(cells, name), _values_per_example(reference, name)
+    common = [
+        key for key, value in values.items() if not math.isnan(value) and not math.isnan(others.get(key, math.nan))
+    ]
+    complete = {*common} <= {*first} & {*second}
+    pairs = [(first[key], second[key]) for key in common] if complete else []
+    if len(pairs) < 2 or not _same_examples(example for pair in pairs for example in pair):
         return paired(values, others), 0
-    rows = [mine[key][1] - theirs[key][1] for key in known]
-    return crossed(rows, min(each[key][2] for each in (mine, theirs) for key in known)), len(rows[0])
+    rows = [one.values - other.values for one, other in pairs]
+    return crossed(rows, min(example.measured for pair in pairs for example in pair)), len(rows[0])
 
 
-def _by_example(cells: DataFrame, name: str) -> dict[str, tuple[Any, Any, int]]:
-    """Of every repetition that has them the index and the values per example, each [N], and on how many they rest."""
-    stored = {
-        row.replicate: row.cell.examples for row in cells.itertuples() if getattr(row, name) == getattr(row, name)
-    }
+class _ExampleValues(NamedTuple):
+    test_index: np.ndarray  # [N], positions in the test set
+    values: np.ndarray  # [N]
+    measured: int  # number of examples on which the values were measured, not inferred
+
+
+def _values_per_example(cells: DataFrame, name: str) -> dict[str, _ExampleValues]:
+    """Return replicate -> stored values per example, for the replicates that have the metric and its values."""
+    stored = {row.replicate: row.cell.examples for row in cells.itertuples() if not math.isnan(getattr(row, name))}
     return {
-        key: (each.index, each.values[name], each.sampled if name == "nll_refined" else len(each.index))
-        for key, each in stored.items()
-        if name in each.values
+        key: _ExampleValues(
+            examples.index,
+            examples.values[name],
+            examples.sampled if name == "nll_refined" else len(examples.index),
+        )
+        for key, examples in stored.items()
+        if name in examples.values
     }
 
 
-def _alike(indices: Iterable[Any]) -> bool:
-    """Whether there are examples in all of these and they are the same."""
+def _same_examples(values: Iterable[_ExampleValues]) -> bool:
     import numpy as np
 
-    first, *others = indices
-    return first is not None and all(other is not None and np.array_equal(first, other) for other in others)
+    first, *others = values
+    return all(np.array_equal(first.test_index, other.test_index) for other in others)
 
 
-def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> dict:
+def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> dict[str, Any]:
+    """Return the numbers of one row: means and spreads over a method's finished cells, and counts of the others."""
     done = cells[cells["status"] == "done"]
-    of = {name: summary(done[name]) for name in (*metric_names(), *COSTS, "collapsed")}
-    record: dict[str, Any] = {name: value.mean for name, value in of.items()}
-    record |= {f"{name}_sd": of[name].sd for name in ("nll", "nll_refined", "kl", "mi", "au", "au_kl", "ppl")}
+    summaries = {name: summary(done[name]) for name in (*metric_names(), *COSTS, "collapsed")}
+    record: dict[str, Any] = {name: value.mean for name, value in summaries.items()}
+    record |= {f"{name}_sd": summaries[name].sd for name in ("nll", "nll_refined", "kl", "mi", "au", "au_kl", "ppl")}
     for name in LIKELIHOODS:
         mean, examples = mean_interval(done, name)
         record |= {f"{name}_ci_low": mean.low, f"{name}_ci_high": mean.high, f"{name}_ci_examples": examples}
-        less, examples = (summary([]), 0) if is_reference else paired_interval(done, reference, name)
-        ends = {f"{name}_minus_baseline{end}": getattr(less, end[1:] or "mean") for end in ("", "_low", "_high")}
+        difference, examples = (summary([]), 0) if is_reference else paired_interval(done, reference, name)
+        ends = {f"{name}_minus_baseline{end}": getattr(difference, end[1:] or "mean") for end in ("", "_low", "_high")}
         record |= {**ends, f"{name}_minus_baseline_examples": examples}
-        record["pairs" if name == "nll" else f"{name}_pairs"] = less.n
-    low, high = wilson(done["collapsed"].sum(), of["collapsed"].n)
+        record["pairs" if name == "nll" else f"{name}_pairs"] = difference.n
+    low, high = wilson(done["collapsed"].sum(), summaries["collapsed"].n)
     return record | {
         "n": len(done),
-        "nll_refined_n": of["nll_refined"].n,
+        "nll_refined_n": summaries["nll_refined"].n,
         "collapsed_low": low,
         "collapsed_high": high,
-        "relative_cost": of["flops"].mean / (summary(reference["flops"]).mean or float("nan")),
+        "relative_cost": summaries["flops"].mean / (summary(reference["flops"]).mean or float("nan")),
         "failed": int((cells["status"] == "failed").sum()),
         "skipped": int((cells["status"] == "skipped").sum()),
         "unfinished": int(cells["status"].isin(["incomplete", "missing"]).sum()),
@@ -258,24 +268,22 @@ def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> di
 
 
 def _selected(members: DataFrame) -> tuple[DataFrame, str]:
+    """Return for each replicate the cell with the best validation ELBO, and a note that names the selected methods."""
     done = members[(members["status"] == "done") & members["validation_elbo"].notna()]
     if done.empty:
         return done, "no member finished"
-    best = done.loc[done.groupby("replicate", sort=False)["validation_elbo"].idxmax()].set_index(
-        "replicate", drop=False
-    )
-    # Choosing among settings costs the training of each.
+    best = done.loc[done.groupby("replicate", sort=False)["validation_elbo"].idxmax()]
+    best = best.set_index("replicate", drop=False)
     best[list(COSTS)] = done.groupby("replicate")[list(COSTS)].sum().loc[best.index]
-    lacking = members["method"].nunique() * members["replicate"].nunique() - len(done)
+    unfinished = members["method"].nunique() * members["replicate"].nunique() - len(done)
     counts = best["method"].value_counts(sort=False)
-    chosen = ", ".join(f"{method} ({n}×)" if len(best) > 1 else method for method, n in counts.items())
-    return best, f"best validation ELBO of each seed: {chosen}; cost of training all members" + (
-        f", of which {lacking} did not finish" if lacking else ""
-    )
+    selected = ", ".join(f"{method} ({n}×)" if len(best) > 1 else method for method, n in counts.items())
+    note = f"best validation ELBO of each seed: {selected}; cost of training all members"
+    return best, note + (f", of which {unfinished} did not finish" if unfinished else "")
 
 
 def _validation_elbo(cell: CellRecord) -> float:
-    """The evaluated weights' validation ELBO: that of ``best_update``, or the last where none was selected."""
+    """Return the validation ELBO of the evaluated weights: at ``best_update``, or the last one if there is none."""
     training = cell.result.training if cell.result else None
     best = training.best_update if training else None
     elbos = [line.metrics.get("elbo") for line in cell.history if best is None or line.update == best]
@@ -283,4 +291,4 @@ def _validation_elbo(cell: CellRecord) -> float:
 
 
 def _number(value: float | bool | None) -> float:
-    return float("nan") if value is None else float(value)
+    return math.nan if value is None else float(value)

@@ -30,12 +30,6 @@ def test_noise_gives_chance_accuracy():
     assert chance_accuracy(labels, test_labels) == pytest.approx(0.25, abs=0.02)
 
 
-def test_collapsed_code_predicts_the_most_frequent_class():
-    labels, test_labels = np.repeat([3, 7], [60, 40]), np.repeat([3, 7], [70, 30])
-    accuracy = linear_probe(np.zeros((100, 4)), labels, np.zeros((100, 4)), test_labels)
-    assert accuracy == chance_accuracy(labels, test_labels) == 0.7
-
-
 def test_two_blobs_reach_bayes_accuracy():
     """Centres ±1.5 in one of eight dimensions: Φ(1.5) = 0.933."""
     random = np.random.default_rng(0)

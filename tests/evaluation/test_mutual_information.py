@@ -130,23 +130,6 @@ def test_leave_one_out_is_exact_for_distant_codes():
     torch.testing.assert_close(sample_log_probs([q], z).leave_one_out, expected)
 
 
-def test_narrow_posteriors_keep_their_density():
-    q = channel(300, 32, 32 * math.log(1e4))
-    z = one_sample(q)
-    torch.testing.assert_close(sample_log_probs([q], z).own, q.log_prob(z.unsqueeze(1)).squeeze(1), atol=1e-4, rtol=0)
-
-
-def test_number_of_samples_and_examples_must_match():
-    q = channel(10, 2, 1.0)
-    with pytest.raises(ValueError, match="20 samples of 10 examples"):
-        sample_log_probs([q], q.rsample(2).flatten(0, 1))
-
-
-def test_bracket_of_a_single_example():
-    result = bracket(channel(1, 2, 1.0))
-    assert result.low == 0 and result.loo == math.inf and math.isfinite(result.high)
-
-
 @pytest.mark.parametrize(
     ("mean", "between", "within"), [(0.0, 0.75, 0.25), (0.5, 0.5, 0.1), (0.0, 1.0, 1.0), (-1.0, 0.1, 0.4)]
 )
