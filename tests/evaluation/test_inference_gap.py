@@ -2,23 +2,11 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from bench.evaluation.estimators.inference_gap import GRID_LEVELS, elbo, lag, refined, true_posterior
-from bench.models.distributions import Gaussian, StandardNormal
+from bench.evaluation.estimators.inference_gap import GRID_LEVELS, lag, refined, true_posterior
+from bench.models.distributions import Gaussian
 from tests.evaluation.toy_models import LinearGaussian, Mixture, SamplesOnly, Sigmoid, generator, record_pairs
-
-
-class WidthIsX(nn.Module):
-    """p(z|x) is a Gaussian around 0.3 with scale x, and p(x) = 1."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.prior = StandardNormal(dim)
-
-    def log_prob(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        return Normal(0.3, x.unsqueeze(2)).log_prob(z).sum(-1) - self.prior.log_prob(z)
 
 
 @pytest.mark.parametrize("guess", ["right", "origin", "wrong"])
@@ -40,13 +28,6 @@ def test_quadrature_finds_all_modes(centres, scale):
     result = true_posterior(model, torch.zeros(1, 3), torch.tensor(centres[-1:]), chunk=1000)
     torch.testing.assert_close(result.mean, model.centres.mean(0, keepdim=True), atol=2e-3, rtol=0)
     assert result.log_px.abs().item() < 2e-3
-
-
-@pytest.mark.parametrize("dim", [1, 2])
-def test_quadrature_adapts_to_each_example(dim):
-    x = torch.linspace(0.1, 1.0, 32, dtype=torch.float64).unsqueeze(1)
-    result = true_posterior(WidthIsX(dim), x, torch.zeros(32, dim, dtype=torch.float64), 1000)
-    assert (result.mean - 0.3).abs().max() < 2e-3 and result.log_px.abs().max() < 5e-3
 
 
 @pytest.mark.parametrize("dim", [1, 2])
@@ -102,16 +83,6 @@ def test_lag_kl_of_two_gaussians(dim):
     kl = dim * 0.5 * (math.exp(-1) + 0.04 / model.covariance[0, 0].item())
     expected = {"lag": 0.2 * math.sqrt(dim), "lag_kl": kl}
     assert lag(model, x, q, generator(), 500) == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("dim", [1, 2])
-def test_elbo_is_below_the_evidence(dim):
-    model = Sigmoid(dim)
-    x = model.data(60)
-    truth = true_posterior(model, x, torch.zeros(60, dim), 2000)
-    for logvar in (-6.0, -3.0, 0.0):
-        q = Gaussian(truth.mean.float(), torch.full((60, dim), logvar))
-        assert (truth.log_px - elbo(model, x, q, generator(), 2000)).min() > -1e-3
 
 
 def test_refinement_finds_a_gaussian_posterior():

@@ -60,16 +60,6 @@ def test_nested_nll_has_the_mean_and_less_noise():
 
 
 @steady
-@given(SEEDS, SCALES, st.integers(1, 4), st.integers(1, 4))
-def test_nested_bound_tightens_with_more_samples(seed, scale, few, factor):
-    weights = random_weights(seed, scale, samples=few * factor * 3)
-    less, more = nested_nll(weights, few).nll, nested_nll(weights, few * factor).nll
-    whole = importance_weighted_nll(weights)
-    assert (more <= less + 1e-9).all() and (whole <= more + 1e-9).all()
-    assert (whole >= -weights.amax(1) - 1e-9).all() and close(nested_nll(weights, 1).nll, -weights.mean(1))
-
-
-@steady
 @given(SEEDS, SCALES, st.integers(1, 40), st.floats(-1e3, 1e3))
 def test_statistics_are_invariant_to_order_and_scale(seed, scale, samples, constant):
     weights = random_weights(seed, scale, samples=samples)
@@ -96,11 +86,7 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 #: k̂ of ``scale`` times the normal quantiles at (i + ½) / S, computed by ``psislw`` of ArviZ 0.23.4.
 NORMAL_TAILS = {
     (25, 1.0): 0.4501548211848337,
-    (50, 0.1): 0.19154311435364235,
-    (50, 3.0): 0.7915595323558253,
     (400, 1.0): 0.31399846795361874,
-    (400, 10.0): 3.932042092338978,
-    (5000, 0.1): -0.05056967058613595,
     (5000, 1.0): 0.26037134891188624,
     (5000, 3.0): 0.982925677964021,
 }

@@ -61,16 +61,6 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return tensor.mean().item(), 3 * tensor.std().item() / math.sqrt(len(values))
 
 
-@pytest.mark.parametrize("scale", [0.25, 0.5, 2.0])
-def test_bracket_contains_mi_of_a_gaussian_channel(scale):
-    """x ~ N(0, 1), q(z|x) = N(x, s²) has I = ½ ln(1 + 1/s²)."""
-    mean = torch.randn(4000, 1, generator=generator(), dtype=torch.float64)
-    result = bracket(Gaussian(mean, torch.full_like(mean, 2 * math.log(scale))))
-    truth = 0.5 * math.log(1 + 1 / scale**2)
-    assert result.low == pytest.approx(truth, abs=0.05)
-    assert result.low <= result.loo and result.high >= truth - 0.05
-
-
 @pytest.mark.parametrize("offset", [0.0, 0.3])
 @pytest.mark.parametrize("diagonal", [True, False])
 def test_bracket_contains_mi_of_pca(offset, diagonal):
@@ -175,24 +165,3 @@ def test_bounds_are_ordered_and_add_up_to_the_rate(seed, examples, spread):
     assert result.low <= (examples - 1) / examples * result.loo + 1e-9  # by concavity of the log
     rate = (densities.own - prior).mean().item()
     assert result.low + kl_aggregate(densities.inclusive, prior) == pytest.approx(rate, rel=1e-9, abs=1e-9)
-
-
-@steady
-@given(SEEDS, st.integers(2, 30), st.floats(-5, 5), st.floats(-3, 3))
-def test_identical_posteriors_have_no_information(seed, examples, mean, logvar):
-    q = Gaussian(torch.full((examples, 2), mean).double(), torch.full((examples, 2), logvar).double())
-    result = bracket(q, seed)
-    assert result.low == pytest.approx(0, abs=1e-9) and result.loo == pytest.approx(0, abs=1e-9)
-
-
-@steady
-@given(SEEDS, st.integers(2, 30), SPREADS, st.integers(1, 30))
-def test_estimates_are_invariant_to_order_and_blocks(seed, examples, spread, size):
-    q = random_posterior(seed, examples, spread, dim=3)
-    z, random = one_sample(q), generator(seed)
-    rows, columns = torch.randperm(examples, generator=random), torch.randperm(3, generator=random)
-    permuted, permuted_z = Gaussian(q.mean[rows][:, columns], q.logvar[rows][:, columns]), z[rows][:, columns]
-    assert bracket(q, block=size, z=z) == pytest.approx(bracket(q, z=z), rel=1e-9, abs=1e-9)
-    assert bracket(permuted, z=permuted_z) == pytest.approx(bracket(q, z=z), rel=1e-9, abs=1e-9)
-    in_batch = in_batch_mutual_information(permuted, permuted_z).item()
-    assert in_batch == pytest.approx(in_batch_mutual_information(q, z).item(), rel=1e-9, abs=1e-9)

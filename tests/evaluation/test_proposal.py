@@ -71,27 +71,6 @@ def test_diagnostics_show_an_unfinished_refinement():
     assert pareto_k(finished).median() < 0.75 < pareto_k(unfinished).median()
 
 
-def test_wide_component_helps_with_correlated_posteriors():
-    model = correlated()
-    x = model.data(60)
-    q, truth = model.mean_field(x), -model.log_px(x)
-    narrow = importance_weighted_nll(log_weights(model, x, q, 500)) - truth
-    mixture = importance_weighted_nll(refined_log_weights(model, x, q, generator(), CHUNK).log_weights) - truth
-    assert -0.05 < mixture.mean() < min(0.1, 0.5 * narrow.mean())
-
-
-def test_collapsed_posterior_keeps_half_of_the_samples():
-    model = pca(32)
-    model.set_weight(torch.zeros_like(model.weight))
-    x = model.data(20)
-    zeros = torch.zeros(20, 32, dtype=torch.float64)
-    result = refined_log_weights(model, x, Gaussian(zeros, zeros), generator(), CHUNK)
-    assert effective_sample_size(result.log_weights).min() > 250
-    truth = model.log_prob(x, zeros.unsqueeze(1)).squeeze(1)
-    torch.testing.assert_close(importance_weighted_nll(result.log_weights), -truth, rtol=0, atol=0.15)
-    torch.testing.assert_close(result.elbo, truth, rtol=0, atol=0.01)
-
-
 def test_nll_of_a_nonlinear_decoder_matches_prior_sampling():
     model = Sigmoid(4)
     x = model.data(10)
