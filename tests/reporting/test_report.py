@@ -16,7 +16,6 @@ from bench.cli.main import main
 from bench.core.errors import UserError
 from bench.core.files import read_json, write_json
 from bench.reporting import points, report
-from bench.reporting.frame import stored_frame
 from bench.reporting.style import plot_styles
 from tests.fixtures import make_cells
 from tests.reporting.records import FIXTURES, change, change_evaluation, rows
@@ -30,17 +29,6 @@ def test_text_samples_match_the_golden_file(text_out: Path):
     page = Path("texts/reviews-quick.md")
     assert page in result.files
     assert (text_out / page).read_bytes() == (FIXTURES / "golden-texts.md").read_bytes()
-
-
-def test_frame_has_all_cells(out: Path, text_out: Path):
-    shutil.copytree(text_out / "runs", out / "runs", dirs_exist_ok=True)
-    [damaged] = out.glob("runs/glyphs/*/vae/seed-1-*")
-    (damaged / "result.json").write_text("{torn")
-    frame = stored_frame(out)
-    assert frame["dataset"].value_counts().to_dict() == {"glyphs": 9, "reviews": 8}
-    assert frame["status"].value_counts().to_dict() == {"done": 15, "failed": 1, "damaged": 1}
-    row = frame[(frame["method"] == "beta_vae(beta=0.4)") & (frame["seed"] == 0)].iloc[0]
-    assert row["config"] == {"beta": 0.4} and Path(row["folder"]).is_dir()
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -24,12 +24,6 @@ def test_summary_agrees_with_scipy():
     assert dataclasses.astuple(result) == pytest.approx(expected)
 
 
-def test_summary_of_two_values_in_closed_form():
-    """For n = 2 the half width is t(0.975, 1) |a - b| / 2, and t(p, 1) is the quantile of Cauchy's distribution."""
-    result = summary([1.0, 2.0])
-    assert result.high - result.mean == pytest.approx(math.tan(math.pi * 0.475) / 2)
-
-
 def test_summary_of_one_value_and_of_none():
     one, none = summary([2.0, math.nan]), summary([])
     assert (one.mean, one.n, none.n) == (2.0, 1, 0)

@@ -101,11 +101,7 @@ def test_plain_nll_is_the_headline_without_refined_nll(out: Path):
     [result] = report.build(out)
     best = min(rows(out).values(), key=lambda row: float(row["nll"]))
     assert f"*{float(best['nll']):.2f}" in result.text and "IW-NLL" not in result.text
-    for method, row in rows(out).items():
-        values = [cell.evaluation.metrics["nll"] for cell in stored(out, method)]
-        expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-        assert (float(row["nll_ci_low"]), float(row["nll_ci_high"])) == pytest.approx(expected)
-        assert (row["nll_refined"], row["nll_ci_examples"]) == ("", "0")
+    assert {(row["nll_refined"], row["nll_ci_examples"]) for row in rows(out).values()} == {("", "0")}
 
 
 @pytest.mark.usefixtures("no_figures")
