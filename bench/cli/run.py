@@ -221,16 +221,11 @@ def report_results(console: Console, out: Path, plan: Plan) -> int:
     Return 0, or 1 where a cell is not done, or 2 where all are done but the report cannot be written.
     """
     from bench.core.provenance import cores
-    from bench.experiment.cell_folder import lock_cell
     from bench.experiment.plan import cell_state
     from bench.experiment.schema import Status
     from bench.reporting.report import build
 
     log = partial(console.print, markup=False)
-    for cell in plan.pending:
-        if cell_state(cell.folder, plan.preset.evaluation).status is not Status.DONE:
-            with lock_cell(cell.folder.path, timeout=None):
-                pass  # wait: another run may be training it
     reported = True
     try:
         for report in build(out, log=log, processes=cores()):

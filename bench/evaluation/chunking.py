@@ -80,8 +80,8 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 
 @torch.no_grad()
-def auto_chunk_size(model: VAE, blocks: Sequence[Tensor], share: float = 1.0) -> int:
-    """Return how many (example, sample) pairs fit into ``share`` of the device's memory budget.
+def auto_chunk_size(model: VAE, blocks: Sequence[Tensor]) -> int:
+    """Return how many (example, sample) pairs fit into the device's memory budget.
 
     Measured by decoding the largest example of ``blocks`` ``[B, …]`` with a model in evaluation mode.
     """
@@ -93,4 +93,4 @@ def auto_chunk_size(model: VAE, blocks: Sequence[Tensor], share: float = 1.0) ->
         peaks.append(memory.peak)
     per_pair = max(1, (peaks[1] - peaks[0]) // PROBE_PAIRS)
     constant = peaks[0] - PROBE_PAIRS * per_pair
-    return max(1, (int(share * BUDGET[x.device.type]) - constant) // per_pair)
+    return max(1, (BUDGET[x.device.type] - constant) // per_pair)

@@ -54,19 +54,18 @@ def evaluate(
     stored: Evaluation | None = None,
     save: Callable[[Evaluation], object] = lambda evaluation: None,
     provenance: Provenance | None = None,
-    memory_share: float = 1.0,
     should_stop: Callable[[], bool] = never,
 ) -> Evaluation:
     """Measure what a ``stored`` evaluation lacks of ``config``, and return the complete evaluation.
 
     ``save`` receives the evaluation so far after the basic metrics and after each group, so a group that fails costs no
     other; its error is raised at the end. Recomputing the basic metrics also recomputes every stored group, with its
-    previous settings. ``memory_share`` scales the memory budget of decoding. If memory runs out nevertheless, less is
-    decoded at a time; the record's ``chunk`` is the last size. Metrics do not depend on it, except for rounding.
+    previous settings. If memory runs out, less is decoded at a time; the record's ``chunk`` is the last size. Metrics
+    do not depend on it, except for rounding.
     """
     ctx = EvaluationContext(model.eval(), data.info, train, derive_seed(seed, "evaluation"), should_stop)
     _, blocks = data.blocks("test", config.test_examples, config.batch_size)
-    chunk = auto_chunk_size(model, blocks, memory_share)
+    chunk = auto_chunk_size(model, blocks)
     record = stored.record if stored else None
     groups = _groups_to_measure(config, record)
     if stored is None or "basic" in config.missing(record):

@@ -149,7 +149,11 @@ def start(resources: Resources, scratch: Path) -> None:
         ray.init(**options)
     except Exception as error:  # Ray raises many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = "check that a cluster runs at --address" if resources.address else "try --executor local"
+        remedy = (
+            "check that a cluster runs there, and that its token is known here (RAY_AUTH_MODE)"
+            if resources.address
+            else "try --executor local"
+        )
         raise UserError(f"cannot start or reach Ray ({reason}): {remedy}") from error
 
 

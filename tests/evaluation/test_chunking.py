@@ -46,7 +46,6 @@ def test_chunk_size_fits_the_budget(modality, monkeypatch):
     with PeakMemory() as memory, torch.no_grad():
         chunked_log_prob(model, blocks[-1], torch.zeros(5, 2 * chunk, model.latent_dim), chunk)
     assert 2**19 < memory.peak < 1.2 * 2**20
-    assert auto_chunk_size(model, blocks, share=0.5) == pytest.approx(chunk / 2, abs=1)
     monkeypatch.setitem(chunking.BUDGET, "cpu", 1)
     assert auto_chunk_size(model, blocks) == 1
 
