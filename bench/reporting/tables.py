@@ -128,17 +128,14 @@ def _missing_reason(name: str, row: Any, frame: DataFrame, notes: Notes) -> list
 
 def _row_notes(row: Any, frame: DataFrame, is_crossed: bool) -> Notes:
     """Return the footnotes of one row by column."""
-    notes = defaultdict(list, method=[row.selection] if row.selection else [])
+    notes: defaultdict[str, list[str]] = defaultdict(list)
     cells = frame[frame["method"] == row.method]
-    if len(cells):
+    notes["method"] += [row.selection] if row.selection else []
+    if len(cells):  # not a row selected on validation
         method = cells["cell"].iloc[0].config.method
-        notes["method"] += method.notes
         for name, text in method.footnotes.items():
             notes[name].append(text)
-    for (status, reason), group in cells.fillna({"reason": ""}).groupby(["status", "reason"], sort=True):
-        if status != "done":
-            seeds = ", ".join(map(str, group["seed"]))
-            notes["method"].append(f"seed{'s' * (len(group) > 1)} {seeds} {status}" + (f": {reason}" if reason else ""))
+        notes["method"] += [*method.notes, *_status_notes(cells)]
     for name in LIKELIHOODS:
         for column, low in ((f"{name}_ci", f"{name}_ci_low"), (f"{name}_minus_baseline", f"{name}_minus_baseline_low")):
             if is_crossed and not getattr(row, f"{column}_examples") and not math.isnan(getattr(row, low)):
@@ -156,6 +153,16 @@ def _row_notes(row: Any, frame: DataFrame, is_crossed: bool) -> Notes:
     if row.collapsed > 0:
         count = round(row.collapsed * row.n)
         notes["mi"].append("collapsed" + (f" in {count} of {row.n} seeds" if row.n > 1 else ""))
+    return notes
+
+
+def _status_notes(cells: DataFrame) -> list[str]:
+    """Return a note for every status and reason of the cells of a method that are not done."""
+    pending = cells[cells["status"] != "done"].fillna({"reason": ""})
+    notes = []
+    for (status, reason), group in pending.groupby(["status", "reason"], sort=True):
+        seeds = f"seed{'s' * (len(group) > 1)} {', '.join(map(str, group['seed']))}"
+        notes.append(f"{seeds} {status}" + (f": {reason}" if reason else ""))
     return notes
 
 
