@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class Phase:
     share: float = 1.0
     #: Validation metric for model selection and learning-rate decay: "elbo"; "loss", the method's own, if its objective
     #: is not an ELBO; or None to disable both (a run whose last phase has None keeps its last weights).
-    selection_metric: str | None = "elbo"
+    selection_metric: Literal["elbo", "loss"] | None = "elbo"
 
 
 @dataclass
