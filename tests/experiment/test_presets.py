@@ -1,6 +1,9 @@
-"""Presets that claim a published protocol."""
+"""Presets: the published protocol, and invalid files."""
+
+import pytest
 
 from bench.core.config import TextModelConfig
+from bench.core.errors import UserError
 from bench.experiment.presets import load_preset
 
 
@@ -14,3 +17,22 @@ def test_paper_preset_for_text_is_the_published_protocol():
     synthetic = load_preset("paper", "text", protocol="synthetic")
     assert synthetic.model == TextModelConfig(embedding=50, hidden=50) and synthetic.train.batch_size == 16
     assert synthetic.train.lr == 1.0 and synthetic.train.equal_lengths
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seeds = 1", "summary: Field required"),
+        ('summary = "x"\nseeds = 0', "seeds: Input should be greater than 0"),
+        ('summary = "x"\nseeds = 1\n[image]\nmodels = {}', "image.models: Extra inputs"),
+        ('summary = "x"\nseeds = 1\n[image.train]\nepoch = 3', "[image.train] has no setting 'epoch': did you mean"),
+        ('summary = "x"\nseeds = 1\n[image.evaluation]\nais_chain = 3', "no setting 'ais_chain': did you mean"),
+        ("summary", "is not a preset"),
+    ],
+)
+def test_invalid_preset_files_are_refused(text, message, tmp_path, monkeypatch):
+    (tmp_path / "quick.toml").write_text(text)
+    monkeypatch.setattr("bench.experiment.presets.PRESETS", tmp_path)
+    with pytest.raises(UserError) as error:
+        load_preset("quick", "image")
+    assert message in str(error.value)
