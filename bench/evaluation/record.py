@@ -41,7 +41,9 @@ def finite(metrics: Mapping[str, float | None]) -> Metrics:
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    """Base of the stored records."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
 class GroupRecord(Record):
@@ -49,38 +51,55 @@ class GroupRecord(Record):
 
     settings: dict[str, Any]
     seconds: float
-    chunk: int  # (example, sample) pairs decoded at a time
+    """Run time of the group."""
+    chunk: int
+    """(example, sample) pairs decoded at a time."""
     provenance: Provenance | None = None
 
 
 class EvaluationRecord(Record):
-    """The content of ``evaluation.json``: metrics of a trained cell on the test set, and how they were measured."""
+    """Metrics of a trained cell on the test set, and how they were measured."""
 
     version: int = EVALUATION_VERSION
+    """Version of the basic metrics; evaluations of other versions are repeated."""
     settings: BasicSettings
-    metrics: Metrics  # of the basic evaluation and of all groups; null: not defined for this method or data set
-    references: dict[str, float] = Field(default_factory=dict)  # NLL of reference models, nats per example
-    seconds: float  # of the basic evaluation
-    chunk: int  # (example, sample) pairs decoded at a time
+    metrics: Metrics
+    """Metrics of the basic evaluation and of all groups; null: not defined for this method or data set."""
+    references: dict[str, float] = Field(default_factory=dict)
+    """NLL of reference models in nats per example, and standard errors (``…_se``)."""
+    seconds: float
+    """Run time of the basic evaluation."""
+    chunk: int
+    """(example, sample) pairs decoded at a time."""
     provenance: Provenance | None = None
     groups: dict[str, GroupRecord] = Field(default_factory=dict)
-    pending: dict[str, dict[str, Any]] = Field(default_factory=dict)  # settings of groups that are yet to be measured
+    """Metric groups that were measured."""
+    pending: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings of metric groups that are yet to be measured."""
 
 
 class DecodedText(Record):
-    """A sentence decoded from one z: the most probable word at each step, by beam search, and by sampling."""
+    """A sentence decoded from one z."""
 
     greedy: str
+    """The most probable word at each step."""
     beam: str
+    """By beam search."""
     ancestral: str
+    """By sampling."""
 
 
 class Reconstruction(DecodedText):
+    """A test example, decoded from its posterior mean."""
+
     original: str
 
 
 class InterpolationStep(DecodedText):
-    share: float = Field(ge=0, le=1)  # of the way from the first posterior mean to the second
+    """A point on the line between two posterior means."""
+
+    share: float = Field(ge=0, le=1)
+    """Position between the first mean (0) and the second (1)."""
 
 
 class Interpolation(Record):
@@ -92,9 +111,10 @@ class Interpolation(Record):
 
 
 class SampleTexts(Record):
-    """The content of ``texts.json``. Without a latent there are samples from the prior alone."""
+    """Sentences decoded by a text model. Without a latent there are samples from the prior only."""
 
     samples: list[str]
+    """Decoded from samples of the prior."""
     reconstructions: list[Reconstruction] = Field(default_factory=list)
     interpolations: list[Interpolation] = Field(default_factory=list)
 
