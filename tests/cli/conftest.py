@@ -91,10 +91,10 @@ def metrics(out: Path) -> dict[Path, dict]:
     return {cell.path.relative_to(out): cell.evaluation().metrics for cell in cell_folders(out)}
 
 
-def only_cell(out: Path, method: str = "") -> CellFolder:
+def only_cell(out: Path, method: str) -> CellFolder:
     """Return the only cell whose method starts with ``method``."""
-    (path,) = (out / "runs").glob(f"*/*/{method}*/seed-*[0-9a-f]")
-    return CellFolder(path)
+    (cell,) = (cell for cell in cell_folders(out) if cell.path.parent.name.startswith(method))
+    return cell
 
 
 @pytest.fixture

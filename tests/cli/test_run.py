@@ -67,7 +67,7 @@ def test_force_and_damage_archive_the_cell(finished, capsys):
     assert bench(finished, "--methods", "vae") == 0
     assert "archived and trained again (result.json is damaged" in capsys.readouterr().out
     assert metrics(finished) == before
-    backups = [path.read_text() for path in finished.glob("runs/*/*/vae/backup-*/result.json")]
+    backups = [path.read_text() for path in finished.glob("runs/*/*/vae/*.bak-*/result.json")]
     assert len(backups) == 2 and "{torn" in backups
 
 

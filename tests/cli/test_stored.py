@@ -179,7 +179,7 @@ def test_merge_prefers_the_cell_with_more_metrics(parts, finished):
     (cell.path / "evaluation.json").unlink()
     assert main(["merge", str(finished), "--out", str(parts[0])]) == 0
     assert cell.evaluation() is not None
-    assert len([*cell.path.parent.glob("backup-*")]) == 1
+    assert len([*cell.path.parent.glob("*.bak-*")]) == 1
 
 
 def test_merge_of_two_different_results_is_an_error(parts, finished, tmp_path, capsys):
