@@ -8,6 +8,7 @@
 - ``evaluation.json``  metrics on the test set, with the settings of the evaluation
 - ``examples.parquet`` one row per test example
 - ``arrays.npz``       for figures: reconstructions, samples, posterior means
+- ``lag_trace.npz``    with one latent dimension: inference over training (``bench.experiment.lag_trace``)
 - ``texts.json``       for text: samples from the prior, reconstructions, interpolations
 - ``last.pt``, ``previous.pt``, ``best.pt``  checkpoints (``bench.training.checkpoint``)
 - ``attempts.json``    the last run that worked on the cell
