@@ -169,8 +169,7 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
 
 def print_plan(console: Console, out: Path, plan: Plan, seconds: Mapping[Path, float], every_cell: bool) -> None:
     """Print the number of cells and the estimated time, with ``every_cell`` for each cell to run."""
-    from bench.core.format import duration
-    from bench.experiment.runtime_estimate import can_measure, wall_clock
+    from bench.experiment.runtime_estimate import can_measure, duration, wall_clock
 
     done = len(plan.cells) - len(plan.pending)
     console.print(

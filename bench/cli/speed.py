@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bench.cli.validate import check_out, check_range, resolve_device
 from bench.core import provenance
 from bench.core.config import FULL_PRECISION, PRECISIONS
-from bench.core.errors import UserError
-from bench.core.format import error_summary
+from bench.core.errors import UserError, error_summary
 from bench.experiment.presets import preset_names
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Errors reported to the user."""
+"""Errors reported to the user, and their texts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from __future__ import annotations
 def printable(text: str) -> str:
     """Return ``text`` as one line, with control characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def error_summary(error: BaseException) -> str:
+    """Return one line: the error's type, the first line of its message, and its first note, if it has one."""
+    try:
+        text = next(iter(str(error).strip().splitlines()), "")
+    except Exception:  # an error whose __str__ fails
+        text = ""
+    note = next((f" ({note})" for note in getattr(error, "__notes__", ())), "")
+    return printable(f"{type(error).__name__}{text and ': '}{text}{note}")
 
 
 class UserError(Exception):

@@ -1,21 +1,32 @@
-"""Atomic file writes and JSON files."""
+"""Atomic writes, JSON and NumPy files, and locks between processes.
+
+Locks are ``flock`` on lock files, which the kernel releases when a process dies. On a network file system they work
+across machines only if it supports ``flock``: NFS 4 and Lustre mounted with ``flock`` do, NFS 3 without its lock daemon
+does not.
+"""
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from bench.core.safe_io import open_regular_file
+from filelock import FileLock, Timeout
 
-RECORD_BYTES = 16 << 20  #: Maximum size of a JSON file, a thousand times the usual one.
+from bench.core.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
 UNFINISHED = ".unfinished"  #: Suffix of a file that is being written.
+POLL_SECONDS = 0.2  #: Between two attempts to acquire a lock.
 
 
 class StorageError(OSError):
@@ -50,17 +61,32 @@ def read_json(path: Path, missing_ok: bool = False) -> Any:
 
 
 def read_text(path: Path, missing_ok: bool) -> str | None:
-    """Return the text of a file of at most ``RECORD_BYTES``; None if it is missing and ``missing_ok``.
-
-    Raise ``ValueError`` if it is not UTF-8, too large or not a regular file.
-    """
+    """Return the text of a file; None if it is missing and ``missing_ok``. ``ValueError`` if it is not UTF-8."""
     try:
-        with open_regular_file(path, RECORD_BYTES) as file:
-            return file.read(RECORD_BYTES).decode()
+        return path.read_text("utf-8")
     except FileNotFoundError:
         if missing_ok:
             return None
         raise
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file of the user; ``UserError`` if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Return the arrays of an ``.npz`` file, only those in ``names`` if given. Pickled objects are not loaded.
+
+    A damaged file raises any of the exceptions of zipfile, zlib and NumPy.
+    """
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files if names is None or name in names}
 
 
 def replace(path: Path, write: Callable[[IO[bytes]], Any], parents: bool = True, flush: bool = True) -> None:
@@ -85,8 +111,6 @@ def replace(path: Path, write: Callable[[IO[bytes]], Any], parents: bool = True,
                 os.fsync(descriptor)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-        if flush:
-            _flush_folder(path.parent)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         cause = raw.error or (error if isinstance(error, OSError) else None)
@@ -108,14 +132,29 @@ class _ErrorTrackingFile(io.FileIO):
             raise
 
 
-def _flush_folder(folder: Path) -> None:
-    """Flush the folder, where the system supports it, so that a power failure does not undo a rename in it."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+@contextmanager
+def file_lock(path: Path, timeout: float | None = 0) -> Iterator[bool]:
+    """Lock the file ``path``; yield whether the lock was acquired within ``timeout`` seconds (None: wait forever).
+
+    Not re-entrant. The file is removed on exit; waiting processes notice and lock the next file of that name.
+    Raise ``StorageError`` if the file cannot be created or the file system has no locks.
+    """
+    lock = FileLock(path, timeout=-1 if timeout is None else timeout, fallback_to_soft=False, thread_local=False)
+    try:
+        lock.acquire(poll_interval=POLL_SECONDS)
+    except Timeout:
+        yield False
+        return
+    except NotImplementedError as error:
+        raise StorageError(errno.ENOSYS, "this file system has no locks", str(path)) from error
+    except OSError as error:
+        raise StorageError(error.errno, error.strerror, str(path)) from error
+    try:
+        yield True
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        lock.release()
 
 
 def _finite(value: Any) -> Any:

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.files import UNFINISHED, replace, write_json
-from bench.core.locks import file_lock
+from bench.core.files import UNFINISHED, StorageError, file_lock, replace, write_json
 from bench.data.dataset import SPLITS, DataInfo, Prepared, fingerprint
 
 MESSAGE_AFTER = 2.0  #: Seconds of waiting for another process before a message says so.
@@ -37,18 +36,19 @@ def cached(cache: Path, stem: str, build: Callable[[], tuple[DataInfo, Mapping[s
     not enough memory or the cache is not writable.
     """
     path = cache / f"{stem}.npz"
-    if prepared := _read_cached(path):
+    if prepared := Prepared.read(path):
         return prepared
     with exclusive(path):
-        if prepared := _read_cached(path):
+        if prepared := Prepared.read(path):
             return prepared
         try:
             info, arrays = build()
             sizes = {split: len(arrays[split]) for split in SPLITS}
+            if not all(sizes.values()):
+                raise UserError(f"{stem} has the sizes {sizes}; every split needs at least one example")
             info = dataclasses.replace(info, sizes=sizes, fingerprint=fingerprint(arrays))
-            with writing(cache):
-                replace(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
-                write_json(path.with_suffix(".json"), dataclasses.asdict(info))  # last: it marks the set as complete
+            replace(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+            write_json(path.with_suffix(".json"), dataclasses.asdict(info))  # last: it marks the set as complete
         except MemoryError as error:
             raise UserError(f"not enough memory to prepare {stem}; use a smaller data set or free some") from error
     return Prepared(info, path)
@@ -57,42 +57,29 @@ def cached(cache: Path, stem: str, build: Callable[[], tuple[DataInfo, Mapping[s
 def find_by_fingerprint(fingerprint: str, cache: Path) -> Prepared | None:
     """Return the data set with this fingerprint, or None if the cache does not have it."""
     for record in sorted(cache.glob("*.json")):
-        prepared = _read_cached(record.with_suffix(".npz"))
+        prepared = Prepared.read(record.with_suffix(".npz"))
         if prepared and prepared.info.fingerprint == fingerprint:
             return prepared
     return None
 
 
-def _read_cached(path: Path) -> Prepared | None:
-    """Return the data set at ``path``; None if it is missing or its record is damaged."""
-    with contextlib.suppress(UserError):
-        return Prepared.read(path) if path.is_file() else None
-    return None
-
-
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Lock a file of the cache, waiting for other processes, and remove what killed ones left unfinished."""
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        with writing(path.parent):
-            lock = path.with_name(f".{path.name}.lock")
+    """Lock a file of the cache, waiting for other processes, and remove what killed ones left unfinished.
+
+    A ``StorageError`` in the block becomes a ``UserError`` about the cache folder.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        with contextlib.ExitStack() as stack:
             if not stack.enter_context(file_lock(lock, timeout=MESSAGE_AFTER)):
                 print(f"waiting for another process that prepares {path.name}", file=sys.stderr)
                 stack.enter_context(file_lock(lock, timeout=None))
             for file in path.parent.glob(f".{glob.escape(path.stem)}.*{UNFINISHED}"):
                 file.unlink(missing_ok=True)
-        yield
-
-
-@contextlib.contextmanager
-def writing(cache: Path) -> Iterator[None]:
-    """Turn an ``OSError`` in the block into a ``UserError`` about the cache folder."""
-    try:
-        yield
-    except OSError as error:
+            yield
+    except StorageError as error:
         raise UserError(
-            f"cannot write to the data cache {cache} ({error.strerror or error}); "
+            f"cannot write to the data cache {path.parent} ({error.strerror or error}); "
             "set BENCH_CACHE to a writable folder with free space"
         ) from error

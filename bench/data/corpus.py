@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import io
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.safe_io import read_bytes
+from bench.core.files import read_bytes
 from bench.data.cache import cached
 from bench.data.dataset import END, PAD, SPECIALS, SPLITS, START, UNKNOWN, DataInfo, Prepared
 from bench.data.download import download, git_blob_sha1
@@ -25,8 +26,10 @@ UNKNOWN_WORDS = frozenset({SPECIALS[UNKNOWN], "_UNK"})  #: Spellings of an out-o
 RESERVED_WORDS = frozenset(SPECIALS) - UNKNOWN_WORDS
 MAX_WORDS = 500  #: Per document; a recurrent model stores every step of every document of a batch.
 MAX_CHARACTERS = 200  #: Per word; the vocabulary is stored at the width of its longest word.
-FILE_BYTES = 128 << 20  #: The largest published file has less than half of this.
 RECIPE = 2  #: Increase when the same files give different arrays.
+
+FILE_NAMES = ", ".join(f"{split}.txt" for split in SPLITS)
+LABEL_RULE = "write label<TAB>document"
 
 Documents = list[list[str]]
 
@@ -49,35 +52,22 @@ class PublishedCorpus:
         missing or damaged, or the download fails.
         """
         folder = Path(data_dir) / self.name if data_dir else None
-        files = self._local(folder) if folder else {}
+        names = {split: (f"{split}.txt", self.urls[split].rpartition("/")[2]) for split in SPLITS}
+        files = find_files(folder, names) if folder else {}
         files = files or {split: self._download(split, folder, cache) for split in SPLITS}
-        contents = {split: read_bytes(path, FILE_BYTES) for split, path in files.items()}
+        contents = {split: read_bytes(path) for split, path in files.items()}
         if all(git_blob_sha1(contents[split]) == self.blobs[split] for split in SPLITS):
             return prepare_text(self.name, files, contents, cache, self.source, (self.note,), self.title)
         note = f"Not the documents of {self.title}: results are not comparable with published ones."
-        return prepare_text(self.name, files, contents, cache, f"the user's files {self._file_names()}", (note,))
-
-    def _local(self, folder: Path) -> dict[str, Path]:
-        """Return the files in ``folder`` by split; an empty dictionary if there are none."""
-        files = {split: first_existing(folder, f"{split}.txt", self._published_name(split)) for split in SPLITS}
-        missing = [f"{split}.txt" for split, path in files.items() if not path]
-        if 0 < len(missing) < len(SPLITS):
-            raise UserError(f"{folder}: {' and '.join(missing)} missing; {self.name} needs {self._file_names()}")
-        return {split: path for split, path in files.items() if path}
+        return prepare_text(self.name, files, contents, cache, f"the user's files {FILE_NAMES}", (note,))
 
     def _download(self, split: str, folder: Path | None, cache: Path) -> Path:
         remedy = (
-            f"Put {self._file_names()} into DATA_DIR/{self.name}/ and pass DATA_DIR as --data-dir or BENCH_DATA_DIR; "
+            f"Put {FILE_NAMES} into DATA_DIR/{self.name}/ and pass DATA_DIR as --data-dir or BENCH_DATA_DIR; "
             "--dataset synthetic needs no download"
         )
         path = cache / f"{self.name}-{split}.txt"
         return download(path, self.urls[split], self.blobs[split], self.name, folder, remedy)
-
-    def _published_name(self, split: str) -> str:
-        return self.urls[split].rpartition("/")[2]
-
-    def _file_names(self) -> str:
-        return ", ".join(f"{split}.txt" for split in SPLITS)
 
 
 def prepare_text(
@@ -115,9 +105,16 @@ def text_info(name: str, title: str, source: str, arrays: Mapping[str, np.ndarra
 # ---- files
 
 
-def first_existing(folder: Path, *names: str) -> Path | None:
-    """Return the first of ``names`` that exists in ``folder``, or None."""
-    return next((folder / name for name in names if (folder / name).exists()), None)
+def find_files(folder: Path, names: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    """Return the first of the ``names`` of each split that exists in ``folder``; an empty dictionary if none does.
+
+    Raise ``UserError`` if only some splits have a file.
+    """
+    paths = {split: [folder / name for name in names[split] if (folder / name).exists()] for split in SPLITS}
+    missing = [f"{split}.txt" for split in SPLITS if not paths[split]]
+    if 0 < len(missing) < len(SPLITS):
+        raise UserError(f"{folder}: no {' and no '.join(missing)}; a text data set needs {FILE_NAMES}")
+    return {split: matches[0] for split, matches in paths.items() if matches}
 
 
 def parse_all(
@@ -126,12 +123,8 @@ def parse_all(
     """Return the documents of every split, and their labels or None; errors name ``files``."""
     parsed = {split: parse(contents[split], files[split]) for split in SPLITS}
     labels = {split: values for split, (_, values) in parsed.items() if values is not None}
-    if labels and len(labels) < len(SPLITS):
-        unlabelled = next(files[split] for split in SPLITS if split not in labels)
-        labelled = files[next(iter(labels))]
-        raise UserError(
-            f"{unlabelled} has no labels but {labelled} has; write label<TAB>document in every file or none"
-        )
+    if unlabelled := [str(files[split]) for split in SPLITS if labels and split not in labels]:
+        raise UserError(f"only {' and '.join(unlabelled)} without labels; {LABEL_RULE} in every file or none")
     return {split: documents for split, (documents, _) in parsed.items()}, labels or None
 
 
@@ -142,45 +135,35 @@ def parse(content: bytes, path: Path) -> tuple[Documents, list[str] | None]:
         raise UserError(f"{path} is empty; write one document per line")
     labelled = b"\t" in content.partition(b"\n")[0]
     documents, labels = [], []
-    unique: dict[str, str] = {}  # one string object per word
     for number, line in enumerate(io.BytesIO(content), 1):
-        label, words, problem = _parse_line(line, labelled)
-        if problem:
-            raise UserError(f"{path}, line {number}: {problem}")
-        documents.append([unique.setdefault(word, word) for word in words])
-        labels.append(unique.setdefault(label, label))
+        try:
+            label, words = _parse_line(line, labelled)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}") from error
+        documents.append([sys.intern(word) for word in words])  # one string object per word
+        labels.append(label)
     return documents, labels if labelled else None
 
 
-def _parse_line(line: bytes, labelled: bool) -> tuple[str, list[str], str | None]:
-    """Return the label, the words, and why the line cannot be used, or None."""
+def _parse_line(line: bytes, labelled: bool) -> tuple[str, list[str]]:
+    """Return the label, if ``labelled``, and the words; ``ValueError`` if the line cannot be used."""
     try:
         text = line.decode()
-    except UnicodeDecodeError:
-        return "", [], "not UTF-8; convert the file, for example with iconv"
-    label, tab, document = text.partition("\t") if labelled else ("", "", text)
-    if labelled != bool(tab or "\t" in document):
-        problem = "no label, unlike line 1" if labelled else "a label, unlike line 1"
-        return "", [], f"{problem}; write label<TAB>document on every line or none"
-    words, label = document.split(), label.strip()
-    return label, words, _problem(words, label if labelled else None)
-
-
-def _problem(words: Sequence[str], label: str | None) -> str | None:
-    """Return why a document cannot be used, and what to do, or None."""
-    if not words:
-        return "an empty document; remove the line"
-    if label == "":
-        return "an empty label before the tab"
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8; convert the file, for example with iconv") from error
+    label, tab, document = text.partition("\t")
+    if labelled != bool(tab):
+        raise ValueError(f"{'no' if labelled else 'a'} label, unlike line 1; {LABEL_RULE} on every line or none")
+    label, words = label.strip(), (document if labelled else text).split()
+    if not words or (labelled and not label):
+        raise ValueError("an empty document or label; remove the line")
     if len(words) > MAX_WORDS:
-        return f"a document of {len(words):,} words, more than {MAX_WORDS}; truncate or split it"
+        raise ValueError(f"a document of {len(words):,} words, more than {MAX_WORDS}; truncate or split it")
     if reserved := RESERVED_WORDS.intersection(words):
-        return f"{min(reserved)} is a special token of the benchmark; remove it from the text"
-    if (longest := max(map(len, (*words, label or "")))) > MAX_CHARACTERS:
-        return f"a word or label of {longest:,} characters, more than {MAX_CHARACTERS}; separate words by spaces"
-    if any("\0" in word for word in words):
-        return "a NUL character; convert the file to UTF-8"
-    return None
+        raise ValueError(f"{min(reserved)} is a special token of the benchmark; remove it from the text")
+    if (longest := max(map(len, words))) > MAX_CHARACTERS:
+        raise ValueError(f"a word of {longest:,} characters, more than {MAX_CHARACTERS}; separate words by spaces")
+    return label, words
 
 
 # ---- arrays
@@ -222,11 +205,13 @@ def text_arrays(
     length = max(len(document) for split in SPLITS for document in documents[split]) + 2
     arrays = {split: encode(documents[split], ids, length) for split in SPLITS}
     arrays["vocabulary"] = np.array(entries)
-    return arrays | (label_arrays(labels) if labels else {})
+    return arrays | label_arrays(labels or {})
 
 
 def label_arrays(labels: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-    """Return ``train_labels`` …: int64 ``[N]``, indices into ``label_names``: str ``[L]``."""
+    """Return ``train_labels`` …: int64 ``[N]``, indices into ``label_names``: str ``[L]``; nothing without labels."""
+    if not labels:
+        return {}
     names = sorted(set().union(*labels.values()))
     index = {name: position for position, name in enumerate(names)}
     arrays = {f"{split}_labels": np.array([index[label] for label in labels[split]], np.int64) for split in SPLITS}

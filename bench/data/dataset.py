@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from bench.core.errors import UserError
-from bench.core.files import read_json
-from bench.core.safe_io import open_regular_file, read_arrays
+from bench.core.files import read_arrays, read_json
 
 SPLITS = ("train", "val", "test")
 
@@ -20,17 +21,19 @@ SPLITS = ("train", "val", "test")
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, START, END, UNKNOWN = range(len(SPECIALS))
 
+Modality = Literal["image", "text"]
+
 #: A footnote of image data sets.
 BINARISATION_NOTE = "Training images are binarised at every use, validation and test images once with a fixed seed."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class DataInfo:
     """Description of a data set, for tables, plans and cell identities."""
 
     name: str  #: As given to ``--dataset``: "omniglot".
     title: str  #: As printed in tables: "omniglot (Lake 28×28)".
-    modality: str  #: "image" or "text".
+    modality: Modality
     unit: str  #: Unit of the likelihood: "nats per image".
     shape: tuple[int, ...]  #: Shape of one example: (28, 28), or (length of the longest row,).
     sizes: Mapping[str, int] = field(default_factory=dict)  #: Number of examples per split; set by ``cached``.
@@ -56,21 +59,18 @@ class Prepared:
     path: Path
 
     @classmethod
-    def read(cls, path: Path) -> Prepared:
-        """Return the data set at ``path``, described by the JSON file next to it; ``UserError`` if that is damaged."""
-        from pydantic import TypeAdapter
-
-        record = path.with_suffix(".json")
+    def read(cls, path: Path) -> Prepared | None:
+        """Return the data set at ``path``, described by the JSON file next to it; None if one is missing or damaged."""
         try:
-            return cls(TypeAdapter(DataInfo).validate_python(read_json(record)), path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{record} is missing or damaged; remove it and run again") from error
+            info = TypeAdapter(DataInfo).validate_python(read_json(path.with_suffix(".json")))
+        except (OSError, ValueError):
+            return None
+        return cls(info, path) if path.is_file() else None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all arrays; ``UserError`` if the file is damaged or does not have the fingerprint."""
         try:
-            with open_regular_file(self.path, sys.maxsize) as file:
-                arrays = read_arrays(file)
+            arrays = read_arrays(self.path)
         except Exception as error:  # zipfile, zlib and NumPy raise many types
             raise UserError(f"{self.path} is damaged; remove it and run again") from error
         if fingerprint(arrays) != self.info.fingerprint:

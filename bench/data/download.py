@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 from pathlib import Path
 
 from bench.core.errors import UserError
-from bench.core.files import UNFINISHED
-from bench.data.cache import exclusive, writing
+from bench.core.files import replace
+from bench.data.cache import exclusive
 
 TIMEOUT = 30.0  #: Seconds to wait for the connection and for each part of the file.
 
@@ -29,32 +29,24 @@ def download(path: Path, url: str, blob: str, name: str, folder: Path | None, re
         return path
     with exclusive(path):
         if not _verified(path, blob):
-            partial = path.with_name(f".{path.name}{UNFINISHED}")
             try:
-                with writing(path.parent):
-                    failure = _fetch(url, blob, partial)
-                    if failure is None:
-                        os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
-            if failure:
+                content = _fetch(url, blob)
+            except OSError as error:
                 searched = f"nothing in {folder}" if folder else "no data directory given"
-                raise UserError(f"no {name}: {searched}, and downloading {url} failed: {failure}. {remedy}")
+                raise UserError(f"no {name}: {searched}, and downloading {url} failed: {error}. {remedy}") from error
+            replace(path, lambda file: file.write(content))
     return path
 
 
-def _fetch(url: str, blob: str, path: Path) -> str | None:
-    """Download ``url`` to ``path``; return why that failed, or None if the file has the hash ``blob``."""
-    import requests
+def _fetch(url: str, blob: str) -> bytes:
+    """Download ``url``. Raise ``OSError`` if that fails or the file does not have the hash ``blob``."""
     from pooch import HTTPDownloader
 
-    try:
-        HTTPDownloader(timeout=TIMEOUT)(url, str(path), None)
-    except requests.RequestException as error:
-        return " ".join(str(error).split())
-    if _verified(path, blob):
-        return None
-    return "the server sent another file than the published one (does the network require a login?)"
+    content = io.BytesIO()
+    HTTPDownloader(timeout=TIMEOUT)(url, content, None)
+    if git_blob_sha1(content.getvalue()) != blob:
+        raise OSError("the server sent another file than the published one (does the network require a login?)")
+    return content.getvalue()
 
 
 def _verified(path: Path, blob: str) -> bool:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from bench.core.config import MODELS, suggest
+from bench.core.config import suggest
 from bench.core.errors import UserError
 from bench.core.plugins import REPAIR, find_modules, load_module, module_path
 from bench.core.syntax import parse_call, parse_value
 from bench.data import user_data
 from bench.data.cache import find_by_fingerprint
-from bench.data.dataset import SPLITS, DataInfo, Prepared
+from bench.data.dataset import DataInfo, Prepared
 
 PACKAGE = "bench.data.datasets"
 GROUP = "posterior_collapse_bench.datasets"  #: Entry points of other packages.
@@ -59,13 +57,13 @@ def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
     settings = {key: parse_value("|".join(values)) for key, values in call.settings.items()}
     try:
         data = module.prepare(data_dir, cache, **settings)
-        problem = _problem(data)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"data set '{name}' cannot be prepared: {type(error).__name__}: {error}") from error
-    if problem:
-        raise UserError(f"data set '{name}': prepare must return a bench.data.dataset.Prepared: {problem}")
+        problem = " ".join(str(error).split())
+        raise UserError(f"data set '{name}' cannot be prepared: {type(error).__name__}: {problem}") from error
+    if not isinstance(data, Prepared):
+        raise UserError(f"data set '{name}': prepare must return a bench.data.dataset.Prepared, not {data!r}")
     return data
 
 
@@ -81,23 +79,3 @@ def prepare_stored(info: DataInfo, data_dir: Path | None, cache: Path) -> Prepar
         f"the data of this cell, {info.title} ({info.fingerprint[:12]}), are not in the cache {cache}: prepare them "
         "with 'python -m bench run --dataset … --dry-run' and the arguments used for training"
     )
-
-
-def _problem(data: Any) -> str | None:
-    """Return why ``data`` is not a valid ``Prepared``, or None. Its arrays are checked when they are loaded."""
-    from pydantic import TypeAdapter, ValidationError
-
-    if not isinstance(data, Prepared) or not isinstance(info := data.info, DataInfo):
-        return f"got {data!r}"
-    try:
-        TypeAdapter(DataInfo).validate_python(asdict(info))
-    except ValidationError as error:
-        first = error.errors()[0]
-        return f"info.{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    if info.modality not in MODELS:
-        return f"info.modality is '{info.modality}', not one of {', '.join(MODELS)}"
-    if {*info.sizes} != {*SPLITS} or not all(info.sizes.values()):
-        return f"info.sizes is {dict(info.sizes)}; {', '.join(SPLITS)} need at least one example each"
-    if not data.path.is_file():
-        return f"{data.path} does not exist"
-    return None

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.safe_io import open_regular_file, read_arrays, read_bytes
+from bench.core.files import read_arrays, read_bytes
 from bench.data.cache import cached
-from bench.data.corpus import FILE_BYTES, first_existing, label_arrays, prepare_text
+from bench.data.corpus import FILE_NAMES, find_files, label_arrays, prepare_text
 from bench.data.dataset import BINARISATION_NOTE, SPLITS, DataInfo, Prepared
 
-IMAGE_BYTES = 8 << 30  #: All images are kept in memory, as float32.
 RECIPE = 1  #: Increase when the same images give different arrays.
 
 TEXT_FILES = {"train": ("train.txt",), "val": ("val.txt", "valid.txt"), "test": ("test.txt",)}
@@ -34,9 +33,7 @@ def prepare(path: Path, cache: Path) -> Prepared:
     path = path.resolve()
     if path.is_dir():
         return _text(path, cache)
-    if path.suffix.lower() == ".npz":
-        return _images(path, cache)
-    raise UserError(f"{path} is neither a folder of text files nor an .npz file of images")
+    return _images(path, cache)
 
 
 def slug(path: Path) -> str:
@@ -46,25 +43,20 @@ def slug(path: Path) -> str:
 
 
 def _text(folder: Path, cache: Path) -> Prepared:
-    files = {}
-    for split, names in TEXT_FILES.items():
-        if not (file := first_existing(folder, *names)):
-            raise UserError(
-                f"{folder}: no {' or '.join(names)}; a text data set needs train.txt, val.txt and test.txt, one "
-                "document per line"
-            )
-        files[split] = file
-    contents = {split: read_bytes(file, FILE_BYTES) for split, file in files.items()}
+    files = find_files(folder, TEXT_FILES)
+    if not files:
+        raise UserError(f"{folder} is no text data set: it needs {FILE_NAMES}, one document per line")
+    contents = {split: read_bytes(file) for split, file in files.items()}
     return prepare_text(slug(folder), files, contents, cache, f"the user's folder {folder.name}")
 
 
 def _images(path: Path, cache: Path) -> Prepared:
     name = slug(path)
     try:
-        with open_regular_file(path, IMAGE_BYTES) as file:
+        with open(path, "rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
     def build() -> tuple[DataInfo, Mapping[str, np.ndarray]]:
         arrays = _image_arrays(_load(path), path)
@@ -85,8 +77,7 @@ def _images(path: Path, cache: Path) -> Prepared:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        with open_regular_file(path, IMAGE_BYTES) as file:
-            return read_arrays(file, {*SPLITS, *(f"{split}_labels" for split in SPLITS)})
+        return read_arrays(path, {*SPLITS, *(f"{split}_labels" for split in SPLITS)})
     except MemoryError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise many types
@@ -100,19 +91,15 @@ def _image_arrays(given: Mapping[str, np.ndarray], path: Path) -> dict[str, np.n
     images = {split: _means(given[split], f"{path}, array {split}") for split in SPLITS}
     if len(sizes := {array.shape[1] for array in images.values()}) > 1:
         raise UserError(f"{path}: images of sizes {', '.join(map(str, sorted(sizes)))}; all must have one size")
-    labelled = [split for split in SPLITS if f"{split}_labels" in given]
-    if not labelled:
-        return images
-    if len(labelled) < len(SPLITS):
-        unlabelled = next(split for split in SPLITS if split not in labelled)
-        raise UserError(f"{path}: {labelled[0]}_labels but no {unlabelled}_labels; give labels for every split or none")
-    for split in SPLITS:
-        labels, count = given[f"{split}_labels"], len(images[split])
-        if labels.shape != (count,) or labels.dtype.kind not in "biuU":
+    labels = {split: given[f"{split}_labels"] for split in SPLITS if f"{split}_labels" in given}
+    if 0 < len(labels) < len(SPLITS):
+        raise UserError(f"{path}: labels only of {' and '.join(labels)}; give labels for every split or none")
+    for split, values in labels.items():
+        if values.shape != (count := len(images[split]),) or values.dtype.kind not in "biuU":
             raise UserError(
-                f"{path}, array {split}_labels: {labels.dtype} {labels.shape}, not {count} integers or strings"
+                f"{path}, array {split}_labels: {values.dtype} {values.shape}, not {count} integers or strings"
             )
-    return images | label_arrays({split: given[f"{split}_labels"].astype(str).tolist() for split in SPLITS})
+    return images | label_arrays({split: values.astype(str).tolist() for split, values in labels.items()})
 
 
 def _means(array: np.ndarray, where: str) -> np.ndarray:

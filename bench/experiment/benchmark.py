@@ -18,11 +18,11 @@ from torch import Tensor
 from bench.core.config import suggest
 from bench.core.errors import UserError
 from bench.data.cache import cached
-from bench.data.dataset import SPECIALS, DataInfo, Prepared
-from bench.data.tensors import apply_model_config, load
+from bench.data.dataset import SPECIALS, DataInfo, Modality, Prepared
+from bench.data.tensors import apply_model_config
 from bench.evaluation.chunking import auto_chunk_size
 from bench.evaluation.metrics import EvaluationContext, compute_metrics, validate
-from bench.experiment.factory import build_from_config
+from bench.experiment.factory import build_from_config, load_data
 from bench.experiment.presets import Preset, load_preset
 from bench.experiment.runtime_estimate import random_batch
 from bench.experiment.schema import CellConfig
@@ -36,7 +36,7 @@ MIN_UPDATES = 3  # timed updates of each kind, after one that warms up
 EVALUATED = 10  # test examples, with as many samples each
 PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # rows of the square matrices whose product gives the peak
 #: Name -> modality, section of the preset, example shape and vocabulary: the sizes of the paper's data sets.
-SIZES: dict[str, tuple[str, str, tuple[int, ...], int]] = {
+SIZES: dict[str, tuple[Modality, str, tuple[int, ...], int]] = {
     "image": ("image", "", (28, 28), 0),
     "text": ("text", "", (82,), 20_001),
     "synthetic": ("text", "synthetic", (12,), 904),
@@ -49,7 +49,7 @@ class ModelSize:
 
     name: str  # SIZE:PRESET
     preset: Preset
-    modality: str
+    modality: Modality
     shape: tuple[int, ...]  # of an example, before the model's own cuts
     vocabulary: int  # of text
 
@@ -99,7 +99,7 @@ def measure(config: CellConfig, data_path: Path, threads: int, seconds: float) -
     """Measure every kind of update, from ``seconds`` of training in each phase, and the evaluation."""
     configure_torch(threads, config.device, 0)
     method, model, seed = build_from_config(config)
-    data = load(Prepared.read(data_path), config.model).to(config.device)
+    data = load_data(config, data_path)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(method, model, data, config.train, seed, Path(folder), validate, lambda history: None)
         updates = _time_updates(trainer, seconds)

@@ -30,8 +30,7 @@ from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel
 
-from bench.core.files import UNFINISHED, read_text, replace
-from bench.core.locks import file_lock
+from bench.core.files import UNFINISHED, file_lock, read_text, replace
 from bench.evaluation.record import EvaluationRecord
 from bench.experiment.schema import (
     Attempts,
@@ -119,7 +118,7 @@ class CellFolder:
     def _text(self, name: str) -> str | None:
         try:
             return read_text(self.path / name, missing_ok=True)
-        except ValueError as error:  # not text, or too large
+        except ValueError as error:  # not UTF-8
             raise RecordError(f"{name} is damaged: {error}") from error
 
     def write(self, name: str, write: Callable[[IO[bytes]], Any]) -> None:

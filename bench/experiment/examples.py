@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.core.safe_io import open_regular_file
-
 if TYPE_CHECKING:
     import numpy as np
 
 FILE = "examples.parquet"
-MAX_FILE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ def read(folder: Path, metrics: Mapping[str, float | int | bool | None]) -> Exam
     from pyarrow.parquet import ParquetFile
 
     try:
-        with open_regular_file(folder / FILE, MAX_FILE_BYTES) as opened, ParquetFile(opened) as file:
+        with ParquetFile(folder / FILE) as file:
             names = [name for name in ("index", "nll", "nll_refined") if name in file.schema_arrow.names]
             table = file.read(columns=names, use_threads=False)
         index = np.asarray(table.column("index").to_numpy(), np.int64)

@@ -68,6 +68,6 @@ def load_data(config: CellConfig, path: Path) -> Data:
 @lru_cache(maxsize=1)  # consecutive cells of a worker share the data set
 def _load_data(path: Path, fingerprint: str, model: ImageModelConfig | TextModelConfig, device: str) -> Data:
     prepared = Prepared.read(path)
-    if prepared.info.fingerprint != fingerprint:
-        raise ValueError(f"{path} has changed since the run was planned: start it again")
+    if prepared is None or prepared.info.fingerprint != fingerprint:
+        raise ValueError(f"{path} is missing or has changed since the run was planned: start it again")
     return load(prepared, model).to(device)

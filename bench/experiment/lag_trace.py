@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.core.files import read_arrays
 from bench.core.hashing import derive_seed
-from bench.core.safe_io import open_regular_file, read_arrays
 
 if TYPE_CHECKING:
     from bench.core.config import TrainConfig
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from bench.training.context import TrainingContext
 
 FILE = "lag_trace.npz"
-MAX_BYTES = 64 << 20
 STAGES = 24  # at most; the first is before training
 EXAMPLES = 500  # of the test set, the first ones
 
@@ -52,8 +51,7 @@ class LagTrace:
     def read(cls, folder: Path) -> LagTrace | None:
         """Return the trace in a cell's folder, or None if there is no valid one."""
         try:
-            with open_regular_file(folder / FILE, MAX_BYTES) as file:
-                return cls(**read_arrays(file))
+            return cls(**read_arrays(folder / FILE))
         except Exception:  # zipfile, zlib and NumPy raise errors of many kinds for a damaged file
             return None
 

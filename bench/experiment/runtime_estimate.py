@@ -53,6 +53,14 @@ def planned_updates(preset: Preset, data: Prepared) -> int:
     return train.updates(train.epoch_updates or batches_per_pass(data, preset.model, train))
 
 
+def duration(seconds: float) -> str:
+    """Return a duration as text, in the largest unit of which it has at least two: ``"90 s"``, ``"3 h"``."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def wall_clock(seconds: Collection[float], parallel: int) -> float:
     """Return the time of cells of which ``parallel`` run at the same time."""
     return max(sum(seconds) / parallel, max(seconds))

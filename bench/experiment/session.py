@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.core.cancellation import SIGNALS
 from bench.core.errors import Stopped, UserError
-from bench.core.locks import file_lock
+from bench.core.files import file_lock
 from bench.core.provenance import command
 from bench.data.dataset import Prepared
 from bench.evaluation.config import EvaluationConfig

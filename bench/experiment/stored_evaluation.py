@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
 import pandas as pd
 
-from bench.core.files import read_text, rename_to_backup
-from bench.core.safe_io import open_regular_file, read_arrays
+from bench.core.files import read_arrays, read_text, rename_to_backup
 from bench.evaluation.record import Evaluation, SampleTexts
 from bench.experiment.cell_folder import CellFolder, RecordError
 from bench.experiment.schema import EvaluationFile, parse
@@ -41,10 +39,8 @@ def load_evaluation(folder: CellFolder) -> Evaluation | None:
     if record is None:
         return None
     try:
-        with open_regular_file(folder.path / "examples.parquet", sys.maxsize) as file:
-            columns = pd.read_parquet(file)
-        with open_regular_file(folder.path / "arrays.npz", sys.maxsize) as file:
-            arrays = read_arrays(file)
+        columns = pd.read_parquet(folder.path / "examples.parquet", partitioning=None)
+        arrays = read_arrays(folder.path / "arrays.npz")
         text = read_text(folder.path / "texts.json", missing_ok=True)
         nll, n = record.metrics["nll"], record.metrics["n"]
         consistent = nll is None or math.isclose(columns["nll"].mean(), nll, rel_tol=1e-9)

@@ -8,8 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from bench.core.errors import UserError
-from bench.core.files import read_text, write_json
-from bench.core.locks import file_lock
+from bench.core.files import file_lock, read_text, write_json
 
 FILE = "sweeps.json"
 #: Preset → sweep expression → the expressions of its members. Members depend on the preset's defaults.

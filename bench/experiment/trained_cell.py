@@ -14,7 +14,6 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.core.hashing import derive_seed
-from bench.core.safe_io import open_regular_file
 from bench.data.cache import cache_dir
 from bench.data.dataset import END, PAD, START, UNKNOWN
 from bench.data.registry import prepare_stored
@@ -25,7 +24,7 @@ from bench.evaluation.estimators.likelihood import importance_weighted_nll
 from bench.evaluation.metrics import EvaluationContext, log_weights
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.cell_record import read
-from bench.experiment.examples import FILE, MAX_FILE_BYTES
+from bench.experiment.examples import FILE
 from bench.experiment.factory import load_trained
 from bench.experiment.schema import CellConfig
 from bench.method import Method
@@ -87,8 +86,7 @@ class TrainedCell:
 
         path = self.folder.path / FILE
         try:
-            with open_regular_file(path, MAX_FILE_BYTES) as file:
-                return pd.read_parquet(file)
+            return pd.read_parquet(path, partitioning=None)
         except (OSError, ValueError) as error:  # pyarrow's errors are among them
             raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
 

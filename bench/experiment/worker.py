@@ -10,8 +10,8 @@ from dataclasses import replace
 from functools import partial
 
 from bench.core.cancellation import Interrupted
+from bench.core.errors import error_summary
 from bench.core.files import StorageError, rename_to_backup
-from bench.core.format import error_summary
 from bench.core.provenance import Provenance
 from bench.evaluation.chunking import ADVICE, out_of_memory
 from bench.evaluation.evaluator import evaluate

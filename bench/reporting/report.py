@@ -10,8 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from bench.core.errors import UserError
-from bench.core.files import write_text
-from bench.core.locks import file_lock
+from bench.core.files import file_lock, write_text
 from bench.experiment.cell_folder import CellFolder, cell_folders, check_schema
 from bench.experiment.sweeps import read_sweeps
 from bench.reporting.groups import Group, folders_by_preset, group_cells

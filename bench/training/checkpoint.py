@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from bench.core.errors import UserError
+from bench.core.errors import UserError, error_summary
 from bench.core.files import rename_to_backup, replace
-from bench.core.format import error_summary
 
 
 class DamagedCheckpoint(UserError):

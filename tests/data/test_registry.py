@@ -63,9 +63,9 @@ def test_a_new_file_is_listed_and_prepared(folder, tmp_path, capsys):
     [
         ("bad_import", ("import numpy", "import nowhere"), "cannot be imported .*nowhere"),
         ("bad_summary", ('SUMMARY = "generated stripes"', ""), r"must define SUMMARY \(a string\)"),
-        ("bad_modality", ('"image"', '"video"'), "info.modality is 'video'"),
-        ("bad_shape", ("(size, size)", '"large"'), "info.shape: "),
-        ("bad_result", ("return cached", "return None and cached"), "got None"),
+        ("bad_modality", ('"image"', '"video"'), "Input should be 'image' or 'text' .*'video'"),
+        ("bad_shape", ("(size, size)", '"large"'), "Input should be a valid tuple .*'large'"),
+        ("bad_result", ("return cached", "return None and cached"), "not None"),
         ("bad_build", ("np.eye(size", "np.eye(-size / 0"), "cannot be prepared: ZeroDivisionError"),
     ],
 )

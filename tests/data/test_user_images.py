@@ -51,7 +51,7 @@ def test_uint8_bool_and_channel_axis(images, tmp_path):
         ({"train": np.ones((2, 12, 12), np.uint8)}, "array train: uint8 values 0 and 1"),
         ({"train": np.zeros((2, 12, 12), int)}, "array train: int64, neither floats"),
         ({"train": np.full((2, 12, 12), None)}, "is damaged or not an .npz file of arrays"),
-        ({"train_labels": np.zeros(5, int)}, "train_labels but no val_labels"),
+        ({"train_labels": np.zeros(5, int)}, "labels only of train"),
         ({f"{split}_labels": np.zeros(4, int) for split in SPLITS}, r"train_labels: int64 \(4,\), not 5 integers"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 import bench
 from bench.core.errors import UserError
-from bench.experiment.cell_folder import CellFolder, RecordError, cell_folders
+from bench.experiment.cell_folder import CellFolder, cell_folders
 from bench.experiment.cell_record import read
 from bench.experiment.plan import plan
 from bench.experiment.queries import finished_cells
@@ -131,11 +131,3 @@ def test_a_copied_cell_does_not_count_twice(out):
 def test_published_schema_is_current():
     published = Path(__file__).parents[2] / "docs" / "schema.json"
     assert json.loads(published.read_text("utf-8")) == json.loads(json.dumps(json_schema())), "run docs/generate.py"
-
-
-def test_damage_does_not_hide_behind_a_folder(out):
-    path = first_cell(out).path / "result.json"
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(RecordError, match=r"^result\.json is damaged: "):
-        CellFolder(path.parent).result()

@@ -8,8 +8,7 @@ from contextlib import nullcontext
 import pytest
 
 from bench.core.errors import Stopped, UserError
-from bench.core.files import UNFINISHED
-from bench.core.locks import file_lock
+from bench.core.files import UNFINISHED, file_lock
 from bench.experiment.cell_folder import STALE_SECONDS, CellFolder, cell_folders
 from bench.experiment.resources import Resources
 from bench.experiment.session import remove_leftovers, run_tasks, running

@@ -8,9 +8,7 @@ duplicate images.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
-import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from functools import cache as memoised
@@ -105,16 +103,19 @@ def render(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def split(images: np.ndarray, characters: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
     """Return the arrays of ``Prepared``: groups split at random about 80/10/10, each split shuffled."""
+    from fontTools.unicodedata import block
+
     hashes = np.array([hash_uniform(f"glyph {group}") for group in groups.tolist()])
     splits = np.searchsorted(SPLIT_BOUNDS, hashes, side="right")
     order = hash_shuffled([f"glyph {index} {character}" for index, character in enumerate(characters.tolist())])
-    blocks = [_block(character) for character in characters.tolist()]
-    starts, labels = np.unique([start for start, _ in blocks], return_inverse=True)
-    arrays = {"label_names": np.array([dict(blocks)[start] for start in starts.tolist()])}
+    blocks = {character: block(chr(character)) for character in sorted(characters.tolist())}
+    names = list(dict.fromkeys(blocks.values()))  # Unicode blocks by code point
+    labels = np.array([names.index(blocks[character]) for character in characters.tolist()], np.int64)
+    arrays = {"label_names": np.array(names)}
     for index, name in enumerate(SPLITS):
         rows = order[splits[order] == index]
         arrays[name] = images[rows]
-        arrays[f"{name}_labels"] = labels[rows].astype(np.int64)
+        arrays[f"{name}_labels"] = labels[rows]
         arrays[f"{name}_characters"] = characters[rows]
     return arrays
 
@@ -153,36 +154,3 @@ def _fit(ink: np.ndarray) -> np.ndarray:
 def _weights(length: int, pitch: int) -> np.ndarray:
     """Return overlaps in subpixels: integers as float64, whose matrix products are fast and exact below 2⁵³."""
     return overlap_weights(SIZE, pitch, length, (length * FINE - SIZE * pitch) // 2, FINE).astype(np.float64)
-
-
-def _block(character: int) -> tuple[int, str]:
-    """Return the first code point and the name of the Unicode block of ``character``."""
-    start, end, name = _BLOCKS[bisect.bisect_right(_STARTS, character) - 1]
-    return (start, name) if character <= end else (end + 1, "other")
-
-
-# The Unicode blocks of the fonts' characters: first and last code point, name (https://www.unicode.org/Public, Blocks).
-_TABLE = """
-0000 007F Basic Latin; 0080 00FF Latin-1 Supplement; 0100 017F Latin Extended-A; 0180 024F Latin Extended-B;
-0250 02AF IPA Extensions; 02B0 02FF Spacing Modifier Letters; 0370 03FF Greek and Coptic; 0400 04FF Cyrillic;
-0500 052F Cyrillic Supplement; 0530 058F Armenian; 0590 05FF Hebrew; 0600 06FF Arabic; 07C0 07FF NKo; 0E00 0E7F Thai;
-0E80 0EFF Lao; 10A0 10FF Georgian; 1400 167F Unified Canadian Aboriginal Syllabics; 1680 169F Ogham;
-1D00 1D7F Phonetic Extensions; 1D80 1DBF Phonetic Extensions Supplement; 1E00 1EFF Latin Extended Additional;
-1F00 1FFF Greek Extended; 2000 206F General Punctuation; 2070 209F Superscripts and Subscripts;
-20A0 20CF Currency Symbols; 2100 214F Letterlike Symbols; 2150 218F Number Forms; 2190 21FF Arrows;
-2200 22FF Mathematical Operators; 2300 23FF Miscellaneous Technical; 2400 243F Control Pictures;
-2460 24FF Enclosed Alphanumerics; 2500 257F Box Drawing; 2580 259F Block Elements; 25A0 25FF Geometric Shapes;
-2600 26FF Miscellaneous Symbols; 2700 27BF Dingbats; 27C0 27EF Miscellaneous Mathematical Symbols-A;
-27F0 27FF Supplemental Arrows-A; 2800 28FF Braille Patterns; 2900 297F Supplemental Arrows-B;
-2980 29FF Miscellaneous Mathematical Symbols-B; 2A00 2AFF Supplemental Mathematical Operators;
-2B00 2BFF Miscellaneous Symbols and Arrows; 2C60 2C7F Latin Extended-C; 2D00 2D2F Georgian Supplement;
-2D30 2D7F Tifinagh; 2E00 2E7F Supplemental Punctuation; 4DC0 4DFF Yijing Hexagram Symbols; A4D0 A4FF Lisu;
-A640 A69F Cyrillic Extended-B; A700 A71F Modifier Tone Letters; A720 A7FF Latin Extended-D;
-FB00 FB4F Alphabetic Presentation Forms; FB50 FDFF Arabic Presentation Forms-A; FE70 FEFF Arabic Presentation Forms-B;
-FFF0 FFFF Specials; 10300 1032F Old Italic; 1D300 1D35F Tai Xuan Jing Symbols;
-1D400 1D7FF Mathematical Alphanumeric Symbols; 1EE00 1EEFF Arabic Mathematical Alphabetic Symbols;
-1F030 1F09F Domino Tiles; 1F0A0 1F0FF Playing Cards; 1F300 1F5FF Miscellaneous Symbols and Pictographs;
-1F600 1F64F Emoticons
-"""
-_BLOCKS = [(int(first, 16), int(last, 16), name) for first, last, name in re.findall(r"(\w+) (\w+) ([^;\n]+)", _TABLE)]
-_STARTS = [start for start, _, _ in _BLOCKS]

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.safe_io import read_bytes
+from bench.core.files import read_bytes
 from bench.data.cache import cached
 from bench.data.dataset import BINARISATION_NOTE, DataInfo, Prepared
 from bench.data.datasets._common import hash_shuffled, overlap_weights
@@ -33,16 +33,13 @@ NEEDS_DOWNLOAD = True
 
 CHARDATA_URL = "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/chardata.mat"
 CHARDATA_BLOB = "016a3536ffe5e1d38e42563a18d7a78bfaf643ec"  # its git blob hash
-BURDA_COUNTS = (24_345, 8_070)  # data, testdata
 BURDA_VALIDATION = 2_000
 LAKE_COUNTS = {"images_background": 19_280, "images_evaluation": 13_180}
 LAKE_SIZES = {"train": 24_000, "val": 2_000, "test": 6_460}
-FILE_BYTES = 256 << 20  # ten times the largest of the three files
-PNG_BYTES = 1 << 16  # a drawing has a few hundred
 RECIPE = 1  # increase when the same sources give different arrays
 
 _PNG = re.compile(r"(images_background|images_evaluation)/[^/]+/character\d+/\d+_\d+\.png")
-_FETCH_ZIP = "download the zip again from github.com/brendenlake/omniglot, folder python/"
+_FETCH_ZIP = "download it again from github.com/brendenlake/omniglot, folder python/"
 _REMEDY = (
     "Put chardata.mat, or Lake's images_background.zip and images_evaluation.zip, into DATA_DIR/omniglot/ "
     "and pass DATA_DIR as --data-dir or BENCH_DATA_DIR; --dataset glyphs needs no download"
@@ -70,45 +67,31 @@ def _info(title: str, source: str, *notes: str) -> DataInfo:
 
 
 def _burda(path: Path, cache: Path) -> Prepared:
-    content = read_bytes(path, FILE_BYTES)
-    blob = git_blob_sha1(content)
+    content = read_bytes(path)
+    if git_blob_sha1(content) != CHARDATA_BLOB:
+        raise UserError(f"{path} is not the published file; download it again from {CHARDATA_URL}")
 
     def build() -> tuple[DataInfo, Mapping[str, np.ndarray]]:
         split = f"The last {BURDA_VALIDATION:,} of Burda's training images, in a fixed shuffle, are the validation set."
-        if blob == CHARDATA_BLOB:
-            info = _info("omniglot (Burda 28×28)", "chardata.mat of github.com/yburda/iwae", split)
-        else:
-            warning = "This chardata.mat is not the published file: compare with care."
-            info = _info("omniglot (unverified chardata.mat)", f"chardata.mat, git blob {blob}", warning, split)
-        return info, _burda_arrays(content, path)
+        return _info("omniglot (Burda 28×28)", "chardata.mat of github.com/yburda/iwae", split), _burda_arrays(content)
 
-    return cached(cache, f"omniglot-burda-{blob[:16]}-r{RECIPE}", build)
+    return cached(cache, f"omniglot-burda-{CHARDATA_BLOB[:16]}-r{RECIPE}", build)
 
 
-def _burda_arrays(content: bytes, path: Path) -> dict[str, np.ndarray]:
+def _burda_arrays(content: bytes) -> dict[str, np.ndarray]:
     """Return the arrays of ``Prepared`` for a ``chardata.mat``; split as in He et al. (2019), but shuffled by hash."""
-    import scipy.io
+    from scipy.io import loadmat
 
-    again = f"download it again from {CHARDATA_URL}"
-    try:
-        mat = scipy.io.loadmat(io.BytesIO(content))
-    except Exception as error:  # SciPy raises many types
-        raise UserError(f"{path} is damaged or not a MATLAB file; {again}") from error
+    mat = loadmat(io.BytesIO(content))
     images, labels = {}, {}
-    for part, count in zip(("", "test"), BURDA_COUNTS, strict=True):
-        means, target = mat.get(f"{part}data"), mat.get(f"{part}target")
-        if not _is_matrix(means, count) or len(means) != 784:
-            raise UserError(f"{path}: {part}data is missing or not a numeric matrix of 784×{count}; {again}")
-        if not (means.min() >= 0 and means.max() <= 1):  # also False for NaN
-            raise UserError(f"{path}: {part}data has values outside [0, 1]; {again}")
-        if not _is_matrix(target, count):
-            raise UserError(f"{path}: {part}target is not a one-hot matrix of alphabets by {count} images; {again}")
+    for part in ("", "test"):
+        means, target = mat[f"{part}data"], mat[f"{part}target"]  # [784, N]; one-hot [alphabets, N]
+        count = means.shape[1]
         order = hash_shuffled([f"burda {part} {index}" for index in range(count)])
         # Columns are images in column-major order.
         images[part] = means.T.reshape(count, 28, 28).transpose(0, 2, 1).astype(np.float32)[order]
         labels[part] = target.argmax(axis=0).astype(np.int64)[order]
-    split = BURDA_COUNTS[0] - BURDA_VALIDATION
-    alphabets = max(len(mat["target"]), len(mat["testtarget"]))
+    split = len(images[""]) - BURDA_VALIDATION
     return {
         "train": images[""][:split],
         "val": images[""][split:],
@@ -116,22 +99,14 @@ def _burda_arrays(content: bytes, path: Path) -> dict[str, np.ndarray]:
         "train_labels": labels[""][:split],
         "val_labels": labels[""][split:],
         "test_labels": labels["test"],
-        "label_names": np.array([f"alphabet {index + 1}" for index in range(alphabets)]),
+        "label_names": np.array([f"alphabet {index + 1}" for index in range(len(target))]),
     }
 
 
-def _is_matrix(array: object, columns: int) -> bool:
-    """Return whether ``array`` is a real matrix with so many columns and at least one row."""
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.size == 0:
-        return False
-    return array.dtype.kind in "fiub" and array.shape[1] == columns
-
-
 def _lake(zips: list[Path], cache: Path) -> Prepared:
-    contents = [read_bytes(path, FILE_BYTES) for path in zips]
     digest = hashlib.sha1(usedforsecurity=False)
-    for content in contents:
-        digest.update(hashlib.sha1(content, usedforsecurity=False).digest())
+    for path in zips:
+        digest.update(hashlib.sha1(read_bytes(path), usedforsecurity=False).digest())
 
     def build() -> tuple[DataInfo, Mapping[str, np.ndarray]]:
         sizes = "/".join(f"{size:,}" for size in LAKE_SIZES.values())
@@ -141,16 +116,16 @@ def _lake(zips: list[Path], cache: Path) -> Prepared:
             f"Lake's 105×105 drawings, area-averaged to 28×28, split at random into {sizes} with a fixed seed: not the "
             "28×28 set of Burda et al.; results are not comparable with theirs.",
         )
-        return info, _lake_arrays(contents, zips)
+        return info, _lake_arrays(zips)
 
     return cached(cache, f"omniglot-lake-{digest.hexdigest()[:16]}-r{RECIPE}", build)
 
 
-def _lake_arrays(contents: list[bytes], zips: list[Path]) -> dict[str, np.ndarray]:
+def _lake_arrays(zips: list[Path]) -> dict[str, np.ndarray]:
     """Return the arrays of ``Prepared`` for Lake's two archives; the split of a drawing depends only on its name."""
     drawings: dict[str, np.ndarray] = {}
-    for content, path in zip(contents, zips, strict=True):
-        drawings |= _drawings(content, path)
+    for path in zips:
+        drawings |= _drawings(path)
     names = sorted(drawings)
     names = [names[index] for index in hash_shuffled([f"lake {name}" for name in names])]
     means = area_average([drawings[name] for name in names])
@@ -162,28 +137,20 @@ def _lake_arrays(contents: list[bytes], zips: list[Path]) -> dict[str, np.ndarra
     return arrays | {f"{split}_labels": part for split, part in parts} | {"label_names": label_names}
 
 
-def _drawings(content: bytes, path: Path) -> dict[str, np.ndarray]:
+def _drawings(path: Path) -> dict[str, np.ndarray]:
     """Return the drawings of an archive by name: bool ``[105, 105]``, ink true. Nothing is extracted to disk."""
     from PIL import Image
 
     drawings = {}
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            matches = ((member, _PNG.fullmatch(member.filename)) for member in archive.infolist())
-            members = [member for member, match in matches if match and match[1] == path.stem]
-            if len(members) != (count := LAKE_COUNTS[path.stem]):
-                raise UserError(f"{path} has {len(members):,} drawings, not {count:,}; {_FETCH_ZIP}")
-            for member in members:
-                if member.file_size > PNG_BYTES:
-                    raise UserError(f"{path}: {member.filename} is not a 105×105 drawing; {_FETCH_ZIP}")
-                with Image.open(io.BytesIO(archive.read(member)), formats=["PNG"]) as image:
-                    if image.size != (105, 105):
-                        raise UserError(f"{path}: {member.filename} is {image.size[0]}×{image.size[1]}; {_FETCH_ZIP}")
-                    drawings[member.filename] = np.asarray(image.convert("L")) < 128  # black on white
-    except UserError:
-        raise
+        with zipfile.ZipFile(path) as archive:
+            for name in filter(_PNG.fullmatch, archive.namelist()):
+                with archive.open(name) as file, Image.open(file, formats=["PNG"]) as image:
+                    drawings[name] = np.asarray(image.convert("L")) < 128  # black on white
     except Exception as error:  # zipfile, zlib and Pillow raise many types
         raise UserError(f"{path} is damaged or not a zip of drawings; {_FETCH_ZIP}") from error
+    if len(drawings) != (count := LAKE_COUNTS[path.stem]):
+        raise UserError(f"{path} has {len(drawings):,} drawings, not {count:,}; {_FETCH_ZIP}")
     return drawings
 
 
