@@ -77,7 +77,7 @@ def test_a_loaded_text_cell(text_prepared, tmp_path, monkeypatch):
     ids=["other model", "no model", "None", "no names"],
 )
 def test_weights_that_do_not_fit_are_refused(vae, weights):
-    torch.save(weights, vae.path / "best.pt")
+    torch.save({"update": vae.result().training.best_update, **weights}, vae.path / "best.pt")
     with pytest.raises(UserError, match=r"best\.pt has other weights than this code builds .* train it again"):
         load_trained(vae, vae.config)
 
