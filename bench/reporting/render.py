@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from bench.reporting.statistics import Summary
+from bench.reporting.template import template
 
-#: Control characters, and characters that break a line or change its direction.
-UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 DASH = "–"
 LINE_WIDTH, NAME_WIDTH = 130, 24  # characters of plain text: of a line, and of a row's name at least
 
@@ -73,6 +72,11 @@ class Document:
     notes: list[str] = field(default_factory=list)
     footnotes: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def has_best(self) -> bool:
+        """Whether an entry is marked as the best."""
+        return any(entry.best for panel in self.panels for row in panel.rows for entry in row)
+
     def footnote(self, text: str) -> str:
         """Return the letter of a footnote; equal texts share one."""
         return self.footnotes.setdefault(text, _letters(len(self.footnotes)))
@@ -109,39 +113,17 @@ def escape_markdown(text: str) -> str:
 
 def markdown(document: Document) -> str:
     """Return the document in GitHub's Markdown: pipe tables, bold for the best, footnotes as a list."""
+    return template("tables.md").render(document=document, escape=escape_markdown, table=_markdown_table)
 
+
+def _markdown_table(panel: Panel) -> str:
     def entry(item: Entry, is_name: bool) -> str:
         text = code(item.text) if is_name else escape_markdown(item.text)
         return _append(f"**{text}**" if item.best else text, item, "<sup>{}</sup>")
 
-    def table(panel: Panel) -> list[str]:
-        cells, widths = _pad(panel, entry)
-        rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
-        caption = [escape_markdown(panel.caption), ""] if panel.caption else []
-        return [*caption, *("| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:])), ""]
-
-    lines = [f"### {escape_markdown(document.title)}", ""]
-    for panel in document.panels:
-        lines += table(panel)
-    lines += ["The lowest NLL is in bold.", ""] if _has_best(document) else []
-    lines += [f"- <sup>{letter}</sup> {escape_markdown(text)}" for text, letter in document.footnotes.items()]
-    lines += [f"- {escape_markdown(text)}" for text in document.notes]
-    lines += _markdown_claims(document.claims) if document.claims else []
-    lines += ["", *table(document.reference)[:-1]] if document.reference else []
-    return "\n".join(lines) + "\n"
-
-
-def _has_best(document: Document) -> bool:
-    return any(entry.best for panel in document.panels for row in panel.rows for entry in row)
-
-
-def _markdown_claims(claims: Claims) -> list[str]:
-    lines = ["", f"#### {escape_markdown(claims.title)}", "", "| | claim | verdict | evidence |", "| - | - | - | - |"]
-    for verdict in claims.verdicts:
-        evidence = "; ".join((verdict.evidence, *verdict.details))
-        cells = map(escape_markdown, (verdict.id, verdict.claim, verdict.verdict, evidence))
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", *(f"- {escape_markdown(note)}" for note in claims.notes)]
+    (header, *rows), widths = _pad(panel, entry)
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
 
 
 def text(document: Document) -> str:
@@ -157,7 +139,7 @@ def text(document: Document) -> str:
     lines = [document.title, ""]
     for panel in document.panels:
         lines += [*([panel.caption] if panel.caption else []), *_text_table(panel), ""]
-    lines += ["* lowest NLL"] if _has_best(document) else []
+    lines += ["* lowest NLL"] if document.has_best else []
     for note, letter in document.footnotes.items():
         lines.append(f"{', '.join(titles[letter])}: {note}" if letter in titles else f"[{letter}] {note}")
     lines += document.notes

@@ -117,7 +117,7 @@ def _write(job: _Job, group: Group, log: Callable[[str], object]) -> Report:
     for file, content in contents.items():
         write_text(job.out / file, content)
     images = figures.draw(job.out / "figures" / group.stem, frame, log)
-    section = html.section(group, document, frame, rows, [file for file in images if file.suffix == ".svg"], samples)
+    section = html.section(group, document, frame, [file for file in images if file.suffix == ".svg"], samples)
     files = (*contents, *(image.relative_to(job.out) for image in images))
     return Report(job.dataset, job.preset, group.stem, document.title, render.text(document), section, files)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.core.files import read_json
-from bench.evaluation.record import DecodedText, SampleTexts
+from bench.evaluation.record import SampleTexts
 from bench.reporting.render import code, escape_markdown
+from bench.reporting.template import template
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,33 +46,8 @@ def read_samples(frame: DataFrame, log: Callable[[str], object]) -> dict[str, Sa
 
 def markdown(title: str, samples: Mapping[str, Samples]) -> str:
     """Return the texts of all methods as one Markdown page."""
-    methods = "; ".join(f"*{name}*: {meaning}" for name, meaning in DECODING.items())
-    lines = [f"# {escape_markdown(title)}: texts", "", f"Every z is decoded in three ways. {methods}."]
-    for name, sample in samples.items():
-        lines += ["", f"## {code(name)}", "", f"Seed {sample.seed}.", *_section(sample.texts)]
-    return "\n".join(lines) + "\n"
-
-
-def _section(texts: SampleTexts) -> Iterator[str]:
-    yield from ("", "### Samples from the prior", "")
-    yield from (f"1. {sentence(text)}" for text in texts.samples)
-    if texts.reconstructions:
-        yield from ("", "### Reconstructions from the posterior mean", "")
-        for item in texts.reconstructions:
-            yield f"1. {sentence(item.original)}"
-            yield from (f"   - *{name}*: {_decoded(item, name)}" for name in DECODING)
-    if texts.interpolations:
-        yield from ("", "### Interpolations between posterior means", "")
-        for pair in texts.interpolations:
-            yield f"1. from: {sentence(pair.start)}\\"
-            yield f"   to: {sentence(pair.end)}"
-            for name in DECODING:
-                yield f"   - *{name}*"
-                yield from (f"     - {step.share:.0%}: {_decoded(step, name)}" for step in pair.steps)
-
-
-def _decoded(text: DecodedText, method: str) -> str:
-    return sentence(getattr(text, method))
+    functions = {"escape": escape_markdown, "code": code, "sentence": sentence}
+    return template("texts.md").render(title=title, samples=samples, decoding=DECODING, **functions)
 
 
 def sentence(text: str) -> str:

@@ -1,0 +1,24 @@
+"""Jinja templates of the page and of the Markdown files. HTML is escaped automatically."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+@cache
+def template(name: str) -> Template:
+    """Return the template ``templates/<name>``; an undefined name in it raises an error."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(name)
