@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bench.core.errors import UserError
 
@@ -151,49 +150,25 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
 def with_overrides(config: Any, values: Mapping[str, Any], where: str) -> Any:
     """Return ``config`` with some fields replaced.
 
-    Values are checked against the annotations, lists become tuples, and integers floats where needed. Raise
-    ``UserError``, beginning with ``where``, for unknown names, wrong types and whatever ``__post_init__`` rejects.
+    Values must have the annotated types; only lists become tuples and integers floats, and infinity and NaN are
+    rejected. Raise ``UserError``, beginning with ``where``, for unknown names, wrong types and whatever
+    ``__post_init__`` rejects.
     """
     hints = get_type_hints(type(config))
-    known: dict[str, Any] = {f.name: hints[f.name] for f in fields(config)}
     typed = {}
     for key, value in values.items():
-        if key not in known:
-            raise UserError(f"{where} has no setting '{key}': {suggest(key, known)}")
+        if key not in hints:
+            raise UserError(f"{where} has no setting '{key}': {suggest(key, hints)}")
+        adapter = TypeAdapter(hints[key], config=ConfigDict(strict=True, allow_inf_nan=False))
         try:
-            typed[key] = _coerce(value, known[key])
-        except TypeError as error:
-            hint = known[key].__name__ if isinstance(known[key], type) else str(known[key])
-            expected = hint.replace(" | None", " or none")
-            raise UserError(f"{where}: '{key}' takes {expected}, not {reprlib.repr(value)}") from error
+            typed[key] = adapter.validate_python(tuple(value) if isinstance(value, list) else value)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"].removeprefix("Input ")
+            raise UserError(f"{where}: '{key}' {problem}, not {reprlib.repr(value)}") from error
     try:
         return replace(config, **typed)
     except (ValueError, ArithmeticError) as error:  # from __post_init__
         raise UserError(f"{where}: {error}") from error
-
-
-def _coerce(value: Any, hint: Any) -> Any:
-    """Return ``value`` with the type of the annotation ``hint``.
-
-    Lists become tuples and integers floats; anything else, infinity, NaN and integers beyond 64 bits raise
-    ``TypeError``.
-    """
-    if get_origin(hint) in (Union, UnionType):
-        for option in get_args(hint):
-            with suppress(TypeError):
-                return _coerce(value, option)
-    elif get_origin(hint) is tuple and isinstance(value, (list, tuple)):
-        inner = get_args(hint)
-        if inner[1:] == (...,):
-            return tuple(_coerce(item, inner[0]) for item in value)
-        if len(inner) == len(value):
-            return tuple(_coerce(item, option) for item, option in zip(value, inner, strict=True))
-    elif type(value) is int and hint in (int, float):
-        if abs(value) < 2**63:
-            return hint(value)
-    elif type(value) is hint and (hint is not float or math.isfinite(value)):
-        return value
-    raise TypeError
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

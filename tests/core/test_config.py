@@ -46,7 +46,6 @@ def test_values_are_converted_to_their_annotations(cls, name, value, result):
         (TrainConfig, "epochs", True),
         (TrainConfig, "epochs", 1.0),
         (TrainConfig, "epochs", None),
-        (TrainConfig, "epochs", 2**63),
         (TrainConfig, "lr", "1e-3"),
         (TrainConfig, "lr", math.nan),
         (TrainConfig, "lr", math.inf),
@@ -57,7 +56,7 @@ def test_values_are_converted_to_their_annotations(cls, name, value, result):
     ],
 )
 def test_values_of_other_types_are_rejected(cls, name, value):
-    with pytest.raises(UserError, match=f"^here: '{name}' takes "):
+    with pytest.raises(UserError, match=f"^here: '{name}' should be "):
         with_overrides(cls(), {name: value}, "here")
 
 

@@ -116,7 +116,7 @@ def test_missing_parts_of_an_evaluation():
         ({"groups": {}}, "evaluation has no setting 'groups'"),
         ({"metrics": ("refined",)}, "'metrics' has no group 'refined': did you mean 'refined_iw'?"),
         ({"ais_chains": 0}, "metric group ais: 'chains' must be positive"),
-        ({"ais_chains": "x"}, "metric group ais: 'chains' takes int"),
+        ({"ais_chains": "x"}, "metric group ais: 'chains' should be a valid integer"),
     ],
 )
 def test_invalid_settings_are_refused(settings, message):

@@ -145,7 +145,7 @@ def test_expressions_take_precedence_over_set():
         ("beta_vae(beta=)", "write settings as name=value"),
         ("beta_vae(beta=1,beta=2)", "sets 'beta' twice"),
         ("beta_vae(bta=1)", "no setting 'bta': did you mean 'beta'?"),
-        ("sa_vae(steps=2.5)", "'steps' takes int, not 2.5"),
+        ("sa_vae(steps=2.5)", "'steps' should be a valid integer, not 2.5"),
         ("sa_vae(steps=-1)", "'steps' must not be negative, not -1"),
         ("sa_vae(steps=1|2|3|4|5|6|7|8|9|10,lr=1|2|3|4|5|6|7|8|9|10,clip=1|2|3|4|5|6|7|8|9|10|11)", "1,100 rows"),
         ("vae+cyclical(cycles=0)", "'cycles' must be positive, not 0"),
