@@ -6,35 +6,28 @@ validation and test images once, without a seed; here the bits are the same on e
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench.data.base import Data
 from bench.data.dataset import SPLITS, DataInfo
 
 BINARISATION_SEED = 20_190_506
 POOLINGS = {"mean": "mean of each block", "any": "probability that any pixel of a block is on"}
 
 
-@dataclass
-class ImageData:
-    """Images on one device.
+@dataclass(kw_only=True)
+class ImageData(Data):
+    """Images on one device; ``info.shape`` is (size, size), after pooling.
 
     ``train``: float32 ``[N, size, size]``, Bernoulli means. ``val`` and ``test``: float32 ``[N, 1, size, size]``, 0 or
-    1. ``labels``: int64 ``[N]`` by split, indices into ``label_names``; empty without labels.
+    1.
     """
-
-    info: DataInfo  #: Of the images after pooling: ``info.shape`` is (size, size).
-    train: Tensor
-    val: Tensor
-    test: Tensor
-    labels: dict[str, np.ndarray] = field(default_factory=dict)
-    label_names: tuple[str, ...] = ()
 
     @classmethod
     def from_arrays(
@@ -51,12 +44,7 @@ class ImageData:
             val=torch.from_numpy(binarise(val, stream=1)).unsqueeze(1),
             test=torch.from_numpy(binarise(test, stream=2)).unsqueeze(1),
             labels={split: arrays[f"{split}_labels"] for split in SPLITS if f"{split}_labels" in arrays},
-            label_names=tuple(arrays["label_names"].tolist()) if "label_names" in arrays else (),
         )
-
-    def to(self, device: torch.device | str) -> ImageData:
-        """Return a copy on ``device``."""
-        return dataclasses.replace(self, **{split: getattr(self, split).to(device) for split in SPLITS})
 
     def order(self, batch_size: int, equal_lengths: bool, generator: torch.Generator) -> list[Tensor]:
         """Return the full batches of a random permutation; BatchNorm cannot use a batch of one image."""
@@ -76,30 +64,26 @@ class ImageData:
     def blocks(
         self, split: str, which: int | np.ndarray | None, size: int, equal_lengths: bool = False
     ) -> tuple[np.ndarray, list[Tensor]]:
-        """See ``bench.data.tensors.Data.blocks``; blocks are float32 ``[B, 1, size, size]``."""
+        """See ``Data.blocks``; blocks are float32 ``[B, 1, size, size]``."""
         images = getattr(self, split)
         if isinstance(which, np.ndarray):
             return which, list(images[torch.from_numpy(which).to(images.device)].split(size))
         return np.arange(len(images[:which])), list(images[:which].split(size))
 
     def references(self, count: int | None) -> dict[str, float]:
-        return {"independent_pixels": self.independent_pixels_nll(count)}
+        """Return the NLL of independent Bernoulli pixels with the training frequencies.
+
+        Frequencies are clamped to [1/(2N), 1 - 1/(2N)] for N training images.
+        """
+        margin = 1 / (2 * len(self.train))
+        frequency = self.train.double().mean(dim=0).clamp(margin, 1 - margin)
+        test = self.test[:count, 0].double()
+        log_likelihood = test * frequency.log() + (1 - test) * (-frequency).log1p()
+        return {"independent_pixels": -log_likelihood.sum(dim=(1, 2)).mean().item()}
 
     def unit_metrics(self, nll: float, count: int | None) -> dict[str, float]:
         """Return bits per pixel."""
         return {"bpd": nll / (self.test[0].numel() * math.log(2))}
-
-    def independent_pixels_nll(self, test_examples: int | None = None) -> float:
-        """Return the NLL of independent Bernoulli pixels with the training frequencies, in nats per image.
-
-        It is a baseline without latent variables, on the first ``test_examples`` test images (None: all). Frequencies
-        are clamped to [1/(2N), 1 - 1/(2N)] for N training images.
-        """
-        margin = 1 / (2 * len(self.train))
-        frequency = self.train.double().mean(dim=0).clamp(margin, 1 - margin)
-        test = self.test[:test_examples, 0].double()
-        log_likelihood = test * frequency.log() + (1 - test) * (-frequency).log1p()
-        return -log_likelihood.sum(dim=(1, 2)).mean().item()
 
 
 def pool(means: np.ndarray, size: int, pooling: str = "mean") -> np.ndarray:

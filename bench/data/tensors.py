@@ -3,55 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bench.core.config import ImageModelConfig, TextModelConfig, TrainConfig
+from bench.data.base import Data as Data
 from bench.data.dataset import PAD, DataInfo, Prepared
 from bench.data.image import POOLINGS, ImageData
 from bench.data.text import TextData
 
 ModelConfig = ImageModelConfig | TextModelConfig
-
-
-class Data(Protocol):
-    """A data set on one device: ``train`` in the form that ``batch`` needs, ``val`` and ``test`` as model inputs."""
-
-    info: DataInfo
-    train: Tensor
-    val: Tensor
-    test: Tensor
-    labels: dict[str, np.ndarray]  #: int64 ``[N]`` by split; empty without labels.
-
-    def to(self, device: torch.device | str) -> Data:
-        """Return a copy on ``device``."""
-
-    def order(self, batch_size: int, equal_lengths: bool, generator: torch.Generator) -> list[Tensor]:
-        """Return the batches of one epoch: int64 indices ``[B]`` into ``train``, each for ``batch``."""
-
-    def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the training examples ``index`` (int64 ``[B]``) as model inputs ``[B, …]``."""
-
-    def blocks(
-        self, split: str, which: int | np.ndarray | None, size: int, equal_lengths: bool = False
-    ) -> tuple[np.ndarray, list[Tensor]]:
-        """Return the indices ``[N]`` and the model inputs of some examples of a split, in blocks of at most ``size``.
-
-        ``which``: the first so many, the examples with these indices, or all (None). ``equal_lengths``: only sentences
-        of the same length in a block, so that some blocks are small.
-        """
-
-    def references(self, count: int | None) -> dict[str, float]:
-        """Return reference NLLs of the first ``count`` test examples in nats per example.
-
-        Those of models without latent variables, and of the true distribution if it is known.
-        """
-
-    def unit_metrics(self, nll: float, count: int | None) -> dict[str, float]:
-        """Return the NLL of the first ``count`` test examples in the units of the modality."""
 
 
 def load(prepared: Prepared, model: ModelConfig) -> Data:

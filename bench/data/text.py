@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench.data.base import Data
 from bench.data.dataset import END, PAD, SPECIALS, SPLITS, UNKNOWN, DataInfo
 
 POOL = 50  #: Number of batches that are sorted by length together.
 
 
-@dataclass
-class TextData:
+@dataclass(kw_only=True)
+class TextData(Data):
     """Sentences on one device: int32 ``[N, L]``, rows ``<s> w1 … wn </s>`` padded with 0.
 
-    Model inputs are int64 rows, cut to the longest of their batch.
+    Model inputs are int64 rows, cut to the longest of their batch. ``info`` describes the sentences after truncation:
+    ``info.vocabulary`` and ``info.shape`` are the model's.
     """
 
-    info: DataInfo  #: Of the sentences after truncation: ``info.vocabulary`` and ``info.shape`` are the model's.
-    train: Tensor
-    val: Tensor
-    test: Tensor
     vocabulary: tuple[str, ...]
     lengths: dict[str, Tensor]  #: int64 ``[N]`` by split, on the CPU; ``<s>`` and ``</s>`` are counted.
     true_nll: np.ndarray | None = None  #: float64 ``[N]`` of the test set under the true distribution, if known.
-    labels: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def from_arrays(
@@ -49,10 +45,6 @@ class TextData:
             lengths={split: torch.from_numpy((rows != PAD).sum(axis=1)) for split, rows in splits.items()},
             true_nll=arrays["test_nll"] if "test_nll" in arrays and unchanged else None,
         )
-
-    def to(self, device: torch.device | str) -> TextData:
-        """Return a copy on ``device``."""
-        return dataclasses.replace(self, **{split: getattr(self, split).to(device) for split in SPLITS})
 
     def order(self, batch_size: int, equal_lengths: bool, generator: torch.Generator) -> list[Tensor]:
         """Return the batches of one epoch in random order: indices ``[B]`` on the CPU.
@@ -79,7 +71,7 @@ class TextData:
     def blocks(
         self, split: str, which: int | np.ndarray | None, size: int, equal_lengths: bool = False
     ) -> tuple[np.ndarray, list[Tensor]]:
-        """See ``bench.data.tensors.Data.blocks``; sentences are sorted by length, blocks are int64 ``[B, T]``."""
+        """See ``Data.blocks``; sentences are sorted by length, blocks are int64 ``[B, T]``."""
         lengths, rows = self.lengths[split], getattr(self, split)
         indices = torch.from_numpy(which) if isinstance(which, np.ndarray) else torch.arange(len(lengths[:which]))
         indices = indices[lengths[indices].argsort(stable=True)]

@@ -136,6 +136,6 @@ def test_real_omniglot(tmp_path):
     prepared = omniglot.prepare(Path(data_dir), tmp_path)
     data = load(prepared, ImageModelConfig())
     assert sum(prepared.info.sizes.values()) in (32_460, 32_415)
-    assert len(data.label_names) == 50
+    assert len(prepared.arrays()["label_names"]) == 50
     assert 0.05 < data.train.mean() < 0.2  # ink is 1
-    assert 120 < data.independent_pixels_nll() < 250
+    assert 120 < data.references(None)["independent_pixels"] < 250

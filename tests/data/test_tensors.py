@@ -96,8 +96,8 @@ def test_independent_pixels_nll_by_hand():
     # Frequencies 0, 1, 1/2, 1/2; the first two are clamped to 1/4 and 3/4.
     first = -2 * np.log(3 / 4) - 2 * np.log(1 / 2)
     second = -np.log(1 / 4) - np.log(3 / 4) - 2 * np.log(1 / 2)
-    assert data.independent_pixels_nll(1) == pytest.approx(first, rel=1e-6)
-    assert data.independent_pixels_nll() == pytest.approx((first + second) / 2, rel=1e-6)
+    assert data.references(1)["independent_pixels"] == pytest.approx(first, rel=1e-6)
+    assert data.references(None)["independent_pixels"] == pytest.approx((first + second) / 2, rel=1e-6)
 
 
 # ---- text

@@ -1,0 +1,52 @@
+"""Base class of image and text data as tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.data.dataset import SPLITS, DataInfo
+
+
+@dataclass(kw_only=True)
+class Data(Protocol):
+    """A data set on one device: ``train`` in the form that ``batch`` needs, ``val`` and ``test`` as model inputs."""
+
+    info: DataInfo
+    train: Tensor
+    val: Tensor
+    test: Tensor
+    labels: dict[str, np.ndarray] = field(default_factory=dict)  #: int64 ``[N]`` by split; empty without labels.
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return a copy on ``device``."""
+        return dataclasses.replace(self, **{split: getattr(self, split).to(device) for split in SPLITS})
+
+    def order(self, batch_size: int, equal_lengths: bool, generator: torch.Generator) -> list[Tensor]:
+        """Return the batches of one epoch: int64 indices ``[B]`` into ``train``, each for ``batch``."""
+
+    def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the training examples ``index`` (int64 ``[B]``) as model inputs ``[B, …]``."""
+
+    def blocks(
+        self, split: str, which: int | np.ndarray | None, size: int, equal_lengths: bool = False
+    ) -> tuple[np.ndarray, list[Tensor]]:
+        """Return the indices ``[N]`` and the model inputs of some examples of a split, in blocks of at most ``size``.
+
+        ``which``: the first so many, the examples with these indices, or all (None). ``equal_lengths``: only sentences
+        of the same length in a block, so that some blocks are small.
+        """
+
+    def references(self, count: int | None) -> dict[str, float]:
+        """Return reference NLLs of the first ``count`` test examples in nats per example.
+
+        Those of models without latent variables, and of the true distribution if it is known.
+        """
+
+    def unit_metrics(self, nll: float, count: int | None) -> dict[str, float]:
+        """Return the NLL of the first ``count`` test examples in the units of the modality."""
