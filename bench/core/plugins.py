@@ -1,4 +1,4 @@
-"""Find modules in a package's folder or by entry points."""
+"""Find and import modules: methods, data sets and metric groups."""
 
 from __future__ import annotations
 
@@ -6,54 +6,56 @@ import importlib
 import pkgutil
 import sys
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from types import ModuleType
 
 from bench.core.config import suggest
 from bench.core.errors import UserError
 
-REPAIR = "repair or remove it"
 
+@dataclass(frozen=True)
+class Registry:
+    """Modules of one kind: the files of a package's folder, and the entry points of other packages."""
 
-def find_modules(package: str, group: str) -> dict[str, list[str]]:
-    """Return the module paths by name, from the folder of ``package`` and the entry points of ``group``.
+    kind: str  #: In error messages: "data set".
+    package: str
+    entry_points: str  #: Group of the entry points: ``my_method = "my_package.my_method"``.
 
-    More than one path means that two modules have the same name.
-    """
-    folder = importlib.import_module(package).__path__
-    modules = {
-        m.name: [f"{package}.{m.name}"] for m in pkgutil.iter_modules(folder) if not m.ispkg and m.name[0] != "_"
-    }
-    for entry in entry_points(group=group):
-        paths = modules.setdefault(entry.name, [])
-        if entry.value not in paths:
-            paths.append(entry.value)
-    return modules
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all modules in alphabetical order. Nothing is imported."""
+        return tuple(sorted(self._paths()))
 
+    def load(self, name: str) -> ModuleType:
+        """Import a module. What it prints goes to standard error.
 
-def load_module(name: str, package: str, group: str, kind: str) -> ModuleType:
-    """Import the module ``name``; ``kind`` is what errors call it.
+        Raise ``UserError`` for an unknown or ambiguous name, or a module that cannot be imported.
+        """
+        modules = self._paths()
+        if name not in modules:
+            raise UserError(f"unknown {self.kind} '{name}': {suggest(name, modules)}")
+        if len(modules[name]) > 1:
+            paths = " and by ".join(sorted(modules[name]))
+            raise UserError(f"{self.kind} '{name}' is registered twice, by {paths}: remove one")
+        (path,) = modules[name]
+        try:
+            with redirect_stdout(sys.stderr):
+                return importlib.import_module(path)
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self.defect(name, path, f"cannot be imported: {type(error).__name__}: {error}") from error
 
-    What it prints during the import goes to standard error. Raise ``UserError`` for an unknown or ambiguous name, or
-    a module that cannot be imported.
-    """
-    modules = find_modules(package, group)
-    if name not in modules:
-        raise UserError(f"unknown {kind} '{name}': {suggest(name, modules)}")
-    if len(modules[name]) > 1:
-        raise UserError(f"{kind} '{name}' is registered twice, by {' and by '.join(modules[name])}: remove one")
-    (path,) = modules[name]
-    try:
-        with redirect_stdout(sys.stderr):
-            return importlib.import_module(path)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UserError(
-            f"{kind} '{name}' cannot be imported ({path}): {type(error).__name__}: {error}; {REPAIR}"
-        ) from error
+    def defect(self, name: str, module: ModuleType | str, problem: str) -> UserError:
+        """Return the error that ``module`` breaks the contract."""
+        path = module if isinstance(module, str) else module.__file__ or module.__name__
+        return UserError(f"{self.kind} '{name}' ({path}) {problem}; repair or remove it")
 
-
-def module_path(module: ModuleType) -> str:
-    """Return the file of a module, or its name if it has none."""
-    return module.__file__ or module.__name__
+    def _paths(self) -> dict[str, set[str]]:
+        """Return the module paths by name; more than one path if two modules have the same name."""
+        folder = importlib.import_module(self.package).__path__
+        names = [module.name for module in pkgutil.iter_modules(folder) if not module.ispkg and module.name[0] != "_"]
+        paths = {name: {f"{self.package}.{name}"} for name in names}
+        for entry in entry_points(group=self.entry_points):
+            paths.setdefault(entry.name, set()).add(entry.value)
+        return paths

@@ -9,24 +9,23 @@ from types import ModuleType
 
 from bench.core.config import suggest
 from bench.core.errors import UserError
-from bench.core.plugins import REPAIR, find_modules, load_module, module_path
+from bench.core.plugins import Registry
 from bench.core.syntax import parse_call, parse_value
 from bench.data import user_data
 from bench.data.cache import find_by_fingerprint
 from bench.data.dataset import DataInfo, Prepared
 
-PACKAGE = "bench.data.datasets"
-GROUP = "posterior_collapse_bench.datasets"  #: Entry points of other packages.
+REGISTRY = Registry("data set", "bench.data.datasets", "posterior_collapse_bench.datasets")
 
 
 def dataset_names() -> tuple[str, ...]:
     """Return the names of all data sets in alphabetical order."""
-    return tuple(sorted(find_modules(PACKAGE, GROUP)))
+    return REGISTRY.names()
 
 
 def load_dataset_module(name: str) -> ModuleType:
     """Import the file of a data set; ``UserError`` if it cannot be imported or a definition is missing."""
-    module = load_module(name, PACKAGE, GROUP, "data set")
+    module = REGISTRY.load(name)
     defined = {
         "SUMMARY (a string)": isinstance(getattr(module, "SUMMARY", None), str),
         "NEEDS_DOWNLOAD (a bool)": isinstance(getattr(module, "NEEDS_DOWNLOAD", None), bool),
@@ -34,7 +33,7 @@ def load_dataset_module(name: str) -> ModuleType:
         "prepare (a function)": callable(getattr(module, "prepare", None)),
     }
     if missing := [definition for definition, ok in defined.items() if not ok]:
-        raise UserError(f"data set '{name}' ({module_path(module)}) must define {', '.join(missing)}; {REPAIR}")
+        raise REGISTRY.defect(name, module, f"must define {', '.join(missing)}")
     return module
 
 

@@ -13,17 +13,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bench.core.config import check_ranges
-from bench.core.errors import UserError
-from bench.core.plugins import REPAIR, find_modules, load_module, module_path
+from bench.core.plugins import Registry
 
 if TYPE_CHECKING:
     import numpy as np
 
     from bench.evaluation.trained_model import TrainedModel
 
-PACKAGE = "bench.evaluation.groups"
-#: Entry-point group in which other packages name their modules: ``my_group = my_package.my_group``.
-ENTRY_POINTS = "posterior_collapse_bench.metric_groups"
+REGISTRY = Registry("metric group", "bench.evaluation.groups", "posterior_collapse_bench.metric_groups")
 
 
 @dataclass(frozen=True)
@@ -100,15 +97,13 @@ def group_of_metric() -> dict[str, str]:
 
 @cache
 def _names() -> tuple[str, ...]:
-    return tuple(find_modules(PACKAGE, ENTRY_POINTS))
+    return REGISTRY.names()
 
 
 @cache
 def _load(name: str) -> MetricGroup[Any]:
-    module = load_module(name, PACKAGE, ENTRY_POINTS, "metric group")
+    module = REGISTRY.load(name)
     group = getattr(module, "GROUP", None)
     if not isinstance(group, MetricGroup):
-        raise UserError(
-            f"metric group '{name}' ({module_path(module)}) must define GROUP, a bench.evaluation.MetricGroup; {REPAIR}"
-        )
+        raise REGISTRY.defect(name, module, "must define GROUP, a bench.evaluation.MetricGroup")
     return group

@@ -10,19 +10,18 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from bench.core.errors import UserError
-from bench.core.plugins import REPAIR, find_modules, load_module, module_path
+from bench.core.plugins import Registry
 
 if TYPE_CHECKING:
     from bench.method import Method
 
-#: Entry-point group of methods in other packages: ``my_method = "my_package.my_method"``.
-METHODS_GROUP = "posterior_collapse_bench.methods"
+REGISTRY = Registry("method", "bench.methods", "posterior_collapse_bench.methods")
 
 
 @cache
 def method_names() -> tuple[str, ...]:
     """Return the names of all methods, sorted."""
-    return tuple(sorted(find_modules("bench.methods", METHODS_GROUP)))
+    return REGISTRY.names()
 
 
 def method(name: str) -> type[Method]:
@@ -40,7 +39,7 @@ def _method(name: str) -> type[Method] | UserError:
     from bench.training.method_checks import check_method
 
     try:
-        module = load_module(name, "bench.methods", METHODS_GROUP, "method")
+        module = REGISTRY.load(name)
     except UserError as error:
         return error
     classes = [
@@ -54,7 +53,7 @@ def _method(name: str) -> type[Method] | UserError:
         classes[0].name = name
         check_method(classes[0])
     except UserError as error:
-        return UserError(f"method '{name}' ({module_path(module)}): {error}; {REPAIR}")
+        return REGISTRY.defect(name, module, f"is invalid: {error}")
     return classes[0]
 
 

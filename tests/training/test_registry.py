@@ -48,10 +48,10 @@ def test_a_file_is_a_method(add_method):
 
 def test_an_entry_point_is_a_method(add_method, monkeypatch):
     add_method("mine_file", HEADER)
-    entry = EntryPoint("mine_entry", "bench.methods.mine_file", registry.METHODS_GROUP)
+    entry = EntryPoint("mine_entry", "bench.methods.mine_file", registry.REGISTRY.entry_points)
     monkeypatch.setattr(plugins, "entry_points", lambda group: (entry,))
     assert registry.method("mine_entry").__module__ == "bench.methods.mine_file"
-    clash = EntryPoint("vae", "bench.methods.mine_file", registry.METHODS_GROUP)
+    clash = EntryPoint("vae", "bench.methods.mine_file", registry.REGISTRY.entry_points)
     monkeypatch.setattr(plugins, "entry_points", lambda group: (clash,))
     registry._method.cache_clear()
     with pytest.raises(UserError, match="method 'vae' is registered twice"):
@@ -62,7 +62,7 @@ def test_an_entry_point_is_a_method(add_method, monkeypatch):
     ("source", "message"),
     [
         ("1 / 0", "ZeroDivisionError: division by zero"),
-        ("raise SystemExit", "cannot be imported (bench.methods.mine): SystemExit"),
+        ("raise SystemExit", "(bench.methods.mine) cannot be imported: SystemExit"),
         ("x = 1", "one subclass of bench.method.Method, not 0"),
         (HEADER.replace('"A method"', '""'), "'summary' must be one line of text"),
         (HEADER + "    table_order = '1'", "'table_order' must be float, not '1'"),
