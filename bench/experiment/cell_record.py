@@ -69,7 +69,7 @@ class CellRecord:
 
     def differing_groups(self, settings: Mapping[str, dict[str, Any]]) -> list[str]:
         """Return the metric groups that were measured with other settings than ``settings``."""
-        return [name for name, own in self.group_settings.items() if own != settings.get(name, own)]
+        return [name for name, used in self.group_settings.items() if used != settings.get(name, used)]
 
     def metrics(self, settings: Mapping[str, dict[str, Any]]) -> dict[str, float | int | bool | None]:
         """Return the metrics of a finished cell, without groups that were measured with other settings."""
