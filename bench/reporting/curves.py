@@ -1,4 +1,4 @@
-"""Validation metrics during training: one line per method, over updates of the decoder."""
+"""Metrics over updates of the decoder: one line per method."""
 
 from __future__ import annotations
 
@@ -6,64 +6,39 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import seaborn
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from bench.reporting.style import WIDTH, PlotStyles, legend, legend_right, semantics, subplots_row
+from bench.reporting.style import PlotStyles, legend, semantics, subplots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
-MAX_LINES = 12  # methods in one row of panels, with one legend below
-METHODS_PER_ROW = 9  # if there are several rows
+METHODS_PER_ROW = 9
 ROW_HEIGHT = 2.1  # inches
-
-
-def dynamics(history: DataFrame, styles: PlotStyles) -> Figure | None:
-    """Draw KL, MI and active units."""
-    titles = {"kl": "KL (nats)", "mi": "MI (nats)", "au": "active units", "au_kl": "active units by KL"}
-    return over_updates(history, styles, titles)
-
-
-def information(history: DataFrame, styles: PlotStyles) -> Figure | None:
-    """Draw KL(q(z|x) ‖ p) and its two parts, MI and KL(q(z) ‖ p) (He et al., 2019, Figure 5)."""
-    titles = {
-        "kl": r"KL$(q(z|x)\,\|\,p)$ (nats)",
-        "mi": "MI (nats)",
-        "kl_aggregate": r"KL$(q(z)\,\|\,p)$ (nats)",
-    }
-    return over_updates(history, styles, titles)
 
 
 def over_updates(history: DataFrame, styles: PlotStyles, titles: Mapping[str, str]) -> Figure | None:
     """Draw one panel per column of ``history_frame``: the mean over seeds ± one standard deviation.
 
-    More than ``MAX_LINES`` methods are split into rows of panels, each with the first method in grey. None without
-    numbers.
+    More than ``METHODS_PER_ROW`` methods are split into rows of panels, each with the first method in grey. None
+    without numbers.
     """
     columns = [name for name in titles if name in history and history[name].notna().any()]
     methods = [name for name in styles if history.loc[history["method"] == name, columns].notna().any(axis=None)]
     if not methods:
         return None
-    if len(methods) <= MAX_LINES:
-        figure, axes = subplots_row(2.1, columns=len(columns))
+    rows = [methods[start : start + METHODS_PER_ROW] for start in range(0, len(methods), METHODS_PER_ROW)]
+    figure, grid = subplots(ROW_HEIGHT * len(rows), len(rows), len(columns), sharex=True, sharey="col")
+    first = history[history["method"] == methods[0]]
+    for axes, row in zip(grid, rows, strict=True):
         for ax, column in zip(axes, columns, strict=True):
-            _panel(ax, history, column, methods, styles)
-        legend(figure, methods, styles, lines=True)
-    else:
-        rows = [methods[start : start + METHODS_PER_ROW] for start in range(0, len(methods), METHODS_PER_ROW)]
-        figure = Figure(figsize=(WIDTH, ROW_HEIGHT * len(rows)), layout="constrained")
-        grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey="col")
-        first = history[history["method"] == methods[0]]
-        for row_axes, row in zip(grid, rows, strict=True):
-            for ax, column in zip(row_axes, columns, strict=True):
-                if row is not rows[0]:
-                    seaborn.lineplot(first, x="update", y=column, errorbar=None, color="0.8", ax=ax)
-                _panel(ax, history, column, row, styles)
-            legend_right(row_axes[-1], row, styles)
-        axes = list(grid[0])
-    for ax, column in zip(axes, columns, strict=True):
+            if row is not rows[0]:
+                seaborn.lineplot(first, x="update", y=column, errorbar=None, color="0.8", ax=ax)
+            _panel(ax, history, column, row, styles)
+        legend(axes[-1], row, styles)
+    for ax, column in zip(grid[0], columns, strict=True):
         is_log = ax.get_yscale() == "symlog"
         ax.set(title=titles[column].replace("(nats)", "(nats, log above 1)") if is_log else titles[column])
         ax.set_ylim(0, None)

@@ -87,36 +87,22 @@ def semantics(methods: list[str], styles: PlotStyles, lines: bool = False) -> di
     return arguments | {"legend": False}
 
 
-def subplots_row(height: float, columns: int = 1, width: float = 1.0) -> tuple[Figure, list[Axes]]:
-    """Return a figure with axes in one row, ``height`` inches high and ``width`` text widths wide."""
-    figure = Figure(figsize=(width * WIDTH, height), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+def subplots(
+    height: float, rows: int = 1, columns: int = 1, width: float = WIDTH, **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure of this size in inches and its axes ``(rows, columns)``."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def legend(figure: Figure, methods: list[str], styles: PlotStyles, lines: bool = False) -> None:
-    """Add a legend below the axes, with as many columns as fit; the figure grows by its height."""
-
-    def width(columns: int) -> float:  # inches, with the names distributed as matplotlib does
-        return sum(0.07 * max(map(len, column)) + 0.5 for column in np.array_split(methods, columns))
-
-    columns = next((n for n in range(len(methods), 1, -1) if width(n) <= figure.get_figwidth()), 1)
-    figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(methods) // columns) + 0.1)
-    handles = _handles(methods, styles, lines)
-    figure.legend(handles, methods, loc="outside lower center", ncols=columns, handlelength=2.6 if lines else 1.0)
-
-
-def legend_right(ax: Axes, methods: list[str], styles: PlotStyles, lines: bool = True) -> None:
+def legend(ax: Axes, methods: Iterable[str], styles: PlotStyles, lines: bool = True) -> None:
     """Add a legend to the right of the axes, with long names in two lines."""
-    names = [wrap_name(name, 18 if lines else 36) for name in methods]
+    plain = {"markersize": 3.5} if lines else {"markersize": 3.5, "linestyle": "none"}
+    handles = [
+        Line2D([], [], **vars(styles[name]) | plain, label=wrap_name(name, 18 if lines else 36)) for name in methods
+    ]
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.05), "borderaxespad": 0}
-    handles = _handles(methods, styles, lines)
-    for handle in handles:
-        handle.set_markersize(3.5)
-    ax.legend(handles, names, **place, handlelength=2.2 if lines else 1.0, fontsize=6, labelspacing=0.25)
-
-
-def _handles(methods: list[str], styles: PlotStyles, lines: bool) -> list[Line2D]:
-    return [Line2D([], [], **vars(styles[name]) | ({} if lines else {"linestyle": "none"})) for name in methods]
+    ax.legend(handles=handles, **place, handlelength=2.2 if lines else 1.0, fontsize=6, labelspacing=0.25)
 
 
 def wrap_name(name: str, max_length: int) -> str:

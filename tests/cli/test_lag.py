@@ -12,7 +12,7 @@ from bench.data import tensors
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.factory import build_from_config
 from bench.experiment.lag_trace import STAGES, LagTrace, LagTracer, stages
-from bench.reporting import lag
+from bench.reporting import curves, lag
 from bench.reporting.style import plot_styles
 from bench.training.trainer import Trainer
 from tests.cli.conftest import only_cell, toy_environment
@@ -44,7 +44,7 @@ def test_text_run_with_scalar_latent_draws_lag(prepared, text_prepared, tmp_path
     assert [*table.method] == ["vae", "aggressive"] and np.isfinite(table.nll).all()
     assert (out / "texts" / "toy-text-quick.md").exists()
     figures = {file.name for file in (out / "figures" / "toy-text-quick").glob("lag_*")}
-    names = ("lag_stages", "lag_trajectory", "lag_updates")
+    names = ("lag_stages", "lag_trajectory")
     assert {f"{name}.{suffix}" for name in names for suffix in ("png", "pdf")} <= figures
 
 
@@ -109,17 +109,18 @@ def test_figures_of_traces():
     figure = lag.stages(traces, style)
     assert len(figure.axes) == 2 * lag.STAGES
     assert [len(ax.collections[0].get_offsets()) for ax in figure.axes] == [40] * 2 * lag.STAGES
-    lags = [float(ax.texts[0].get_text().removeprefix("lag ")) for ax in figure.axes[lag.STAGES :]]
+    lags = [float(ax.get_title().split("lag ")[1]) for ax in figure.axes[lag.STAGES :]]
     assert lags[-1] == pytest.approx(traces["other"].lag[-1], abs=0.01)
-    assert len(lag.trajectory(traces, style).axes) == len(lag.over_updates(traces, style).axes) == 2
-    assert lag.stages({}, style) is lag.trajectory({}, style) is lag.over_updates({}, style) is None
+    assert len(lag.trajectory(traces, style).axes) == 2
+    assert lag.stages({}, style) is lag.trajectory({}, style) is None
 
 
 def test_curves_of_a_history_with_and_without_lag():
     history = pd.DataFrame({"method": ["one"] * 3 + ["other"] * 3, "update": [1, 2, 3] * 2, "kl": 1.0})
     style = plot_styles(["one", "other"])
-    assert lag.while_training(history, style) is None
-    figure = lag.while_training(history.assign(lag=[np.nan] * 3 + [1.0, 2.0, 3.0], lag_kl=0.5), style)
+    titles = {"lag": "lag", "lag_kl": "gap"}
+    assert curves.over_updates(history, style, titles) is None
+    figure = curves.over_updates(history.assign(lag=[np.nan] * 3 + [1.0, 2.0, 3.0], lag_kl=0.5), style, titles)
     assert [sum(len(line.get_xdata()) > 0 for line in ax.lines) for ax in figure.axes] == [1, 2]
 
 
