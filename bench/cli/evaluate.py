@@ -6,7 +6,6 @@ import argparse
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,17 +111,11 @@ def _run(
     """Evaluate cells of one device."""
     from bench.cli.progress import CellProgress, RunProgress, make_console
     from bench.experiment import queries
-    from bench.experiment.resources import Resources
     from bench.experiment.session import run_tasks
+    from bench.experiment.task import Resources
 
     resources = Resources(args.executor, args.cpus_per_cell, gpus)
-    parallel = resources.cells_per_device(len(cells))
-    tasks = [
-        replace(
-            queries.stored_task(folder, config, data_dir, args.cpus_per_cell), gpu_share=gpus, cells_per_device=parallel
-        )
-        for folder, config in cells.items()
-    ]
+    tasks = [queries.stored_task(cell, config, data_dir, resources, len(cells)) for cell, config in cells.items()]
     progress = [
         CellProgress(f"{folder.path.parent.name} {folder.path.name}", folder, 1, 1.0, config)
         for folder, config in cells.items()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bench.data.dataset import Prepared
     from bench.experiment.plan import PlannedCell
-    from bench.experiment.resources import Resources
+    from bench.experiment.task import Resources
 
 MAX_FAILURES_SHOWN = 50  # failed cells printed one by one
 
@@ -144,7 +144,7 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     from bench.data.cache import cache_dir
     from bench.data.registry import prepare
     from bench.experiment.plan import plan
-    from bench.experiment.resources import Resources
+    from bench.experiment.task import Resources
     from bench.training.expressions import parse_methods, parse_settings
 
     settings, overrides = parse_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
@@ -195,7 +195,8 @@ def run_missing(console: Console, out: Path, plan: Plan, seconds: Mapping[Path, 
     """Run the pending cells, the longest first so that no core is idle at the end, and show their progress."""
     from bench.cli.progress import CellProgress, RunProgress
     from bench.experiment.runtime_estimate import planned_updates
-    from bench.experiment.session import make_tasks, run_tasks
+    from bench.experiment.session import run_tasks
+    from bench.experiment.task import make_task
 
     log = partial(console.print, markup=False)
     for cell in plan.pending:
@@ -207,7 +208,19 @@ def run_missing(console: Console, out: Path, plan: Plan, seconds: Mapping[Path, 
         CellProgress(cell.config.name, cell.folder, updates, seconds[cell.folder.path], plan.preset.evaluation)
         for cell in order
     ]
-    tasks = make_tasks(order, plan.data, plan.preset.evaluation, plan.resources)
+    evaluation, resources = plan.preset.evaluation, plan.resources
+    tasks = [
+        make_task(
+            cell.config,
+            cell.folder.path,
+            plan.data,
+            evaluation,
+            resources,
+            len(order),
+            cell.forced,
+        )
+        for cell in order
+    ]
     stats = run_tasks(out, tasks, plan.resources, RunProgress(progress, console), log)
     log(str(stats))
     for problem in stats.problems:

@@ -105,6 +105,7 @@ def _run_again(stored: CellRecord, scratch: Path, retrain: bool, data_dir: Path 
     from bench.experiment.cell_folder import CellFolder
     from bench.experiment.cell_record import read
     from bench.experiment.schema import PROTOCOL_VERSION
+    from bench.experiment.task import Resources
     from bench.experiment.worker import run_cell
 
     folder, again, provenance = CellFolder(stored.folder), CellFolder(scratch), _provenance(stored, retrain)
@@ -116,8 +117,8 @@ def _run_again(stored: CellRecord, scratch: Path, retrain: bool, data_dir: Path 
     if not retrain and stored.result:
         (scratch / "best.pt").symlink_to((stored.folder / "best.pt").resolve())
         again.write_record("result.json", stored.result)
-    threads = provenance.threads if provenance else 1
-    task = queries.stored_task(folder, queries.evaluation_as_stored(folder), data_dir, threads)
+    resources = Resources(cpus_per_cell=provenance.threads if provenance else 1)
+    task = queries.stored_task(folder, queries.evaluation_as_stored(folder), data_dir, resources)
     run_cell(replace(task, folder=scratch))
     record = read(again)
     if record.evaluation is None or record.reason:

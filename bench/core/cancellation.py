@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 POLL_SECONDS = 0.5
 #: Signals that stop a run: ^C, the warning of a cluster before it kills, a closed terminal.
@@ -32,3 +35,19 @@ def when_missing(marker: Path) -> Callable[[], bool]:
         return missing
 
     return should_stop
+
+
+@contextmanager
+def signal_handlers(handlers: Mapping[int, Any]) -> Iterator[None]:
+    """Install handlers of signals; restore the earlier ones of all ``SIGNALS`` on exit. Only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,11 +6,10 @@ Results are in the cells' folders. A cell that another run holds is left to the 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.experiment.resources import Resources
-from bench.experiment.task import CellTask, TaskReport
+from bench.experiment.task import CellTask, Resources, TaskReport
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,15 @@ class RunStats:
 
 def execute(tasks: Sequence[CellTask], resources: Resources) -> RunStats:
     """Run every task until its cell is done or has failed; return early once the run is cancelled."""
-    began = time.time()
     if resources.executor == "local":
-        reports = run_all(tasks)
+        run: Callable[[Sequence[CellTask], Resources, bool], list[TaskReport]] = run_in_process
     else:
-        from bench.experiment.ray_executor import run_on_ray
+        from bench.experiment.ray_executor import run_on_ray as run
 
-        reports = run_on_ray(tasks, resources)
+    began = time.time()
+    reports = run(tasks, resources, False)
+    if busy := [task for task, report in zip(tasks, reports, strict=True) if report.busy]:
+        reports += run(busy, resources, True)
     wall = time.time() - began
     worked = [report for report in reports if not report.busy]
     return RunStats(
@@ -55,14 +56,8 @@ def execute(tasks: Sequence[CellTask], resources: Resources) -> RunStats:
     )
 
 
-def run_all(tasks: Sequence[CellTask]) -> list[TaskReport]:
+def run_in_process(tasks: Sequence[CellTask], resources: Resources, wait: bool) -> list[TaskReport]:
     """Run tasks one after the other in this process."""
     from bench.experiment.worker import run_task
 
-    reports, busy = [], []
-    for task in tasks:
-        report = run_task(task)
-        reports.append(report)
-        if report.busy:
-            busy.append(task)
-    return reports + [run_task(task, wait=True) for task in busy]
+    return [run_task(task, wait) for task in tasks]

@@ -52,6 +52,10 @@ class PlannedCell:
     def pending(self) -> bool:
         return self.state.status in PENDING
 
+    @property
+    def forced(self) -> bool:
+        return self.state.retrain_reason == FORCED
+
 
 def plan(
     rows: Sequence[MethodSpec],

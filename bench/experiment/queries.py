@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError, printable
-from bench.core.provenance import command
 from bench.data.cache import cache_dir
 from bench.data.registry import prepare_stored
 from bench.evaluation.config import EvaluationConfig
-from bench.evaluation.record import EvaluationRecord
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.cell_record import read
 from bench.experiment.presets import load_preset, preset_names
-from bench.experiment.task import CellTask
+from bench.experiment.task import CellTask, Resources, make_task
 
 
 def finished_cells(paths: Iterable[Path]) -> list[CellFolder]:
@@ -63,8 +61,8 @@ def evaluation_as_stored(folder: CellFolder) -> EvaluationConfig:
     record = folder.evaluation()
     if record is None:
         raise UserError(f"{folder.path} has no evaluation")
-    values = {**_settings(record), "metrics": tuple(record.groups)}
-    return EvaluationConfig.build(values, folder.path.name)
+    evaluation = EvaluationConfig().with_stored(record)
+    return replace(evaluation, metrics=tuple(name for name in record.groups if name in evaluation.groups))
 
 
 def evaluation_of_preset(
@@ -79,29 +77,17 @@ def evaluation_of_preset(
     evaluation = load_preset(name, config.dataset.modality, overrides, config.dataset.protocol).evaluation
     if groups:
         evaluation = replace(evaluation, metrics=tuple(groups))
-    record = folder.evaluation()
-    if record is None:
-        return evaluation
-    return evaluation.with_overrides({**_settings(record), **overrides.get("evaluation", {})}, str(folder.path))
+    if record := folder.evaluation():
+        evaluation = evaluation.with_stored(record)
+    return evaluation.with_overrides(overrides.get("evaluation", {}), str(folder.path))
 
 
-def _settings(record: EvaluationRecord) -> dict[str, Any]:
-    """Return the settings of an evaluation by flat name."""
-    groups = {f"{name}_{key}": value for name, group in record.groups.items() for key, value in group.settings.items()}
-    return vars(record.settings) | groups
-
-
-def stored_task(folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None, threads: int = 1) -> CellTask:
-    """Return a task that does what is missing of a stored cell."""
+def stored_task(
+    folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None, resources: Resources, cells: int = 1
+) -> CellTask:
+    """Return a task that does what is missing of a stored cell, one of ``cells`` in a run."""
     data = prepare_stored(folder.config.dataset, data_dir, cache_dir())
-    return CellTask(
-        config=folder.config,
-        folder=folder.path.resolve(),
-        data=data.path.resolve(),
-        evaluation=evaluation,
-        command=command(),
-        threads=threads,
-    )
+    return make_task(folder.config, folder.path, data, evaluation, resources, cells)
 
 
 def output_folder(folder: CellFolder) -> Path | None:

@@ -7,9 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,11 +30,10 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bench.core.cancellation import SIGNALS
+from bench.core.cancellation import SIGNALS, signal_handlers
 from bench.core.errors import UserError
 from bench.core.provenance import cores
-from bench.experiment.resources import Resources
-from bench.experiment.task import CellTask, TaskReport
+from bench.experiment.task import CellTask, Resources, TaskReport
 from bench.experiment.worker import run_task
 
 RETRIES = 2  # of a trial whose process died; the last one stores the failure
@@ -50,91 +47,43 @@ class CellTrial(tune.Trainable):
         self.tasks, self.wait = tasks, wait
 
     def step(self) -> dict[str, Any]:
-        report = run_task(self.tasks[self.config["cell"]], self.wait)
-        return {"report": asdict(report), "done": True}
+        return {"report": asdict(run_task(self.tasks[self.config["cell"]], self.wait)), "done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config
         return True
 
 
-class StopWhenCancelled(tune.Stopper, tune.Callback):
-    """End the trials of a cancelled run once its running cells have written their checkpoints."""
+def run_on_ray(tasks: Sequence[CellTask], resources: Resources, wait: bool = False) -> list[TaskReport]:
+    """Run one trial per task, in parallel; return one report each, empty if the trial's process died.
 
-    def __init__(self, task: CellTask):
-        self.task = task
-        self.running: set[str] = set()
-
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        if not self.task.cancelled:
-            self.running.add(trial.trial_id)
-
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self.running.discard(trial.trial_id)
-
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self.running.discard(trial.trial_id)
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self.task.cancelled and not self.running
-
-
-def run_on_ray(tasks: Sequence[CellTask], resources: Resources) -> list[TaskReport]:
-    """Run tasks in parallel, in their order; return the reports of the workers that did not die."""
+    The remaining trials of a cancelled run end at once, because their tasks do.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            with own_signal_handlers():
+            # Ray replaces the handlers of signals, and its processes inherit that of a closed terminal, SIGNALS[2:].
+            with signal_handlers({number: signal.SIG_IGN for number in SIGNALS[2:]}):
                 start(resources, Path(scratch))
             if resources.address:
                 check_cluster(tasks[0], resources)
-            reports = run_trials(tasks, resources, scratch)
-            busy = [task for task, report in zip(tasks, reports, strict=True) if report.busy]
-            return reports + (run_trials(busy, resources, scratch, wait=True) if busy else [])
+            results = tune.Tuner(
+                tune.with_resources(
+                    tune.with_parameters(CellTrial, tasks=list(tasks), wait=wait),
+                    {"cpu": resources.cpus_per_cell, "gpu": resources.gpus_per_cell},
+                ),
+                param_space={"cell": tune.grid_search(list(range(len(tasks))))},
+                tune_config=tune.TuneConfig(reuse_actors=True),
+                run_config=tune.RunConfig(
+                    storage_path=scratch,
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=RETRIES),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            ).fit()
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def own_signal_handlers() -> Iterator[None]:
-    """Restore the handlers that ``ray.init`` replaces; let Ray's own processes ignore a closed terminal."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def run_trials(tasks: Sequence[CellTask], resources: Resources, scratch: str, wait: bool = False) -> list[TaskReport]:
-    """Run one trial per task; return one report each, empty if the trial's process died."""
-    stopper = StopWhenCancelled(tasks[0])
-    results = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(CellTrial, tasks=list(tasks), wait=wait),
-            {"cpu": resources.cpus_per_cell, "gpu": resources.gpus_per_cell},
-        ),
-        param_space={"cell": tune.grid_search(list(range(len(tasks))))},
-        tune_config=tune.TuneConfig(reuse_actors=True),
-        run_config=tune.RunConfig(
-            name="waiting" if wait else "cells",
-            storage_path=scratch,
-            verbose=0,
-            stop=stopper,
-            callbacks=[stopper],
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-        ),
-    ).fit()
     metrics = [results[number].metrics or {} for number in range(len(results))]
-    return [TaskReport(**record["report"]) if "report" in record else TaskReport() for record in metrics]
+    return [TaskReport(**record.get("report", {})) for record in metrics]
 
 
 def start(resources: Resources, scratch: Path) -> None:

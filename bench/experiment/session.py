@@ -7,26 +7,20 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from bench.core.cancellation import SIGNALS
+from bench.core.cancellation import SIGNALS, signal_handlers
 from bench.core.errors import Stopped, UserError
 from bench.core.files import file_lock
-from bench.core.provenance import command
-from bench.data.dataset import Prepared
-from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder, remove_stale_files
 from bench.experiment.executor import RunStats, execute
-from bench.experiment.plan import FORCED, PlannedCell
-from bench.experiment.resources import Resources
+from bench.experiment.plan import PlannedCell
 from bench.experiment.schema import ResultRecord, Status
-from bench.experiment.task import CellTask, new_run_id
+from bench.experiment.task import CellTask, Resources, new_run_id
 
 STOPPING = "\nstopping: running cells write a checkpoint; press ^C again to stop at once\n"
 
@@ -39,26 +33,6 @@ def write_configs(cells: Sequence[PlannedCell]) -> None:
         if cell.status is Status.SKIPPED:
             record = ResultRecord(cell_id=cell.config.cell_id, status="skipped", reason=cell.state.reason)
             cell.folder.write_record("result.json", record)
-
-
-def make_tasks(
-    cells: Sequence[PlannedCell], data: Prepared, evaluation: EvaluationConfig, resources: Resources
-) -> list[CellTask]:
-    """Return the task of every cell, in the same order."""
-    return [
-        CellTask(
-            config=cell.config,
-            folder=cell.folder.path.resolve(),
-            data=data.path.resolve(),
-            evaluation=evaluation,
-            command=command(),
-            threads=resources.cpus_per_cell,
-            cells_per_device=resources.cells_per_device(len(cells)),
-            gpu_share=resources.gpus_per_cell,
-            force=cell.state.retrain_reason == FORCED,
-        )
-        for cell in cells
-    ]
 
 
 def run_tasks(
@@ -95,19 +69,6 @@ class RunSession:
         self.marker = out.resolve() / f".run-{self.id}.lock"
         self.signal: int | None = None
         self.others = 0  # runs that already used the folder
-        self._handlers: dict[int, Any] = {}
-
-    def install_signal_handlers(self) -> None:
-        """Handle ``SIGNALS``, except those that are ignored, as under nohup."""
-        if threading.current_thread() is threading.main_thread():
-            handlers = {number: signal.getsignal(number) for number in SIGNALS}
-            self._handlers = {number: old for number, old in handlers.items() if old is not signal.SIG_IGN}
-            for number in self._handlers:
-                signal.signal(number, self.stop)
-
-    def restore_signal_handlers(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal: the first one cancels the workers, the second one stops at once."""
@@ -133,11 +94,9 @@ def running(out: Path) -> Iterator[RunSession]:
             raise UserError(f"{refusal} ({error.strerror or error})") from error
         if not locked:
             raise UserError(refusal)
-        run.install_signal_handlers()
-        try:
+        handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as under nohup
+        with signal_handlers(dict.fromkeys(handled, run.stop)):
             yield run
-        finally:
-            run.restore_signal_handlers()
 
 
 def remove_leftovers(out: Path) -> int:

@@ -1,4 +1,4 @@
-"""A cell to run, and what a process reports about it."""
+"""A cell to run, what it takes of a machine, and what a process reports about it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.core.cancellation import never, when_missing
+from bench.core.provenance import command, cores
+from bench.data.dataset import Prepared
 from bench.evaluation.config import EvaluationConfig
 from bench.experiment.schema import CellConfig
 
 
 def new_run_id() -> str:
     return uuid.uuid4().hex[:8]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Executor, and resources of one cell."""
+
+    executor: str = "ray"  # or "local"
+    cpus_per_cell: int = 1
+    gpus_per_cell: float = 0.0
+    address: str | None = None  # of a running Ray cluster
+
+    def max_parallel(self, cells: int) -> int:
+        """Return how many of ``cells`` cells this machine runs at the same time."""
+        if self.executor == "local":
+            return 1
+        slots = max(1, cores() // self.cpus_per_cell)
+        if self.gpus_per_cell:
+            import torch
+
+            slots = min(slots, int(torch.cuda.device_count() / self.gpus_per_cell))
+        return max(1, min(slots, cells))
+
+    def cells_per_device(self, cells: int) -> int:
+        """Return how many of ``cells`` cells share a device: a GPU if they use one, otherwise the processor."""
+        parallel = self.max_parallel(cells)
+        return min(parallel, max(1, int(1 / self.gpus_per_cell))) if self.gpus_per_cell else parallel
 
 
 @dataclass(frozen=True)
@@ -24,7 +52,7 @@ class CellTask:
     folder: Path
     data: Path  # the prepared arrays
     evaluation: EvaluationConfig
-    command: str  # for the provenance
+    command: str = field(default_factory=command)  # for the provenance
     threads: int = 1
     cells_per_device: int = 1  # run at the same time
     gpu_share: float = 0.0  # fraction of a GPU's memory; 0: no limit
@@ -39,6 +67,28 @@ class CellTask:
     def should_stop(self) -> Callable[[], bool]:
         """Return a function that returns whether the run was cancelled; it looks at most twice a second."""
         return when_missing(self.marker) if self.marker else never
+
+
+def make_task(
+    config: CellConfig,
+    folder: Path,
+    data: Prepared,
+    evaluation: EvaluationConfig,
+    resources: Resources,
+    cells: int = 1,
+    force: bool = False,
+) -> CellTask:
+    """Return the task of one of ``cells`` cells that run with these resources."""
+    return CellTask(
+        config,
+        folder.resolve(),
+        data.path.resolve(),
+        evaluation,
+        threads=resources.cpus_per_cell,
+        cells_per_device=resources.cells_per_device(cells),
+        gpu_share=resources.gpus_per_cell,
+        force=force,
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from bench.experiment.cell_folder import lock_cell
 from bench.experiment.executor import RunStats, execute
-from bench.experiment.resources import Resources
+from bench.experiment.task import Resources
 from tests.experiment.outcomes import assert_same_outcome
 
 
@@ -28,7 +28,7 @@ from tests.experiment.outcomes import assert_same_outcome
     ],
 )
 def test_parallel_cells_of_a_machine(resources, cells, parallel, per_device, monkeypatch):
-    monkeypatch.setattr("bench.experiment.resources.cores", lambda: 16)
+    monkeypatch.setattr("bench.experiment.task.cores", lambda: 16)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert resources.max_parallel(cells) == parallel
     assert resources.cells_per_device(cells) == per_device

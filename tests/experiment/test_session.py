@@ -10,8 +10,8 @@ import pytest
 from bench.core.errors import Stopped, UserError
 from bench.core.files import UNFINISHED, file_lock
 from bench.experiment.cell_folder import STALE_SECONDS, CellFolder, cell_folders
-from bench.experiment.resources import Resources
 from bench.experiment.session import remove_leftovers, run_tasks, running
+from bench.experiment.task import Resources
 from bench.experiment.worker import run_cell
 from bench.training import registry
 from bench.training.trainer import Trainer
