@@ -38,7 +38,6 @@ latent_use_examples = 6
 TOY = f"""
 summary = "for tests"
 seeds = 1
-notes = []
 
 [image.model]
 image_size = 7
