@@ -22,13 +22,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from bench.methods.vae import BasicVAE
 
 from bench.data import tensors
 from bench.evaluation.chunking import auto_chunk_size
 from bench.evaluation.estimators.likelihood import importance_weighted_nll
 from bench.evaluation.metrics import log_weights
 from bench.experiment.benchmark import parse_size
+from bench.methods.vae import BasicVAE
 from bench.models.build import build_model
 from bench.models.precision import autocast
 from bench.models.vae import VAE

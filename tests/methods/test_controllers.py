@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from bench.methods.control_vae import ControlVAE
 from bench.methods.geco import GECO
 from bench.methods.mdr import MinimumDesiredRate
-
 from tests.methods.gaussians import context
 
 

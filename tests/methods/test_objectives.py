@@ -5,6 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import integrate, stats
+
+from bench.method import ELBOTerms
 from bench.methods.dg_vae import DensityGapVAE
 from bench.methods.iwae import ImportanceWeightedAutoencoder
 from bench.methods.mae import MutualPosteriorDivergence, pairwise_kl
@@ -12,9 +15,6 @@ from bench.methods.mu_forcing import MuForcing
 from bench.methods.parts.free_bits import PLACEMENTS, FreeBits
 from bench.methods.parts.mmd import mmd
 from bench.methods.self_critic import SelfCritic
-from scipy import integrate, stats
-
-from bench.method import ELBOTerms
 from bench.models.distributions import Gaussian, gaussian_kl
 from tests.methods.gaussians import context, elbo_terms, gaussians, generator
 

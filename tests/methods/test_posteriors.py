@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy import integrate, stats
+
 from bench.methods.bn_vae import BatchNormHead, BatchNormVAE
 from bench.methods.delta_vae import BoundedHead
 from bench.methods.du_vae import DiverseHead, DiverseUncertainVAE
@@ -14,8 +16,6 @@ from bench.methods.parts.flows import AutoregressiveFlow, FlowPosterior
 from bench.methods.parts.mixture import MixturePrior
 from bench.methods.parts.vmf import UniformSphere, VonMisesFisher, angle_cdf, kl_to_uniform, mean_length
 from bench.methods.scale_vae import ScaledHead
-from scipy import integrate, stats
-
 from bench.models.distributions import Gaussian, StandardNormal
 from bench.models.vae import reparametrize_prior
 from tests.methods.gaussians import context, gaussians, generator, split

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from bench.methods.parts.refinement import refine
 
+from bench.methods.parts.refinement import refine
 from bench.models.distributions import Gaussian
 from bench.models.image import build_image_model
 from tests.conftest import MODEL

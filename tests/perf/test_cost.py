@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 import torch
-from bench.methods.vae import BasicVAE
 
 from bench.core.config import TextModelConfig
 from bench.evaluation.metrics import EvaluationContext, compute_metrics
+from bench.methods.vae import BasicVAE
 from bench.training import registry
 from bench.training.flops import flop_counter
 from bench.training.trainer import Trainer

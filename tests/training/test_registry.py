@@ -4,9 +4,9 @@ import sys
 import textwrap
 from importlib.metadata import EntryPoint
 
-import bench.methods
 import pytest
 
+import bench.methods
 from bench.core import plugins
 from bench.core.errors import UserError
 from bench.training import registry
