@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.experiment.cell_record import CellRecord
-from bench.reporting.frame import paired_interval
-from bench.reporting.render import Claims, Verdict, difference, number
+from bench.reporting.frame import interval
+from bench.reporting.render import Claims, Verdict, difference, number, with_interval
 from bench.reporting.statistics import Summary, summary
 from bench.training.result import Validation
 
@@ -35,20 +35,11 @@ class Claim:
     text: str
     test: str
     row: str
-    against: tuple[str, ...] = ()
+    against: Sequence[str] = ()
     modality: str | None = None  # None: any
     at_least: float = 0.0  # bounds of a cost ratio
     at_most: float = float("inf")
     epochs: int = 0
-
-
-@dataclass(frozen=True)
-class Result:
-    """The outcome of a test: the verdict, its evidence in one line, and details."""
-
-    verdict: str
-    evidence: str
-    details: tuple[str, ...] = ()
 
 
 Rows = Mapping[Hashable, "DataFrame"]  # method -> its finished cells
@@ -69,7 +60,7 @@ def evaluate(cells: Sequence[CellRecord], frame: DataFrame) -> Claims | None:
         if claim.modality in (None, data.modality):
             result = examine(claim, rows)
             suffix = "" if is_replication or result.verdict == NOT_TESTED else " (analogue)"
-            verdicts.append(Verdict(claim.id, claim.text, result.verdict + suffix, result.evidence, result.details))
+            verdicts.append(replace(result, id=claim.id, claim=claim.text, verdict=result.verdict + suffix))
     if all(verdict.verdict == NOT_TESTED for verdict in verdicts):
         return None
     notes = [f"{paper['citation']}.", *([] if is_replication else [paper["analogue"]])]
@@ -78,29 +69,28 @@ def evaluate(cells: Sequence[CellRecord], frame: DataFrame) -> Claims | None:
 
 def read_claims() -> list[Claim]:
     """Return the claims of ``claims.toml``."""
-    records = tomllib.loads(CLAIMS.read_text("utf-8"))["claim"]
-    return [Claim(**record | {"against": tuple(record.get("against", ()))}) for record in records]
+    return [Claim(**record) for record in tomllib.loads(CLAIMS.read_text("utf-8"))["claim"]]
 
 
-def examine(claim: Claim, rows: Rows) -> Result:
+def examine(claim: Claim, rows: Rows) -> Verdict:
     """Test one claim on the finished cells of every method."""
     if missing := [row for row in (claim.row, *claim.against) if row not in rows]:
-        return Result(NOT_TESTED, f"no finished cells of {', '.join(missing)}")
+        return Verdict(NOT_TESTED, f"no finished cells of {', '.join(missing)}")
     return TESTS[claim.test](claim, rows)
 
 
-def collapsed(claim: Claim, rows: Rows, expected: bool = True) -> Result:
+def collapsed(claim: Claim, rows: Rows, expected: bool = True) -> Verdict:
     """Test whether the posterior of ``row`` is collapsed (MI below 0.1 nats) in every seed."""
     cells = rows[claim.row].dropna(subset=["collapsed"])
     if cells.empty:
-        return Result(NOT_TESTED, f"no MI of {claim.row}")
+        return Verdict(NOT_TESTED, f"no MI of {claim.row}")
     count = int(cells["collapsed"].sum())
     metrics = ", ".join(f"{name.upper()} {_with_sd(summary(cells[name]))}" for name in ("kl", "mi", "au"))
     verdict = _verdict(count if expected else len(cells) - count, len(cells))
-    return Result(verdict, f"collapsed in {_of_seeds(count, len(cells))}; {metrics}")
+    return Verdict(verdict, f"collapsed in {_of_seeds(count, len(cells))}; {metrics}")
 
 
-def lowest_nll(claim: Claim, rows: Rows) -> Result:
+def lowest_nll(claim: Claim, rows: Rows) -> Verdict:
     """Test whether the NLL of ``row`` is below that of every row ``against``, by paired differences over common seeds.
 
     Holds if every 95 % interval is below 0 (an intersection–union test, so no correction for multiple comparisons);
@@ -109,56 +99,56 @@ def lowest_nll(claim: Claim, rows: Rows) -> Result:
     cells, others = rows[claim.row], {other: rows[other] for other in claim.against}
     is_refined = all(frame["nll_refined"].notna().all() for frame in (cells, *others.values()))
     name = "nll_refined" if is_refined else "nll"
-    differences = {other: paired_interval(cells, frame, name)[0] for other, frame in others.items()}
+    differences = {other: interval(cells, name, frame)[0] for other, frame in others.items()}
     if unpaired := [other for other, value in differences.items() if not value.n]:
-        return Result(NOT_TESTED, f"no common seeds with {', '.join(unpaired)}")
+        return Verdict(NOT_TESTED, f"no common seeds with {', '.join(unpaired)}")
     details = tuple(f"{difference(value)} against {other}" for other, value in differences.items())
     if any(value.n == 1 for value in differences.values()):
         lower = sum(value.mean < 0 for value in differences.values())
         highest = max(differences, key=lambda other: differences[other].mean)
         evidence = f"one seed has no interval; lower than {lower} of {len(differences)} rows"
-        return Result(UNDECIDED, f"{evidence}, {difference(differences[highest])} against {highest}", details)
+        return Verdict(UNDECIDED, f"{evidence}, {difference(differences[highest])} against {highest}", details)
     below = sum(value.high < 0 for value in differences.values())
     is_above = any(value.low > 0 for value in differences.values())
     highest = max(differences, key=lambda other: differences[other].high)
     evidence = f"{below} of {len(differences)} intervals below 0, "
     evidence += f"the highest {difference(differences[highest])} against {highest}"
-    return Result(HOLDS if below == len(differences) else FAILS if is_above else UNDECIDED, evidence, details)
+    return Verdict(HOLDS if below == len(differences) else FAILS if is_above else UNDECIDED, evidence, details)
 
 
-def cost(claim: Claim, rows: Rows) -> Result:
+def cost(claim: Claim, rows: Rows) -> Verdict:
     """Test whether training ``row`` takes ``at_least`` to ``at_most`` times the FLOPs of the row ``against``."""
     (other,) = claim.against
     flops, seconds = (_ratios(rows[claim.row], rows[other], name) for name in ("flops", "train_seconds"))
     if not flops:
-        return Result(NOT_TESTED, f"no common seeds with {other}")
+        return Verdict(NOT_TESTED, f"no common seeds with {other}")
     within = sum(claim.at_least <= ratio <= claim.at_most for ratio in flops)
-    evidence = f"{_with_interval(summary(flops))} times the FLOPs and {number(summary(seconds).mean, 2)} times the "
+    evidence = f"{with_interval(summary(flops))} times the FLOPs and {number(summary(seconds).mean, 2)} times the "
     evidence += f"seconds of {other}, within the bounds in {_of_seeds(within, len(flops))}"
     for name in (claim.row, other):
         if any(map(is_capped, rows[name]["cell"])):  # the ratio is then a choice of the preset
-            return Result(NOT_TESTED, f"{name} reached the preset's limit of encoder updates; {evidence}")
-    return Result(_verdict(within, len(flops)), evidence)
+            return Verdict(NOT_TESTED, f"{name} reached the preset's limit of encoder updates; {evidence}")
+    return Verdict(_verdict(within, len(flops)), evidence)
 
 
-def ends(claim: Claim, rows: Rows) -> Result:
+def ends(claim: Claim, rows: Rows) -> Verdict:
     """Test whether ``row`` stops its additional encoder updates by itself within ``epochs`` epochs."""
     cells = [cell for cell in rows[claim.row]["cell"] if cell.history]
     if capped := sum(map(is_capped, cells)):
-        return Result(NOT_TESTED, f"the preset's limit ended the encoder updates in {_of_seeds(capped, len(cells))}")
+        return Verdict(NOT_TESTED, f"the preset's limit ended the encoder updates in {_of_seeds(capped, len(cells))}")
     last = [last_encoder_epoch(cell.history) for cell in cells]
     if not any(last):
-        return Result(NOT_TESTED, f"no encoder updates of {claim.row} recorded")
+        return Verdict(NOT_TESTED, f"no encoder updates of {claim.row} recorded")
     ended = [(cell, epoch) for cell, epoch in zip(cells, last, strict=True) if epoch < len(cell.history)]
     evidence = f"ended in {_of_seeds(len(ended), len(cells))}"
     if ended:
         mi = summary(_validation_mi(cell, epoch) for cell, epoch in ended)
         epochs = ", ".join(str(epoch) for _, epoch in ended)
         evidence += f", after epoch {epochs}, at a validation MI of {_with_sd(mi)}"
-    return Result(_verdict(sum(epoch <= claim.epochs for _, epoch in ended), len(cells)), evidence)
+    return Verdict(_verdict(sum(epoch <= claim.epochs for _, epoch in ended), len(cells)), evidence)
 
 
-TESTS: dict[str, Callable[[Claim, Rows], Result]] = {
+TESTS: dict[str, Callable[[Claim, Rows], Verdict]] = {
     "collapsed": collapsed,
     "not collapsed": partial(collapsed, expected=False),
     "lowest nll": lowest_nll,
@@ -190,8 +180,8 @@ def _validation_mi(cell: CellRecord, epoch: int) -> float:
 
 def _ratios(cells: DataFrame, others: DataFrame, name: str) -> list[float]:
     """Return the ratios of a cost over common seeds."""
-    values, reference = (dict(zip(frame["replicate"], frame[name], strict=True)) for frame in (cells, others))
-    return [values[key] / reference[key] for key in values if reference.get(key, 0) > 0]
+    values, reference = (frame.set_index("replicate")[name] for frame in (cells, others))
+    return (values / reference[reference > 0]).dropna().tolist()
 
 
 def _verdict(count: int, n: int) -> str:
@@ -200,10 +190,6 @@ def _verdict(count: int, n: int) -> str:
 
 def _with_sd(value: Summary) -> str:
     return number(value.mean, 2) + (f" ({number(value.sd, 2)})" if value.n > 1 else "")
-
-
-def _with_interval(value: Summary) -> str:
-    return number(value.mean, 2) + (f" [{number(value.low, 2)}, {number(value.high, 2)}]" if value.n > 1 else "")
 
 
 def _of_seeds(count: int, n: int) -> str:

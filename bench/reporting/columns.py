@@ -1,15 +1,14 @@
-"""The columns of the tables: their panel, how they show a row, heading and footnote."""
+"""The columns of the tables: their panel, heading, footnote, and how they show a row of ``rows_frame``."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench.data.dataset import DataInfo
 from bench.evaluation.record import Metrics
 from bench.evaluation.registry import Metric, metric_groups
 from bench.experiment.cell_record import CellRecord
@@ -20,42 +19,44 @@ from bench.reporting.statistics import Summary
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Write = Callable[[Any], Entry]  # from a row of ``rows_frame`` to a table entry
-
 #: Above this k̂ the importance weights have no finite variance, and their mean is unreliable.
 UNRELIABLE_K = 0.7
-#: Columns of the first two panels: heading and footnote. See ``Metric`` for the names in braces.
-MAIN_COLUMNS = (
-    Metric("nll", "{plain}", "importance-weighted estimate{proposal}, {iw_samples} samples, {unit}, {evaluated}"),
-    Metric(
-        "ppl",
-        "PPL",
-        "perplexity exp({plain} / {words} words), the mean of a sentence: </s> counts as one, <s> does not{unknown}",
+#: Panel -> metrics of the basic evaluation and costs. ``Metric`` explains the names in braces. The first panel, "", is
+#: the table itself.
+PANELS: dict[str, tuple[Metric, ...]] = {
+    "": (
+        Metric("nll", "{plain}", "importance-weighted estimate{proposal}, {iw_samples} samples, {unit}, {evaluated}"),
+        Metric(
+            "ppl",
+            "PPL",
+            "perplexity exp({plain} / {words} words), the mean of a sentence: </s> counts as one, <s> does not"
+            "{unknown}",
+        ),
+        Metric("kl", "KL"),
+        Metric("mi", "MI", "mutual information of x and z under q, over all evaluated test examples{mi_ceiling}"),
+        Metric(
+            "au",
+            "AU",
+            "active units: latent dimensions whose posterior mean has a variance above 0.01 over the test set",
+        ),
+        Metric("au_kl", "AU(KL)", "latent dimensions with a mean KL above 0.01 nats, at any scale of their means"),
+        Metric("train_seconds", "train (s)", "training only, without validation, evaluation and data, on {device}"),
+        Metric("relative_cost", "cost (×)", "FLOPs counted in training relative to {baseline}"),
+        Metric("n", "n", digits=0),
     ),
-    Metric("kl", "KL"),
-    Metric("mi", "MI", "mutual information of x and z under q, over all evaluated test examples{mi_ceiling}"),
-    Metric(
-        "au", "AU", "active units: latent dimensions whose posterior mean has a variance above 0.01 over the test set"
+    "Details": (
+        Metric("elbo", "ELBO"),
+        Metric("rec", "rec", "expected negative log-likelihood under q (distortion)"),
+        Metric("mi_batch", "batch MI", "the same in batches of {batch_size}, as He et al. (2019) estimate it{ceiling}"),
+        Metric("collapsed", "collapsed", "share of the seeds with MI below 0.1 nats, with Wilson's 95 % interval"),
+        Metric("updates", "updates", "of the decoder", digits=0),
+        Metric("encoder_updates", "extra", "additional updates of the encoder or of auxiliary networks", digits=0),
     ),
-    Metric("au_kl", "AU(KL)", "latent dimensions with a mean KL above 0.01 nats, at any scale of their means"),
-    Metric("train_seconds", "train (s)", "training only, without validation, evaluation and data, on {device}"),
-    Metric("relative_cost", "cost (×)", "FLOPs counted in training relative to {baseline}"),
-    Metric("n", "n"),
-    Metric("elbo", "ELBO"),
-    Metric("rec", "rec", "expected negative log-likelihood under q (distortion)"),
-    Metric("mi_batch", "batch MI", "the same within batches of {batch_size}, as He et al. (2019) estimate it{ceiling}"),
-    Metric("collapsed", "collapsed", "share of the seeds with MI below 0.1 nats, with Wilson's 95 % interval"),
-    Metric("updates", "updates", "of the decoder"),
-    Metric("encoder_updates", "extra", "additional updates of the encoder alone or of auxiliary networks"),
-)
-#: Panel -> basic metrics that it shows, before those of the metric groups. Columns without values are left out.
-BASIC_PANELS = {
     "Use of z": (
         Metric(
             "au_ratio",
             "AU (variance ratio)",
             "dimensions in which the means have more than 0.05 of the variance of q(z), at any scale of z",
-            digits=1,
         ),
         Metric(
             "collapsed_dims", "collapsed dims", "share of dimensions with KL below 0.01 nats in 99 % of the examples"
@@ -75,58 +76,70 @@ BASIC_PANELS = {
         Metric("nll_mc_se", "MC error", "Monte-Carlo standard error of {plain} on these test examples", digits=3),
     ),
 }
-#: Counts, which have a fractional part only as means over seeds.
-COUNTS = ("au_ratio",)
+#: Counts have a fractional part only as means over seeds.
+COUNTS = ("au", "au_kl", "au_ratio")
+SPREADS = ("ppl", "kl", "mi", "au", "au_kl")  # columns with a standard deviation, in addition to the main NLL
 
 
-def metric_panels() -> dict[str, tuple[Metric, ...]]:
-    """Return panel -> metrics that have a column in it, basic ones and those of the metric groups."""
-    panels: dict[str, tuple[Metric, ...]] = dict(BASIC_PANELS)
-    for group in metric_groups().values():
-        shown = [metric for metric in group.metrics if metric.heading and metric.name not in LIKELIHOODS]
-        panels[group.panel] = (*panels.get(group.panel, ()), *shown)
-    return panels
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; ``note`` is its footnote, "" for none, and ``show`` returns the entry of a row."""
+
+    name: str
+    heading: str
+    note: str
+    show: Callable[[Any], Entry]
 
 
-def columns(rows: DataFrame, reference: str | None) -> dict[str, dict[str, Write]]:
-    """Return panel -> column -> how it shows a row. The first panel, "", is the table; the others have details."""
-    several, main_nll = rows["n"].max() > 1, headline(rows)
-    main: dict[str, Write] = {main_nll: partial(_mean, main_nll, 2)}
-    if main_nll != "nll":  # next to the main NLL the plain one and its PPL have no spread
-        main["nll"] = partial(_mean, "nll", 2, spread=False)
-    if rows["ppl"].notna().any():
-        main["ppl"] = partial(_mean, "ppl", 2, spread=main_nll == "nll")
-    main |= {"kl": partial(_mean, "kl", 2), "mi": _bracket}
-    main |= {name: partial(_mean, name, 1 if several else 0) for name in ("au", "au_kl")}
-    main["train_seconds"] = _seconds
-    main["relative_cost"] = partial(_mean, "relative_cost", 2)
-    main["n"] = lambda row: Entry(str(row.n), value=row.n)
-    detail: dict[str, Write] = {}
-    if reference and rows[f"{main_nll}_minus_baseline_low"].notna().any():
-        detail[f"{main_nll}_minus_baseline"] = partial(_difference, main_nll)
-    if rows[f"{main_nll}_ci_low"].notna().any():
-        detail[f"{main_nll}_ci"] = partial(_interval, main_nll)
-    detail |= {name: partial(_mean, name, 2) for name in ("elbo", "rec", "mi_batch")}
-    if several and rows["collapsed"].notna().any():
-        detail["collapsed"] = _share
-    detail["updates"] = partial(_mean, "updates", 0)
-    if rows["encoder_updates"].max() > 0:
-        detail["encoder_updates"] = partial(_mean, "encoder_updates", 0)
-    panels = {"": main, "Details": detail}
-    for caption, metrics in metric_panels().items():
-        measured: dict[str, Write] = {
-            metric.name: partial(_mean, metric.name, 0 if metric.name in COUNTS and not several else metric.digits)
-            for metric in metrics
-            if rows[metric.name].notna().any()
-        }
-        if len(measured) > 1:
-            panels[caption] = measured
-        else:  # a panel of one column would be mostly method names
-            detail |= measured
-    return panels
+def panels(
+    rows: DataFrame, cell: CellRecord, settings: Mapping[str, dict[str, Any]], baseline: str | None
+) -> dict[str, list[Column]]:
+    """Return the columns of every panel; those without values are left out.
+
+    ``cell`` is one of the table, evaluated if there is one; ``settings`` are those of the metric groups, ``baseline``
+    is the method of the baseline's row.
+    """
+    nll, several = headline(rows), rows["n"].max() > 1
+    context = _context(rows, cell, baseline)
+    shown = [(panel, metric, context) for panel, metrics in PANELS.items() for metric in metrics]
+    for name, group in metric_groups().items():
+        largest = {metric.name: number(rows[metric.name].max(), metric.digits) for metric in group.metrics}
+        values = context | largest | settings.get(name, {})
+        shown += [("" if metric.name == nll else group.panel, metric, values) for metric in group.metrics]
+    shown.sort(key=lambda item: item[1].name != nll)  # the main NLL is the first column
+    hidden = {*LIKELIHOODS} - {nll, "nll"} | {*([] if several else ["collapsed"])}
+    hidden |= {"encoder_updates"} if not rows["encoder_updates"].any() else set()
+    result: dict[str, list[Column]] = {"": [], "Details": _interval_columns(rows, nll, baseline)}
+    for panel, metric, values in shown:
+        if metric.heading and metric.name not in hidden and rows[metric.name].notna().any():
+            digits = (1 if several else 0) if metric.name in COUNTS else metric.digits
+            mean = partial(_mean, metric.name, digits, spread=metric.name in (nll, *SPREADS))
+            show = {"mi": _bracket, "train_seconds": _seconds, "collapsed": _share}.get(metric.name, mean)
+            heading, note = _filled(metric.heading, values), _filled(metric.description, values)
+            result.setdefault(panel, []).append(Column(metric.name, heading, note, show))
+    for panel in [*result][2:]:  # a panel of one column would be mostly method names
+        if len(result[panel]) == 1:
+            result["Details"] += result.pop(panel)
+    return {panel: columns for panel, columns in result.items() if columns}
 
 
-def _mean(name: str, digits: int, row: Any, spread: bool = True) -> Entry:
+def _interval_columns(rows: DataFrame, nll: str, baseline: str | None) -> list[Column]:
+    """Return the columns of the differences to the baseline and of the intervals of the mean, if there are any."""
+    difference, result = f"{nll}_minus_baseline", []
+    if rows[f"{difference}_low"].notna().any():
+        note = "mean and 95 % t interval of the differences over common seeds"
+        if rows[f"{difference}_examples"].max() > 0:
+            note = "mean and 95 % interval of the paired differences over common seeds and test examples, crossed"
+        result.append(Column(difference, f"NLL − {baseline}", note, partial(_difference, difference)))
+    if rows[f"{nll}_ci_low"].notna().any():
+        is_crossed = rows[f"{nll}_ci_examples"].max() > 0
+        how = "with seeds and test examples as crossed noise" if is_crossed else "the t interval over seeds"
+        note = f"of the mean NLL: {how}"
+        result.append(Column(f"{nll}_ci", "95 % interval", note, partial(_interval, nll)))
+    return result
+
+
+def _mean(name: str, digits: int, row: Any, spread: bool = False) -> Entry:
     value, sd = getattr(row, name), getattr(row, f"{name}_sd", math.nan)
     text, sortable = number(value, digits), None if math.isnan(value) else float(value)
     return Entry(text, "" if math.isnan(sd) or not spread else number(sd, digits), value=sortable)
@@ -137,7 +150,7 @@ def _bracket(row: Any) -> Entry:
 
     One number if both look the same, or if noise has moved the lower estimate above the upper one.
     """
-    entry, high = _mean("mi", 2, row), number(row.mi_high, 2)
+    entry, high = _mean("mi", 2, row, spread=True), number(row.mi_high, 2)
     is_point = high in (DASH, entry.text) or row.mi_high < row.mi
     return entry if is_point else replace(entry, text=f"{entry.text}–{high}")
 
@@ -147,7 +160,7 @@ def _seconds(row: Any) -> Entry:
 
 
 def _difference(name: str, row: Any) -> Entry:
-    mean, low, high = (getattr(row, f"{name}_minus_baseline{end}") for end in ("", "_low", "_high"))
+    mean, low, high = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
     if math.isnan(low):
         return Entry(DASH)
     return Entry(difference(Summary(mean, math.nan, 2, low, high)), value=mean)
@@ -155,8 +168,9 @@ def _difference(name: str, row: Any) -> Entry:
 
 def _interval(name: str, row: Any) -> Entry:
     low, high = getattr(row, f"{name}_ci_low"), getattr(row, f"{name}_ci_high")
-    text = DASH if math.isnan(low) else f"[{number(low, 2)}, {number(high, 2)}]"
-    return Entry(text, value=None if math.isnan(low) else getattr(row, name))
+    if math.isnan(low):
+        return Entry(DASH)
+    return Entry(f"[{number(low, 2)}, {number(high, 2)}]", value=getattr(row, name))
 
 
 def _share(row: Any) -> Entry:
@@ -166,64 +180,33 @@ def _share(row: Any) -> Entry:
     return Entry(f"{100 * row.collapsed:.0f} % [{low}, {high}]", value=row.collapsed)
 
 
-def headings(
-    rows: DataFrame,
-    data: DataInfo,
-    device: str,
-    cell: CellRecord | None,
-    settings: Mapping[str, dict[str, Any]],
-    reference: str | None,
-) -> dict[str, tuple[str, str]]:
-    """Return the heading and the footnote of every column.
-
-    ``cell`` is an evaluated cell of the table, ``settings`` are those of the metric groups, ``reference`` is the
-    baseline's row.
-    """
-    evaluation = cell.evaluation if cell else None
-    base: dict[str, Any] = vars(evaluation.settings) if evaluation else {}
+def _context(rows: DataFrame, cell: CellRecord, baseline: str | None) -> dict[str, Any]:
+    """Return the values of the names in braces that do not depend on a metric group."""
+    data, evaluation, is_plain = cell.config.dataset, cell.evaluation, headline(rows) == "nll"
+    settings: dict[str, Any] = vars(evaluation.settings) if evaluation else {}
     metrics: Metrics = evaluation.metrics if evaluation else {}
-    batch, n = base.get("batch_size"), metrics.get("n") or base.get("test_examples")
-    main = headline(rows)
-    context = base | {
-        "plain": "NLL" if main == "nll" else "IW-NLL",
-        "proposal": "" if main == "nll" else " with each method's own q, looser for a worse q",
+    batch, n = settings.get("batch_size"), metrics.get("n") or settings.get("test_examples")
+    ceiling = f"at most ln {n:,} = {math.log(n):.2f} nats" if n else ""
+    if rows["mi_high"].notna().any():
+        bracket = ", between an estimate that is too low and the lower of two that are too high"
+        ceiling = f"{bracket}{f' (the first {ceiling})' if n else ''}; collapsed means below 0.1 nats at the low end"
+    else:
+        ceiling = f"{': ' if n else ''}{ceiling}; collapsed means below 0.1 nats"
+    return settings | {
+        "plain": "NLL" if is_plain else "IW-NLL",
+        "proposal": "" if is_plain else " with each method's own q, looser for a worse q",
         "unit": data.unit,
         "evaluated": f"on {n:,} of {data.sizes['test']:,} test examples" if n else "on the test examples",
         "words": number(metrics.get("words") or math.nan, 2),
         "unknown": f"; {metrics['unknown']:.1%} of them are <unk>" if metrics.get("unknown") else "",
-        "mi_ceiling": _mi_ceiling(n, rows["mi_high"].notna().any()),
+        "mi_ceiling": ceiling,
         "ceiling": f": in expectation at most ln {batch} = {math.log(batch):.2f} nats" if batch else "",
-        "device": device,
-        "baseline": reference or "a baseline (none here)",
+        "device": cell.config.device,
+        "baseline": baseline,
     }
-    basic = (*MAIN_COLUMNS, *(metric for panel in BASIC_PANELS.values() for metric in panel))
-    result = {metric.name: _filled(metric, context) for metric in basic}
-    for name, group in metric_groups().items():
-        largest = {metric.name: number(rows[metric.name].max(), metric.digits) for metric in group.metrics}
-        values = {**context, **largest, **settings.get(name, {})}
-        result |= {metric.name: _filled(metric, values) for metric in group.metrics}
-    for name in LIKELIHOODS:
-        crossed = rows[f"{name}_ci_examples"].max() > 0
-        how = "with seeds and test examples as crossed noise" if crossed else "the t interval over seeds"
-        result[f"{name}_ci"] = ("95 % interval", f"of the mean NLL: {how}")
-        paired, over = "mean and 95 % t interval of the differences", "over common seeds"
-        if rows[f"{name}_minus_baseline_examples"].max() > 0:
-            paired = "mean and 95 % interval of the paired differences"
-            over += " and test examples, crossed"
-        result[f"{name}_minus_baseline"] = (f"NLL − {reference}", f"{paired} {over}")
-    return result
 
 
-def _mi_ceiling(n: Any, has_bracket: bool) -> str:
-    ceiling = f"at most ln {n:,} = {math.log(n):.2f} nats" if n else ""
-    if not has_bracket:
-        return (f": {ceiling}" if n else "") + "; collapsed means below 0.1 nats"
-    bracket = ", between an estimate that is too low and the lower of two that are too high"
-    return bracket + (f" (the first {ceiling})" if n else "") + "; collapsed means below 0.1 nats at the low end"
-
-
-def _filled(metric: Metric, values: Mapping[str, Any]) -> tuple[str, str]:
-    """Return heading and footnote with the names in braces replaced; unknown ones by a question mark."""
+def _filled(text: str, values: Mapping[str, Any]) -> str:
+    """Return the text with the names in braces replaced; unknown ones by a question mark."""
     texts = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in values.items()}
-    filled = defaultdict(lambda: "?", texts)
-    return metric.heading.format_map(filled), metric.description.format_map(filled)
+    return text.format_map(defaultdict(lambda: "?", texts))

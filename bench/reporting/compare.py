@@ -6,13 +6,13 @@ Every function returns None if there are too few cells for the comparison.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.experiment.cell_record import CellRecord
 from bench.reporting.frame import headline, history_frame
-from bench.reporting.render import DASH, Document, Entry, Panel, number
-from bench.reporting.statistics import summary
+from bench.reporting.render import DASH, Document, Entry, Panel, number, with_interval
+from bench.reporting.statistics import Summary, summary
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -115,7 +115,12 @@ def matched_time(frame: DataFrame, fractions: Iterable[float] = (0.25, 0.5, 1.0)
 
 def _columns(name: str, values: Iterable[float]) -> dict[str, float]:
     value = summary(values)
-    return {name: value.mean, f"{name}_sd": value.sd, f"{name}_low": value.low, f"{name}_high": value.high}
+    return {column: getattr(value, key) for key, column in _summary_columns(name).items()}
+
+
+def _summary_columns(name: str) -> dict[str, str]:
+    """Return field of ``Summary`` -> column."""
+    return {"mean": name, "sd": f"{name}_sd", "low": f"{name}_low", "high": f"{name}_high"}
 
 
 def _timing_conditions(cell: CellRecord) -> tuple[Any, ...]:
@@ -125,24 +130,45 @@ def _timing_conditions(cell: CellRecord) -> tuple[Any, ...]:
     return machine, cell.result.cells_per_device if cell.result else 1
 
 
+def _panel(
+    caption: str, table: DataFrame, row: str, at: str, headings: Mapping[str, str], letters: Mapping[str, str]
+) -> Panel:
+    """Return a panel with one row per value of the column ``row`` and one column per metric and value of ``at``.
+
+    ``headings`` (formats) and ``letters`` (of footnotes) are by metric.
+    """
+    points = sorted(table[at].unique())
+    header = [
+        Entry(heading.format(point), letters=(letters[name],)) for name, heading in headings.items() for point in points
+    ]
+    grid = []
+    for key, records in table.groupby(row, sort=False):
+        at_point = {record[at]: record for record in records.to_dict("records")}
+        grid.append([Entry(key), *(_entry(at_point.get(point), name) for name in headings for point in points)])
+    return Panel(caption, [Entry(row), *header], grid)
+
+
+def _entry(record: Mapping[str, Any] | None, name: str) -> Entry:
+    """Return NLL with its interval, and other metrics with their standard deviation."""
+    if record is None or math.isnan(record[name]):
+        return Entry(DASH)
+    value = Summary(n=record["n"], **{key: record[column] for key, column in _summary_columns(name).items()})
+    if name == "nll":
+        return Entry(with_interval(value), value=value.mean)
+    return Entry(number(value.mean, 2), number(value.sd, 2), value=value.mean)
+
+
 def _rate_panel(document: Document, frame: DataFrame, sweeps: Mapping[str, Collection[str]]) -> Panel | None:
     if (table := matched_rate(frame, sweeps)) is None:
         return None
     estimate = "NLL" if headline(frame) == "nll_refined" else "NLL (plain)"
-    nll_note = document.footnote(
+    nll = document.footnote(
         f"mean and 95 % t interval over seeds of the {estimate}, interpolated linearly between the members of a sweep "
         "in the order of their rate (KL), without extrapolation"
     )
-    rec_note = document.footnote("distortion at that rate")
-    rates = sorted(table["rate"].unique())
-    columns = [Entry(f"NLL at {rate:g} nats", letters=(nll_note,)) for rate in rates]
-    columns += [Entry(f"rec at {rate:g}", letters=(rec_note,)) for rate in rates]
-    grid = []
-    for sweep, rows in table.groupby("sweep", sort=False):
-        at_rate = {row.rate: row for row in rows.itertuples()}
-        nll = [_with_interval(at_rate.get(rate)) for rate in rates]
-        grid.append([Entry(sweep), *nll, *(_with_sd(at_rate.get(rate), "rec") for rate in rates)])
-    return Panel("At matched rate", [Entry("sweep"), *columns], grid)
+    letters = {"nll": nll, "rec": document.footnote("distortion at that rate")}
+    headings = {"nll": "NLL at {:g} nats", "rec": "rec at {:g}"}
+    return _panel("At matched rate", table, "sweep", "rate", headings, letters)
 
 
 def _time_panel(document: Document, frame: DataFrame) -> Panel | None:
@@ -151,24 +177,5 @@ def _time_panel(document: Document, frame: DataFrame) -> Panel | None:
     note = document.footnote(
         "best validation ELBO within the same seconds of training: a quarter, half and all of the fastest method's time"
     )
-    times = sorted(table["seconds"].unique())
-    labels: dict[Hashable, str] = dict(zip(frame["method"], frame["label"], strict=True))
-    grid = []
-    for method, rows in table.groupby("method", sort=False):
-        at_time = {row.seconds: row for row in rows.itertuples()}
-        grid.append([Entry(labels[method]), *(_with_sd(at_time.get(time), "elbo") for time in times)])
-    columns = [Entry(f"ELBO by {time:,.3g} s", letters=(note,)) for time in times]
-    return Panel("At matched training time", [Entry("method"), *columns], grid)
-
-
-def _with_interval(row: Any) -> Entry:
-    if row is None:
-        return Entry(DASH)
-    return Entry(f"{number(row.nll, 2)} [{number(row.nll_low, 2)}, {number(row.nll_high, 2)}]", value=row.nll)
-
-
-def _with_sd(row: Any, name: str) -> Entry:
-    value = math.nan if row is None else getattr(row, name)
-    if math.isnan(value):
-        return Entry(DASH)
-    return Entry(number(value, 2), number(getattr(row, f"{name}_sd"), 2), value=value)
+    headings = {"elbo": "ELBO by {:,.3g} s"}
+    return _panel("At matched training time", table, "method", "seconds", headings, {"elbo": note})

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
 from bench.evaluation.registry import group_of_metric
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.cell_record import CellRecord, readable
 from bench.reporting.groups import common_settings
-from bench.reporting.statistics import Summary, crossed, paired, summary, wilson
+from bench.reporting.statistics import Summary, crossed, summary, wilson
 
 if TYPE_CHECKING:
-    import numpy as np
     from pandas import DataFrame
 
 #: Suffix of a sweep's row with the members that validation selected.
@@ -27,31 +26,11 @@ BASIC_METRICS = (
 COSTS = ("train_seconds", "flops", "updates", "encoder_updates")
 #: Metrics with an interval over seeds and examples, and one of the paired differences to the baseline.
 LIKELIHOODS = ("nll", "nll_refined")
-#: The first columns of the CSV file. Their order never changes; new columns are added at the end.
-CORE_COLUMNS = (
-    *("method", "n", "nll", "nll_sd", "elbo", "rec", "kl", "kl_sd", "mi", "mi_sd", "mi_batch", "au", "au_sd"),
-    *("train_seconds", "relative_cost", "collapsed"),
-)
-FURTHER_COLUMNS = (
-    *"label nll_ci_low nll_ci_high nll_minus_baseline nll_minus_baseline_low nll_minus_baseline_high pairs".split(),
-    *"au_kl au_kl_sd kl_aggregate bpd updates encoder_updates flops failed skipped unfinished ppl ppl_sd words".split(),
-    *"nll_refined nll_refined_n nll_refined_sd nll_refined_ci_low nll_refined_ci_high".split(),
-    "nll_refined_minus_baseline",
-    *"nll_refined_minus_baseline_low nll_refined_minus_baseline_high nll_refined_pairs".split(),
-    *"nll_ci_examples nll_minus_baseline_examples nll_refined_ci_examples".split(),
-    *"nll_refined_minus_baseline_examples collapsed_low collapsed_high".split(),
-    *"nll_se nll_mc_se ess pareto_k mi_loo mi_high kl_aggregate_reverse au_ratio collapsed_dims".split(),
-)
 
 
 def metric_names() -> list[str]:
     """Return the names of all metrics: the basic ones, then those of the metric groups."""
     return [*BASIC_METRICS, *group_of_metric()]
-
-
-def csv_columns() -> list[str]:
-    """Return the columns of the CSV file."""
-    return list(dict.fromkeys([*CORE_COLUMNS, *FURTHER_COLUMNS, *group_of_metric()]))
 
 
 def cells_frame(cells: Iterable[CellRecord]) -> DataFrame:
@@ -68,8 +47,7 @@ def cells_frame(cells: Iterable[CellRecord]) -> DataFrame:
     frame = pd.DataFrame.from_records([_record(cell, cell.metrics(settings)) for cell in cells])
     number = frame.groupby("method")["variant"].transform(lambda column: pd.factorize(column, sort=True)[0])
     ambiguous = frame["method"].map(frame.groupby("method")["variant"].nunique()) > 1
-    for name in ("method", "label"):
-        frame[name] = frame[name].where(~ambiguous, frame[name] + " #" + (number + 1).astype(str))
+    frame["method"] = frame["method"].where(~ambiguous, frame["method"] + " #" + (number + 1).astype(str))
     return frame.sort_values(["order", "method", "base_seed", "seed"], kind="stable", ignore_index=True)
 
 
@@ -78,7 +56,6 @@ def _record(cell: CellRecord, metrics: Mapping[str, Any]) -> dict[str, Any]:
     costs = vars(result.training) if result and result.training and cell.status == "done" else {}
     return {
         "method": method.expression,
-        "label": method.expression,
         "variant": method.model_dump_json(include={"config", "schedule", "kl_term", "revision"}),
         "order": method.order,
         "baseline": method.baseline,
@@ -117,66 +94,70 @@ def stored_frame(out: Path) -> DataFrame:
     """
     import pandas as pd
 
-    records: list[dict[str, Any]] = []
-    readable_cells, unreadable = readable(cell_folders(out))
-    reasons = {folder.path: reason for folder, reason in unreadable}
-    cells = {cell.folder: cell for cell in readable_cells}
-    for path in sorted({*reasons, *cells}):
-        dataset, preset = path.parts[-4:-2]
-        record = {"dataset": dataset, "preset": preset, "folder": str(path)}
-        if path in reasons:
-            records.append(record | {"status": "damaged", "reason": reasons[path]})
-            continue
-        cell = cells[path]
+    cells, damaged = readable(cell_folders(out))
+    records: list[dict[str, Any]] = [
+        {**_location(folder.path), "status": "damaged", "reason": reason} for folder, reason in damaged
+    ]
+    for cell in cells:
         config, evaluation = cell.config, cell.evaluation
         method = config.method.model_dump(mode="json")
-        details: dict[str, Any] = {key: method[key] or {} for key in ("config", "schedule", "kl_term")}
-        details |= {"cell_id": config.cell_id, "fingerprint": config.dataset.fingerprint, "device": config.device}
-        details |= {
-            "n": evaluation.metrics.get("n") if evaluation else None,
-            "evaluation": vars(evaluation.settings) if evaluation else None,
-            "evaluation_version": evaluation.version if evaluation else None,
-        }
-        records.append(record | _record(cell, cell.metrics({})) | details)
+        records.append(
+            {
+                **_location(cell.folder),
+                **_record(cell, cell.metrics({})),
+                **{key: method[key] or {} for key in ("config", "schedule", "kl_term")},
+                **{"cell_id": config.cell_id, "fingerprint": config.dataset.fingerprint, "device": config.device},
+                "n": evaluation.metrics.get("n") if evaluation else None,
+                "evaluation": vars(evaluation.settings) if evaluation else None,
+                "evaluation_version": evaluation.version if evaluation else None,
+            }
+        )
     if not records:
         raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench run --out' wrote")
-    frame = pd.DataFrame.from_records(records)
-    return frame.drop(columns=["variant", "cell"], errors="ignore")
+    frame = pd.DataFrame.from_records(records).drop(columns=["variant", "cell"], errors="ignore")
+    return frame.sort_values("folder", ignore_index=True)
+
+
+def _location(folder: Path) -> dict[str, str]:
+    return {"dataset": folder.parts[-4], "preset": folder.parts[-3], "folder": str(folder)}
 
 
 def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, baseline: str | None = None) -> DataFrame:
-    """Return one row per method, in the order of the tables, with ``csv_columns()``, ``baseline`` and ``selection``.
+    """Return one row per method, in the order of the tables.
+
+    Columns: ``method``, ``n`` finished cells, the mean of every metric and cost over seeds and its standard deviation
+    (``…_sd``), intervals, differences to the baseline, counts of unfinished cells, ``baseline`` and ``selection``.
+    ``collapsed`` is the share of collapsed seeds.
 
     The last member of a sweep (expression -> methods) is followed by a row *selected on validation*: for each
     replicate the member with the best validation ELBO, at the cost of training all members; ``selection`` names them.
-    ``collapsed`` is the share of collapsed seeds. ``baseline`` marks the row that costs and differences refer to: the
-    given method, by default the first one that is a baseline.
+    ``baseline`` marks the row that costs and differences refer to: the given method, by default the first one that is
+    a baseline.
     """
     import pandas as pd
 
-    entries = []  # (method, label, cells, selection)
+    entries: list[tuple[str, DataFrame, str]] = []  # (method, cells, selection)
     pending = {sweep: {*members} for sweep, members in sorted(sweeps.items()) if {*members} <= {*frame["method"]}}
     for method, cells in frame.groupby("method", sort=False):
-        entries.append((method, cells["label"].iloc[0], cells, ""))
+        entries.append((str(method), cells, ""))
         for sweep in [sweep for sweep, members in pending.items() if method in members]:
-            pending[sweep].discard(method)
+            pending[sweep].discard(str(method))
             if not pending[sweep]:
-                name = f"{sweep}{SELECTED}"
-                entries.append((name, name, *_selected(frame[frame["method"].isin(sweeps[sweep])])))
+                entries.append((f"{sweep}{SELECTED}", *_selected(frame[frame["method"].isin(sweeps[sweep])])))
     baselines = frame.loc[frame["baseline"], "method"]
     baseline = baseline or (baselines.iloc[0] if len(baselines) else None)
     reference = frame[(frame["method"] == baseline) & (frame["status"] == "done")]
-    records = [
-        {
-            **_aggregate(cells, reference, method == baseline),
-            "method": method,
-            "label": label,
-            "selection": selection,
-            "baseline": method == baseline,
-        }
-        for method, label, cells, selection in entries
-    ]
-    return pd.DataFrame.from_records(records, columns=[*csv_columns(), "baseline", "selection"])
+    return pd.DataFrame.from_records(
+        [
+            {
+                "method": method,
+                **_aggregate(cells, reference, is_reference=method == baseline),
+                "baseline": method == baseline,
+                "selection": selection,
+            }
+            for method, cells, selection in entries
+        ]
+    )
 
 
 def headline(frame: DataFrame) -> str:
@@ -184,83 +165,62 @@ def headline(frame: DataFrame) -> str:
     return "nll_refined" if 2 * frame["nll_refined"].notna().sum() > frame["nll"].notna().sum() else "nll"
 
 
-def mean_interval(cells: DataFrame, name: str) -> tuple[Summary, int]:
-    """Summarise a metric over the seeds of one method; also return the number of test examples in its interval.
+def interval(cells: DataFrame, name: str, reference: DataFrame | None = None) -> tuple[Summary, int]:
+    """Summarise a metric over the seeds of one method, or its differences to ``reference`` over their common seeds.
 
-    The interval treats seeds and examples as crossed noise (``statistics.crossed``) if every seed has stored values
-    per example on the same examples. Otherwise it is the t interval over seeds, with 0 examples.
+    The same seed has the same initial weights, batches and noise in every method, so the interval of the paired
+    differences is the one to compare methods by.
+
+    Also return the number of test examples in the interval. It treats seeds and examples as crossed noise
+    (``statistics.crossed``) if every seed has stored values per example on the same examples. Otherwise it is the t
+    interval over seeds, with 0 examples.
     """
-    values = dict(zip(cells["replicate"], cells[name], strict=True))
-    examples = _values_per_example(cells, name)
-    measured = [key for key, value in values.items() if not math.isnan(value)]
-    if len(measured) < 2 or {*examples} != {*measured} or not _same_examples(examples.values()):
-        return summary(values.values()), 0
-    rows = [examples[key].values for key in measured]
-    return crossed(rows, min(examples[key].measured for key in measured)), len(rows[0])
+    values, (examples, measured) = cells.set_index("replicate")[name], _values_per_example(cells, name)
+    if reference is not None:
+        other_examples, other_measured = _values_per_example(reference, name)
+        values = values - reference.set_index("replicate")[name]
+        examples, measured = examples - other_examples, min(measured, other_measured)
+    values = values.dropna()
+    if len(values) < 2 or not {*values.index} <= {*examples.index}:
+        return summary(values), 0
+    examples = examples.loc[values.index].dropna(axis=1, how="all")
+    if examples.empty or examples.isna().any(axis=None):
+        return summary(values), 0
+    return crossed(examples, min(measured, examples.shape[1])), examples.shape[1]
 
 
-def paired_interval(cells: DataFrame, reference: DataFrame, name: str) -> tuple[Summary, int]:
-    """Summarise the differences ``cells - reference`` over their common replicates, as ``mean_interval`` does."""
-    values, others = (dict(zip(frame["replicate"], frame[name], strict=True)) for frame in (cells, reference))
-    first, second = _values_per_example(cells, name), _values_per_example(reference, name)
-    common = [
-        key for key, value in values.items() if not math.isnan(value) and not math.isnan(others.get(key, math.nan))
-    ]
-    complete = {*common} <= {*first} & {*second}
-    pairs = [(first[key], second[key]) for key in common] if complete else []
-    if len(pairs) < 2 or not _same_examples(example for pair in pairs for example in pair):
-        return paired(values, others), 0
-    rows = [one.values - other.values for one, other in pairs]
-    return crossed(rows, min(example.measured for pair in pairs for example in pair)), len(rows[0])
+def _values_per_example(cells: DataFrame, name: str) -> tuple[DataFrame, int]:
+    """Return the stored values of a metric, one row per seed and one column per test example, NaN where missing.
 
+    The second result is the smallest number of examples on which they were measured; the others are inferred.
+    """
+    import pandas as pd
 
-class _ExampleValues(NamedTuple):
-    test_index: np.ndarray  # [N], positions in the test set
-    values: np.ndarray  # [N]
-    measured: int  # number of examples on which the values were measured, not inferred
-
-
-def _values_per_example(cells: DataFrame, name: str) -> dict[str, _ExampleValues]:
-    """Return replicate -> stored values per example, for the replicates that have the metric and its values."""
     stored = {row.replicate: row.cell.examples for row in cells.itertuples() if not math.isnan(getattr(row, name))}
-    return {
-        key: _ExampleValues(
-            examples.index,
-            examples.values[name],
-            examples.sampled if name == "nll_refined" else len(examples.index),
-        )
-        for key, examples in stored.items()
-        if name in examples.values
-    }
-
-
-def _same_examples(values: Iterable[_ExampleValues]) -> bool:
-    import numpy as np
-
-    first, *others = values
-    return all(np.array_equal(first.test_index, other.test_index) for other in others)
+    stored = {seed: examples for seed, examples in stored.items() if name in examples.values}
+    values = [pd.Series(examples.values[name], examples.index, name=seed) for seed, examples in stored.items()]
+    measured = [examples.sampled if name == "nll_refined" else len(examples.index) for examples in stored.values()]
+    return (pd.concat(values, axis=1).T if values else pd.DataFrame()), min(measured, default=0)
 
 
 def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> dict[str, Any]:
     """Return the numbers of one row: means and spreads over a method's finished cells, and counts of the others."""
     done = cells[cells["status"] == "done"]
-    summaries = {name: summary(done[name]) for name in (*metric_names(), *COSTS, "collapsed")}
-    record: dict[str, Any] = {name: value.mean for name, value in summaries.items()}
-    record |= {f"{name}_sd": summaries[name].sd for name in ("nll", "nll_refined", "kl", "mi", "au", "au_kl", "ppl")}
+    record: dict[str, Any] = {"n": len(done)}
+    for name in (*metric_names(), "collapsed", *COSTS):
+        value = summary(done[name])
+        record |= {name: value.mean, f"{name}_sd": value.sd}
     for name in LIKELIHOODS:
-        mean, examples = mean_interval(done, name)
-        record |= {f"{name}_ci_low": mean.low, f"{name}_ci_high": mean.high, f"{name}_ci_examples": examples}
-        difference, examples = (summary([]), 0) if is_reference else paired_interval(done, reference, name)
-        ends = {f"{name}_minus_baseline{end}": getattr(difference, end[1:] or "mean") for end in ("", "_low", "_high")}
-        record |= {**ends, f"{name}_minus_baseline_examples": examples}
-        record["pairs" if name == "nll" else f"{name}_pairs"] = difference.n
-    low, high = wilson(done["collapsed"].sum(), summaries["collapsed"].n)
+        mean, examples = interval(done, name)
+        record |= {f"{name}_n": mean.n, f"{name}_ci_low": mean.low, f"{name}_ci_high": mean.high}
+        record[f"{name}_ci_examples"] = examples
+        difference, examples = interval(done, name, reference.iloc[:0] if is_reference else reference)
+        record |= {f"{name}_minus_baseline": difference.mean, f"{name}_minus_baseline_n": difference.n}
+        record |= {f"{name}_minus_baseline_{end}": getattr(difference, end) for end in ("low", "high")}
+        record[f"{name}_minus_baseline_examples"] = examples
+    record["collapsed_low"], record["collapsed_high"] = wilson(done["collapsed"].sum(), done["collapsed"].count())
     return record | {
-        "n": len(done),
-        "nll_refined_n": summaries["nll_refined"].n,
-        "collapsed_low": low,
-        "collapsed_high": high,
-        "relative_cost": summaries["flops"].mean / (summary(reference["flops"]).mean or float("nan")),
+        "relative_cost": record["flops"] / (summary(reference["flops"]).mean or math.nan),
         "failed": int((cells["status"] == "failed").sum()),
         "skipped": int((cells["status"] == "skipped").sum()),
         "unfinished": int(cells["status"].isin(["incomplete", "missing"]).sum()),

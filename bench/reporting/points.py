@@ -8,8 +8,7 @@ import numpy as np
 import seaborn
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
-from bench.reporting.frame import headline, mean_interval
-from bench.reporting.statistics import summary
+from bench.reporting.frame import headline, interval
 from bench.reporting.style import PlotStyles, legend, semantics, subplots
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def seeds(finished: DataFrame, styles: PlotStyles) -> Figure | None:
         seaborn.stripplot(finished, x=column, **row, jitter=False, size=3, alpha=0.6)
         for i, name in enumerate(methods):
             cells = finished[finished["method"] == name]
-            value = mean_interval(cells, column)[0] if column == nll else summary(cells[column])
+            value, _ = interval(cells, column)
             error = [[value.mean - value.low], [value.high - value.mean]]
             marks = {"color": palette[name], "marker": styles[name].marker, "markeredgecolor": "white"}
             ax.errorbar(value.mean, i + 0.25, xerr=error, **marks, markersize=5, markeredgewidth=0.5, elinewidth=1)

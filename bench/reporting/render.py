@@ -41,11 +41,11 @@ class Panel:
 class Verdict:
     """The outcome of one claim: the evidence in one line, and details that plain text leaves out."""
 
-    id: str
-    claim: str
     verdict: str
     evidence: str
     details: tuple[str, ...] = ()
+    id: str = ""
+    claim: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,16 @@ def number(value: float, digits: int) -> str:
     return text.removeprefix("-") if not text.strip("-0.,") else text
 
 
-def difference(value: Summary, digits: int = 2) -> str:
+def with_interval(value: Summary) -> str:
+    """Format a mean with two digits and its 95 % interval, if there is one."""
+    mean, low, high = (number(part, 2) for part in (value.mean, value.low, value.high))
+    return mean + (f" [{low}, {high}]" if value.n > 1 else "")
+
+
+def difference(value: Summary) -> str:
     """Format a mean difference with its sign and its 95 % interval, if there is one."""
-    mean, low, high = (number(part, digits) for part in (value.mean, value.low, value.high))
-    return (mean if mean.startswith("-") else f"+{mean}") + (f" [{low}, {high}]" if value.n > 1 else "")
+    text = with_interval(value)
+    return text if text.startswith("-") else f"+{text}"
 
 
 def code(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,15 +39,6 @@ def summary(values: Iterable[float]) -> Summary:
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = student_t(0.975, n - 1) * sd / math.sqrt(n)
     return Summary(mean, sd, n, mean - half, mean + half)
-
-
-def paired(values: Mapping[Hashable, float], reference: Mapping[Hashable, float]) -> Summary:
-    """Summarise the differences ``values - reference`` over the seeds (keys) that both have.
-
-    The same seed has the same initial weights, batches and noise in every method, so the interval of the paired
-    differences is the one to compare methods by.
-    """
-    return summary(values[key] - reference[key] for key in values if key in reference)
 
 
 def crossed(values: ArrayLike, known: int | None = None) -> Summary:
@@ -101,12 +92,10 @@ def crossed(values: ArrayLike, known: int | None = None) -> Summary:
 
 def wilson(count: float, n: int) -> tuple[float, float]:
     """Return Wilson's (1927) 95 % score interval of the share ``count / n``; NaN for n = 0."""
-    if not n:
-        return NAN, NAN
-    z = 1.959963984540054
-    center, half = count + z**2 / 2, z * math.sqrt(count * (n - count) / n + z**2 / 4)
-    # At shares of 0 and 1 the ends are exactly 0 and 1; rounding would miss them.
-    return (center - half) / (n + z**2) if count else 0.0, (center + half) / (n + z**2) if count < n else 1.0
+    from scipy.stats import binomtest
+
+    ends = binomtest(int(count), n).proportion_ci(0.95, "wilson") if n else (NAN, NAN)
+    return float(ends[0]), float(ends[1])
 
 
 def student_t(probability: float, degrees: float) -> float:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.config import FULL_PRECISION
 from bench.experiment.cell_record import CellRecord
-from bench.reporting.columns import UNRELIABLE_K, Write, columns, headings, metric_panels
+from bench.reporting.columns import UNRELIABLE_K, Column, panels
 from bench.reporting.compare import matched_panels
-from bench.reporting.frame import CORE_COLUMNS, LIKELIHOODS, csv_columns, headline
+from bench.reporting.frame import LIKELIHOODS, headline
 from bench.reporting.groups import Group, common_settings, settings_notes
 from bench.reporting.render import DASH, Document, Entry, Panel, number
 
@@ -41,7 +40,8 @@ Notes = Mapping[str, list[str]]  # column -> footnotes; "method" for the row's n
 
 def to_csv(rows: DataFrame) -> str:
     """Return ``rows_frame`` as CSV: eight digits, empty for NaN."""
-    plain = rows[csv_columns()].map(lambda value: value + 0.0 if isinstance(value, float) else value)  # no -0
+    plain = rows.drop(columns=["baseline", "selection"])
+    plain = plain.map(lambda value: value + 0.0 if isinstance(value, float) else value)  # no -0
     return plain.to_csv(index=False, float_format="%.8g", lineterminator="\n")
 
 
@@ -53,21 +53,18 @@ def document(group: Group, frame: DataFrame, rows: DataFrame, sweeps: Mapping[st
         frame, rows: their ``cells_frame`` and ``rows_frame``.
         sweeps: sweep -> methods, as for ``rows_frame``.
     """
-    config = group.cells[0].config
-    data = config.dataset
-    evaluated = next((cell for cell in group.cells if cell.evaluation), None)
+    cell = next((cell for cell in group.cells if cell.evaluation), group.cells[0])
     settings = common_settings(group.cells)
-    result = Document(title=f"{data.title}, preset {config.preset}", label=group.stem)
-    baseline = next((row.method for row in rows.itertuples() if row.baseline), None)
-    titles = headings(rows, data, config.device, evaluated, settings, baseline)
-    is_crossed = _is_crossed(rows)
-    notes = {row.method: _row_notes(row, frame, is_crossed) for row in rows.itertuples()}
-    for caption, writers in columns(rows, baseline).items():
-        result.panels.append(_panel(result, caption, writers, titles, rows, frame, notes))
+    result = Document(f"{cell.config.dataset.title}, preset {cell.config.preset}", label=group.stem)
+    baseline = next(iter(rows.loc[rows["baseline"], "method"]), None)
+    shown = panels(rows, cell, settings, baseline)
+    columns = [column for panel in shown.values() for column in panel]
+    notes = {row.method: _row_notes(row, frame, columns, _is_crossed(rows)) for row in rows.itertuples()}
+    result.panels = [_panel(result, caption, panel, rows, notes) for caption, panel in shown.items()]
     result.panels += matched_panels(result, frame, sweeps)
-    if group.cells[0].as_published:
-        result.reference = _published(data.title, list(rows["method"]))
-    result.notes = _notes(group, evaluated, settings, rows)
+    if cell.as_published:
+        result.reference = _published(cell.config.dataset.title, list(rows["method"]))
+    result.notes = _notes(group, cell, settings, rows)
     return result
 
 
@@ -77,56 +74,26 @@ def _is_crossed(rows: DataFrame) -> bool:
 
 
 def _panel(
-    document: Document,
-    caption: str,
-    writers: Mapping[str, Write],
-    titles: Mapping[str, tuple[str, str]],
-    rows: DataFrame,
-    frame: DataFrame,
-    notes: Mapping[str, Notes],
+    document: Document, caption: str, columns: list[Column], rows: DataFrame, notes: Mapping[str, Notes]
 ) -> Panel:
-    header = [Entry("method")]
-    for name in writers:
-        title, note = titles[name]
-        header.append(Entry(title, letters=_letters(document, [note] if note else [])))
-    main, has_baseline = headline(rows), rows["baseline"].any()
-    lowest = rows[main].min()
-    grid = []
+    def letters(texts: Iterable[str]) -> tuple[str, ...]:
+        return tuple(document.footnote(text) for text in dict.fromkeys(texts))
+
+    header = [Entry(column.heading, letters=letters([column.note] if column.note else [])) for column in columns]
+    nll, grid = headline(rows), []
     for row in rows.itertuples():
-        row_notes = notes[row.method]
-        entries = [Entry(row.label, letters=_letters(document, [] if caption else row_notes["method"]))]
-        for name, write in writers.items():
-            entry, texts = write(row), row_notes.get(name, [])
-            is_evident = not row.n or (name == f"{main}_minus_baseline" and row.baseline)
-            is_evident |= name == "relative_cost" and not has_baseline
-            if entry.text == DASH and not texts and not is_evident:
-                texts = _missing_reason(name, row, frame, row_notes)
-            is_best = name == main and getattr(row, main) == lowest
-            entries.append(replace(entry, letters=_letters(document, texts), best=is_best))
-        if caption in metric_panels() and all(entry.text == DASH for entry in entries[1:]):
+        entries = [column.show(row) for column in columns]
+        if caption not in ("", "Details") and all(entry.text == DASH for entry in entries):
             continue  # only the first two panels show every row
-        grid.append(entries)
-    return Panel(caption, header, grid)
+        name = Entry(row.method, letters=letters([] if caption else notes[row.method]["method"]))
+        grid.append([name])
+        for column, entry in zip(columns, entries, strict=True):
+            is_best = column.name == nll and getattr(row, nll) == rows[nll].min()
+            grid[-1].append(replace(entry, letters=letters(notes[row.method][column.name]), best=is_best))
+    return Panel(caption, [Entry("method"), *header], grid)
 
 
-def _missing_reason(name: str, row: Any, frame: DataFrame, notes: Notes) -> list[str]:
-    """Return why a method with finished cells has no value in a column, if the method itself has no footnote."""
-    if name.endswith("_minus_baseline"):
-        return ["fewer than two common seeds"]
-    if name.endswith("_ci"):
-        return ["fewer than two seeds"]
-    cells = [cell for cell in frame.loc[frame["method"] == row.method, "cell"] if cell.evaluation]
-    values = [cell.evaluation.metrics[name] for cell in cells if name in cell.evaluation.metrics]
-    if any(value is not None for value in values):
-        return ["evaluated with other settings (see the notes)"]
-    if math.isnan(row.kl) and notes.get("kl"):  # metrics of z are missing for the same reason as KL
-        return notes["kl"]
-    if values:
-        return ["the weights have no tail to fit" if name.startswith("pareto_k") else "not defined for this method"]
-    return ["not recorded" if name in CORE_COLUMNS else "not measured"]
-
-
-def _row_notes(row: Any, frame: DataFrame, is_crossed: bool) -> Notes:
+def _row_notes(row: Any, frame: DataFrame, columns: Iterable[Column], is_crossed: bool) -> Notes:
     """Return the footnotes of one row by column."""
     notes: defaultdict[str, list[str]] = defaultdict(list)
     cells = frame[frame["method"] == row.method]
@@ -136,10 +103,9 @@ def _row_notes(row: Any, frame: DataFrame, is_crossed: bool) -> Notes:
         for name, text in method.footnotes.items():
             notes[name].append(text)
         notes["method"] += [*method.notes, *_status_notes(cells)]
-    for name in LIKELIHOODS:
-        for column, low in ((f"{name}_ci", f"{name}_ci_low"), (f"{name}_minus_baseline", f"{name}_minus_baseline_low")):
-            if is_crossed and not getattr(row, f"{column}_examples") and not math.isnan(getattr(row, low)):
-                notes[column].append("over seeds only: values per test example are missing")
+    for name in [f"{name}_{kind}" for name in LIKELIHOODS for kind in ("ci", "minus_baseline")]:
+        if is_crossed and not getattr(row, f"{name}_examples") and not math.isnan(getattr(row, f"{name}_low")):
+            notes[name].append("over seeds only: values per test example are missing")
     if 0 < row.nll_refined_n < row.n:
         notes["nll_refined"].append(f"{row.nll_refined_n} of {row.n} seeds")
     if row.nll_refined - row.nll > REFINED_EXCESS:
@@ -153,7 +119,26 @@ def _row_notes(row: Any, frame: DataFrame, is_crossed: bool) -> Notes:
     if row.collapsed > 0:
         count = round(row.collapsed * row.n)
         notes["mi"].append("collapsed" + (f" in {count} of {row.n} seeds" if row.n > 1 else ""))
+    for column in columns:
+        is_difference = column.name.endswith("_minus_baseline")
+        if column.show(row).text == DASH and row.n and not notes[column.name] and not (is_difference and row.baseline):
+            notes[column.name] = _missing_reason(column.name, row, cells["cell"], notes)
     return notes
+
+
+def _missing_reason(name: str, row: Any, cells: Iterable[CellRecord], notes: Notes) -> list[str]:
+    """Return why a method with finished cells has no value in a column, if the method itself has no footnote."""
+    if name.endswith(("_minus_baseline", "_ci")):
+        return ["fewer than two common seeds" if name.endswith("_minus_baseline") else "fewer than two seeds"]
+    evaluations = [cell.evaluation.metrics for cell in cells if cell.evaluation]
+    values = [metrics[name] for metrics in evaluations if name in metrics]
+    if any(value is not None for value in values):
+        return ["evaluated with other settings (see the notes)"]
+    if math.isnan(row.kl) and notes.get("kl"):  # metrics of z are missing for the same reason as KL
+        return notes["kl"]
+    if values:
+        return ["the weights have no tail to fit" if name.startswith("pareto_k") else "not defined for this method"]
+    return ["not measured"]
 
 
 def _status_notes(cells: DataFrame) -> list[str]:
@@ -166,13 +151,9 @@ def _status_notes(cells: DataFrame) -> list[str]:
     return notes
 
 
-def _notes(
-    group: Group, evaluated: CellRecord | None, settings: Mapping[str, dict[str, Any]], rows: DataFrame
-) -> list[str]:
+def _notes(group: Group, cell: CellRecord, settings: Mapping[str, dict[str, Any]], rows: DataFrame) -> list[str]:
     """Return the notes below the tables: data, preset, precision, references, intervals, skipped cells."""
-    config = group.cells[0].config
-    data = config.dataset
-    evaluation = evaluated.evaluation if evaluated else None
+    config, evaluation, data = cell.config, cell.evaluation, cell.config.dataset
     sizes = ", ".join(f"{data.sizes[split]:,} {split}" for split in ("train", "val", "test"))
     notes = [f"Data: {data.title}, {sizes}; fingerprint {data.fingerprint[:12]}; {data.source}."]
     notes += data.notes
@@ -212,23 +193,16 @@ def _references(references: Mapping[str, float]) -> list[str]:
 
 def _published(title: str, methods: list[str]) -> Panel | None:
     """Return the published numbers for this data set and the methods in the table, if there are any."""
-    if not PUBLISHED.is_file():  # an installation without the results folder
+    import pandas as pd
+
+    numbers = pd.read_csv(PUBLISHED, dtype=str, keep_default_na=False)
+    numbers = numbers[(numbers["dataset"] == title) & numbers["method"].isin(methods)]
+    if numbers.empty:
         return None
-    entries: dict[tuple[str, str, str], dict[str, Entry]] = defaultdict(dict)
-    with PUBLISHED.open(encoding="utf-8", newline="") as file:
-        for record in csv.DictReader(file):
-            if record["dataset"] == title and record["method"] in methods:
-                key = record["method"], record["version"], record["checked"]
-                entries[key][record["metric"]] = Entry(record["value"] or DASH, record["sd"] or "")
-    if not entries:
-        return None
+    rows = []
+    for key, records in numbers.groupby(["method", "version", "checked"]):
+        entries = {record.metric: Entry(record.value or DASH, record.sd) for record in records.itertuples()}
+        rows.append([*map(Entry, key), *(entries.get(metric, Entry(DASH)) for metric in PUBLISHED_METRICS)])
+    rows.sort(key=lambda row: methods.index(row[0].text))
     header = [Entry(name) for name in ("method", "version", "checked", *PUBLISHED_METRICS.values())]
-    rows = [
-        [*map(Entry, key), *(entries[key].get(metric, Entry(DASH)) for metric in PUBLISHED_METRICS)]
-        for key in sorted(entries, key=lambda key: methods.index(key[0]))
-    ]
     return Panel("Published numbers (He et al., 2019): other code, the same protocol.", header, rows)
-
-
-def _letters(document: Document, notes: list[str]) -> tuple[str, ...]:
-    return tuple(document.footnote(note) for note in dict.fromkeys(notes))

@@ -90,7 +90,7 @@ def test_new_group_is_one_file(add_group, planned, task, monkeypatch, capsys):
     [table] = report.build(cell.folder.path.parents[4])
     assert "norm" in table.text and "mean length of E[z|x] on 4 examples" in table.text
     [csv] = cell.folder.path.parents[4].glob("tables/*.csv")
-    assert csv.read_text().splitlines()[0].split(",")[-1] == "toy_norm"
+    assert "toy_norm" in csv.read_text().splitlines()[0].split(",")
 
     with pytest.raises(SystemExit):
         main(["evaluate", "--help"])

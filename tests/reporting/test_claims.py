@@ -14,7 +14,7 @@ from bench.experiment.cell_record import CellRecord
 from bench.reporting import claims, tables
 from bench.reporting.claims import Claim
 from bench.reporting.frame import cells_frame
-from bench.reporting.render import Claims
+from bench.reporting.render import Claims, Verdict
 from bench.training import expressions
 from tests.fixtures.make_cells import DATA, TEXT
 from tests.reporting.records import finished_cell
@@ -34,7 +34,7 @@ def cell(
     return finished_cell(method, seed, history=history, costs=costs, metrics=values, max_encoder_updates=cap, **config)
 
 
-def examine(claim: Claim, *cells: CellRecord) -> claims.Result:
+def examine(claim: Claim, *cells: CellRecord) -> Verdict:
     return claims.examine(claim, dict(iter(cells_frame(cells).groupby("method"))))
 
 
