@@ -210,15 +210,7 @@ def run_missing(console: Console, out: Path, plan: Plan, seconds: Mapping[Path, 
     ]
     evaluation, resources = plan.preset.evaluation, plan.resources
     tasks = [
-        make_task(
-            cell.config,
-            cell.folder.path,
-            plan.data,
-            evaluation,
-            resources,
-            len(order),
-            cell.forced,
-        )
+        make_task(cell.config, cell.folder.path, plan.data, evaluation, resources, len(order), cell.forced)
         for cell in order
     ]
     stats = run_tasks(out, tasks, plan.resources, RunProgress(progress, console), log)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 def printable(text: str) -> str:
     """Return ``text`` as one line, with control characters escaped."""
@@ -16,6 +21,13 @@ def error_summary(error: BaseException) -> str:
         text = ""
     note = next((f" ({note})" for note in getattr(error, "__notes__", ())), "")
     return printable(f"{type(error).__name__}{text and ': '}{text}{note}")
+
+
+def first_error(error: ValidationError) -> str:
+    """Return the first error of a pydantic validation in one line, with its place."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return printable(f"{place}: {first['msg']}" if place else first["msg"])
 
 
 class UserError(Exception):

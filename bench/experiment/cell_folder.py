@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -39,7 +39,6 @@ from bench.experiment.schema import (
     EvaluationFile,
     ResultRecord,
     SchemaVersionError,
-    check_version,
     parse,
     to_json,
 )
@@ -49,6 +48,7 @@ STALE_SECONDS = 3600  # age at which a temporary file of a report is left over f
 FOLDER_NAME = re.compile(r"seed-\d+-([0-9a-f]{12})")
 
 R = TypeVar("R", bound=BaseModel)
+T = TypeVar("T")
 
 
 class RecordError(ValueError):
@@ -71,12 +71,6 @@ class CellFolder:
             raise RecordError("config.json is missing")
         return config
 
-    @property
-    def cell_id(self) -> str | None:
-        """The id in the folder's name; None if the folder has another name."""
-        match = FOLDER_NAME.fullmatch(self.path.name)
-        return match[1] if match else None
-
     def result(self) -> ResultRecord | None:
         """Return ``result.json``, or None if it is missing."""
         return self._read("result.json", ResultRecord)
@@ -88,37 +82,30 @@ class CellFolder:
 
     def history(self) -> list[Validation]:
         """Return the validations so far."""
-        text = self._text("history.jsonl") or ""
-        try:
-            return [parse(Validation, line) for line in text.splitlines()]
-        except ValueError as error:
-            raise RecordError(f"history.jsonl is damaged: {error}") from error
+        read = lambda text: [parse(Validation, line) for line in text.splitlines()]  # noqa: E731
+        return self._parse("history.jsonl", read) or []
 
     def attempts(self) -> Attempts:
         """Return ``attempts.json``; an empty record if it is missing or damaged."""
         try:
             return self._read("attempts.json", Attempts) or Attempts()
-        except (RecordError, SchemaVersionError):
+        except RecordError:
             return Attempts()
 
     def _read(self, name: str, kind: type[R]) -> R | None:
-        text = self._text(name)
-        if text is None:
-            return None
-        try:
-            record = parse(kind, text)
-        except SchemaVersionError as error:
-            raise SchemaVersionError(f"{self.path / name} has {error}") from error
-        except ValueError as error:
-            raise RecordError(f"{name} is damaged: {error}") from error
-        if isinstance(record, CellFile) and self.cell_id not in (None, record.cell_id):
+        record = self._parse(name, partial(parse, kind))
+        match = FOLDER_NAME.fullmatch(self.path.name)
+        if match and isinstance(record, CellFile) and record.cell_id != match[1]:
             raise RecordError(f"{name} is of another cell, {record.cell_id}")
         return record
 
-    def _text(self, name: str) -> str | None:
+    def _parse(self, name: str, parser: Callable[[str], T]) -> T | None:
         try:
-            return read_text(self.path / name, missing_ok=True)
-        except ValueError as error:  # not UTF-8
+            text = read_text(self.path / name, missing_ok=True)
+            return None if text is None else parser(text)
+        except SchemaVersionError as error:
+            raise SchemaVersionError(f"{self.path / name} has {error}") from error
+        except ValueError as error:
             raise RecordError(f"{name} is damaged: {error}") from error
 
     def write(self, name: str, write: Callable[[IO[bytes]], Any]) -> None:
@@ -180,12 +167,8 @@ def cell_folders(out: Path) -> Iterator[CellFolder]:
 def check_schema(folders: Iterable[CellFolder]) -> None:
     """Raise ``SchemaVersionError`` if a cell has another schema version."""
     for folder in folders:
-        try:
-            check_version(read_text(folder.path / "config.json", missing_ok=True) or "")
-        except SchemaVersionError as error:
-            raise SchemaVersionError(f"{folder.path / 'config.json'} has {error}") from error
-        except (OSError, ValueError):
-            continue
+        with suppress(RecordError, OSError):
+            folder.config  # noqa: B018
 
 
 def lock_cell(folder: Path, timeout: float | None = 0) -> AbstractContextManager[bool]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -97,10 +98,8 @@ def seconds_per_update(preset: Preset, data: DataInfo, device: str, threads: int
     if key not in known:
         torch.set_num_threads(threads)
         known[key] = _measure(preset, data, device)
-        try:
+        with suppress(OSError):  # measured again by the next run
             write_json(path, known)
-        except OSError:
-            pass  # measured again by the next run
     return known[key]
 
 
@@ -114,7 +113,8 @@ def _measure(preset: Preset, data: DataInfo, device: str) -> float:
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
     x = random_batch(preset.model, data, batch).to(device)
 
-    def update() -> None:
+    for _ in range(2):  # the first one warms up
+        started = time.perf_counter()
         optimiser.zero_grad()
         with autocast(model, preset.train.precision):
             q = model.encode(x)
@@ -123,8 +123,7 @@ def _measure(preset: Preset, data: DataInfo, device: str) -> float:
                 loss.backward()
         optimiser.step()
         loss.item()
-
-    return _median_seconds(update) * preset.train.batch_size / batch
+    return (time.perf_counter() - started) * preset.train.batch_size / batch
 
 
 def random_batch(model: ImageModelConfig | TextModelConfig, data: DataInfo, batch: int) -> Tensor:
@@ -135,12 +134,3 @@ def random_batch(model: ImageModelConfig | TextModelConfig, data: DataInfo, batc
     x = torch.randint(END + 1, data.vocabulary, (batch, length + 2))
     x[:, 0], x[:, -1] = START, END
     return x
-
-
-def _median_seconds(work: Callable[[], None]) -> float:
-    seconds = []
-    for _ in range(4):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return sorted(seconds[1:])[1]  # without the first, which warms up

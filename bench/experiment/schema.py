@@ -6,14 +6,13 @@ raise ``SchemaVersionError``, which names the version of the harness that reads 
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from bench.core.config import ImageModelConfig, TextModelConfig, TrainConfig, training_identity
-from bench.core.errors import UserError, printable
+from bench.core.errors import UserError, first_error
 from bench.core.hashing import short_hash
 from bench.core.provenance import Provenance
 from bench.data.dataset import DataInfo
@@ -83,11 +82,27 @@ class MethodRecord(Record):
     notes: tuple[str, ...] = ()
 
 
+class SchemaVersionError(UserError):
+    """A record of another schema version."""
+
+
 class CellFile(Record):
     """Version and cell of a file."""
 
     schema_version: Literal[2] = SCHEMA_VERSION  # type: ignore[assignment]
     cell_id: CellId
+
+    @field_validator("schema_version", mode="before")
+    @classmethod
+    def check_version(cls, version: object) -> object:
+        """Raise ``SchemaVersionError``, which pydantic does not catch, for another version."""
+        if type(version) is int and version != SCHEMA_VERSION:
+            reader = "a newer version" if version > SCHEMA_VERSION else "version 0.1"
+            raise SchemaVersionError(
+                f"schema version {version}, which {reader} of the harness reads (this one reads {SCHEMA_VERSION}): "
+                "use that version, or another --out"
+            )
+        return version
 
 
 class CellConfig(CellFile):
@@ -162,10 +177,6 @@ class Attempts(Record):
     """Whether that run is done with the cell, successfully or not."""
 
 
-class SchemaVersionError(UserError):
-    """A record of another schema version."""
-
-
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -178,26 +189,7 @@ def parse(kind: type[R], text: str | bytes) -> R:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        check_version(text)
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(printable(f"{place}: {first['msg']}" if place else first["msg"])[:MAX_MESSAGE]) from error
-
-
-def check_version(text: str | bytes) -> None:
-    """Raise ``SchemaVersionError`` if a JSON text states another schema version."""
-    try:
-        record: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        return
-    version = record.get("schema_version") if isinstance(record, dict) else None
-    if type(version) is not int or version == SCHEMA_VERSION:
-        return
-    reader = "a newer version" if version > SCHEMA_VERSION else "version 0.1"
-    raise SchemaVersionError(
-        f"schema version {version}, which {reader} of the harness reads (this one reads {SCHEMA_VERSION}): "
-        "use that version, or another --out"
-    )
+        raise ValueError(first_error(error)[:MAX_MESSAGE]) from error
 
 
 def to_json(record: BaseModel) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from bench.core.config import MODELS, TrainConfig, build, suggest, with_overrides
-from bench.core.errors import UserError
+from bench.core.errors import UserError, first_error
 from bench.evaluation.config import EvaluationConfig
 
 PRESETS = Path(__file__).parent
@@ -88,10 +88,6 @@ def load_preset(
 def _read(path: Path) -> _PresetFile:
     try:
         return _PresetFile.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except OSError as error:
-        raise UserError(f"cannot read the preset {path}: {error.strerror or error}") from error
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(f"{path} is not a preset: {place}: {error.errors()[0]['msg']}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not a preset ({error}); repair or remove it") from error
+    except (OSError, ValueError) as error:
+        reason = first_error(error) if isinstance(error, ValidationError) else error
+        raise UserError(f"{path} is not a preset ({reason}); repair or remove it") from error
