@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.core.config import TrainConfig
 from bench.core.hashing import derive_seed
@@ -122,9 +123,11 @@ class TrainingContext(Context):
         kind = f"{self.phase.name}: {'+'.join(names)}"
         extra = "decoder" not in names
         self.reseed_streams("extra" if extra else "step", self.encoder_updates if extra else self.step)
-        parameters = self._parameters(names)
-        others = self.optimisers.keys() - set(names)
-        with self._freeze_groups(others), self._count_flops(kind), autocast(self.model, self.train.precision):
+        parameters, others = self._parameters(names), self.optimisers.keys() - set(names)
+        norms = [module for name in others for module in self.model.submodules().get(name, ())]
+        counter = nullcontext() if kind in self.flops_by_kind else flop_counter()  # operations of the first update
+        gradients_of_others = frozen(self._parameters(others))
+        with fixed_statistics(*norms), gradients_of_others, counter, autocast(self.model, self.train.precision):
             loss = objective()
             for p in parameters:
                 p.grad = None
@@ -133,6 +136,8 @@ class TrainingContext(Context):
             nn.utils.clip_grad_norm_(parameters, self.train.clip, foreach=True)
             for name in names:
                 self.optimisers[name].step()
+        if isinstance(counter, FlopCounterMode):
+            self.flops_by_kind[kind] = counter.get_total_flops()
         self.encoder_updates += extra
         self.decoder_updates += not extra
         self.updates_by_kind[kind] = self.updates_by_kind.get(kind, 0) + 1
@@ -170,7 +175,6 @@ class TrainingContext(Context):
 
         Raise ``ValueError`` if a trainable parameter is not in exactly one group, or there is no group "decoder".
         """
-        self.optimisers = {}
         groups = self.method.param_groups(self.model)
         grouped = [p for group in groups.values() for p in group.params]
         trainable = {p for p in self.model.parameters() if p.requires_grad}
@@ -179,6 +183,7 @@ class TrainingContext(Context):
                 f"param_groups() of method '{self.method.name}' must have a group 'decoder' "
                 "and every trainable parameter in exactly one group"
             )
+        self.optimisers = {}
         for name, group in groups.items():
             optimiser = OPTIMISERS[group.optimiser or self.train.optimiser]
             rate = lr * group.lr_scale if group.lr is None else group.lr
@@ -190,20 +195,3 @@ class TrainingContext(Context):
 
     def _parameters(self, groups: Iterable[str]) -> list[nn.Parameter]:
         return [p for name in groups for group in self.optimisers[name].param_groups for p in group["params"]]
-
-    @contextmanager
-    def _freeze_groups(self, groups: Iterable[str]) -> Iterator[None]:
-        """Compute no gradients for these groups and keep their BatchNorm averages."""
-        norms = (module for name in groups for module in self.model.submodules().get(name, ()))
-        with fixed_statistics(*norms), frozen(self._parameters(groups)):
-            yield
-
-    @contextmanager
-    def _count_flops(self, kind: str) -> Iterator[None]:
-        """Count the operations of the first update of each kind."""
-        if kind in self.flops_by_kind:
-            yield
-            return
-        with flop_counter() as counter:
-            yield
-        self.flops_by_kind[kind] = counter.get_total_flops()

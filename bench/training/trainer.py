@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,8 @@ from bench.training.context import TrainingContext
 from bench.training.result import TrainingResult, Validation
 
 CHECKPOINT_SECONDS = 60
+#: Attributes of the context that a checkpoint stores.
+COUNTERS = ("step", "encoder_updates", "draws", "events", "val", "updates_by_kind", "flops_by_kind")
 FINITE_CHECK_UPDATES = 20  # losses are read from the device once in so many updates
 
 
@@ -39,7 +41,7 @@ class TrainerState:
     lr: float
     phase: int = -1
     phase_start: int = 0
-    phase_over: bool = True
+    phase_end: int = 0  # decoder update after which the next phase starts
     best_score: float = -math.inf
     best_update: int | None = None
     bad_epochs: int = 0  # validations since the last improvement
@@ -50,6 +52,7 @@ class TrainerState:
     stopped_by: Literal["budget", "decays"] | None = None
 
 
+@dataclass(eq=False, repr=False)
 class Trainer:
     """Trains one cell in ``folder``, from its last checkpoint if there is one.
 
@@ -57,30 +60,27 @@ class Trainer:
     ``report(history)`` is called after every validation; ``observer(ctx)`` before the first step and after every step.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        model: VAE,
-        data: Data,
-        config: TrainConfig,
-        seed: int,
-        folder: Path,
-        validate: Callable[..., Mapping[str, Any]],
-        report: Callable[[list[Validation]], None],
-        observer: Callable[[TrainingContext], None] | None = None,
-        should_stop: Callable[[], bool] = never,
-    ):
-        self.method, self.model, self.data, self.config, self.seed = method, model, data, config, seed
-        self.folder, self.validate, self.report, self.observer = folder, validate, report, observer
-        self.should_stop = should_stop
-        self.ctx = TrainingContext(method, model, data, config, seed)
+    method: Method
+    model: VAE
+    data: Data
+    config: TrainConfig
+    seed: int
+    folder: Path
+    validate: Callable[..., Mapping[str, Any]]
+    report: Callable[[list[Validation]], None]
+    observer: Callable[[TrainingContext], None] | None = None
+    should_stop: Callable[[], bool] = never
+
+    def __post_init__(self) -> None:
+        method, config = self.method, self.config
+        self.ctx = TrainingContext(method, self.model, self.data, config, self.seed)
         self.epoch_updates = config.updates_per_epoch(self.ctx.main_batches.per_pass)
         self.ctx.total = config.updates(self.ctx.main_batches.per_pass)
         self.phases = list(method.phases())
         if not math.isclose(sum(phase.share for phase in self.phases), 1, abs_tol=1e-6):
             raise ValueError(f"the shares of the phases of method '{method.name}' must sum to 1")
         self.identity = short_hash(
-            [method.name, method.config, method.schedule, method.kl_term, training_identity(asdict(config)), seed]
+            [method.name, method.config, method.schedule, method.kl_term, training_identity(asdict(config)), self.seed]
         )
         self.state = TrainerState(lr=config.lr)
         self.history: list[Validation] = []
@@ -110,7 +110,7 @@ class Trainer:
         ctx.clock.to("train")
         while self.state.stopped_by is None:
             stop = self.should_stop()
-            if self.state.phase_over or ctx.step >= self.phase_end(self.state.phase):
+            if ctx.step >= self.state.phase_end:
                 self.start_phase(self.state.phase + 1)
             self.train_step()
             if ctx.step % self.epoch_updates == 0:
@@ -128,35 +128,20 @@ class Trainer:
     def start_phase(self, index: int) -> None:
         """Reset the learning rate and selection, and create the optimisers of phase ``index``."""
         ctx = self.ctx
-        self.state = replace(
-            self.state,
-            lr=self.config.lr,
-            phase=index,
-            phase_start=ctx.step,
-            phase_over=False,
-            best_score=-math.inf,
-            best_update=None,
-            bad_epochs=0,
-            decays=0,
-        )
+        share = sum(phase.share for phase in self.phases[: index + 1])
+        end = round(share * self.config.epochs) * self.epoch_updates
+        self.state = TrainerState(self.config.lr, index, ctx.step, end, resumes=self.state.resumes)
         ctx.phase = self.phases[index]
         self.method.on_phase_start(ctx)
         ctx.new_optimisers(self.config.lr)
         if not ctx.step:
             self.notify_observer()
 
-    def phase_end(self, index: int) -> int:
-        """Return the update at which a phase ends; the last phase ends with the budget."""
-        if index == len(self.phases) - 1:
-            return self.ctx.total
-        share = sum(phase.share for phase in self.phases[: index + 1])
-        return round(share * self.config.epochs) * self.epoch_updates
-
     def train_step(self) -> None:
         """Make one step of the method: one decoder update and any number of others."""
         ctx, state = self.ctx, self.state
-        phase_length = self.phase_end(state.phase) - state.phase_start
-        ctx.beta = self.method.schedule.weight(ctx.step - state.phase_start, phase_length, self.config.ramp)
+        updates = ctx.step - state.phase_start, state.phase_end - state.phase_start
+        ctx.beta = self.method.schedule.weight(*updates, self.config.ramp)
         ctx.reseed_streams("outside updates", ctx.step)
         ctx.decoder_updates = 0
         self.pending_losses.append(self.method.step(ctx, ctx.next_main_batch()))
@@ -199,38 +184,36 @@ class Trainer:
         self.check_losses()
         self.method.on_validation_start(ctx)
         ctx.clock.to("validation")
-        with_loss = ctx.phase.selection_metric == "loss"
-        ctx.val = self.validate(
-            self.method, self.model, self.data, self.config, self.seed, self.should_measure_lag(), with_loss
-        )
+        number, with_loss = len(self.history) + 1, ctx.phase.selection_metric == "loss"
+        # The lag is always measured where quadrature is cheap. Elsewhere it costs about a hundred updates: only at the
+        # 1st, 2nd, 4th, 8th … and the last validation.
+        with_lag = self.model.latent_dim <= 2 or number & (number - 1) == 0 or ctx.step >= ctx.total
+        ctx.val = self.validate(self.method, self.model, self.data, self.config, self.seed, with_lag, with_loss)
         ctx.clock.to("train")
         if not math.isfinite(ctx.val["elbo"]):
             raise NonFiniteLoss(f"the validation ELBO is NaN or infinite after update {ctx.step}")
         self.method.on_epoch_end(ctx)
-        line = {
-            **ctx.val,
-            "phase": ctx.phase.name,
-            "update": ctx.step,
-            "encoder_updates": ctx.encoder_updates,
-            "seconds": ctx.clock.seconds["train"],
-            "train_loss": state.loss_sum / state.loss_count,
-            "beta": ctx.beta,
-            "lr": state.lr,
-        }
         ctx.clock.to("checkpoint")
-        self.history.append(Validation.model_validate(line | {"selected": self.select()}))
+        lr, selected = state.lr, self.select()
+        self.history.append(
+            Validation(
+                **ctx.val,
+                phase=ctx.phase.name,
+                update=ctx.step,
+                encoder_updates=ctx.encoder_updates,
+                seconds=ctx.clock.seconds["train"],
+                train_loss=state.loss_sum / state.loss_count,
+                beta=ctx.beta,
+                lr=lr,
+                selected=selected,
+            )
+        )
         state.loss_sum, state.loss_count = 0.0, 0
         if ctx.step >= ctx.total:
             state.stopped_by = "budget"
         self.save()
         self.report(self.history)
         ctx.clock.to("train")
-
-    def should_measure_lag(self) -> bool:
-        """Return whether this validation measures the inference lag: always where quadrature is cheap (D ≤ 2), else at
-        the 1st, 2nd, 4th, 8th … and the last validation, because one costs about a hundred updates."""
-        number = len(self.history) + 1
-        return self.model.latent_dim <= 2 or number & (number - 1) == 0 or self.ctx.step >= self.ctx.total
 
     def select(self) -> bool:
         """Save the weights if the validation score improved; otherwise increment the patience counter.
@@ -257,7 +240,7 @@ class Trainer:
         self.model.load_state_dict(checkpoint.load_best(self.folder, self.ctx.device, state.best_update)["model"])
         self.ctx.new_optimisers(state.lr)
         if state.decays >= self.config.max_decays:
-            state.phase_over = True
+            state.phase_end = self.ctx.step
             if state.phase == len(self.phases) - 1:
                 state.stopped_by = "decays"
 
@@ -266,25 +249,21 @@ class Trainer:
         state = {"model": self.model.state_dict(), "method": self.method.state_dict()}
         checkpoint.save(self.folder / "best.pt", state | {"update": self.state.best_update})
 
-    COUNTERS = ("step", "encoder_updates", "draws", "events", "val", "updates_by_kind", "flops_by_kind")
-
     def save(self) -> None:
         """Save a checkpoint of the whole state of training."""
         ctx = self.ctx
         ctx.clock.to(ctx.clock.purpose)  # brings its seconds up to date
-        checkpoint.save_last(
-            self.folder,
-            {
-                "cell": self.identity,
-                "model": self.model.state_dict(),
-                "optimisers": {name: optimiser.state_dict() for name, optimiser in ctx.optimisers.items()},
-                "method": self.method.state_dict(),
-                "counters": {name: getattr(ctx, name) for name in self.COUNTERS},
-                "seconds": ctx.clock.seconds,
-                "state": asdict(self.state),
-                "history": [line.model_dump() for line in self.history],
-            },
-        )
+        state = {
+            "cell": self.identity,
+            "model": self.model.state_dict(),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in ctx.optimisers.items()},
+            "method": self.method.state_dict(),
+            "counters": {name: getattr(ctx, name) for name in COUNTERS},
+            "seconds": ctx.clock.seconds,
+            "state": asdict(self.state),
+            "history": [line.model_dump() for line in self.history],
+        }
+        checkpoint.save_last(self.folder, state)
         self.saved_at = time.monotonic()
 
     def resume(self) -> None:
@@ -307,7 +286,7 @@ class Trainer:
         ctx, state = self.ctx, TrainerState(**saved["state"])
         state.resumes += 1
         self.state = state
-        for name in self.COUNTERS:
+        for name in COUNTERS:
             setattr(ctx, name, saved["counters"][name])
         ctx.clock.seconds = saved["seconds"]
         ctx.phase = self.phases[state.phase]
@@ -329,10 +308,7 @@ class Trainer:
             encoder_updates=ctx.encoder_updates,
             best_update=state.best_update,
             stopped_by=state.stopped_by,
-            train_seconds=ctx.clock.seconds["train"],
-            validation_seconds=ctx.clock.seconds["validation"],
-            data_seconds=ctx.clock.seconds["data"],
-            checkpoint_seconds=ctx.clock.seconds["checkpoint"],
+            **{f"{purpose}_seconds": seconds for purpose, seconds in ctx.clock.seconds.items()},
             flops=ctx.flops(),
             updates_by_kind=ctx.updates_by_kind,
             flops_by_kind=ctx.flops_by_kind,
