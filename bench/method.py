@@ -187,7 +187,7 @@ class Method:
         self.kl_term: KLTerm = MeanKL()
 
     @classmethod
-    def create(cls, config: Any, schedule: Schedule | None, kl_term: KLTerm | None) -> Method:
+    def create(cls, config: Any, schedule: Schedule | None = None, kl_term: KLTerm | None = None) -> Method:
         """Return a new method object for one run, with the schedule and KL term attached to it by ``+``, if any."""
         method = cls(config, schedule)
         method.kl_term = kl_term or method.kl_term

@@ -53,6 +53,15 @@ def retry_with_smaller_chunk(chunk: int, work: Callable[[int], Result]) -> tuple
             torch.cuda.empty_cache()
 
 
+def chunked_log_prob(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
+    """Return log p(x|z): x ``[B, …]``, z ``[B, S, D]`` -> ``[B, S]``, decoding at most ``chunk`` pairs at a time."""
+    parts = []
+    for examples, codes in zip(x.split(chunk), z.split(chunk), strict=True):
+        samples = max(1, chunk // len(examples))
+        parts.append(torch.cat([model.log_prob(examples, part) for part in codes.split(samples, dim=1)], dim=1))
+    return torch.cat(parts)
+
+
 class PeakMemory(TorchDispatchMode):
     """Context manager that measures ``peak``: the most bytes held by results of torch operations at any time."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from bench.core.config import build, suggest, with_overrides
@@ -86,8 +86,7 @@ class EvaluationConfig(BasicSettings):
 
     def group(self, name: str) -> dict[str, Any]:
         """Return a group's settings as JSON holds them."""
-        values = {f.name: getattr(self.groups[name], f.name) for f in fields(self.groups[name])}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return asdict(self.groups[name])
 
     def missing(self, record: EvaluationRecord | None) -> tuple[str, ...]:
         """Return what an evaluation lacks of these settings: "basic" and all groups, some groups, or nothing."""

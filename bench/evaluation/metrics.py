@@ -14,15 +14,10 @@ from bench.core.config import TrainConfig
 from bench.core.hashing import derive_seed
 from bench.data.dataset import DataInfo
 from bench.data.tensors import Data
-from bench.evaluation.chunking import auto_chunk_size
+from bench.evaluation.chunking import auto_chunk_size, chunked_log_prob
 from bench.evaluation.estimators.inference_gap import lag
 from bench.evaluation.estimators.latent_usage import active_units, informative_units
-from bench.evaluation.estimators.likelihood import (
-    effective_sample_size,
-    importance_weighted_nll,
-    nll_standard_error,
-    pareto_k,
-)
+from bench.evaluation.estimators.likelihood import is_diagnostics
 from bench.evaluation.estimators.mutual_information import (
     in_batch_mutual_information,
     kl_aggregate,
@@ -119,29 +114,10 @@ def compute_metrics(
     return result
 
 
-def chunked_log_prob(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
-    """Return log p(x|z): x ``[B, …]``, z ``[B, S, D]`` -> ``[B, S]``, decoding at most ``chunk`` pairs at a time."""
-    parts = []
-    for examples, codes in zip(x.split(chunk), z.split(chunk), strict=True):
-        samples = max(1, chunk // len(examples))
-        parts.append(torch.cat([model.log_prob(examples, part) for part in codes.split(samples, dim=1)], dim=1))
-    return torch.cat(parts)
-
-
 def log_weights(model: VAE, x: Tensor, q: Posterior, z: Tensor, chunk: int) -> Tensor:
     """Return log p(x, z) - log q(z|x): x ``[B, …]``, z ``[B, S, D]`` -> ``[B, S]``. NaN if q has no density."""
     log_q = q.log_prob(z) if q.has_density else math.nan
     return chunked_log_prob(model, x, z, chunk) + model.prior.log_prob(z) - log_q
-
-
-def is_diagnostics(log_weights: Tensor) -> dict[str, Tensor]:
-    """Return the importance-weighted NLL of each example and its diagnostics: ``[B, S]`` -> ``[B]`` each."""
-    return {
-        "nll": importance_weighted_nll(log_weights),
-        "nll_mc_se": nll_standard_error(log_weights),
-        "ess": effective_sample_size(log_weights),
-        "pareto_k": pareto_k(log_weights),
-    }
 
 
 def information_metrics(model: VAE, result: Measurement, batch_sizes: list[int]) -> Metrics:
@@ -168,15 +144,6 @@ def information_metrics(model: VAE, result: Measurement, batch_sizes: list[int])
 
 
 @torch.no_grad()
-def mean_loss(method: Method, ctx: EvaluationContext, blocks: Sequence[Tensor]) -> float:
-    """Return the method's training objective with the model in evaluation mode, in nats per example of ``blocks``."""
-    ctx.model.eval()
-    total = 0.0
-    for ctx.block, x in enumerate(blocks):
-        total += len(x) * method.objective(ctx, x).item()
-    return total / sum(map(len, blocks))
-
-
 def validate(
     method: Method,
     model: VAE,
@@ -189,19 +156,21 @@ def validate(
     """Return the metrics of the validation set at KL weight 1, and leave the model in training mode.
 
     The noise is the same each time. There is no NLL: with one sample it would equal the negative ELBO. ``with_lag``
-    adds the inference lag on the first ``lag_examples``, ``with_loss`` the method's own objective.
+    adds the inference lag on the first ``lag_examples``, ``with_loss`` the method's own objective in nats per example.
     """
     ctx = EvaluationContext(model, data.info, train, derive_seed(seed, "validation"))
     _, blocks = data.blocks("val", train.val_examples, train.batch_size, train.equal_lengths)
     with autocast(model, train.precision, frozen=True):
         metrics = compute_metrics(method, ctx, blocks, samples=1, chunk=train.batch_size).metrics
         if with_loss:
-            metrics["loss"] = mean_loss(method, ctx, blocks)
+            losses = []
+            for ctx.block, x in enumerate(blocks):
+                losses.append(len(x) * method.objective(ctx, x).item())
+            metrics["loss"] = sum(losses) / sum(map(len, blocks))
         if with_lag and train.lag_examples and model.latent_dim and reparametrize_prior(model) is model:
             _, (x,) = data.blocks("val", train.lag_examples, train.lag_examples)
             ctx.block = 0
-            with torch.no_grad():
-                q = method.posterior(ctx, x, train=False)
+            q = method.posterior(ctx, x, train=False)
             metrics |= lag(model, x, q, ctx.generator("lag"), auto_chunk_size(model, [x]))
     model.train()
     return {name: value for name, value in metrics.items() if name not in ("nll", "collapsed")}

@@ -18,7 +18,7 @@ from bench.method import Method
 from bench.models.build import build_model
 from bench.models.vae import VAE
 from bench.training import checkpoint, registry
-from bench.training.expressions import build_modifier, create_method
+from bench.training.expressions import build_modifier
 
 
 def build_from_config(config: CellConfig) -> tuple[Method, VAE, int]:
@@ -34,7 +34,7 @@ def build_from_config(config: CellConfig) -> tuple[Method, VAE, int]:
         raise UserError(f"trained by {trained}, this code has {current}: train it again")
     modifiers = [build_modifier(m.name, m.settings) for m in (record.schedule, record.kl_term) if m]
     settings = build(cls.Config, record.config, f"method '{cls.name}'")
-    method = create_method(cls, settings, {modifier.kind: modifier for modifier in modifiers})
+    method = cls.create(settings, **{modifier.kind: modifier.value for modifier in modifiers})
     seed = derive_seed(config.base_seed, data.name, config.seed)
     torch.manual_seed(derive_seed(seed, "initialisation"))
     model = method.build(build_model(config.model, data, method.latent), data)

@@ -54,10 +54,8 @@ def load_best(folder: Path, device: torch.device | str, update: int | None) -> d
     path = folder / "best.pt"
     try:
         best = load(path, device)
-    except FileNotFoundError as error:
-        raise DamagedCheckpoint(f"{path} is missing: train the cell again") from error
-    except ValueError as error:
-        raise DamagedCheckpoint(f"{path} is damaged ({error}): train the cell again") from error
+    except (FileNotFoundError, ValueError) as error:
+        raise DamagedCheckpoint(f"{path} is missing or damaged ({error}): train the cell again") from error
     if best.get("update") != update:
         raise DamagedCheckpoint(f"{path} is of update {best.get('update')}, not {update}: train the cell again")
     return best
@@ -67,10 +65,8 @@ def load_states(folder: Path, device: torch.device | str) -> Iterator[tuple[Path
     """Yield the stored states of training, newest first. Damaged files are renamed to backups."""
     for path in (folder / "last.pt", folder / "previous.pt"):
         try:
-            state = load(path, device)
+            yield path, load(path, device)
         except FileNotFoundError:
             continue
         except ValueError:
             rename_to_backup(path)
-            continue
-        yield path, state

@@ -48,13 +48,7 @@ class MethodSpec:
 
     def instance(self) -> Method:
         """Create the method. Methods hold state: every cell needs its own."""
-        return create_method(self.method, self.config, self.modifiers)
-
-
-def create_method(cls: type[Method], config: Any, modifiers: Mapping[str, Modifier]) -> Method:
-    """Return a new method with its settings and modifiers."""
-    schedule, kl_term = (modifiers[kind].value if kind in modifiers else None for kind in ("schedule", "kl_term"))
-    return cls.create(config, schedule, kl_term)
+        return self.method.create(self.config, **{kind: modifier.value for kind, modifier in self.modifiers.items()})
 
 
 def parse_methods(
@@ -67,7 +61,7 @@ def parse_methods(
     settings = settings or {}
     rows: dict[str, MethodSpec] = {}
     sweeps: dict[str, list[str]] = {}
-    for expression in _expand_suites(expressions):
+    for expression in dict.fromkeys(_expand_suites(expressions)):
         members = [_method_spec(calls, preset, settings) for calls in _expand_sweep(expression)]
         rows |= {member.expression: member for member in members}
         if len(rows) > MAX_ROWS:
@@ -81,12 +75,10 @@ def parse_methods(
     return list(rows.values()), sweeps
 
 
-def _expand_suites(expressions: Iterable[str]) -> Iterable[str]:
-    expanded: list[str] = []
+def _expand_suites(expressions: Iterable[str]) -> Iterator[str]:
     for expression in expressions:
         suite = expression.isidentifier() and expression not in registry.method_names()
-        expanded += registry.suites().get(expression, [expression]) if suite else [expression]
-    return dict.fromkeys(expanded)
+        yield from registry.suites().get(expression, [expression]) if suite else [expression]
 
 
 def _expand_sweep(expression: str) -> Iterator[list[tuple[str, dict[str, Any]]]]:

@@ -195,19 +195,18 @@ class Trainer:
         self.method.on_epoch_end(ctx)
         ctx.clock.to("checkpoint")
         lr, selected = state.lr, self.select()
-        self.history.append(
-            Validation(
-                **ctx.val,
-                phase=ctx.phase.name,
-                update=ctx.step,
-                encoder_updates=ctx.encoder_updates,
-                seconds=ctx.clock.seconds["train"],
-                train_loss=state.loss_sum / state.loss_count,
-                beta=ctx.beta,
-                lr=lr,
-                selected=selected,
-            )
-        )
+        line = {
+            **ctx.val,
+            "phase": ctx.phase.name,
+            "update": ctx.step,
+            "encoder_updates": ctx.encoder_updates,
+            "seconds": ctx.clock.seconds["train"],
+            "train_loss": state.loss_sum / state.loss_count,
+            "beta": ctx.beta,
+            "lr": lr,
+            "selected": selected,
+        }
+        self.history.append(Validation.model_validate(line))
         state.loss_sum, state.loss_count = 0.0, 0
         if ctx.step >= ctx.total:
             state.stopped_by = "budget"

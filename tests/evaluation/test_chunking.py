@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from bench.evaluation import chunking
-from bench.evaluation.chunking import PeakMemory, auto_chunk_size, out_of_memory
-from bench.evaluation.metrics import chunked_log_prob
+from bench.evaluation.chunking import PeakMemory, auto_chunk_size, chunked_log_prob, out_of_memory
 from bench.models.image import build_image_model
 from bench.models.text import build_text_model
 from bench.models.vae import VAE

@@ -49,13 +49,12 @@ def lag(model: VAE, x: Tensor, q: Posterior, generator: torch.Generator, chunk: 
     """
     if q.mean.shape[1] in GRID_LEVELS:
         true_mean, best = true_posterior(model, x, q.mean, chunk)
-        kl = best - elbo(model, x, q, generator, chunk)
     else:
         better = refined(model, x, q, generator, chunk)
         true_mean, state = better.mean, generator.get_state()
         best = elbo(model, x, better, generator, chunk)
         generator.set_state(state)  # the same noise for both, so that their difference is paired
-        kl = best - elbo(model, x, q, generator, chunk)
+    kl = best - elbo(model, x, q, generator, chunk)
     distance = torch.linalg.vector_norm(q.mean.double() - true_mean.double(), dim=1)
     return {"lag": distance.mean().item(), "lag_kl": kl.mean().item()}
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.evaluation.estimators.mutual_information import Prior
-from bench.models.distributions import Gaussian, Posterior, StandardNormal
+from bench.evaluation.chunking import chunked_log_prob
+from bench.models.distributions import Gaussian, Posterior, Prior, StandardNormal
 from bench.models.vae import VAE
 
 
@@ -89,9 +89,8 @@ def coupled_samples(
     if type(prior) is StandardNormal and len(gaussians) == len(posteriors):
         mean = torch.cat([q.mean for q in gaussians])
         scale = torch.cat([(0.5 * q.logvar).exp() for q in gaussians])
-        noise = torch.randn(
-            count, samples, prior.dim, generator=generator, device=generator.device, dtype=mean.dtype
-        ).to(device)
+        shape = count, samples, prior.dim
+        noise = torch.randn(shape, generator=generator, device=generator.device, dtype=mean.dtype).to(device)
         own = mean.unsqueeze(1) + scale.unsqueeze(1) * noise
         return CoupledSamples(own, mean[partner] + scale[partner] * noise, noise)
     own = torch.cat([q.rsample(samples, generator) for q in posteriors])
@@ -107,11 +106,7 @@ def distortion_gaps(model: VAE, x: Tensor, z: Tensor, z_other: Tensor, z_prior: 
     second if q is the prior. Under exact inference both are the symmetrised KL between p(x, z) and p(x) p(z), at least
     I(x; z). Negative if z from the encoder is worse than z from elsewhere.
     """
-    own, other, prior = (_distortion(model, x, samples, chunk) for samples in (z, z_other, z_prior))
+    own, other, prior = (
+        -chunked_log_prob(model, x, samples, chunk).double().mean(dim=1) for samples in (z, z_other, z_prior)
+    )  # (B,) each
     return DistortionGaps(other - own, prior - own)
-
-
-def _distortion(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
-    """Return the mean of -log p(x|z) over samples z ``[B, S, D]``: ``[B]``, float64."""
-    parts = z.split(max(1, chunk // len(x)), dim=1)
-    return -torch.cat([model.log_prob(x, part) for part in parts], dim=1).double().mean(dim=1)

@@ -50,6 +50,16 @@ def nll_standard_error(log_weights: Tensor) -> Tensor:
     return (variance * samples / (samples - 1)).sqrt()
 
 
+def is_diagnostics(log_weights: Tensor) -> dict[str, Tensor]:
+    """Return the importance-weighted NLL of each example and its diagnostics: ``[B, S]`` -> ``[B]`` each."""
+    return {
+        "nll": importance_weighted_nll(log_weights),
+        "nll_mc_se": nll_standard_error(log_weights),
+        "ess": effective_sample_size(log_weights),
+        "pareto_k": pareto_k(log_weights),
+    }
+
+
 def nested_nll(log_weights: Tensor, samples: int) -> NestedNLL:
     """Estimate the NLL with ``samples`` samples from the S // ``samples`` disjoint groups of log weights ``[B, S]``.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -47,15 +48,12 @@ def few_label_accuracy(
     """
     labels, known, truth = _encode_labels(train_labels, test_labels)
     orders = [_balanced(labels, np.random.default_rng((seed, draw))) for draw in range(draws)]
-    return {
-        count: sum(
-            _accuracy(train_means[few], labels[few], test_means[known], truth)
-            for few in (order[:count] for order in orders)
-        )
-        / draws
-        for count in counts
-        if count <= len(labels)
-    }
+    accuracies = {}
+    for count in (count for count in counts if count <= len(labels)):
+        subsets = [order[:count] for order in orders]
+        correct = [_accuracy(train_means[few], labels[few], test_means[known], truth) for few in subsets]
+        accuracies[count] = sum(correct) / draws
+    return accuracies
 
 
 def chance_accuracy(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
@@ -67,27 +65,19 @@ def chance_accuracy(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
 def _encode_labels(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the training labels numbered by first appearance, a mask of the test examples of known classes, and the
     labels of these."""
-    classes, first, inverse = np.unique(train, return_index=True, return_inverse=True)
-    number = first.argsort().argsort()  # class -> number
-    known = np.isin(test, classes)
+    labels, classes = pd.factorize(train)
+    truth = pd.Index(classes).get_indexer(test)  # -1 for a class that is not in the training set
+    known = truth >= 0
     if not known.any():
         raise ValueError("no class of the test set is in the training set")
-    return number[inverse], known, number[np.searchsorted(classes, test[known])]
+    return labels, known, truth[known]
 
 
 def _balanced(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Return all examples in random order, but first one of each class, then a second one of each, and so on."""
     order = random.permutation(len(labels))
-    return order[np.argsort(_rank(labels[order]), kind="stable")]
-
-
-def _rank(labels: np.ndarray) -> np.ndarray:
-    """Return how many examples of the same class precede each example: int64 ``[N]``."""
-    order = np.argsort(labels, kind="stable")
-    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    rank = np.empty(len(labels), np.int64)
-    rank[order] = np.arange(len(labels)) - np.repeat(starts, counts)
-    return rank
+    rank = pd.Series(order).groupby(labels[order]).cumcount()  # how many examples of the same class precede
+    return order[np.argsort(rank.to_numpy(), kind="stable")]
 
 
 @contextmanager
@@ -143,12 +133,7 @@ def _fit(features: Tensor, target: Tensor, strength: float, start: Tensor) -> Te
     """Minimise mean cross-entropy + ½ strength ‖W‖² by L-BFGS, without a penalty on the biases."""
     weights = start.clone().requires_grad_()
     optimiser = torch.optim.LBFGS(
-        [weights],
-        max_iter=500,
-        tolerance_grad=1e-5,
-        tolerance_change=1e-9,
-        history_size=10,
-        line_search_fn="strong_wolfe",
+        [weights], max_iter=500, tolerance_grad=1e-5, history_size=10, line_search_fn="strong_wolfe"
     )
 
     def objective() -> Tensor:

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench.models.distributions import Gaussian, Posterior
+from bench.models.distributions import Gaussian, Posterior, Prior
 
 #: Side of the blocks of (z, posterior) pairs: large enough for matrix products, small enough for CPU caches.
 BLOCK = 500
-
-
-class Prior(Protocol):
-    def log_prob(self, z: Tensor) -> Tensor: ...
-    def sample(self, count: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor: ...
 
 
 class SampleLogProbs(NamedTuple):

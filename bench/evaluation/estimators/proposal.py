@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bench.evaluation.chunking import chunked_log_prob
 from bench.models.distributions import Gaussian, Posterior
 from bench.models.vae import VAE, second_order
 
@@ -51,7 +52,6 @@ class RefinedWeights(NamedTuple):
 
     log_weights: Tensor
     elbo: Tensor
-    proposal: Mixture
 
 
 def refined_proposal(
@@ -88,7 +88,7 @@ def refined_log_weights(
     log_joint = joint_log_prob(model, x, z, chunk)
     narrow_weights = log_joint - proposal.narrow.log_prob(z).double()
     elbo = narrow_weights[:, ::2].mean(1)  # even samples are from the narrow component
-    return RefinedWeights(log_joint - proposal.log_prob(z).double(), elbo, proposal)
+    return RefinedWeights(log_joint - proposal.log_prob(z).double(), elbo)
 
 
 def refined(
@@ -142,12 +142,7 @@ def _ascend(model: VAE, x: Tensor, start: Tensor, noises: Tensor, lr: float, pow
 
 def joint_log_prob(model: VAE, x: Tensor, z: Tensor, chunk: int) -> Tensor:
     """Return log p(x, z) of x ``[N, …]`` at z ``[N, S, D]``: ``[N, S]``, float64 after the decoder."""
-    examples = max(1, chunk // z.shape[1])
-    log_px = [
-        torch.cat([model.log_prob(batch, part) for part in codes.split(chunk, dim=1)], dim=1)
-        for batch, codes in zip(x.split(examples), z.split(examples), strict=True)
-    ]
-    return torch.cat(log_px).double() + model.prior.log_prob(z).double()
+    return chunked_log_prob(model, x, z, chunk).double() + model.prior.log_prob(z).double()
 
 
 def _shared_noise(generator: torch.Generator, steps: int, samples: int, like: Tensor) -> Tensor:
@@ -163,7 +158,5 @@ def streams(generator: torch.Generator, count: int) -> list[torch.Generator]:
 
 def noise(generators: list[torch.Generator], samples: int, like: Tensor) -> Tensor:
     """Draw standard normal noise ``[B, samples, D]`` with one generator per example; D, type and device as ``like``."""
-    draws = (
-        torch.randn(samples, like.shape[-1], generator=g, device=like.device, dtype=like.dtype) for g in generators
-    )
-    return torch.stack(list(draws))
+    shape = samples, like.shape[-1]
+    return torch.stack([torch.randn(shape, generator=g, device=like.device, dtype=like.dtype) for g in generators])
