@@ -27,7 +27,7 @@ from bench.data import tensors
 from bench.evaluation.chunking import auto_chunk_size
 from bench.evaluation.estimators.likelihood import importance_weighted_nll
 from bench.evaluation.metrics import log_weights
-from bench.experiment.benchmark import parse_size
+from bench.experiment.benchmark import random_data
 from bench.methods.vae import BasicVAE
 from bench.models.build import build_model
 from bench.models.precision import autocast
@@ -61,8 +61,8 @@ def setup(name: str, precision: str | None, folder: Path) -> None:
     if precision:
         configure_torch(threads=1, device="cpu", gpu_share=0)
     torch.set_num_threads(1)
-    preset = parse_size(size).preset
-    data = tensors.load(parse_size(size).prepared(folder), preset.model)
+    preset, prepared = random_data(size, folder)
+    data = tensors.load(prepared, preset.model)
     _, (x,) = data.blocks("val", preset.train.batch_size, preset.train.batch_size)
     torch.manual_seed(0)
     model = build_model(preset.model, data.info)

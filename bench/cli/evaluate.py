@@ -5,18 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench.cli.validate import check_workers, data_folder
+from bench.cli.options import add_options, cell_resources, check_workers, data_folder
 from bench.core.errors import UserError
 from bench.evaluation.registry import metric_groups
-
-if TYPE_CHECKING:
-    from bench.evaluation.config import EvaluationConfig
-    from bench.experiment.cell_folder import CellFolder
 
 EXAMPLES = """\
 examples:
@@ -42,52 +38,56 @@ def add_parser(commands: Any) -> None:
     p.add_argument("out", type=Path, metavar="OUT", help="output folder of a run, or a folder of some of its cells")
     p.add_argument("--metrics", metavar="GROUP,…", help="groups of metrics (default: those of each cell's preset)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="evaluation.iw_samples=500, …")
-    p.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with data sets (default: BENCH_DATA_DIR)")
-    p.add_argument("--executor", choices=["ray", "local"], default="ray", help="ray: cells in parallel (default)")
-    p.add_argument("--cpus-per-cell", type=int, default=1, metavar="N", help="cores and threads (default: 1)")
-    p.add_argument(
-        "--gpus-per-cell", type=float, default=1.0, metavar="F", help="for cells trained on a GPU (default: 1)"
-    )
-    p.set_defaults(execute=execute, after_stop="finished cells are stored; the same command resumes")
+    add_options(p, "--data-dir", "--executor", "--cpus-per-cell", "--gpus-per-cell")
+    p.set_defaults(execute=execute, after_stop="finished cells are stored; the same command resumes", address=None)
 
 
 def execute(args: argparse.Namespace) -> int:
-    check_workers(args.cpus_per_cell, args.gpus_per_cell)
+    check_workers(args)
     groups, overrides = _parse(args.metrics, args.set)
-    from bench.cli.progress import make_console
+    from bench.cli.progress import CellProgress, RunProgress, make_console
     from bench.experiment import queries
-    from bench.experiment.cell_folder import lock_cell
+    from bench.experiment.cell_folder import CellFolder, lock_cell
     from bench.experiment.plan import cell_state
     from bench.experiment.schema import Status
+    from bench.experiment.session import run_tasks
     from bench.reporting.report import build
 
     console = make_console()
     log = partial(console.print, markup=False)
     finished = queries.finished_cells([args.out])
-    folders = [folder for folder in finished if folder.has_weights()]
-    if skipped := len(finished) - len(folders):
+    cells = [cell for cell in finished if CellFolder(cell.folder).has_weights()]
+    if skipped := len(finished) - len(cells):
         log(f"skipped: {skipped} finished cells without weights (git keeps none)")
-    wanted = {folder: queries.evaluation_of_preset(folder, overrides, groups) for folder in folders}
-    pending = {folder: config for folder, config in wanted.items() if config.missing(folder.evaluation())}
-    log(f"{len(folders)} finished cells with weights, {len(pending)} of them to evaluate")
-    queries.check_device(pending)
+    wanted = [(cell, queries.evaluation_of_preset(cell, overrides, groups)) for cell in cells]
+    pending = [(cell, config) for cell, config in wanted if config.missing(cell.evaluation)]
+    log(f"{len(cells)} finished cells with weights, {len(pending)} of them to evaluate")
+    queries.check_device(cell for cell, _ in pending)
     data_dir = data_folder(args.data_dir)
-    for folder in pending:
-        with lock_cell(folder.path) as free:
+    for cell, _ in pending:
+        with lock_cell(cell.folder) as free:
             if not free:
-                log(f"{folder.path}: waiting for another run that is using it")
-    for device in sorted({folder.config.device for folder in pending}):
-        cells = {folder: config for folder, config in pending.items() if folder.config.device == device}
-        _run(args, cells, args.gpus_per_cell if device == "cuda" else 0.0, data_dir)
-    for out in sorted({out for folder in finished if (out := queries.output_folder(folder))}):
+                log(f"{cell.folder}: waiting for another run that is using it")
+    for device in sorted({cell.config.device for cell, _ in pending}):
+        batch = [(cell, config) for cell, config in pending if cell.config.device == device]
+        resources = cell_resources(args, device)
+        tasks = [queries.stored_task(cell, config, data_dir, resources, len(batch)) for cell, config in batch]
+        progress = [
+            CellProgress(f"{cell.folder.parent.name} {cell.folder.name}", CellFolder(cell.folder), 1, 1.0, config)
+            for cell, config in batch
+        ]
+        run_tasks(args.out, tasks, resources, RunProgress(progress, console), log)
+    for out in sorted({out for cell in finished if (out := queries.output_folder(cell))}):
         place = Path(os.path.relpath(out))
         for report in build(place, log=log):
             log(f"\n{report.text}\n{report.locations(place)}")
-    states = {folder: cell_state(folder, config) for folder, config in pending.items()}
-    failed = {folder: state for folder, state in states.items() if state.status is not Status.DONE}
-    for folder, state in failed.items():
-        log(f"failed: {folder.path}: {state.reason or 'interrupted'}")
-    return 1 if failed else 0
+    status = 0
+    for cell, config in pending:
+        state = cell_state(CellFolder(cell.folder), config)
+        if state.status is not Status.DONE:
+            status = 1
+            log(f"failed: {cell.folder}: {state.reason or 'interrupted'}")
+    return status
 
 
 def _parse(metrics: str | None, settings: Sequence[str]) -> tuple[list[str] | None, dict[str, dict[str, Any]]]:
@@ -103,22 +103,3 @@ def _parse(metrics: str | None, settings: Sequence[str]) -> tuple[list[str] | No
     if methods or {*overrides} - {"evaluation"}:
         raise UserError("--set changes settings of the evaluation only: these cells are already trained")
     return groups, overrides
-
-
-def _run(
-    args: argparse.Namespace, cells: Mapping[CellFolder, EvaluationConfig], gpus: float, data_dir: Path | None
-) -> None:
-    """Evaluate cells of one device."""
-    from bench.cli.progress import CellProgress, RunProgress, make_console
-    from bench.experiment import queries
-    from bench.experiment.session import run_tasks
-    from bench.experiment.task import Resources
-
-    resources = Resources(args.executor, args.cpus_per_cell, gpus)
-    tasks = [queries.stored_task(cell, config, data_dir, resources, len(cells)) for cell, config in cells.items()]
-    progress = [
-        CellProgress(f"{folder.path.parent.name} {folder.path.name}", folder, 1, 1.0, config)
-        for folder, config in cells.items()
-    ]
-    console = make_console()
-    run_tasks(args.out, tasks, resources, RunProgress(progress, console), partial(console.print, markup=False))

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder, RecordError
 
 POLL_SECONDS = 0.5
-LINE_SECONDS = 60  # without a terminal: interval between two lines of a running cell
+LINES = 10  # without a terminal: while a cell runs
 WINDOW = 100  # unfinished cells polled at a time, in the order in which they start
 EVALUATION_SHARE = 0.1  # of a cell's bar
 #: History and metric key -> heading.
@@ -46,34 +44,32 @@ class CellProgress:
     evaluation: EvaluationConfig  # what must be evaluated
     state: str = "waiting"
     update: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)  # last validation, or test metrics once done
-    reason: str = ""  # why the cell failed
+    details: str = ""  # metrics of the last validation, of the test set once done, or why the cell failed
     bar: TaskID | None = None
-    logged: float = 0.0  # time of its last line
 
     def __post_init__(self) -> None:
         self.lock = self.folder.path.with_name(f".{self.folder.path.name}.lock")
-        self.before = self._stamps()
+        self.before = self._modified()
 
-    def _stamps(self) -> list[float]:
-        files = [self.folder.path / name for name in ("result.json", "evaluation.json")]
-        return [_modified(file) for file in files]
+    def _modified(self) -> list[float]:
+        """Return when training and evaluation were last stored, 0 for never."""
+        return [_modified(self.folder.path / name) for name in ("result.json", "evaluation.json")]
 
     def poll(self) -> None:
         """Update the state from the folder. A damaged file raises ``RecordError`` and changes nothing."""
-        new_result, new_evaluation = (now != old for now, old in zip(self._stamps(), self.before, strict=True))
+        new_result, new_evaluation = (now != old for now, old in zip(self._modified(), self.before, strict=True))
         result = self.folder.result() if new_result else None
         if self.lock.exists():  # a worker holds the cell
             if result and result.status == "running":
                 self.state = "running"
                 if history := self.folder.history():
-                    self.update, self.metrics = history[-1].update, _shown(history[-1].metrics)
+                    self.update, self.details = history[-1].update, _numbers(history[-1].metrics)
             elif self.folder.is_trained():
                 self.state, self.update = "evaluating", self.updates
         elif result and result.failure:
-            self.state, self.reason = "failed", result.failure
+            self.state, self.details = "failed", result.failure
         elif new_evaluation and (record := self.folder.evaluation()) and not self.evaluation.missing(record):
-            self.state, self.update, self.metrics = "done", self.updates, _shown(record.metrics)
+            self.state, self.update, self.details = "done", self.updates, _numbers(record.metrics)
 
     @property
     def finished(self) -> bool:
@@ -84,23 +80,18 @@ class CellProgress:
         """The completed share of the cell's work."""
         return 1.0 if self.finished else (1 - EVALUATION_SHARE) * min(1.0, self.update / self.updates)
 
-    def numbers(self) -> str:
-        return ", ".join(f"{SHOWN[key]} {round(value, 2) + 0.0:.2f}" for key, value in self.metrics.items())
-
 
 class RunProgress:
     """Shows the progress of cells, given in the order in which they start, from a thread while it is entered."""
 
     def __init__(self, cells: Sequence[CellProgress], console: Console):
-        self.cells, self.console = cells, console
-        self.unfinished = list(cells)
-        self.started = time.monotonic()
+        self.cells, self.unfinished, self.console = cells, list(cells), console
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[details]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -108,8 +99,7 @@ class RunProgress:
             disable=not console.is_terminal,
             speed_estimate_period=3600,
         )
-        self.weight = sum(cell.weight for cell in cells)
-        self.total = self.bars.add_task("", total=self.weight, numbers="")
+        self.total = self.bars.add_task("", total=sum(cell.weight for cell in cells), details="")
 
     def __enter__(self) -> RunProgress:
         self.thread.start()
@@ -128,53 +118,43 @@ class RunProgress:
     def poll(self, cells: Sequence[CellProgress]) -> None:
         """Read the state of ``cells`` and show what has changed."""
         for cell in cells:
-            before = cell.state
+            before = cell.state, int(LINES * cell.fraction)
             with suppress(OSError, RecordError):  # a damaged file, or one that is just removed: keep the state
                 cell.poll()
             if cell.finished:
                 self.unfinished.remove(cell)
-            self._show_bar(cell)
-            self._log(cell, before)
-        remaining = sum(cell.weight * (1 - cell.fraction) for cell in self.unfinished)
-        finished = f"{len(self.cells) - len(self.unfinished)}/{len(self.cells)} cells"
-        self.bars.update(self.total, description=finished, completed=self.weight - remaining)
+            self._update_bar(cell)
+            changed = before != (cell.state, int(LINES * cell.fraction))
+            if changed and (cell.finished or not self.console.is_terminal):
+                self._log(cell)
+        completed = sum(cell.weight * cell.fraction for cell in self.cells)
+        self.bars.update(self.total, description=f"{self._count()} cells", completed=completed)
 
-    def _show_bar(self, cell: CellProgress) -> None:
-        if cell.state != "waiting" and not cell.finished and cell.bar is None:
-            cell.bar = self.bars.add_task(escape(cell.name), total=1.0, numbers="")
+    def _update_bar(self, cell: CellProgress) -> None:
         if cell.bar is None:
-            return
-        if cell.finished:
-            self.bars.remove_task(cell.bar)
-            cell.bar = None
-        else:
-            numbers = "evaluating" if cell.state == "evaluating" else cell.numbers()
-            self.bars.update(cell.bar, completed=cell.fraction, numbers=numbers)
+            if cell.state == "waiting":
+                return
+            cell.bar = self.bars.add_task(cell.name, total=1.0, details="")
+        details = f"{cell.state} {cell.details}"
+        self.bars.update(cell.bar, completed=cell.fraction, details=details, visible=not cell.finished)
 
-    def _log(self, cell: CellProgress, before: str) -> None:
-        """Print a line for a new state and, without a terminal, one a minute for a running cell."""
-        if self.console.is_terminal and not cell.finished:
-            return
-        now = time.monotonic()
-        if cell.state == before and (cell.state != "running" or now - cell.logged < LINE_SECONDS or not cell.update):
-            return
-        cell.logged = now
-        texts = {"running": "started", "failed": f"failed: {cell.reason}"}
-        text = texts.get(cell.state, cell.state) if cell.state != before else f"update {cell.update} of {cell.updates}"
-        numbers = f" – {cell.numbers()}" if cell.metrics and cell.state != "failed" else ""
-        finished = len(self.cells) - len(self.unfinished)
-        line = f"[{now - self.started:6.0f} s] {cell.name}: {text}{numbers} ({finished}/{len(self.cells)})"
-        self.console.print(line, markup=False)
+    def _log(self, cell: CellProgress) -> None:
+        seconds = self.bars.tasks[0].elapsed or 0.0
+        state = f"update {cell.update} of {cell.updates}" if cell.state == "running" else cell.state
+        details = f" – {cell.details}" if cell.details else ""
+        self.console.print(f"[{seconds:6.0f} s] {cell.name}: {state}{details} ({self._count()})", markup=False)
+
+    def _count(self) -> str:
+        return f"{len(self.cells) - len(self.unfinished)}/{len(self.cells)}"
 
 
 def _modified(file: Path) -> float:
-    """Return a file's time of modification, 0 if there is no file."""
     try:
         return file.stat().st_mtime
-    except OSError:
+    except OSError:  # there is no file
         return 0.0
 
 
-def _shown(record: Mapping[str, object]) -> dict[str, float]:
-    values = {key: record.get(key) for key in SHOWN}
-    return {key: float(value) for key, value in values.items() if isinstance(value, (int, float))}
+def _numbers(metrics: Mapping[str, object]) -> str:
+    values = {SHOWN[key]: metrics.get(key) for key in SHOWN}
+    return ", ".join(f"{name} {round(x, 2) + 0.0:.2f}" for name, x in values.items() if isinstance(x, (int, float)))

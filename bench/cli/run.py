@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import validate
+from bench.cli import options
 from bench.core.errors import UserError
 from bench.experiment.presets import Preset, load_preset
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from bench.data.dataset import Prepared
     from bench.experiment.plan import PlannedCell
     from bench.experiment.task import Resources
-
-MAX_FAILURES_SHOWN = 50  # failed cells printed one by one
 
 EPILOG = """\
 methods are expressions, joined by commas:
@@ -69,23 +67,12 @@ def add_arguments(p: argparse.ArgumentParser, methods: str = "core", dataset: st
     what.add_argument("--preset", default="quick", help="quick, small or paper (default: quick)")
     what.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: the preset's)")
     what.add_argument("--seed", type=int, default=0, metavar="S", help="base seed (default: 0)")
-    what.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a setting of a method (sa_vae.steps=10) or of the protocol (train.epochs=5, evaluation.iw_samples=100)",
-    )
+    options.add_options(what, "--set")
     where = p.add_argument_group("where")
     where.add_argument("--out", type=Path, default=Path("out"), metavar="OUT", help="output folder (default: out)")
-    where.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with data sets (default: BENCH_DATA_DIR)")
+    options.add_options(where, "--data-dir")
     how = p.add_argument_group("how")
-    how.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: cuda if available")
-    how.add_argument(
-        "--executor", choices=["ray", "local"], default="ray", help="ray: cells in parallel (default); local: in turn"
-    )
-    how.add_argument("--cpus-per-cell", type=int, default=1, metavar="N", help="cores and threads (default: 1)")
-    how.add_argument("--gpus-per-cell", type=float, metavar="F", help="GPUs or a fraction of one (default on cuda: 1)")
+    options.add_options(how, "--device", "--executor", "--cpus-per-cell", "--gpus-per-cell")
     how.add_argument("--address", metavar="HOST", help="address of a running Ray cluster")
     how.add_argument("--compile", action="store_true", help="train with torch.compile: --set train.compile=true")
     how.add_argument("--force", action="store_true", help="run finished cells again")
@@ -100,10 +87,9 @@ class Plan:
     preset: Preset
     device: str
     resources: Resources
-    rows: int  # methods, one table row each
-    seeds: int
     cells: list[PlannedCell]
     pending: list[PlannedCell]  # the cells to run
+    seconds: Mapping[Path, float]  # folder of a pending cell -> estimated time
     sweeps: Mapping[str, list[str]]  # sweep expression -> its rows
 
 
@@ -112,24 +98,20 @@ def execute(args: argparse.Namespace) -> int:
         from bench.cli.list import print_list
 
         return print_list()
-    validate.check_run(args)
+    options.check_run(args)
     from bench.cli.progress import make_console
-    from bench.experiment.runtime_estimate import estimate
     from bench.experiment.session import remove_leftovers, write_configs
     from bench.experiment.sweeps import write_sweeps
 
     console = make_console()
     plan = make_plan(args, console)
-    seconds: dict[Path, float] = {}
-    if plan.pending:
-        seconds = estimate(plan.pending, plan.preset, plan.data, plan.device, args.cpus_per_cell)
-    print_plan(console, args.out, plan, seconds, args.dry_run)
+    print_plan(console, args.out, plan, every_cell=args.dry_run)
     if args.dry_run:
         return 0
     write_sweeps(args.out, plan.preset.name, plan.sweeps)
     write_configs(plan.cells)
     if plan.pending:
-        run_missing(console, args.out, plan, seconds)
+        run_missing(console, args.out, plan)
     else:
         with suppress(OSError):
             remove_leftovers(args.out)
@@ -138,85 +120,77 @@ def execute(args: argparse.Namespace) -> int:
 
 def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     """Parse the methods, prepare the data set and find out which cells are missing."""
-    from rich.markup import escape
-
     from bench.core.syntax import split_expressions
     from bench.data.cache import cache_dir
     from bench.data.registry import prepare
     from bench.experiment.plan import plan
-    from bench.experiment.task import Resources
+    from bench.experiment.runtime_estimate import estimate
     from bench.training.expressions import parse_methods, parse_settings
 
     settings, overrides = parse_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
     rows, sweeps = parse_methods(split_expressions(args.methods), args.preset, settings)
-    with console.status(escape(f"preparing {args.dataset}: up to a few minutes the first time")):
-        data = prepare(args.dataset, validate.data_folder(args.data_dir), cache_dir())
+    with console.status("preparing the data set: up to a few minutes the first time"):
+        data = prepare(args.dataset, options.data_folder(args.data_dir), cache_dir())
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
-    validate.check_fit(preset, data.info)
-    device = validate.resolve_device(args.device, args.gpus_per_cell, args.address)
-    validate.check_arithmetic(preset, device)
-    gpus = (1.0 if args.gpus_per_cell is None else args.gpus_per_cell) if device == "cuda" else 0.0
+    device = options.resolve_device(args.device, args.gpus_per_cell, args.address)
+    options.check_preset(preset, data.info, device)
     seeds = preset.seeds if args.seeds is None else args.seeds
-    if len(rows) * seeds > validate.MAX_CELLS:
+    if len(rows) * seeds > options.MAX_CELLS:
         raise UserError(
-            f"{len(rows)} methods × {seeds:,} seeds are more than {validate.MAX_CELLS:,} cells: split the run"
+            f"{len(rows)} methods × {seeds:,} seeds are more than {options.MAX_CELLS:,} cells: split the run"
         )
     cells = plan(rows, data.info, preset, seeds, args.seed, device, args.out, args.force)
     pending = [cell for cell in cells if cell.pending]
-    resources = Resources(args.executor, args.cpus_per_cell, gpus, args.address)
-    return Plan(data, preset, device, resources, len(rows), seeds, cells, pending, sweeps)
+    seconds = estimate(pending, preset, data, device, args.cpus_per_cell) if pending else {}
+    return Plan(data, preset, device, options.cell_resources(args, device), cells, pending, seconds, sweeps)
 
 
-def print_plan(console: Console, out: Path, plan: Plan, seconds: Mapping[Path, float], every_cell: bool) -> None:
+def print_plan(console: Console, out: Path, plan: Plan, every_cell: bool) -> None:
     """Print the number of cells and the estimated time, with ``every_cell`` for each cell to run."""
     from bench.experiment.runtime_estimate import can_measure, duration, wall_clock
 
-    done = len(plan.cells) - len(plan.pending)
-    console.print(
-        f"{plan.data.info.title}, preset {plan.preset.name}: {_count(plan.rows, 'method')} × "
-        f"{_count(plan.seeds, 'seed')} = {_count(len(plan.cells), 'cell')}, {done} done",
-        markup=False,
+    log = partial(console.print, markup=False)
+    methods, pending = len({cell.variant.expression for cell in plan.cells}), len(plan.pending)
+    log(
+        f"{plan.data.info.title}, preset {plan.preset.name}: {_count(methods, 'method')} × "
+        f"{_count(len(plan.cells) // methods, 'seed')} = {_count(len(plan.cells), 'cell')}, "
+        f"{len(plan.cells) - pending} done"
     )
-    if not plan.pending:
+    if not pending:
         return
-    pending = f"{_count(len(plan.pending), 'cell')} to run"
     if not can_measure(plan.device):
-        console.print(f"{pending}; the time cannot be estimated on a machine without a GPU")
+        log(f"{_count(pending, 'cell')} to run; the time cannot be estimated on a machine without a GPU")
         return
-    if every_cell:
-        for path, cell_seconds in seconds.items():
-            console.print(f"  to run: {path.relative_to(out)}, about {duration(cell_seconds)}", markup=False)
-    parallel = plan.resources.max_parallel(len(plan.pending))
-    total = wall_clock(seconds.values(), parallel)
-    console.print(f"{pending}, {parallel} at a time: about {duration(total)} on this machine")
+    for path, seconds in plan.seconds.items() if every_cell else ():
+        log(f"  to run: {path.relative_to(out)}, about {duration(seconds)}")
+    parallel = plan.resources.max_parallel(pending)
+    total = duration(wall_clock(plan.seconds.values(), parallel))
+    log(f"{_count(pending, 'cell')} to run, {parallel} at a time: about {total} on this machine")
 
 
-def run_missing(console: Console, out: Path, plan: Plan, seconds: Mapping[Path, float]) -> None:
+def run_missing(console: Console, out: Path, plan: Plan) -> None:
     """Run the pending cells, the longest first so that no core is idle at the end, and show their progress."""
     from bench.cli.progress import CellProgress, RunProgress
     from bench.experiment.runtime_estimate import planned_updates
     from bench.experiment.session import run_tasks
     from bench.experiment.task import make_task
 
-    log = partial(console.print, markup=False)
+    log, evaluation = partial(console.print, markup=False), plan.preset.evaluation
     for cell in plan.pending:
         if reason := cell.state.retrain_reason:
             log(f"archived and trained again ({reason}): {cell.folder.path}")
-    order = sorted(plan.pending, key=lambda cell: -seconds[cell.folder.path])
+    cells = sorted(plan.pending, key=lambda cell: -plan.seconds[cell.folder.path])
     updates = planned_updates(plan.preset, plan.data)
     progress = [
-        CellProgress(cell.config.name, cell.folder, updates, seconds[cell.folder.path], plan.preset.evaluation)
-        for cell in order
+        CellProgress(cell.config.name, cell.folder, updates, plan.seconds[cell.folder.path], evaluation)
+        for cell in cells
     ]
-    evaluation, resources = plan.preset.evaluation, plan.resources
     tasks = [
-        make_task(cell.config, cell.folder.path, plan.data, evaluation, resources, len(order), cell.forced)
-        for cell in order
+        make_task(cell.config, cell.folder.path, plan.data, evaluation, plan.resources, len(cells), cell.forced)
+        for cell in cells
     ]
     stats = run_tasks(out, tasks, plan.resources, RunProgress(progress, console), log)
-    log(str(stats))
-    for problem in stats.problems:
-        log(f"a worker stopped: {problem}; the same command resumes")
+    log("\n".join([str(stats), *(f"a worker stopped: {text}; the same command resumes" for text in stats.problems)]))
 
 
 def report_results(console: Console, out: Path, plan: Plan) -> int:
@@ -229,23 +203,21 @@ def report_results(console: Console, out: Path, plan: Plan) -> int:
     from bench.experiment.schema import Status
     from bench.reporting.report import build
 
-    log = partial(console.print, markup=False)
-    reported = True
+    log, status = partial(console.print, markup=False), 0
     try:
         for report in build(out, log=log, processes=cores()):
             if (report.dataset, report.preset) == (plan.data.info.name, plan.preset.name):
                 log(f"\n{report.text}\n{report.locations(out)}")
     except UserError as error:
-        reported = False
+        status = 2
         log(f"no report: {error}")
-    states = [(cell, cell_state(cell.folder, plan.preset.evaluation)) for cell in plan.pending]
-    unfinished = [(cell, state) for cell, state in states if state.status is not Status.DONE]
-    for cell, state in unfinished[:MAX_FAILURES_SHOWN]:
-        log(f"failed: {cell.config.name}: {state.reason or state.retrain_reason or 'interrupted'}")
-        log(f"  record: {cell.folder.path / 'result.json'}; the same command retries it")
-    if more := len(unfinished[MAX_FAILURES_SHOWN:]):
-        log(f"failed: {more} more, with their reasons in the table; the same command retries them")
-    return 1 if unfinished else 0 if reported else 2
+    for cell in plan.pending:
+        state = cell_state(cell.folder, plan.preset.evaluation)
+        if state.status is not Status.DONE:
+            status = 1
+            log(f"failed: {cell.config.name}: {state.reason or state.retrain_reason or 'interrupted'}")
+            log(f"  record: {cell.folder.path / 'result.json'}; the same command retries it")
+    return status
 
 
 def _count(number: int, noun: str) -> str:

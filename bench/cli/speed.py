@@ -14,17 +14,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bench.cli.validate import check_out, check_range, resolve_device
+from bench.cli.options import add_options, check_out, check_range, resolve_device
 from bench.core import provenance
 from bench.core.config import FULL_PRECISION, PRECISIONS
 from bench.core.errors import UserError, error_summary
 from bench.experiment.presets import preset_names
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from bench.experiment.schema import CellConfig
-    from bench.reporting.render import Document
 
 T = TypeVar("T")
 EPILOG = f"""\
@@ -54,8 +51,8 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--precision", choices=PRECISIONS, default=FULL_PRECISION, help=f"default: {FULL_PRECISION}")
     p.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of updates for each row (default: 2)")
     p.add_argument("--threads", type=int, default=1, metavar="N", help="processor threads (default: 1, as in a run)")
-    p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: cuda if available")
-    p.add_argument("--out", type=Path, default=Path("out"), help="folder for speed.csv and speed.md (default: out)")
+    add_options(p, "--device")
+    p.add_argument("--out", type=Path, default=Path("out"), help="folder for speed.csv (default: out)")
     p.set_defaults(execute=execute, after_stop="nothing is stored before everything is measured")
 
 
@@ -64,41 +61,48 @@ def execute(args: argparse.Namespace) -> int:
     if not 0 < args.seconds <= 3600:
         raise UserError(f"--seconds must be a positive number up to 3,600, not {args.seconds:g}")
     check_out(args.out)
+    import pandas as pd
+
     from bench.core.files import write_text
     from bench.experiment.benchmark import measure, peak_flops
     from bench.models.precision import check_precision
-    from bench.reporting import render
+    from bench.training.torch_setup import gpu_name
 
     device = resolve_device(args.device)
     check_precision(args.precision, device)
+    rows, failed = [], []
     with tempfile.TemporaryDirectory() as folder:
         tasks, skipped = plan_tasks(args, device, Path(folder))
         if not tasks:
-            raise UserError("; ".join(skipped))
+            raise UserError("; ".join(skipped) or "nothing to measure: --methods or --models is empty")
         peak = run_in_subprocess(peak_flops, device, args.threads, args.precision)
-        rows, failed = [], []
         for number, (model, config, data) in enumerate(tasks, start=1):
             method = config.method.expression
             print(f"{number}/{len(tasks)} {method} at {model}", flush=True)
             try:
-                measured = run_in_subprocess(measure, config, data, args.threads, args.seconds)
+                measurements = run_in_subprocess(measure, config, data, args.threads, args.seconds)
             except Exception as error:  # the other methods can still be measured
                 failed.append(f"failed: {method} at {model}: {error_summary(error)}")
                 continue
-            rows += [{"model": model, "method": method, **vars(row)} for row in measured]
+            rows += [{"model": model, "method": method, **vars(row)} for row in measurements]
     if not rows:
         raise UserError("; ".join(failed))
-    import pandas as pd
-
-    frame = pd.DataFrame(rows).assign(precision=args.precision, threads=args.threads, device=device)
-    frame["updates_per_second"] = 1 / frame["seconds_per_update"]
-    frame["gflop_per_second"] = frame["gflop_per_update"] / frame["seconds_per_update"]
-    frame["utilisation"] = 1e9 * frame["gflop_per_second"] / peak
-    document = make_document(frame, [*_notes(args, device, peak), *skipped, *failed])
-    print(f"\n{render.text(document)}")
-    write_text(args.out / "speed.csv", frame.to_csv(index=False))
-    write_text(args.out / "speed.md", render.markdown(document))
-    print(f"written: {args.out / 'speed.csv'}, {args.out / 'speed.md'}")
+    table = pd.DataFrame(rows)
+    table.insert(3, "updates_per_second", 1e3 / table["ms_per_update"])
+    table.insert(6, "percent_of_peak", 1e14 * table["gflop_per_update"] / table["ms_per_update"] / peak)
+    machine = provenance.machine(gpu_name(device))
+    conditions = {
+        "machine": machine.gpu or machine.processor,
+        "threads": args.threads,
+        "precision": args.precision,
+        "torch": provenance.versions()["torch"],
+        "commit": provenance.commit() or "unknown",
+        "peak_gflop_per_second": round(peak / 1e9),
+    }
+    print(f"\n{table.to_string(index=False, float_format=_significant)}\n")
+    print("\n".join([*(f"{name}: {value}" for name, value in conditions.items()), *skipped, *failed]))
+    write_text(args.out / "speed.csv", table.assign(**conditions).to_csv(index=False))
+    print(f"written: {args.out / 'speed.csv'}")
     return 1 if failed else 0
 
 
@@ -109,26 +113,21 @@ def plan_tasks(
     from dataclasses import replace
 
     from bench.core.syntax import split_expressions
-    from bench.experiment.benchmark import parse_size
+    from bench.experiment.benchmark import random_data
     from bench.experiment.plan import plan
     from bench.experiment.schema import Status
     from bench.training.expressions import parse_methods
 
     tasks, skipped = [], []
-    names = [*dict.fromkeys(name.strip() for name in args.models.split(",") if name.strip())]
-    if not names:
-        raise UserError("--models is empty: name models, such as image:quick")
-    for size in map(parse_size, names):
-        rows, _ = parse_methods(split_expressions(args.methods), size.preset.name)
-        if not rows:
-            raise UserError("--methods is empty: name methods or a suite")
-        data = size.prepared(folder)
-        preset = replace(size.preset, train=replace(size.preset.train, precision=args.precision))
+    for size in dict.fromkeys(split_expressions(args.models)):
+        preset, data = random_data(size, folder)
+        preset = replace(preset, train=replace(preset.train, precision=args.precision))
+        rows, _ = parse_methods(split_expressions(args.methods), preset.name)
         for cell in plan(rows, data.info, preset, 1, 0, device, folder):
             if cell.status is Status.SKIPPED:
-                skipped.append(f"skipped: {cell.variant.expression} at {size.name}, {cell.state.reason}")
+                skipped.append(f"skipped: {cell.variant.expression} at {size}, {cell.state.reason}")
             else:
-                tasks.append((size.name, cell.config, data.path))
+                tasks.append((size, cell.config, data.path))
     return tasks, skipped
 
 
@@ -136,39 +135,6 @@ def run_in_subprocess(function: Callable[..., T], *args: object) -> T:
     """Return the result of a function in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         return executor.submit(function, *args).result()
-
-
-def make_document(frame: DataFrame, notes: list[str]) -> Document:
-    """Return the table: one panel per model, one row per kind of update."""
-    from bench.reporting.render import Document, Entry, Panel
-
-    heads = ["method", "update", "updates/s", "ms/update", "GFLOP/update", "of peak", "memory (MB)", "evaluated/s"]
-    document = Document("Speed", "speed", notes=notes)
-    for model, rows in frame.groupby("model", sort=False):
-        lines = [
-            [
-                *(row.method, row.update, _significant(row.updates_per_second)),
-                *(_significant(1000 * row.seconds_per_update), _significant(row.gflop_per_update)),
-                *(f"{row.utilisation:.0%}", f"{row.peak_memory_mb:,.0f}", _significant(row.evaluated_per_second)),
-            ]
-            for row in rows.itertuples()
-        ]
-        entries = [[Entry(text) for text in line] for line in lines]
-        document.panels.append(Panel(str(model), [Entry(head) for head in heads], entries))
-    return document
-
-
-def _notes(args: argparse.Namespace, device: str, peak: float) -> list[str]:
-    """Return where and how this was measured."""
-    from bench.experiment.benchmark import EVALUATED, PEAK_SIZE
-
-    machine, torch = provenance.machine(device), provenance.versions()["torch"]
-    where = machine.gpu or f"{machine.processor}, threads: {args.threads} of {machine.cores} cores"
-    return [
-        f"{where}; {args.precision}; torch {torch}; commit {provenance.commit() or 'unknown'}; {provenance.now()}",
-        f"peak: {peak / 1e9:,.0f} GFLOP/s, the product of square matrices of {PEAK_SIZE[device]} rows in the same run",
-        f"evaluated: test examples per second, basic metrics with {EVALUATED} samples each",
-    ]
 
 
 def _significant(value: float) -> str:

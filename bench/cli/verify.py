@@ -5,46 +5,22 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli.validate import data_folder
+from bench.cli.options import add_options, data_folder
 from bench.core.errors import UserError
 from bench.evaluation.record import EVALUATION_VERSION
 
 if TYPE_CHECKING:
     from bench.core.provenance import Provenance
-    from bench.experiment.cell_folder import CellFolder
     from bench.experiment.cell_record import CellRecord
 
 #: Absolute and relative tolerance: rounding on another machine, thread count or library version.
 ABSOLUTE, RELATIVE = 1e-3, 1e-4
 #: Verdicts from best to worst, as they are printed.
 VERDICTS = {"equal": "equal, bit for bit", "close": "equal up to rounding", "differs": "DIFFERS"}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One number as stored and as computed now."""
-
-    name: str
-    stored: Any
-    now: Any
-
-    @property
-    def verdict(self) -> str:
-        """``equal``, ``close`` or ``differs``."""
-        if self.stored == self.now:
-            return "equal"
-        if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in (self.stored, self.now)):
-            return "differs"
-        return "close" if math.isclose(self.stored, self.now, rel_tol=RELATIVE, abs_tol=ABSOLUTE) else "differs"
-
-    def __str__(self) -> str:
-        numbers = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in (self.stored, self.now)]
-        return f"{self.name}: stored {numbers[0]}, now {numbers[1]}"
 
 
 def add_parser(commands: Any) -> None:
@@ -57,7 +33,7 @@ def add_parser(commands: Any) -> None:
     )
     p.add_argument("cells", nargs="+", type=Path, metavar="CELL", help="folder of one cell or of several")
     p.add_argument("--retrain", action="store_true", help="train again too, from scratch; needs no weights")
-    p.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with data sets (default: BENCH_DATA_DIR)")
+    add_options(p, "--data-dir")
     p.set_defaults(execute=execute, after_stop="nothing was changed")
 
 
@@ -65,35 +41,33 @@ def execute(args: argparse.Namespace) -> int:
     from bench.experiment import queries
 
     data_dir = data_folder(args.data_dir)
-    finished = [folder for folder in queries.finished_cells(args.cells) if folder.evaluation()]
-    if not finished:
+    cells = [cell for cell in queries.finished_cells(args.cells) if cell.evaluation]
+    if not cells:
         raise UserError("none of these cells is trained and evaluated: there is nothing to verify")
-    queries.check_device(finished)
-    matches = [_verify(folder, args.retrain, data_dir) for folder in finished]
+    queries.check_device(cells)
+    matches = [_verify(cell, args.retrain, data_dir) for cell in cells]
     if len(matches) > 1:
         print(f"{sum(matches)} of {len(matches)} cells match")
     return 0 if all(matches) else 1
 
 
-def _verify(folder: CellFolder, retrain: bool, data_dir: Path | None) -> bool:
+def _verify(stored: CellRecord, retrain: bool, data_dir: Path | None) -> bool:
     """Print the comparison of one cell and return whether it matches."""
-    from bench.experiment.cell_record import read
-
-    print("/".join(folder.path.parts[-4:]))
-    stored = read(folder)
+    print("/".join(stored.folder.parts[-4:]))
     with tempfile.TemporaryDirectory() as scratch:
         try:
             now = _run_again(stored, Path(scratch), retrain, data_dir)
         except UserError as error:
             print(f"  not verified: {error}")
             return False
-    comparisons = list(_compare(stored, now, retrain))
-    worst = max((comparison.verdict for comparison in comparisons), key=list(VERDICTS).index)
-    for comparison in comparisons:
-        if comparison.verdict == "differs":
-            print(f"  {comparison}")
+    old, new = (_numbers(cell, retrain) for cell in (stored, now))
+    verdicts = {name: compare(value, new.get(name)) for name, value in old.items()}
+    for name, verdict in verdicts.items():
+        if verdict == "differs":
+            print(f"  {name}: stored {_text(old[name])}, now {_text(new.get(name))}")
+    worst = max(verdicts.values(), key=list(VERDICTS).index)
     what = "trained and evaluated" if retrain else "evaluated"
-    print(f"  {what} again: {len(comparisons)} numbers, {VERDICTS[worst]}")
+    print(f"  {what} again: {len(verdicts)} numbers, {VERDICTS[worst]}")
     if worst != "equal":
         _print_causes(stored, now, retrain, worst)
     return worst != "differs"
@@ -108,17 +82,17 @@ def _run_again(stored: CellRecord, scratch: Path, retrain: bool, data_dir: Path 
     from bench.experiment.task import Resources
     from bench.experiment.worker import run_cell
 
-    folder, again, provenance = CellFolder(stored.folder), CellFolder(scratch), _provenance(stored, retrain)
-    if not retrain and not folder.has_weights():
-        raise UserError("its weights are missing (git keeps none); --retrain trains it again")
+    again, provenance = CellFolder(scratch), _provenance(stored, retrain)
     if retrain and (version := stored.config.protocol_version) != PROTOCOL_VERSION:
         commit = provenance.commit if provenance else None
         raise UserError(f"trained under protocol {version} (commit {commit}), this code has {PROTOCOL_VERSION}")
     if not retrain and stored.result:
+        if not CellFolder(stored.folder).has_weights():
+            raise UserError("its weights are missing (git keeps none); --retrain trains it again")
         (scratch / "best.pt").symlink_to((stored.folder / "best.pt").resolve())
         again.write_record("result.json", stored.result)
     resources = Resources(cpus_per_cell=provenance.threads if provenance else 1)
-    task = queries.stored_task(folder, queries.evaluation_as_stored(folder), data_dir, resources)
+    task = queries.stored_task(stored, queries.evaluation_as_stored(stored), data_dir, resources)
     run_cell(replace(task, folder=scratch))
     record = read(again)
     if record.evaluation is None or record.reason:
@@ -126,20 +100,32 @@ def _run_again(stored: CellRecord, scratch: Path, retrain: bool, data_dir: Path 
     return record
 
 
-def _compare(stored: CellRecord, now: CellRecord, retrain: bool) -> Iterator[Comparison]:
-    """Yield every metric, and after training its counts and validations too."""
+def _numbers(cell: CellRecord, retrain: bool) -> dict[str, Any]:
+    """Return every metric, and with ``retrain`` the counts and validations of training too."""
+    numbers: dict[str, Any] = {}
     if retrain:
-        trained = [cell.result.training if cell.result else None for cell in (stored, now)]
-        for name in ("updates", "encoder_updates", "best_update", "flops"):
-            yield Comparison(name, *(getattr(training, name, None) for training in trained))
-        yield Comparison("validations", len(stored.history), len(now.history))
-        for old, new in zip(stored.history, now.history, strict=False):
-            for name in ("elbo", "kl", "mi"):
-                where = f"validation {name} at update {old.update}"
-                yield Comparison(where, old.metrics.get(name), new.metrics.get(name))
-    before, after = (cell.evaluation.metrics if cell.evaluation else {} for cell in (stored, now))
-    for name, value in before.items():
-        yield Comparison(name, value, after.get(name))
+        training = cell.result.training if cell.result else None
+        numbers = {
+            name: getattr(training, name, None) for name in ("updates", "encoder_updates", "best_update", "flops")
+        }
+        numbers["validations"] = len(cell.history)
+        for line in cell.history:
+            where = f"at update {line.update}"
+            numbers |= {f"validation {name} {where}": line.metrics.get(name) for name in ("elbo", "kl", "mi")}
+    return numbers | (cell.evaluation.metrics if cell.evaluation else {})
+
+
+def compare(stored: Any, now: Any) -> str:
+    """Return ``equal``, ``close`` or ``differs``."""
+    if stored == now:
+        return "equal"
+    if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in (stored, now)):
+        return "differs"
+    return "close" if math.isclose(stored, now, rel_tol=RELATIVE, abs_tol=ABSOLUTE) else "differs"
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _print_causes(stored: CellRecord, now: CellRecord, retrain: bool, worst: str) -> None:

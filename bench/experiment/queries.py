@@ -12,12 +12,12 @@ from bench.data.cache import cache_dir
 from bench.data.registry import prepare_stored
 from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder
-from bench.experiment.cell_record import read
+from bench.experiment.cell_record import CellRecord, read
 from bench.experiment.presets import load_preset, preset_names
 from bench.experiment.task import CellTask, Resources, make_task
 
 
-def finished_cells(paths: Iterable[Path]) -> list[CellFolder]:
+def finished_cells(paths: Iterable[Path]) -> list[CellRecord]:
     """Return the trained cells in these folders and below them, each once; print a line for every other cell.
 
     Raise ``UserError`` if there is no stored cell at all.
@@ -30,7 +30,7 @@ def finished_cells(paths: Iterable[Path]) -> list[CellFolder]:
             print(printable(f"skipped: {folder.path} ({error})"))
             continue
         if cell.trained:
-            finished.append(folder)
+            finished.append(cell)
         else:
             print(printable(f"skipped: {folder.path} ({cell.status})"))
     return finished
@@ -47,50 +47,49 @@ def _folders_below(path: Path) -> list[CellFolder]:
     return folders
 
 
-def check_device(folders: Iterable[CellFolder]) -> None:
+def check_device(cells: Iterable[CellRecord]) -> None:
     """Raise ``UserError`` if a cell was trained on a GPU and there is none."""
     import torch
 
-    for folder in folders:
-        if folder.config.device == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"{folder.path} was trained on a GPU: run this on a machine with a GPU")
+    for cell in cells:
+        if cell.config.device == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"{cell.folder} was trained on a GPU: run this on a machine with a GPU")
 
 
-def evaluation_as_stored(folder: CellFolder) -> EvaluationConfig:
+def evaluation_as_stored(cell: CellRecord) -> EvaluationConfig:
     """Return the settings of a cell's evaluation: those of the basic metrics and of every group that it has."""
-    record = folder.evaluation()
-    if record is None:
-        raise UserError(f"{folder.path} has no evaluation")
-    evaluation = EvaluationConfig().with_stored(record)
-    return replace(evaluation, metrics=tuple(name for name in record.groups if name in evaluation.groups))
+    if cell.evaluation is None:
+        raise UserError(f"{cell.folder} has no evaluation")
+    evaluation = EvaluationConfig().with_stored(cell.evaluation)
+    return replace(evaluation, metrics=tuple(name for name in cell.evaluation.groups if name in evaluation.groups))
 
 
 def evaluation_of_preset(
-    folder: CellFolder, overrides: Mapping[str, Mapping[str, Any]], groups: Sequence[str] | None
+    cell: CellRecord, overrides: Mapping[str, Mapping[str, Any]], groups: Sequence[str] | None
 ) -> EvaluationConfig:
     """Return the settings of a cell's evaluation, completed from its preset, with ``overrides``.
 
     ``groups``: the metric groups to measure, by default the preset's.
     """
-    config = folder.config
+    config = cell.config
     name = config.preset if config.preset in preset_names() else preset_names()[0]
     evaluation = load_preset(name, config.dataset.modality, overrides, config.dataset.protocol).evaluation
     if groups:
         evaluation = replace(evaluation, metrics=tuple(groups))
-    if record := folder.evaluation():
-        evaluation = evaluation.with_stored(record)
-    return evaluation.with_overrides(overrides.get("evaluation", {}), str(folder.path))
+    if cell.evaluation:
+        evaluation = evaluation.with_stored(cell.evaluation)
+    return evaluation.with_overrides(overrides.get("evaluation", {}), str(cell.folder))
 
 
 def stored_task(
-    folder: CellFolder, evaluation: EvaluationConfig, data_dir: Path | None, resources: Resources, cells: int = 1
+    cell: CellRecord, evaluation: EvaluationConfig, data_dir: Path | None, resources: Resources, cells: int = 1
 ) -> CellTask:
     """Return a task that does what is missing of a stored cell, one of ``cells`` in a run."""
-    data = prepare_stored(folder.config.dataset, data_dir, cache_dir())
-    return make_task(folder.config, folder.path, data, evaluation, resources, cells)
+    data = prepare_stored(cell.config.dataset, data_dir, cache_dir())
+    return make_task(cell.config, cell.folder, data, evaluation, resources, cells)
 
 
-def output_folder(folder: CellFolder) -> Path | None:
+def output_folder(cell: CellRecord) -> Path | None:
     """Return the output folder of a cell in ``OUT/runs/<dataset>/<preset>/<method>``; None for one elsewhere."""
-    parents = folder.path.parents
+    parents = cell.folder.parents
     return parents[4] if len(parents) > 4 and parents[3].name == "runs" else None

@@ -38,13 +38,13 @@ def test_running_cell_shows_its_last_validation(cell, capsys):
         write(cell, status="running")
         cell.folder.write_history([LINE])
         progress.poll([cell])
-        assert (cell.state, cell.update, cell.metrics) == ("running", 5, {"elbo": -2.5})
+        assert (cell.state, cell.update, cell.details) == ("running", 5, "ELBO -2.50")
         assert cell.fraction == pytest.approx(0.45)
         write(cell, status="ok")
         progress.poll([cell])
         assert cell.state == "evaluating"
     lines = capsys.readouterr().out.splitlines()
-    assert ["started – ELBO -2.50 (0/1)" in lines[0], "evaluating" in lines[1], len(lines)] == [True, True, 2]
+    assert ["update 5 of 10 – ELBO -2.50 (0/1)" in lines[0], "evaluating" in lines[1], len(lines)] == [True, True, 2]
 
 
 def test_failure_counts_once_the_worker_is_done(cell, capsys):
@@ -55,7 +55,7 @@ def test_failure_counts_once_the_worker_is_done(cell, capsys):
         assert not cell.finished
     progress.poll([cell])
     assert cell.state == "failed" and progress.unfinished == [] and cell.fraction == 1
-    assert "vae seed 0: failed: loss is NaN (1/1)" in capsys.readouterr().out
+    assert "vae seed 0: failed – loss is NaN (1/1)" in capsys.readouterr().out
 
 
 def test_result_of_an_earlier_run_is_ignored(tmp_path):

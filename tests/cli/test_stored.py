@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from bench.cli.main import main
-from bench.cli.verify import Comparison
+from bench.cli.verify import compare
 from bench.core.files import read_json, write_json
 from bench.experiment.cell_folder import cell_folders, lock_cell
 from bench.training import registry
@@ -143,9 +143,8 @@ def test_verify_needs_the_same_method_revision(finished, capsys, monkeypatch):
 
 
 def test_rounding_differs_from_a_difference():
-    verdicts = [Comparison("nll", 10.0, now).verdict for now in (10.0, 10.0005, 10.1, None)]
-    assert verdicts == ["equal", "close", "differs", "differs"]
-    assert Comparison("collapsed", True, False).verdict == "differs"
+    verdicts = [compare(10.0, now) for now in (10.0, 10.0005, 10.1, None)]
+    assert verdicts == ["equal", "close", "differs", "differs"] and compare(True, False) == "differs"
 
 
 # ---- merge

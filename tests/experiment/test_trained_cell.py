@@ -10,6 +10,7 @@ import torch
 import bench
 from bench.core.errors import UserError
 from bench.experiment.cell_folder import CellFolder, cell_folders
+from bench.experiment.cell_record import read
 from bench.experiment.factory import load_trained
 from bench.experiment.queries import evaluation_as_stored, evaluation_of_preset, finished_cells, output_folder
 from bench.experiment.worker import run_cell
@@ -104,7 +105,8 @@ def test_a_frame_has_one_row_per_cell(out, vae, tmp_path):
 
 def test_finished_cells_below_a_folder(out, vae, tmp_path, capsys):
     assert len(finished_cells([out, vae.path])) == 2
-    assert output_folder(vae) == out and output_folder(CellFolder(tmp_path)) is None
+    cell = read(vae)
+    assert output_folder(cell) == out and output_folder(replace(cell, folder=tmp_path)) is None
     (vae.path / "result.json").unlink()
     assert len(finished_cells([out])) == 1
     assert f"skipped: {vae.path} (missing)" in capsys.readouterr().out
@@ -113,7 +115,8 @@ def test_finished_cells_below_a_folder(out, vae, tmp_path, capsys):
 
 
 def test_settings_of_a_stored_evaluation(vae):
-    assert evaluation_as_stored(vae).missing(vae.evaluation()) == ()
-    other = evaluation_of_preset(vae, {"evaluation": {"refined_iw_steps": 7}}, ["refined_iw"])
-    assert other.metrics == ("refined_iw",) and other.missing(vae.evaluation()) == ("refined_iw",)
+    cell = read(vae)
+    assert evaluation_as_stored(cell).missing(cell.evaluation) == ()
+    other = evaluation_of_preset(cell, {"evaluation": {"refined_iw_steps": 7}}, ["refined_iw"])
+    assert other.metrics == ("refined_iw",) and other.missing(cell.evaluation) == ("refined_iw",)
     assert other.basic == EVALUATION.basic

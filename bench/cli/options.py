@@ -1,4 +1,4 @@
-"""Checks of command-line arguments, made before anything is trained or written. Each raises a ``UserError``."""
+"""Options that several commands share, and checks before anything is trained or written, which raise ``UserError``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.core.config import ImageModelConfig, suggest
 from bench.core.errors import UserError
@@ -17,10 +17,30 @@ from bench.experiment.presets import preset_names
 if TYPE_CHECKING:
     from bench.data.dataset import DataInfo
     from bench.experiment.presets import Preset
+    from bench.experiment.task import Resources
 
 MAX_CELLS = 100_000  # of one run: more would take hours to plan
 MAX_REMOTE_THREADS = 1024  # per cell on a cluster, whose machines are not known here
 BYTES_PER_PARAMETER = 16  # the float32 parameter, its gradient and Adam's two moments
+
+
+SET = "a setting of a method (sa_vae.steps=10) or of the protocol (train.epochs=5, evaluation.iw_samples=100)"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--set": dict(action="append", default=[], metavar="KEY=VALUE", help=SET),
+    "--data-dir": dict(type=Path, metavar="DIR", help="folder with data sets (default: BENCH_DATA_DIR)"),
+    "--device": dict(choices=["auto", "cpu", "cuda"], default="auto", help="default: cuda if available"),
+    "--executor": dict(
+        choices=["ray", "local"], default="ray", help="ray: cells in parallel (default); local: in turn"
+    ),
+    "--cpus-per-cell": dict(type=int, default=1, metavar="N", help="cores and threads (default: 1)"),
+    "--gpus-per-cell": dict(type=float, metavar="F", help="GPUs or a fraction of one (default on a GPU: 1)"),
+}
+
+
+def add_options(parser: argparse._ActionsContainer, *names: str) -> None:
+    """Add shared options."""
+    for name in names:
+        parser.add_argument(name, **OPTIONS[name])
 
 
 def check_run(args: argparse.Namespace) -> None:
@@ -31,7 +51,7 @@ def check_run(args: argparse.Namespace) -> None:
         raise UserError("--methods is empty: name methods or a suite; 'python -m bench list' prints them")
     check_range("--seeds", args.seeds, 1, MAX_CELLS)
     check_range("--seed", args.seed, 0, 2**63 - 1)
-    check_workers(args.cpus_per_cell, args.gpus_per_cell, args.address)
+    check_workers(args)
     check_out(args.out)
 
 
@@ -53,16 +73,24 @@ def check_out(out: Path) -> None:
         raise UserError(f"cannot write to --out {out} ({error.strerror or error}): give a writable folder") from error
 
 
-def check_workers(cpus_per_cell: int, gpus_per_cell: float | None, address: str | None = None) -> None:
-    """Check the cores and GPUs per cell against this machine, or loosely for a cluster at ``address``."""
-    check_range("--cpus-per-cell", cpus_per_cell, 1, MAX_REMOTE_THREADS if address else max(cores(), 1))
-    share = gpus_per_cell
+def check_workers(args: argparse.Namespace) -> None:
+    """Check the cores and GPUs per cell against this machine, or loosely for a cluster at ``--address``."""
+    check_range("--cpus-per-cell", args.cpus_per_cell, 1, MAX_REMOTE_THREADS if args.address else max(cores(), 1))
+    share = args.gpus_per_cell
     if share is not None and not (0 <= share <= 1 or (share < math.inf and share == int(share))):
         raise UserError(f"--gpus-per-cell must be a fraction of one GPU or a whole number of GPUs, not {share:g}")
 
 
-def check_fit(preset: Preset, data: DataInfo) -> None:
-    """Check that the data set can be trained under the preset, and that its model fits into memory."""
+def cell_resources(args: argparse.Namespace, device: str) -> Resources:
+    """Return the resources of a cell on ``cpu`` or ``cuda``."""
+    from bench.experiment.task import Resources
+
+    gpus = 1.0 if args.gpus_per_cell is None else args.gpus_per_cell
+    return Resources(args.executor, args.cpus_per_cell, gpus if device == "cuda" else 0.0, args.address)
+
+
+def check_preset(preset: Preset, data: DataInfo, device: str) -> None:
+    """Check that the preset fits the data set, this machine's memory, and the arithmetic of ``device``."""
     if preset.train.batch_size > data.sizes["train"]:
         raise UserError(
             f"train.batch_size = {preset.train.batch_size}, but there are only {data.sizes['train']} training examples"
@@ -71,6 +99,8 @@ def check_fit(preset: Preset, data: DataInfo) -> None:
         raise UserError(f"model.image_size = {preset.model.image_size} does not divide the image size {data.shape[-1]}")
     from bench.data.tensors import apply_model_config
     from bench.models.build import parameters
+    from bench.models.compilation import check_compiler
+    from bench.models.precision import check_precision
 
     needed = BYTES_PER_PARAMETER * parameters(preset.model, apply_model_config(data, preset.model))
     if needed > (available := memory()):
@@ -78,13 +108,6 @@ def check_fit(preset: Preset, data: DataInfo) -> None:
             f"training a model of this size takes at least {needed / 2**30:,.0f} GiB, this machine has "
             f"{available / 2**30:,.0f}: make the model smaller with --set model.…"
         )
-
-
-def check_arithmetic(preset: Preset, device: str) -> None:
-    """Check that ``device`` supports the preset's precision and compilation."""
-    from bench.models.compilation import check_compiler
-    from bench.models.precision import check_precision
-
     if preset.train.compile:
         check_compiler(device)
     for precision in (preset.train.precision, preset.evaluation.precision):
