@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import math
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -41,13 +40,8 @@ def rename_to_backup(path: Path) -> Path:
     return path.rename(backup)
 
 
-def dumps(record: Any, **options: Any) -> str:
-    """Return ``record`` as JSON, with NaN and infinities as null and non-ASCII text unescaped."""
-    return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, **options)
-
-
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    write_text(path, dumps(record, indent=1) + "\n")
+    write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -155,13 +149,3 @@ def file_lock(path: Path, timeout: float | None = 0) -> Iterator[bool]:
         with suppress(OSError):
             path.unlink()
         lock.release()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

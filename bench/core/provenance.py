@@ -10,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 
@@ -55,14 +55,8 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed ``PACKAGES``."""
-    result = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            result[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return result
+    """Return the versions of Python and of ``PACKAGES``."""
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
 
 def machine(gpu: str | None) -> Machine:

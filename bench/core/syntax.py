@@ -33,25 +33,21 @@ def split_expressions(text: str) -> list[str]:
 
 def parse_expression(text: str) -> list[Call]:
     """Return the calls of an expression. Raise ``UserError`` if it does not follow the grammar."""
-    return [_parse_call(part, text) for part in _split(text, "+")]
+    return [parse_call(part) for part in _split(text, "+")]
 
 
 def parse_call(text: str) -> Call:
     """Return the single call of an expression without ``+``."""
-    return _parse_call(text, text)
-
-
-def _parse_call(text: str, expression: str) -> Call:
     match = _CALL.fullmatch(text)
     if not match:
-        raise UserError(f"cannot read the expression '{expression}': write name, name(setting=value) or name+anneal")
+        raise UserError(f"cannot read the expression '{text}': write name, name(setting=value) or name+anneal")
     settings: dict[str, list[str]] = {}
     for item in split_expressions(match[2] or ""):
         key, _, value = (piece.strip() for piece in item.partition("="))
         if not key or not value:
-            raise UserError(f"cannot read '{item}' in '{expression}': write settings as name=value")
+            raise UserError(f"cannot read '{item}' in '{text}': write settings as name=value")
         if key in settings:
-            raise UserError(f"'{expression}' sets '{key}' twice: remove one")
+            raise UserError(f"'{text}' sets '{key}' twice: remove one")
         settings[key] = [piece.strip() for piece in value.split("|")]
     return Call(match[1], settings)
 

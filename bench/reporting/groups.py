@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.core.files import dumps
+from bench.core.hashing import canonical, short_hash
 from bench.experiment.cell_folder import CellFolder, cell_folders
 from bench.experiment.cell_record import CellRecord, readable
 
@@ -38,7 +37,7 @@ def common_settings(cells: Iterable[CellRecord]) -> dict[str, dict[str, Any]]:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for cell in cells:
         for name, settings in cell.group_settings.items():
-            counts[name][dumps(settings, sort_keys=True)] += 1
+            counts[name][canonical(settings)] += 1
     return {name: json.loads(max(sorted(count), key=count.__getitem__)) for name, count in sorted(counts.items())}
 
 
@@ -77,7 +76,7 @@ def group_cells(stem: str, folders: Iterable[CellFolder]) -> list[Group]:
             group.cells.append(cell)
     for group in groups[1:]:
         protocol = _protocol(group.cells[0])
-        group.stem = f"{stem}-{hashlib.sha256(dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]}"
+        group.stem = f"{stem}-{short_hash(protocol, 8)}"
         differing = ", ".join(differences(_protocol(groups[0].cells[0]), protocol))
         group.notes.append(f"Not comparable with the cells of {stem}: they differ in {differing}.")
         groups[0].notes.append(f"Cells of another protocol (they differ in {differing}) are in {group.stem}.")
@@ -98,7 +97,7 @@ def _by_protocol(cells: Iterable[CellRecord]) -> list[list[CellRecord]]:
     members: defaultdict[str, list[CellRecord]] = defaultdict(list)
     for cell in cells:
         if cell.evaluation:
-            members[dumps(_protocol(cell), sort_keys=True)].append(cell)
+            members[canonical(_protocol(cell))].append(cell)
     return [group for _, group in sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))]
 
 

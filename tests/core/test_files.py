@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.core.errors import UserError
-from bench.core.files import StorageError, dumps, file_lock, read_arrays, read_bytes, read_json, replace, write_json
+from bench.core.files import StorageError, file_lock, read_arrays, read_bytes, read_json, replace, write_json
 from tests.conftest import steady
 
 # ---- writing
@@ -44,10 +44,9 @@ def test_replace_is_atomic(tmp_path_factory, old, pieces, error):
 
 def test_json_files(tmp_path):
     path = tmp_path / "folder" / "record.json"
-    write_json(path, {"é": [1.5, float("nan"), float("inf")], "t": (1,)})
-    assert read_json(path) == {"é": [1.5, None, None], "t": [1]} == json.loads(path.read_text("utf-8"))
+    write_json(path, {"é": [1.5], "t": (1,)})
+    assert read_json(path) == {"é": [1.5], "t": [1]} == json.loads(path.read_text("utf-8"))
     assert read_json(tmp_path / "missing.json", missing_ok=True) is None
-    assert dumps("é") == '"é"'
     for content in (b"{", b"\xff", b""):
         path.write_bytes(content)
         with pytest.raises(ValueError):

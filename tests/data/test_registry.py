@@ -61,7 +61,7 @@ def test_a_new_file_is_listed_and_prepared(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("bad_import", ("import numpy", "import nowhere"), "cannot be imported .*nowhere"),
+        ("bad_import", ("import numpy", "import nowhere"), "cannot be imported: .*nowhere"),
         ("bad_summary", ('SUMMARY = "generated stripes"', ""), r"must define SUMMARY \(a string\)"),
         ("bad_modality", ('"image"', '"video"'), "Input should be 'image' or 'text' .*'video'"),
         ("bad_shape", ("(size, size)", '"large"'), "Input should be a valid tuple .*'large'"),

@@ -47,7 +47,7 @@ def test_uint8_bool_and_channel_axis(images, tmp_path):
         ({"val": np.zeros((0, 12, 12))}, r"array val: shape \(0, 12, 12\), not square images"),
         ({"test": np.zeros((2, 14, 14))}, "images of sizes 12, 14"),
         ({"test": np.full((2, 12, 12), 255.0)}, r"array test: values from 255 to 255, not in \[0, 1\]"),
-        ({"train": np.full((2, 12, 12), np.nan)}, "array train: NaN"),
+        ({"train": np.full((2, 12, 12), np.nan)}, "array train: values from nan to nan"),
         ({"train": np.ones((2, 12, 12), np.uint8)}, "array train: uint8 values 0 and 1"),
         ({"train": np.zeros((2, 12, 12), int)}, "array train: int64, neither floats"),
         ({"train": np.full((2, 12, 12), None)}, "is damaged or not an .npz file of arrays"),

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.core.files import dumps
 from bench.data.tensors import Data, load
 from bench.evaluation.metrics import EvaluationContext, compute_metrics
 from bench.experiment.factory import build_from_config, load_trained
@@ -191,7 +190,7 @@ def test_declares_itself(name, prepared, text_prepared, planned, text_planned):
     assert method.summary and method.citation
     assert (__import__(method.__module__, fromlist=["_"]).__doc__ or "").strip()
     assert isinstance(method.vae_settings, dict) or len(method.vae_settings) > 10, "reason for no VAE settings"
-    json.loads(dumps(method.settings()))
+    json.dumps(method.settings())
     for data, plan in ((prepared, planned), (text_prepared, text_planned)):
         reason = method.skip(data.info)
         assert (reason is None) == (data.info.modality in method.modalities) and reason != ""

@@ -35,9 +35,8 @@ FONTS = tuple(
 SIZE, BOX = 28, 22  # side of an image, and of the box that a character fills, about as in OMNIGLOT; pixels
 EM = 96  # pixels per em in FreeType, before area averaging to SIZE
 LARGEST_EM = 40  # maximum pixels per em after scaling: an x fills the box, a full stop stays a dot
-FINE = (
-    220  # subpixels per rendered pixel, so that half the pitch (a multiple of 1/BOX or EM / LARGEST_EM) is an integer
-)
+# Subpixels per rendered pixel, so that half the pitch (a multiple of 1/BOX or EM / LARGEST_EM) is an integer.
+FINE = 220
 SPLIT_BOUNDS = (0.8, 0.9)  # of the hashes of the characters: train below the first, val below the second, then test
 RECIPE = 2  # increase when the same fonts give different arrays
 
