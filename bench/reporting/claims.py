@@ -103,17 +103,16 @@ def lowest_nll(claim: Claim, rows: Rows) -> Verdict:
     if unpaired := [other for other, value in differences.items() if not value.n]:
         return Verdict(NOT_TESTED, f"no common seeds with {', '.join(unpaired)}")
     details = tuple(f"{difference(value)} against {other}" for other, value in differences.items())
-    if any(value.n == 1 for value in differences.values()):
-        lower = sum(value.mean < 0 for value in differences.values())
-        highest = max(differences, key=lambda other: differences[other].mean)
-        evidence = f"one seed has no interval; lower than {lower} of {len(differences)} rows"
-        return Verdict(UNDECIDED, f"{evidence}, {difference(differences[highest])} against {highest}", details)
-    below = sum(value.high < 0 for value in differences.values())
+    has_intervals = all(value.n > 1 for value in differences.values())
+    ends = {other: value.high if has_intervals else value.mean for other, value in differences.items()}
+    below, highest = sum(end < 0 for end in ends.values()), max(ends, key=ends.__getitem__)
+    evidence = f"{below} of {len(ends)} intervals below 0, the highest"
+    if not has_intervals:
+        evidence = f"one seed has no interval; lower than {below} of {len(ends)} rows,"
     is_above = any(value.low > 0 for value in differences.values())
-    highest = max(differences, key=lambda other: differences[other].high)
-    evidence = f"{below} of {len(differences)} intervals below 0, "
-    evidence += f"the highest {difference(differences[highest])} against {highest}"
-    return Verdict(HOLDS if below == len(differences) else FAILS if is_above else UNDECIDED, evidence, details)
+    verdict = HOLDS if below == len(ends) else FAILS if is_above else UNDECIDED
+    evidence = f"{evidence} {difference(differences[highest])} against {highest}"
+    return Verdict(verdict if has_intervals else UNDECIDED, evidence, details)
 
 
 def cost(claim: Claim, rows: Rows) -> Verdict:

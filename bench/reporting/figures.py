@@ -36,80 +36,28 @@ class Data(NamedTuple):
     styles: PlotStyles
 
 
-class Kind(NamedTuple):
-    """A figure: its caption, and the function that draws it if the cells have data for it."""
-
-    caption: str
-    draw: Callable[[Data], Figure | None]
-
-
-def _curves(**titles: str) -> Callable[[Data], Figure | None]:
+def _over_updates(**titles: str) -> Callable[[Data], Figure | None]:
     return lambda data: curves.over_updates(data.history, data.styles, titles)
 
 
-#: The figures in the order of the page.
-FIGURES = {
-    "rate_distortion": Kind(
-        "Rate and distortion on the test set. Small points are seeds, large points their means; on a dotted line all "
-        "points have the same ELBO.",
-        lambda data: points.rate_distortion(data.finished, data.styles),
+#: The figures in the order of the page: a function returns None if there are no data. ``templates/captions.html`` has
+#: their captions.
+FIGURES: dict[str, Callable[[Data], Figure | None]] = {
+    "rate_distortion": lambda data: points.rate_distortion(data.finished, data.styles),
+    "seeds": lambda data: points.seeds(data.finished, data.styles),
+    "nll_time": lambda data: points.nll_cost(data.finished, data.styles, "train_seconds", "training time (s)"),
+    "nll_flops": lambda data: points.nll_cost(data.finished, data.styles, "flops", "training FLOPs, counted"),
+    "gaps": lambda data: points.gaps(data.finished, data.styles),
+    "dynamics": _over_updates(kl="KL (nats)", mi="MI (nats)", au="active units", au_kl="active units by KL"),
+    "information": _over_updates(
+        kl=r"KL$(q(z|x)\,\|\,p)$ (nats)", mi="MI (nats)", kl_aggregate=r"KL$(q(z)\,\|\,p)$ (nats)"
     ),
-    "seeds": Kind(
-        "NLL and MI of every seed (small points above the line), their mean, and its 95 % interval: for NLL over seeds "
-        "and test examples, for MI over seeds.",
-        lambda data: points.seeds(data.finished, data.styles),
-    ),
-    "nll_time": Kind(
-        "NLL against training time: lower and further left is better.",
-        lambda data: points.nll_cost(data.finished, data.styles, "train_seconds", "training time (s)"),
-    ),
-    "nll_flops": Kind(
-        "NLL against the FLOPs counted in training, which do not depend on the machine.",
-        lambda data: points.nll_cost(data.finished, data.styles, "flops", "training FLOPs, counted"),
-    ),
-    "gaps": Kind(
-        "Inference gaps. Amortisation gap (filled): encoder against the best Gaussian of each example. Approximation "
-        "gap (hatched): that Gaussian against the true posterior.",
-        lambda data: points.gaps(data.finished, data.styles),
-    ),
-    "dynamics": Kind(
-        "Training dynamics on validation data: mean over seeds ± one standard deviation. If there are several rows, "
-        "all show the first method in grey.",
-        _curves(kl="KL (nats)", mi="MI (nats)", au="active units", au_kl="active units by KL"),
-    ),
-    "information": Kind(
-        "The KL term of the ELBO on validation data and its two parts: mutual information, and the KL divergence of "
-        "the aggregate posterior from the prior (He et al., 2019, Figure 5).",
-        _curves(kl=r"KL$(q(z|x)\,\|\,p)$ (nats)", mi="MI (nats)", kl_aggregate=r"KL$(q(z)\,\|\,p)$ (nats)"),
-    ),
-    "lag": Kind(
-        "Inference lag on validation data: distance of the encoder from the posterior of the current model, and the KL "
-        "divergence between them where quadrature gives it, otherwise the amortisation gap.",
-        _curves(lag="distance of the means", lag_kl="inference gap (nats)"),
-    ),
-    "lag_scatter": Kind(
-        "Posterior means: encoder against model. On the diagonal the encoder keeps up; on the horizontal axis the "
-        "model uses z and the encoder lags; all points at the origin: collapse.",
-        lambda data: lag.scatter(data.arrays, data.styles),
-    ),
-    "lag_stages": Kind(
-        "Inference over training with a scalar latent, first seed of each method: means of q(z|x) against means of the "
-        "true posterior, one point per test example. On the diagonal q matches the true posterior; on the horizontal "
-        "axis the model uses z, but q does not depend on x.",
-        lambda data: lag.stages(data.traces, data.styles),
-    ),
-    "lag_trajectory": Kind(
-        "The same over all of training, from the open to the filled marker: the path of one test example, and the "
-        "spread of all examples.",
-        lambda data: lag.trajectory(data.traces, data.styles),
-    ),
-    "reconstructions": Kind(
-        "Test examples and their reconstructions from the posterior mean, first seed of each method.",
-        lambda data: image_grid(data.arrays, "reconstructions", "originals"),
-    ),
-    "samples": Kind(
-        "Samples from the prior, first seed of each method.", lambda data: image_grid(data.arrays, "samples")
-    ),
+    "lag": _over_updates(lag="distance of the means", lag_kl="inference gap (nats)"),
+    "lag_scatter": lambda data: lag.scatter(data.arrays, data.styles),
+    "lag_stages": lambda data: lag.stages(data.traces, data.styles),
+    "lag_trajectory": lambda data: lag.trajectory(data.traces, data.styles),
+    "reconstructions": lambda data: image_grid(data.arrays, "reconstructions", "originals"),
+    "samples": lambda data: image_grid(data.arrays, "samples"),
 }
 
 
@@ -121,9 +69,9 @@ def draw(folder: Path, frame: DataFrame, log: Callable[[str], object]) -> list[P
     data = Data(finished, history_frame(finished), arrays, traces, plot_styles_for(frame))
     files = []
     with matplotlib.rc_context(RC):
-        for name, kind in FIGURES.items():
+        for name, function in FIGURES.items():
             try:
-                files += save(figure, folder / name) if (figure := kind.draw(data)) else []
+                files += save(figure, folder / name) if (figure := function(data)) else []
             except (ValueError, ArithmeticError) as error:  # for example numbers beyond the range of an axis
                 log(f"no figure {name} of {folder.name}: {str(error).splitlines()[0]}")
     return files
@@ -149,6 +97,7 @@ def image_grid(arrays: Arrays, kind: str, first: str | None = None) -> Figure | 
     side = max(0.12, min(0.42, 9 / len(rows)))  # inches per image
     width = side * count + 0.068 * max(map(len, rows)) + 0.1  # with the names
     figure, axes = subplots(side * len(rows), len(rows), width=width)
+    figure.set_layout_engine("constrained", h_pad=0.01, hspace=0)
     for (ax,), (name, images) in zip(axes, rows.items(), strict=True):
         strip = np.hstack([*np.pad(images[:count] / ink, ((0, 0), (1, 1), (1, 1)), constant_values=0.15)])
         ax.imshow(strip, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")

@@ -30,7 +30,6 @@ def section(
     group: Group, document: Document, frame: DataFrame, images: Iterable[Path], samples: Mapping[str, Samples]
 ) -> str:
     """Return the HTML of one group: protocol, tables, claims, SVG images, texts, methods and provenance."""
-    from bench.reporting.figures import FIGURES
     from bench.reporting.style import plot_styles_for
     from bench.reporting.texts import DECODING
 
@@ -42,7 +41,7 @@ def section(
         symbols=SYMBOLS,
         settings=_settings(group),
         cells=list(frame.itertuples()),
-        figures=[(_data_uri(file), FIGURES[file.stem].caption) for file in images],
+        figures={file.stem: _data_uri(file) for file in images},
         samples=samples,
         decoding=[*DECODING],
         methods=_methods(frame),

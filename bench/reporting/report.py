@@ -40,16 +40,6 @@ class Report:
         return ", ".join([f"page: {out / PAGE}", *patterns])
 
 
-@dataclass(frozen=True)
-class _Job:
-    """The cells of one (data set, preset)."""
-
-    out: Path
-    dataset: str
-    preset: str
-    folders: list[CellFolder]
-
-
 def build(out: Path, *, log: Callable[[str], object] = print, processes: int = 1) -> list[Report]:
     """Write the reports of all cells stored under ``out``, one per group of comparable cells, and the page.
 
@@ -58,26 +48,31 @@ def build(out: Path, *, log: Callable[[str], object] = print, processes: int = 1
 
     Raises ``UserError`` if ``out`` has no readable cells (nothing is written then) or cannot be written.
     """
+    from bench.reporting.html import page
+
     check_schema(cell_folders(out))
-    jobs = [_Job(out, *key, folders) for key, folders in folders_by_preset(out).items()]
-    if not jobs:
+    folders = folders_by_preset(out)
+    if not folders:
         raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench run --out' wrote")
     try:
         with file_lock(out / ".report.lock", None):
-            results = _run(jobs, processes)
+            results = _run([(out, *key, cells) for key, cells in folders.items()], processes)
             reports = [report for result, _ in results for report in result]
             messages = [message for _, result in results for message in result]
             if not reports:
                 raise UserError(f"no readable cells under '{out}': {messages[0]}")
             for message in messages:
                 log(message)
-            _write_page(out, reports)
+            write_text(out / PAGE, page([(report.stem, report.title, report.section) for report in reports]))
             _remove_stale(out, reports)
     except BrokenPipeError:  # raised by ``log``
         raise
     except OSError as error:
         raise UserError(f"cannot write the report: {error}") from error
     return reports
+
+
+_Job = tuple[Path, str, str, list[CellFolder]]  # OUT, data set, preset, and the folders of their cells
 
 
 def _run(jobs: list[_Job], processes: int) -> list[tuple[list[Report], list[str]]]:
@@ -89,20 +84,21 @@ def _run(jobs: list[_Job], processes: int) -> list[tuple[list[Report], list[str]
 
 
 def _build(job: _Job) -> tuple[list[Report], list[str]]:
+    out, dataset, preset, folders = job
     reports, messages = [], []
-    for group in group_cells(f"{job.dataset}-{job.preset}", job.folders):
+    for group in group_cells(f"{dataset}-{preset}", folders):
         messages += [f"{group.stem}: {note}" for note in group.notes]
         if group.cells:
-            reports.append(_write(job, group, messages.append))
+            reports.append(_write(out, dataset, preset, group, messages.append))
     return reports, messages
 
 
-def _write(job: _Job, group: Group, log: Callable[[str], object]) -> Report:
+def _write(out: Path, dataset: str, preset: str, group: Group, log: Callable[[str], object]) -> Report:
     from bench.reporting import claims, figures, html, latex, render, tables, texts
     from bench.reporting.frame import cells_frame, rows_frame
 
     frame = cells_frame(group.cells)
-    sweeps = read_sweeps(job.out).get(job.preset, {})
+    sweeps = read_sweeps(out).get(preset, {})
     rows = rows_frame(frame, sweeps)
     document = tables.document(group, frame, rows, sweeps)
     document.claims = claims.evaluate(group.cells, frame)
@@ -115,17 +111,11 @@ def _write(job: _Job, group: Group, log: Callable[[str], object]) -> Report:
     if samples:
         contents[Path("texts", f"{group.stem}.md")] = texts.markdown(document.title, samples)
     for file, content in contents.items():
-        write_text(job.out / file, content)
-    images = figures.draw(job.out / "figures" / group.stem, frame, log)
+        write_text(out / file, content)
+    images = figures.draw(out / "figures" / group.stem, frame, log)
     section = html.section(group, document, frame, [file for file in images if file.suffix == ".svg"], samples)
-    files = (*contents, *(image.relative_to(job.out) for image in images))
-    return Report(job.dataset, job.preset, group.stem, document.title, render.text(document), section, files)
-
-
-def _write_page(out: Path, reports: list[Report]) -> None:
-    from bench.reporting import html
-
-    write_text(out / PAGE, html.page([(report.stem, report.title, report.section) for report in reports]))
+    files = (*contents, *(image.relative_to(out) for image in images))
+    return Report(dataset, preset, group.stem, document.title, render.text(document), section, files)
 
 
 def _remove_stale(out: Path, reports: list[Report]) -> None:
