@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bench.data.tensors import Data
@@ -52,3 +53,17 @@ class TrainedModel:
             self.ctx.check_cancelled()
             yield Block(positions[start : start + len(x)], x, self.method.posterior(self.ctx, x, train=False))
             start += len(x)
+
+    def measure_sample(
+        self, count: int, measure: Callable[[Block], Mapping[str, Tensor]]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the positions ``[M]`` of ``count`` test examples, and the values of ``measure`` ``[M, …]`` for them.
+
+        ``measure`` returns the values of a block by name, ``[B, …]`` each.
+        """
+        positions, parts = [], []
+        for block in self.blocks(count):
+            parts.append({name: values.cpu() for name, values in measure(block).items()})
+            positions.append(block.positions)
+        values = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+        return np.concatenate(positions), values

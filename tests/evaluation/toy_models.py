@@ -52,11 +52,6 @@ class LinearGaussian(nn.Module):
         mean = self.mean(x)
         return Gaussian(mean + offset, -self.covariance.inverse().diagonal().log().expand_as(mean))
 
-    def exact_samples(self, x: Tensor) -> Tensor:
-        """One z ~ p(z|x) for each x: ``[N, D]``."""
-        noise = torch.randn(len(x), self.latent_dim, generator=generator(1), dtype=torch.float64)
-        return self.mean(x) + noise @ torch.linalg.cholesky(self.covariance).T
-
 
 class Sigmoid(nn.Module):
     """A nonlinear decoder of 20 binary pixels with random weights."""

@@ -4,11 +4,9 @@ The path leads from a Gaussian q (N(0, I) by default) to the joint density p(x, 
 q(z) (p(x, z) / q(z))^b with b from 0 to 1. If q is the prior, these are p(z) p(x|z)^b. Moves are in coordinates u in
 which q is standard normal.
 
-The mean of the forward weights is unbiased for p(x), so its log is a lower bound of log p(x) in expectation. Reverse
-weights start from a sample z ~ p(z|x), which is available for simulated x only; the mean of their inverses is unbiased
-for 1 / p(x), so minus its log is an upper bound in expectation (Grosse et al., 2015). Both require moves that do not
-depend on the past of the chain. Step sizes, one per example and density, are therefore set by pilot chains that are
-then discarded.
+The mean of the weights is unbiased for p(x), so its log is a lower bound of log p(x) in expectation. This requires
+moves that do not depend on the past of the chain. Step sizes, one per example and density, are therefore set by pilot
+chains that are then discarded.
 
 The model is in evaluation mode and gets no gradients. At most ``chunk`` (example, chain) pairs are decoded at a time.
 No number depends on ``chunk``, nor on the other examples. Weights are summed in float64.
@@ -58,14 +56,10 @@ def ais_log_weights(
     chains: int = 10,
     steps: int = 500,
     start: Gaussian | None = None,
-    exact: Tensor | None = None,
 ) -> Tensor:
     """Return log weights ``[B, chains]`` of x ``[B, …]`` in nats, float64, over ``steps`` densities after ``start``.
 
-    The ``importance_weighted_nll`` of the (forward) weights is an upper bound of -log p(x) in expectation, which
-    decreases with ``steps``. With ``exact`` ``[B, D]``, one sample of p(z|x) per example, they are the weights of the
-    reverse path: the ``importance_weighted_nll`` of the negated weights is an upper bound of log p(x) in expectation
-    over z too. All chains of an example share z, so more chains do not average it out.
+    Their ``importance_weighted_nll`` is an upper bound of -log p(x) in expectation, which decreases with ``steps``.
     """
     if start is None:
         origin = next(model.parameters()).new_zeros(len(x), model.latent_dim)
@@ -78,15 +72,11 @@ def ais_log_weights(
         mean, scale = start.mean[rows].unsqueeze(1), (0.5 * start.logvar[rows]).exp().unsqueeze(1)
         state_at = _state_function(model, x[rows], mean, scale, budget)
         sizes = _step_sizes(state_at, generators, mean, steps)
-        if exact is None:
-            weights.append(_forward(state_at, state_at(noise(generators, chains, mean)), sizes, generators))
-        else:
-            u = (exact[rows].unsqueeze(1) - mean) / scale
-            weights.append(_reverse(state_at, state_at(u.expand(-1, chains, -1)), sizes, generators))
+        weights.append(_anneal(state_at, state_at(noise(generators, chains, mean)), sizes, generators))
     return torch.cat(weights)
 
 
-def _forward(state_at: StateAt, state: ChainState, sizes: Tensor, generators: list[torch.Generator]) -> Tensor:
+def _anneal(state_at: StateAt, state: ChainState, sizes: Tensor, generators: list[torch.Generator]) -> Tensor:
     """Return log weights ``[B, C]`` of chains that start from q; ``sizes`` ``[T, B]``, one per density after q."""
     schedule = _schedule(len(sizes))
     log_weights = torch.zeros_like(state.log_ratio, dtype=torch.float64)
@@ -94,17 +84,6 @@ def _forward(state_at: StateAt, state: ChainState, sizes: Tensor, generators: li
         log_weights += (beta - before) * state.log_ratio.double()
         if beta < 1:  # a move in the last density, the target, changes no weight
             state, _ = _move(state_at, state, beta, size, generators)
-    return log_weights
-
-
-def _reverse(state_at: StateAt, state: ChainState, sizes: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """Return log weights ``[B, C]`` of the same path in reverse, by chains that start from the target."""
-    schedule = _schedule(len(sizes))
-    log_weights = torch.zeros_like(state.log_ratio, dtype=torch.float64)
-    for step in reversed(range(len(sizes))):
-        log_weights += (schedule[step + 1] - schedule[step]) * state.log_ratio.double()
-        if step:
-            state, _ = _move(state_at, state, schedule[step], sizes[step - 1], generators)
     return log_weights
 
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from bench.evaluation.registry import GroupResult, GroupSettings, Metric, MetricGroup
 
 if TYPE_CHECKING:
-    from bench.evaluation.trained_model import TrainedModel
+    from torch import Tensor
+
+    from bench.evaluation.trained_model import Block, TrainedModel
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,6 @@ class Settings(GroupSettings):
 
 
 def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
-    import numpy as np
-    import torch
-
     from bench.evaluation.estimators.ais import ais_log_weights
     from bench.evaluation.estimators.likelihood import importance_weighted_nll
     from bench.evaluation.estimators.proposal import refined_proposal
@@ -34,18 +33,16 @@ def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
 
     if not trained.has_latent:
         return GROUP.undefined()
-    positions, nll, model, chunk = [], [], reparametrize_prior(trained.ctx.model), trained.chunk
-    for block in trained.blocks(settings.examples):
-        start = refined_proposal(model, block.x, block.q, trained.ctx.generator("common"), chunk).narrow
-        generator = trained.ctx.generator("annealed")
-        weights = ais_log_weights(model, block.x, generator, chunk, settings.chains, settings.steps, start)
-        nll.append(importance_weighted_nll(weights))
-        positions.append(block.positions)
-    plain, sampled, values = trained.basic.columns["nll"], np.concatenate(positions), torch.cat(nll).cpu().numpy()
-    return GroupResult(
-        with_se("nll_ais", regression_estimate(plain, sampled, values)),
-        {"nll_ais": scatter_to_full(values, sampled, len(plain))},
-    )
+    ctx, model, plain = trained.ctx, reparametrize_prior(trained.ctx.model), trained.basic.columns["nll"]
+
+    def block_nll(block: Block) -> dict[str, Tensor]:
+        start = refined_proposal(model, block.x, block.q, ctx.generator("common"), trained.chunk).narrow
+        options = trained.chunk, settings.chains, settings.steps, start
+        return {"nll": importance_weighted_nll(ais_log_weights(model, block.x, ctx.generator("annealed"), *options))}
+
+    sampled, values = trained.measure_sample(settings.examples, block_nll)
+    metrics = with_se("nll_ais", regression_estimate(plain, sampled, values["nll"]))
+    return GroupResult(metrics, {"nll_ais": scatter_to_full(values["nll"], sampled, len(plain))})
 
 
 GROUP = MetricGroup(

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from bench.evaluation.registry import GroupResult, GroupSettings, Metric, MetricGroup
 
 if TYPE_CHECKING:
-    from bench.evaluation.trained_model import TrainedModel
+    from torch import Tensor
+
+    from bench.evaluation.trained_model import Block, TrainedModel
 
 SAMPLE_COUNTS = (50, 500, 5000)
 
@@ -26,35 +28,31 @@ def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
     import numpy as np
     import torch
 
-    from bench.evaluation.estimators.likelihood import NestedNLL, effective_sample_size, nested_nll
+    from bench.evaluation.estimators.likelihood import effective_sample_size, nested_nll
     from bench.evaluation.estimators.subsample import regression_estimate
     from bench.evaluation.metrics import log_weights
 
-    if not trained.has_latent:
+    plain = trained.basic.columns["nll"]
+    if not trained.has_latent or np.isnan(plain).all():  # q has no density
         return GROUP.undefined()
-    estimates: dict[int, list[NestedNLL]] = {count: [] for count in SAMPLE_COUNTS}
-    positions, relative_ess = [], []
-    for block in trained.blocks(settings.examples):
-        if not block.q.has_density:
-            return GROUP.undefined()
+
+    def estimates(block: Block) -> dict[str, Tensor]:
         z = block.q.rsample(max(SAMPLE_COUNTS), trained.ctx.generator("convergence"))  # (B, S, D)
         weights = log_weights(trained.ctx.model, block.x, block.q, z, trained.chunk)  # (B, S)
-        for count in SAMPLE_COUNTS:
-            estimates[count].append(nested_nll(weights, count))
-        relative_ess.append(effective_sample_size(weights) / weights.shape[1])
-        positions.append(block.positions)
-    plain, sampled = trained.basic.columns["nll"], np.concatenate(positions)
+        nested = {f"nll_{count}": torch.stack(nested_nll(weights, count), dim=1) for count in SAMPLE_COUNTS}  # (B, 2)
+        return {"ess": effective_sample_size(weights) / weights.shape[1], **nested}
+
+    sampled, values = trained.measure_sample(settings.examples, estimates)
     # Weight of each plain estimate in the regression estimate: 1/N, less 1/M for the examples of the sample.
     weight = np.full(len(plain), 1 / len(plain))
     weight[sampled] -= 1 / len(sampled)
     plain_variance = float(np.nansum(np.square(weight * trained.basic.columns["nll_mc_se"])))
     metrics: dict[str, float | int | None] = {}
     for count in SAMPLE_COUNTS:
-        nll = torch.cat([estimate.nll for estimate in estimates[count]]).cpu().numpy()
-        error = torch.cat([estimate.standard_error for estimate in estimates[count]]).cpu().numpy()
+        nll, error = values[f"nll_{count}"].T
         metrics[f"nll_{count}"] = regression_estimate(plain, sampled, nll).mean
         metrics[f"nll_{count}_se"] = math.sqrt(plain_variance + float(np.square(error / len(error)).sum()))
-    return GroupResult(metrics | {"ess_5000": torch.cat(relative_ess).mean().item()})
+    return GroupResult(metrics | {"ess_5000": float(values["ess"].mean())})
 
 
 GROUP = MetricGroup(

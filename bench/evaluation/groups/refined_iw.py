@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from bench.evaluation.registry import GroupResult, GroupSettings, Metric, MetricGroup
 
 if TYPE_CHECKING:
-    from bench.evaluation.trained_model import TrainedModel
+    from torch import Tensor
+
+    from bench.evaluation.trained_model import Block, TrainedModel
 
 
 @dataclass(frozen=True)
@@ -25,28 +27,26 @@ class Settings(GroupSettings):
 
 def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
     import numpy as np
-    import torch
 
+    from bench.evaluation.estimators.likelihood import is_diagnostics
     from bench.evaluation.estimators.proposal import refined_log_weights
     from bench.evaluation.estimators.subsample import regression_estimate, scatter_to_full, with_se
-    from bench.evaluation.metrics import is_diagnostics
     from bench.models.vae import reparametrize_prior
 
     plain, elbo = trained.basic.columns["nll"], trained.basic.columns["elbo"]
     if not trained.has_latent:  # the plain NLL is exact
         exact = with_se("nll_refined", regression_estimate(plain, np.arange(len(plain)), plain))
         return GroupResult(dict(GROUP.undefined().metrics) | exact, {"nll_refined": plain})
-    positions, blocks = [], []
     model = reparametrize_prior(trained.ctx.model)
-    for block in trained.blocks(settings.examples):
+
+    def refine(block: Block) -> dict[str, Tensor]:
         generator = trained.ctx.generator("common")
         refined = refined_log_weights(
             model, block.x, block.q, generator, trained.chunk, steps=settings.steps, draws=settings.samples
         )
-        blocks.append({"elbo": refined.elbo.double(), **is_diagnostics(refined.log_weights)})
-        positions.append(block.positions)
-    sampled = np.concatenate(positions)
-    values = {name: torch.cat([block[name] for block in blocks]).cpu().numpy() for name in blocks[0]}
+        return {"elbo": refined.elbo.double(), **is_diagnostics(refined.log_weights)}
+
+    sampled, values = trained.measure_sample(settings.examples, refine)
     amortisation, approximation = values["elbo"] - elbo[sampled], -values["nll"] - values["elbo"]
     metrics = {
         **with_se("nll_refined", regression_estimate(plain, sampled, values["nll"])),
