@@ -105,12 +105,9 @@ def compute_metrics(
         kl_dims.append(model.prior.kl_dim(q))
     examples = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
     kl_dim = None if kl_dims[0] is None else torch.cat(kl_dims)
-    result = Measurement({}, examples, posteriors, torch.cat(first_samples), kl_dim)
-    result.metrics |= {name: examples[name].mean().item() for name in ("nll", "elbo", "rec", "kl")}
-    if has_latent:
-        result.metrics |= information_metrics(model, result, [len(x) for x in blocks])
-    else:
-        result.metrics |= dict.fromkeys(("kl", *INFORMATION_METRICS))
+    metrics: Metrics = {name: examples[name].mean().item() for name in ("nll", "elbo", "rec", "kl")}
+    result = Measurement(metrics, examples, posteriors, torch.cat(first_samples), kl_dim)
+    metrics |= information_metrics(model, result) if has_latent else dict.fromkeys(("kl", *INFORMATION_METRICS))
     return result
 
 
@@ -120,11 +117,11 @@ def log_weights(model: VAE, x: Tensor, q: Posterior, z: Tensor, chunk: int) -> T
     return chunked_log_prob(model, x, z, chunk) + model.prior.log_prob(z) - log_q
 
 
-def information_metrics(model: VAE, result: Measurement, batch_sizes: list[int]) -> Metrics:
+def information_metrics(model: VAE, result: Measurement) -> Metrics:
     """Return mutual information, divergence of the aggregate posterior, and counts of units in use.
 
-    None where the posterior lacks the density that a metric needs. ``batch_sizes`` are the numbers of examples over
-    which He et al.'s in-batch estimate is computed.
+    None where the posterior lacks the density that a metric needs. He et al.'s in-batch estimate is computed over the
+    blocks of examples that were encoded together.
     """
     metrics: Metrics = dict.fromkeys(INFORMATION_METRICS)
     metrics["au"] = active_units(result.means)
@@ -133,9 +130,10 @@ def information_metrics(model: VAE, result: Measurement, batch_sizes: list[int])
     if all(q.has_pairwise for q in result.posteriors):
         log_probs = sample_log_probs(result.posteriors, result.z)
         bracket = mutual_information_bracket(log_probs, rate=result.examples["kl"].mean().item())
+        blocks = result.z.split([len(q.mean) for q in result.posteriors])
         in_batch = [
             in_batch_mutual_information(q, z).item() * len(z) / len(result.z)
-            for q, z in zip(result.posteriors, result.z.split(batch_sizes), strict=True)
+            for q, z in zip(result.posteriors, blocks, strict=True)
         ]
         metrics |= {"mi": bracket.low, "mi_loo": bracket.loo, "mi_high": bracket.high, "mi_batch": sum(in_batch)}
         metrics["kl_aggregate"] = kl_aggregate(log_probs.inclusive, model.prior.log_prob(result.z))
