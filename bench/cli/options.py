@@ -57,10 +57,8 @@ def check_run(args: argparse.Namespace) -> None:
 
 def check_range(option: str, value: int | None, least: int, most: int) -> None:
     """Check that ``least <= value <= most``. None, an option not given, passes."""
-    if value is not None and value < least:
-        raise UserError(f"{option} must be a whole number from {least}, not {value}")
-    if value is not None and value > most:
-        raise UserError(f"{option} must be at most {most:,} here, not {value}")
+    if value is not None and not least <= value <= most:
+        raise UserError(f"{option} must be a whole number from {least} to {most:,}, not {value}")
 
 
 def check_out(out: Path) -> None:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -48,18 +47,20 @@ class CellProgress:
     bar: TaskID | None = None
 
     def __post_init__(self) -> None:
-        self.lock = self.folder.path.with_name(f".{self.folder.path.name}.lock")
-        self.before = self._modified()
+        self.before = {name: self._modified(name) for name in ("result.json", "evaluation.json")}
 
-    def _modified(self) -> list[float]:
-        """Return when training and evaluation were last stored, 0 for never."""
-        return [_modified(self.folder.path / name) for name in ("result.json", "evaluation.json")]
+    def _modified(self, name: str) -> float:
+        try:
+            return (self.folder.path / name).stat().st_mtime
+        except OSError:  # there is no file
+            return 0.0
 
     def poll(self) -> None:
         """Update the state from the folder. A damaged file raises ``RecordError`` and changes nothing."""
-        new_result, new_evaluation = (now != old for now, old in zip(self._modified(), self.before, strict=True))
-        result = self.folder.result() if new_result else None
-        if self.lock.exists():  # a worker holds the cell
+        new = {name for name, time in self.before.items() if self._modified(name) != time}
+        result = self.folder.result() if "result.json" in new else None
+        lock = self.folder.path.with_name(f".{self.folder.path.name}.lock")
+        if lock.exists():  # a worker holds the cell
             if result and result.status == "running":
                 self.state = "running"
                 if history := self.folder.history():
@@ -68,7 +69,7 @@ class CellProgress:
                 self.state, self.update = "evaluating", self.updates
         elif result and result.failure:
             self.state, self.details = "failed", result.failure
-        elif new_evaluation and (record := self.folder.evaluation()) and not self.evaluation.missing(record):
+        elif "evaluation.json" in new and (record := self.folder.evaluation()) and not self.evaluation.missing(record):
             self.state, self.update, self.details = "done", self.updates, _numbers(record.metrics)
 
     @property
@@ -88,18 +89,15 @@ class RunProgress:
         self.cells, self.unfinished, self.console = cells, list(cells), console
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.bars = Progress(
+        columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[details]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-            speed_estimate_period=3600,
         )
-        self.total = self.bars.add_task("", total=sum(cell.weight for cell in cells), details="")
+        disable = not console.is_terminal
+        self.bars = Progress(*columns, console=console, transient=True, disable=disable, speed_estimate_period=3600)
+        self.total = self.bars.add_task("", total=sum(cell.weight for cell in cells))
 
     def __enter__(self) -> RunProgress:
         self.thread.start()
@@ -131,12 +129,12 @@ class RunProgress:
         self.bars.update(self.total, description=f"{self._count()} cells", completed=completed)
 
     def _update_bar(self, cell: CellProgress) -> None:
+        if cell.state == "waiting":
+            return
         if cell.bar is None:
-            if cell.state == "waiting":
-                return
-            cell.bar = self.bars.add_task(cell.name, total=1.0, details="")
-        details = f"{cell.state} {cell.details}"
-        self.bars.update(cell.bar, completed=cell.fraction, details=details, visible=not cell.finished)
+            cell.bar = self.bars.add_task("", total=1.0)
+        text = f"{cell.name}: {cell.state} {cell.details}"
+        self.bars.update(cell.bar, completed=cell.fraction, description=text, visible=not cell.finished)
 
     def _log(self, cell: CellProgress) -> None:
         seconds = self.bars.tasks[0].elapsed or 0.0
@@ -146,13 +144,6 @@ class RunProgress:
 
     def _count(self) -> str:
         return f"{len(self.cells) - len(self.unfinished)}/{len(self.cells)}"
-
-
-def _modified(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except OSError:  # there is no file
-        return 0.0
 
 
 def _numbers(metrics: Mapping[str, object]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,7 +99,7 @@ def execute(args: argparse.Namespace) -> int:
         return print_list()
     options.check_run(args)
     from bench.cli.progress import make_console
-    from bench.experiment.session import remove_leftovers, write_configs
+    from bench.experiment.session import write_configs
     from bench.experiment.sweeps import write_sweeps
 
     console = make_console()
@@ -112,9 +111,6 @@ def execute(args: argparse.Namespace) -> int:
     write_configs(plan.cells)
     if plan.pending:
         run_missing(console, args.out, plan)
-    else:
-        with suppress(OSError):
-            remove_leftovers(args.out)
     return report_results(console, args.out, plan)
 
 
@@ -136,9 +132,7 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     options.check_preset(preset, data.info, device)
     seeds = preset.seeds if args.seeds is None else args.seeds
     if len(rows) * seeds > options.MAX_CELLS:
-        raise UserError(
-            f"{len(rows)} methods × {seeds:,} seeds are more than {options.MAX_CELLS:,} cells: split the run"
-        )
+        raise UserError(f"{len(rows)} methods × {seeds:,} seeds exceed {options.MAX_CELLS:,} cells: split the run")
     cells = plan(rows, data.info, preset, seeds, args.seed, device, args.out, args.force)
     pending = [cell for cell in cells if cell.pending]
     seconds = estimate(pending, preset, data, device, args.cpus_per_cell) if pending else {}

@@ -63,7 +63,6 @@ def execute(args: argparse.Namespace) -> int:
     check_out(args.out)
     import pandas as pd
 
-    from bench.core.files import write_text
     from bench.experiment.benchmark import measure, peak_flops
     from bench.models.precision import check_precision
     from bench.training.torch_setup import gpu_name
@@ -101,7 +100,7 @@ def execute(args: argparse.Namespace) -> int:
     }
     print(f"\n{table.to_string(index=False, float_format=_significant)}\n")
     print("\n".join([*(f"{name}: {value}" for name, value in conditions.items()), *skipped, *failed]))
-    write_text(args.out / "speed.csv", table.assign(**conditions).to_csv(index=False))
+    table.assign(**conditions).to_csv(args.out / "speed.csv", index=False)
     print(f"written: {args.out / 'speed.csv'}")
     return 1 if failed else 0
 

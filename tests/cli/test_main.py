@@ -30,18 +30,12 @@ def test_version_is_printed(capsys):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_80_columns(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as end:
-        cli.main([command, "--help"])
+    for arguments in ([command, "--help"], ["--help"]):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main(arguments)
     printed = capsys.readouterr().out
-    assert end.value.code == 0 and f"python -m bench {command}" in printed
+    assert f"python -m bench {command}" in printed and f"    {command} " in printed
     assert max(map(len, printed.splitlines())) <= 80
-
-
-def test_help_names_every_command(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["--help"])
-    printed = capsys.readouterr().out
-    assert all(f"    {command} " in printed for command in COMMANDS)
 
 
 def test_unknown_command_is_an_error():

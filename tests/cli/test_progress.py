@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from rich.console import Console
 
@@ -58,12 +56,11 @@ def test_failure_counts_once_the_worker_is_done(cell, capsys):
     assert "vae seed 0: failed – loss is NaN (1/1)" in capsys.readouterr().out
 
 
-def test_result_of_an_earlier_run_is_ignored(tmp_path):
-    folder = CellFolder(tmp_path / f"seed-0-{CELL}")
-    folder.path.mkdir()
-    failure = Failure(reason="no memory", traceback="")
-    folder.write_record("result.json", ResultRecord(cell_id=CELL, status="ok", evaluation_failure=failure))
-    cell = CellProgress("vae seed 0", folder, 10, 1.0, EvaluationConfig())
+def test_missing_and_earlier_results_are_ignored(cell):
+    cell.poll()
+    assert cell.state == "waiting" and not cell.folder.path.exists()
+    write(cell, status="ok", evaluation_failure=Failure(reason="no memory", traceback=""))
+    cell = CellProgress("vae seed 0", cell.folder, 10, 1.0, EvaluationConfig())
     cell.poll()
     assert cell.state == "waiting"
 
@@ -86,9 +83,3 @@ def test_bars_are_shown_on_a_terminal(cell, capsys):
         progress.bars.refresh()
     printed = capsys.readouterr().out
     assert "vae seed 0" in printed and "0/1 cells" in printed and "ELBO -2.50" in printed
-
-
-def test_folder_may_be_missing(tmp_path: Path):
-    cell = CellProgress("vae seed 0", CellFolder(tmp_path / "none"), 10, 1.0, EvaluationConfig())
-    cell.poll()
-    assert cell.state == "waiting" and not (tmp_path / "none").exists()
