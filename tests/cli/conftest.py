@@ -96,6 +96,12 @@ def only_cell(out: Path, method: str) -> CellFolder:
     return cell
 
 
+def assert_error(capsys: pytest.CaptureFixture[str], message: str) -> None:
+    """Assert that one line with ``message`` was printed as an error."""
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
 @pytest.fixture
 def toy(prepared, text_prepared, tmp_path):
     """An output folder in the toy environment. No figures are drawn."""

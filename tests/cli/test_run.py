@@ -11,7 +11,7 @@ import pytest
 
 from bench.run import main
 from bench.training import registry
-from tests.cli.conftest import TOY, bench, metrics, only_cell
+from tests.cli.conftest import TOY, assert_error, bench, metrics, only_cell
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,7 +99,7 @@ def test_failed_cell_is_reported_and_retried(toy, capsys, monkeypatch):
         (["--methods", ","], "--methods is empty"),
         (["--dataset", "omniglott"], "unknown data set 'omniglott': did you mean 'omniglot'?"),
         (["--preset", "quik"], "did you mean 'quick'?"),
-        (["--seeds", "0"], "--seeds must be a whole number from 1, not 0"),
+        (["--seeds", "0"], "--seeds must be a whole number from 1 to 100,000, not 0"),
         (["--seed", "-1"], "--seed must be a whole number from 0"),
         (["--cpus-per-cell", "0"], "--cpus-per-cell must be"),
         (["--gpus-per-cell", "1.5"], "a fraction of one GPU or a whole number"),
@@ -111,8 +111,7 @@ def test_failed_cell_is_reported_and_retried(toy, capsys, monkeypatch):
 )
 def test_wrong_argument_is_one_line_and_status_2(arguments, message, tmp_path, capsys):
     assert main(["--out", str(tmp_path / "out"), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and error.startswith("error: ")
+    assert_error(capsys, message)
 
 
 @pytest.mark.parametrize(
@@ -127,21 +126,20 @@ def test_wrong_argument_is_one_line_and_status_2(arguments, message, tmp_path, c
 )
 def test_wrong_setting_is_one_line_and_status_2(setting, message, toy, capsys):
     assert bench(toy, "--set", setting) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert_error(capsys, message)
 
 
 @pytest.mark.parametrize("arguments", [["--device", "cuda"], ["--gpus-per-cell", "0.5"]])
 def test_missing_gpu_is_an_error(arguments, toy, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert bench(toy, *arguments) == 2
-    assert "no GPU" in capsys.readouterr().err
+    assert_error(capsys, "no GPU")
 
 
 def test_unwritable_output_folder_is_an_error(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["--out", str(tmp_path / "file" / "out")]) == 2
-    assert "cannot write to --out" in capsys.readouterr().err
+    assert_error(capsys, "cannot write to --out")
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from bench.cli import speed
 from bench.cli.main import main
 from bench.experiment.schema import CellConfig
 from bench.training import registry
+from tests.cli.conftest import assert_error
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_one_row_per_kind_of_update(in_process, tmp_path, capsys):
 def test_method_that_does_not_fit_is_skipped(in_process, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(registry.method("aggressive"), "modalities", ("image",))
     assert run(tmp_path, "--methods", "aggressive", "--models", "synthetic:quick") == 2
-    assert "for image data only" in capsys.readouterr().err
+    assert_error(capsys, "for image data only")
 
 
 def test_failure_of_one_method_spares_the_others(tmp_path, capsys, monkeypatch):
@@ -76,6 +77,5 @@ def test_failure_of_one_method_spares_the_others(tmp_path, capsys, monkeypatch):
 )
 def test_wrong_argument_is_one_line_and_status_2(arguments, message, tmp_path, capsys):
     assert run(tmp_path, *arguments) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert_error(capsys, message)
     assert not (tmp_path / "speed.csv").exists()

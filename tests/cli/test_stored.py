@@ -11,7 +11,7 @@ from bench.cli.verify import compare
 from bench.core.files import read_json, write_json
 from bench.experiment.cell_folder import cell_folders, lock_cell
 from bench.training import registry
-from tests.cli.conftest import metrics, only_cell
+from tests.cli.conftest import assert_error, metrics, only_cell
 
 CONVERGENCE = ["--metrics", "convergence", "--set", "evaluation.convergence_examples=2", "--executor", "local"]
 
@@ -48,8 +48,7 @@ def test_report_without_cells_is_an_error(tmp_path, capsys):
 def test_report_of_another_schema_version_is_an_error(finished, version, capsys):
     change(only_cell(finished, "vae").path / "config.json", lambda record: record.update(schema_version=version))
     assert main(["report", str(finished)]) == 2
-    error = capsys.readouterr().err
-    assert f"schema version {version}" in error and error.count("\n") == 1
+    assert_error(capsys, f"schema version {version}")
 
 
 # ---- evaluate
@@ -100,8 +99,7 @@ def test_evaluate_waits_for_another_run(finished, capsys):
 )
 def test_wrong_argument_of_evaluate_is_one_line(finished, capsys, arguments, message):
     assert main(["evaluate", str(finished), *arguments, "--executor", "local"]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert_error(capsys, message)
 
 
 # ---- verify
@@ -184,8 +182,7 @@ def test_merge_prefers_the_cell_with_more_metrics(parts, finished):
 def test_merge_of_two_different_results_is_an_error(parts, finished, tmp_path, capsys):
     change(only_cell(parts[0], "vae").path / "evaluation.json", lower_nll)
     assert main(["merge", str(finished), str(parts[0]), "--out", str(tmp_path / "merged")]) == 2
-    error = capsys.readouterr().err
-    assert "two results of one cell differ in nll" in error and error.count("\n") == 1
+    assert_error(capsys, "two results of one cell differ in nll")
     assert not (tmp_path / "merged").exists()
 
 
