@@ -11,9 +11,9 @@ from typing import Any
 from bench.core.config import training_identity
 from bench.evaluation.record import EvaluationRecord
 from bench.evaluation.registry import metric_groups
-from bench.experiment import examples
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.schema import PROTOCOL_VERSION, CellConfig, ResultRecord, Status, identify
+from bench.experiment.stored_evaluation import Examples, read_examples
 from bench.training.result import Validation
 
 
@@ -85,9 +85,9 @@ class CellRecord:
         return {name: value for name, value in self.evaluation.metrics.items() if name not in excluded}
 
     @cached_property
-    def examples(self) -> examples.Examples:
+    def examples(self) -> Examples:
         """Values per test example, read when first used."""
-        return examples.read(self.folder, self.evaluation.metrics if self.evaluation else {})
+        return read_examples(self.folder, self.evaluation.metrics if self.evaluation else {})
 
     @property
     def as_published(self) -> bool:

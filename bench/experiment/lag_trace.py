@@ -75,10 +75,10 @@ class LagTracer:
         self.ctx = EvaluationContext(model, data.info, train, derive_seed(seed, "lag"))
         _, (self.x,) = data.blocks("test", count, count)
         self.chunk = auto_chunk_size(model.eval(), [self.x])
-        #: Decoder updates -> means, true means and KL of the examples, (N,) each.
-        self.stages: dict[int, tuple[np.ndarray, ...]] = {}
+        #: Decoder updates -> means, true means and KL of the examples: (3, N).
+        self.stages: dict[int, np.ndarray] = {}
         if stored := LagTrace.read(folder.path):
-            rows = zip(stored.means, stored.true_means, stored.kl, strict=True)
+            rows = np.stack([stored.means, stored.true_means, stored.kl], axis=1)
             self.stages = dict(zip(stored.updates.tolist(), rows, strict=True))
 
     def __call__(self, ctx: TrainingContext) -> None:
@@ -87,22 +87,17 @@ class LagTracer:
 
     def trace(self, update: int) -> None:
         """Trace the present model, trained for ``update`` decoder updates. It is in training mode afterwards."""
-        self.model.eval()
-        self.stages[update] = self._measure()
-        self.model.train()
-        updates = sorted(self.stages)
-        arrays = map(np.stack, zip(*(self.stages[update] for update in updates), strict=True))
-        trace = LagTrace(np.array(updates), *arrays)
-        self.folder.write(FILE, lambda file: np.savez_compressed(file, **asdict(trace)))  # type: ignore[arg-type]
-
-    def _measure(self) -> tuple[np.ndarray, ...]:
-        """Return means of q(z|x), means of p(z|x) and KL(q(z|x) ‖ p(z|x)): (N,) each."""
         import torch
 
         from bench.evaluation.estimators.inference_gap import elbo, true_posterior
 
+        self.model.eval()
         with torch.no_grad():
             q = self.method.posterior(self.ctx, self.x, train=False)
             truth = true_posterior(self.model, self.x, q.mean, self.chunk)
             kl = truth.log_px - elbo(self.model, self.x, q, self.ctx.generator("lag"), self.chunk)
-        return tuple(values.float().cpu().numpy() for values in (q.mean.squeeze(1), truth.mean.squeeze(1), kl))
+        self.model.train()
+        self.stages[update] = torch.stack([q.mean.squeeze(1), truth.mean.squeeze(1), kl]).float().cpu().numpy()
+        stages = dict(sorted(self.stages.items()))
+        trace = LagTrace(np.array([*stages]), *np.stack([*stages.values()], axis=1))
+        self.folder.write(FILE, lambda file: np.savez_compressed(file, **asdict(trace)))  # type: ignore[arg-type]

@@ -1,21 +1,31 @@
-"""Store the evaluation of a cell, and load it to add metrics."""
+"""The files of a cell's evaluation: stored, loaded to add metrics, and read for intervals over seeds and examples."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from bench.core.files import read_arrays, read_text, rename_to_backup
 from bench.evaluation.record import Evaluation, SampleTexts
 from bench.experiment.cell_folder import CellFolder, RecordError
 from bench.experiment.schema import EvaluationFile, parse
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+EXAMPLES = "examples.parquet"
+
 
 def store_evaluation(folder: CellFolder, evaluation: Evaluation) -> None:
     """Write all files of an evaluation; ``evaluation.json`` last, because it marks the others as complete."""
-    folder.write("examples.parquet", lambda file: pd.DataFrame(evaluation.columns).to_parquet(file, index=False))
+    import pandas as pd
+
+    folder.write(EXAMPLES, lambda file: pd.DataFrame(evaluation.columns).to_parquet(file, index=False))
     folder.write("arrays.npz", lambda file: np.savez_compressed(file, **evaluation.arrays))  # type: ignore[arg-type]
     if evaluation.texts:
         folder.write_record("texts.json", evaluation.texts)
@@ -39,7 +49,7 @@ def load_evaluation(folder: CellFolder) -> Evaluation | None:
     if record is None:
         return None
     try:
-        columns = pd.read_parquet(folder.path / "examples.parquet", partitioning=None)
+        columns = read_columns(folder.path)
         arrays = read_arrays(folder.path / "arrays.npz")
         text = read_text(folder.path / "texts.json", missing_ok=True)
         nll, n = record.metrics["nll"], record.metrics["n"]
@@ -50,3 +60,68 @@ def load_evaluation(folder: CellFolder) -> Evaluation | None:
     except Exception:  # damaged or missing: pyarrow, zipfile, zlib and NumPy raise different errors
         pass
     return Evaluation(record.model_copy(update={"version": 0}))
+
+
+def read_columns(folder: Path) -> DataFrame:
+    """Return ``examples.parquet``: one row per test example. ``OSError`` or ``ValueError`` if it cannot be read."""
+    import pandas as pd
+
+    return pd.read_parquet(folder / EXAMPLES, partitioning=None)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Float64 values ``[N]`` by metric, in the order of ``index`` ``[N]``; empty without a file.
+
+    ``sampled``: on how many of them ``nll_refined`` was measured. ``problem``: why the file is not used.
+    """
+
+    index: np.ndarray | None = None
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    problem: str = ""
+    sampled: int = 0
+
+
+def read_examples(folder: Path, metrics: Mapping[str, float | int | bool | None]) -> Examples:
+    """Return the values of ``nll`` and ``nll_refined``; their means must be the cell's ``metrics``."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(folder / EXAMPLES) as file:  # reads only the columns in this list that the file has
+            table = file.read(["index", "nll", "nll_refined"], use_threads=False).to_pandas()
+        table = table.set_index("index").sort_index(kind="stable").astype(np.float64)
+        index, values = table.index.to_numpy(np.int64), {str(name): table[name].to_numpy() for name in table}
+        nll = values["nll"]
+    except FileNotFoundError:
+        return Examples()
+    except (OSError, ValueError, KeyError, TypeError, ArrowException) as error:
+        return Examples(problem=f"{EXAMPLES} is damaged ({type(error).__name__})")
+    refined = values.pop("nll_refined", np.full_like(nll, np.nan))
+    sampled = int(np.isfinite(refined).sum())
+    if np.isnan(nll).all():  # a posterior without density
+        del values["nll"]
+        nll = np.full_like(nll, np.nanmean(refined)) if sampled else nll
+    if sampled:
+        values["nll_refined"] = regression_values(nll, refined)
+    elif "nll" in values and metrics.get("nll_refined") == metrics.get("nll"):  # exact, so there is no proposal
+        values["nll_refined"] = nll
+    for name, column in values.items():
+        stored = metrics.get(name)
+        if stored is None or not abs(column.mean() - stored) <= 1e-5 * max(1.0, abs(stored)):
+            return Examples(problem=f"{EXAMPLES} does not belong to evaluation.json")
+    return Examples(index, values, sampled=sampled or len(index))
+
+
+def regression_values(nll: np.ndarray, refined: np.ndarray) -> np.ndarray:
+    """Return values ``[N]`` whose mean and variance are those of the refined NLL, measured on n examples (else NaN).
+
+    The metric is a regression estimate: the mean of ``nll`` over all N plus the mean of c = refined - nll over the n
+    sampled examples. As a mean over N values, a sampled example contributes nll + mean(c) + N/n (c - mean(c)), any
+    other nll + mean(c). The factor N/n gives the mean of N values the variance of the mean of c over n.
+    """
+    sampled = np.isfinite(refined)
+    difference = (refined - nll)[sampled]
+    values = nll + difference.mean()
+    values[sampled] += len(nll) / len(difference) * (difference - difference.mean())
+    return values

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.core.errors import UserError
+from bench.core.errors import UserError, error_summary
 from bench.core.hashing import derive_seed
 from bench.data.cache import cache_dir
 from bench.data.dataset import END, PAD, START, UNKNOWN
@@ -24,9 +24,9 @@ from bench.evaluation.estimators.likelihood import importance_weighted_nll
 from bench.evaluation.metrics import EvaluationContext, log_weights
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.cell_record import read
-from bench.experiment.examples import FILE
 from bench.experiment.factory import load_trained
 from bench.experiment.schema import CellConfig
+from bench.experiment.stored_evaluation import read_columns
 from bench.method import Method
 from bench.models.decoding import greedy
 from bench.models.distributions import Posterior
@@ -58,12 +58,10 @@ class TrainedCell:
     def read(cls, path: Path, data_dir: Path | None = None, device: str = "cpu") -> TrainedCell:
         """Load the trained cell in a folder; ``UserError`` if there is none, or its weights are missing."""
         folder = CellFolder(path)
-        if not (path / "config.json").exists():
-            raise UserError(f"no cell in {path}: give a folder 'OUT/runs/…/seed-<n>-<id>'")
         try:
             cell = read(folder)
         except ValueError as error:
-            raise UserError(f"the cell in {path} cannot be read: {error}") from error
+            raise UserError(f"no cell in {path} ({error}): give a folder 'OUT/runs/…/seed-<n>-<id>'") from error
         if not cell.trained:
             raise UserError(f"the cell in {path} is not trained completely")
         configure_torch(torch.get_num_threads(), device, gpu_share=0.0)
@@ -82,13 +80,10 @@ class TrainedCell:
     @property
     def examples(self) -> DataFrame:
         """One row per evaluated test example. ``UserError`` if they cannot be read."""
-        import pandas as pd
-
-        path = self.folder.path / FILE
         try:
-            return pd.read_parquet(path, partitioning=None)
+            return read_columns(self.folder.path)
         except (OSError, ValueError) as error:  # pyarrow's errors are among them
-            raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"cannot read the examples of {self.folder.path}: {error_summary(error)}") from error
 
     @cached_property
     def data(self) -> Data:

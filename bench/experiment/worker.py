@@ -66,7 +66,7 @@ def run_cell(task: CellTask) -> None:
     A failure is stored in ``result.json`` after ``ATTEMPTS`` attempts of this run, those whose process died too.
     Raise ``StorageError`` if the folder cannot be written, and ``Interrupted`` if the run was cancelled.
     """
-    folder = CellFolder(task.folder)
+    folder, cell_id = CellFolder(task.folder), task.config.cell_id
     last = folder.attempts()
     started = last.run_id == task.run_id
     if started and last.finished:
@@ -81,29 +81,22 @@ def run_cell(task: CellTask) -> None:
     folder.remove_temp_files()
     provenance = Provenance.collect(gpu_name(task.config.device), task.threads, task.command)
     while (attempt := folder.begin_attempt(task.run_id)) <= ATTEMPTS:
-        result = ResultRecord(
-            cell_id=task.config.cell_id,
-            status="running",
-            attempt=attempt,
-            provenance=provenance,
-            cells_per_device=task.cells_per_device,
-        )
+        shared = task.cells_per_device
+        result = ResultRecord(cell_id=cell_id, attempt=attempt, provenance=provenance, cells_per_device=shared)
         try:
-            try:
-                train_and_evaluate(task, folder, result)
-            except checkpoint.DamagedCheckpoint:  # training cannot continue from what is stored
-                archive_folder(folder, task.config)
-                train_and_evaluate(task, folder, result)
+            train_and_evaluate(task, folder, result)
             break
         except StorageError:
             raise
         except Exception as error:
+            if isinstance(error, checkpoint.DamagedCheckpoint):  # training cannot continue from what is stored
+                archive_folder(folder, task.config)
             store_failure(folder, error, result)
     else:
         last_result = folder.result()
         if last_result is None or not last_result.failure:
             reason = f"its process died {ATTEMPTS} times (killed, or out of memory: run fewer cells at a time)"
-            store_failure(folder, WorkerDied(reason), last_result or ResultRecord(cell_id=task.config.cell_id))
+            store_failure(folder, WorkerDied(reason), last_result or ResultRecord(cell_id=cell_id))
     folder.end_attempts()
 
 
@@ -122,41 +115,25 @@ def train_and_evaluate(task: CellTask, folder: CellFolder, result: ResultRecord)
         training = train(task, folder)
         folder.write_record("result.json", result.model_copy(update={"status": "ok", "training": training}))
     method, model, seed = load_trained(folder, task.config)
-    evaluate(
-        method,
-        model,
-        load_data(task.config, task.data),
-        task.config.train,
-        task.evaluation,
-        seed,
-        stored=load_evaluation(folder),
-        save=partial(store_evaluation, folder),
-        provenance=result.provenance,
-        should_stop=task.should_stop(),
-    )
-    clear_failure(folder)
+    data, config = load_data(task.config, task.data), task.config.train
+    stored, save = load_evaluation(folder), partial(store_evaluation, folder)
+    evaluate(method, model, data, config, task.evaluation, seed, stored, save, result.provenance, task.should_stop())
+    trained = folder.result()
+    if trained and trained.evaluation_failure:  # of an earlier attempt
+        folder.write_record("result.json", trained.model_copy(update={"evaluation_failure": None}))
 
 
 def train(task: CellTask, folder: CellFolder) -> TrainingResult:
     """Train the cell from its last checkpoint, if there is one, and leave the selected weights in ``best.pt``."""
-    data = load_data(task.config, task.data)
+    data, config = load_data(task.config, task.data), task.config.train
     method, model, seed = build_from_config(task.config)
-    if task.config.train.compile:
+    if config.compile:
         compile_networks(model, dynamic=data.info.modality == "text")
     tracer = None
     if model.latent_dim == 1 and reparametrize_prior(model) is model:
-        tracer = LagTracer(folder, method, model, data, task.config.train, seed, EXAMPLES)
+        tracer = LagTracer(folder, method, model, data, config, seed, EXAMPLES)
     trainer = Trainer(
-        method,
-        model,
-        data,
-        task.config.train,
-        seed,
-        folder.path,
-        validate,
-        folder.write_history,
-        tracer,
-        should_stop=task.should_stop(),
+        method, model, data, config, seed, folder.path, validate, folder.write_history, tracer, task.should_stop()
     )
     result = trainer.run()
     if tracer:  # training may have ended before its budget, not at a planned stage
@@ -168,17 +145,8 @@ def store_failure(folder: CellFolder, error: Exception, result: ResultRecord) ->
     """Store why training failed, or in the result of a trained cell why its evaluation failed."""
     reason = error_summary(error) + (f"; {ADVICE}" if out_of_memory(error) else "")
     failure = Failure(reason=reason, traceback="".join(traceback.format_exception(error)))
-    if folder.is_trained():
-        trained = folder.result()
-        assert trained
+    if folder.is_trained() and (trained := folder.result()):
         result = trained.model_copy(update={"evaluation_failure": failure})
     else:
         result = result.model_copy(update={"status": "failed", **dict(failure)})
     folder.write_record("result.json", result)
-
-
-def clear_failure(folder: CellFolder) -> None:
-    """Remove the failure of an earlier evaluation from the result."""
-    result = folder.result()
-    if result and result.evaluation_failure:
-        folder.write_record("result.json", result.model_copy(update={"evaluation_failure": None}))

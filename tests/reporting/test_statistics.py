@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bench.experiment.examples import regression_values
+from bench.experiment.stored_evaluation import regression_values
 from bench.reporting.frame import cells_frame, interval
 from bench.reporting.statistics import crossed, summary, wilson
 from tests.reporting.records import finished_cell

@@ -13,7 +13,7 @@ from scipy import stats
 
 from bench.core.files import read_json, write_json
 from bench.evaluation.registry import group_of_metric
-from bench.experiment import examples
+from bench.experiment.stored_evaluation import regression_values
 from bench.reporting import report
 from bench.reporting.statistics import crossed
 from tests.fixtures import make_cells
@@ -150,7 +150,7 @@ def test_regression_estimate_has_its_mean_and_variance():
     for _ in range(2000):
         nll, less = random.normal(60, 3, 200), random.gamma(2.0, 2.0, 200)
         refined = np.where(np.arange(200) < 40, nll - less, np.nan)
-        values = examples.regression_values(nll, refined)
+        values = regression_values(nll, refined)
         assert values.mean() == pytest.approx(nll.mean() - less[:40].mean())
         estimates.append(values.mean())
         errors.append(values.var(ddof=1) / 200)
