@@ -95,9 +95,9 @@ def image_grid(arrays: Arrays, kind: str, first: str | None = None) -> Figure | 
     count = min(MAX_IMAGES, *map(len, rows.values()))
     ink = max(1, *(images.max() for images in rows.values()))
     side = max(0.12, min(0.42, 9 / len(rows)))  # inches per image
-    width = side * count + 0.068 * max(map(len, rows)) + 0.1  # with the names
+    width = side * count + 0.08 * max(map(len, rows)) + 0.1  # with the names
     figure, axes = subplots(side * len(rows), len(rows), width=width)
-    figure.set_layout_engine("constrained", h_pad=0.01, hspace=0)
+    figure.set_layout_engine("compressed", h_pad=0.01, hspace=0)
     for (ax,), (name, images) in zip(axes, rows.items(), strict=True):
         strip = np.hstack([*np.pad(images[:count] / ink, ((0, 0), (1, 1), (1, 1)), constant_values=0.15)])
         ax.imshow(strip, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
