@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.config import TrainConfig, check_ranges
-from bench.core.schedules import Constant, Cyclical, Linear, Schedule
+from bench.core.modifiers import Constant, Cyclical, KLTerm, Linear, MeanKL, Schedule
 from bench.data.dataset import END, PAD, START, UNKNOWN, DataInfo
 from bench.models.distributions import Gaussian, Posterior, Prior, StandardNormal
-from bench.models.kl_terms import KLTerm, MeanKL
 from bench.models.vae import VAE
 
 __all__ = [

@@ -71,7 +71,7 @@ def metric_groups() -> str:
 
 def methods() -> str:
     """methods.md: every method in ``methods/``, in the order of the tables."""
-    from bench.core.schedules import SCHEDULES
+    from bench.core.modifiers import SCHEDULES
     from bench.reporting.render import escape_markdown
     from bench.training import registry
 

@@ -27,7 +27,7 @@ LEVELS = {
     "run": 8,
     "__main__": 8,
 }
-METHOD_IMPORTS = ("bench.method.", "bench.models.", "bench.data.dataset.", "bench.core.schedules.", "methods.")
+METHOD_IMPORTS = ("bench.method.", "bench.models.", "bench.data.dataset.", "bench.core.modifiers.", "methods.")
 MAX_LINES, MAX_MODULES = 350, 20
 
 

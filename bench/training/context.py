@@ -22,6 +22,7 @@ from bench.data.tensors import Data
 from bench.method import Context, Method, Phase
 from bench.models.precision import autocast, no_autocast
 from bench.models.vae import VAE, fixed_statistics, frozen
+from bench.training.batches import Batches
 from bench.training.flops import flop_counter
 
 OPTIMISERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -47,35 +48,6 @@ class Clock:
         if self.purpose:
             self.seconds[self.purpose] += now - self.since
         self.purpose, self.since = purpose, now
-
-
-class Batches:
-    """Training batches as a function of their number: a new order in every pass, new binarisation noise in every batch.
-
-    Raise ``ValueError`` if the training set does not fill one batch.
-    """
-
-    def __init__(self, data: Data, config: TrainConfig, seed: int, purpose: str):
-        self.data, self.config, self.seed, self.purpose = data, config, seed, purpose
-        self.start_pass(0)
-        self.per_pass = len(self.order)
-        if not self.per_pass:
-            raise ValueError(f"{len(data.train)} training examples do not fill one batch of {config.batch_size}")
-
-    def start_pass(self, number: int) -> None:
-        """Shuffle the training set for a pass."""
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.purpose, "order", number))
-        self.order = self.data.order(self.config.batch_size, self.config.equal_lengths, generator)
-        self.pass_number = number
-
-    def __getitem__(self, number: int) -> Tensor:
-        """Return batch ``number``, counted over all passes: (B, …)."""
-        pass_number, position = divmod(number, self.per_pass)
-        if pass_number != self.pass_number:
-            self.start_pass(pass_number)
-        device = self.data.train.device
-        noise = torch.Generator(device).manual_seed(derive_seed(self.seed, self.purpose, "noise", number))
-        return self.data.batch(self.order[position], noise)
 
 
 class TrainingContext(Context):

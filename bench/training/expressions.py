@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.core.config import SECTIONS, suggest, with_overrides
 from bench.core.errors import UserError
-from bench.core.schedules import SCHEDULES
+from bench.core.modifiers import SCHEDULES
 from bench.core.syntax import parse_expression, parse_value
 from bench.method import Method
 from bench.training import registry
@@ -94,8 +94,6 @@ def _expand_sweep(expression: str) -> Iterator[list[tuple[str, dict[str, Any]]]]
 
 def _method_spec(calls: Sequence[tuple[str, dict[str, Any]]], preset: str, settings: Settings) -> MethodSpec:
     (name, values), *modifiers = calls
-    if name not in registry.method_names():
-        raise UserError(f"unknown method '{name}': {suggest(name, {*registry.method_names(), *registry.suites()})}")
     method = registry.method(name)
     overrides = method.preset_overrides.get(preset, {})
     default = with_overrides(method.Config(), overrides, f"method '{name}'")

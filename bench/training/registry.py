@@ -1,7 +1,7 @@
 """Registry of methods: every file in ``methods/``, and entry points of other packages.
 
 Names are known without an import; a module is imported when its method is needed. A method that cannot be imported is a
-``UserError`` only for those who ask for it.
+``UserError`` only when it is requested.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from bench.core.config import suggest
 from bench.core.errors import UserError
 from bench.core.plugins import Registry
 
@@ -26,6 +27,8 @@ def method_names() -> tuple[str, ...]:
 
 def method(name: str) -> type[Method]:
     """Return the class of a method. Raise ``UserError`` if it is unknown, cannot be imported or breaks the contract."""
+    if name not in method_names():
+        raise UserError(f"unknown method '{name}': {suggest(name, {*method_names(), *suites()})}")
     result = _method(name)
     if isinstance(result, UserError):
         raise result
@@ -70,8 +73,8 @@ def _usable() -> list[type[Method]]:
 def suites() -> dict[str, list[str]]:
     """Return suite → method expressions in table order.
 
-    Every family is a suite, with the baseline first; ``all`` has every method with its default settings, and at its end
-    those that cannot be used, so that a run of ``all`` reports them.
+    Every family is a suite, with the baseline first; ``all`` has every method with its default settings, followed by
+    the methods that cannot be used, so that a run of ``all`` reports them.
     """
     classes = sorted(_usable(), key=lambda cls: (cls.table_order, cls.name))
     baselines = [cls.name for cls in classes if cls.baseline]

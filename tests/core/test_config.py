@@ -15,7 +15,7 @@ from bench.core.config import (
     with_overrides,
 )
 from bench.core.errors import UserError
-from bench.core.schedules import SCHEDULES
+from bench.core.modifiers import SCHEDULES
 from bench.training.registry import method, method_names
 
 CLASSES = (

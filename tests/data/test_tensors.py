@@ -16,7 +16,7 @@ from bench.data.dataset import END, SPLITS, START, DataInfo
 from bench.data.datasets._common import hash_shuffled, hash_uniform
 from bench.data.image import ImageData
 from bench.data.text import TextData
-from bench.training.context import Batches
+from bench.training.batches import Batches
 from tests.conftest import steady
 from tests.data.test_corpus import DOCUMENTS
 

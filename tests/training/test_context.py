@@ -9,7 +9,8 @@ import torch
 
 from bench.method import Method
 from bench.training import context
-from bench.training.context import Batches, Clock
+from bench.training.batches import Batches
+from bench.training.context import Clock
 from tests.conftest import TRAIN
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.core.schedules import Constant, Cyclical, Linear
+from bench.core.modifiers import Constant, Cyclical, Linear
 from bench.experiment.presets import load_preset
 from tests.conftest import steady
 

@@ -1,15 +1,19 @@
-"""KL-weight schedules, attached to a method by ``+``: ``vae+anneal``, ``beta_vae(beta=0.4)+cyclical``.
+"""Modifiers, attached to a method by ``+``: KL-weight schedules (``vae+anneal``) and KL terms (``sa_vae+free_bits``).
 
 Every schedule ends at a weight of 1. Model selection is active only at weight 1, so that all methods are selected by
-the same ELBO.
+the same ELBO. A KL term replaces the mean KL in the loss; methods export theirs as ``Method.exported_kl_term``. The
+schedule's weight multiplies its value.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bench.core.config import check_ranges
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Schedule(Protocol):
@@ -73,3 +77,22 @@ class Cyclical:
 
 #: Name after the ``+`` of an expression -> schedule.
 SCHEDULES: dict[str, type] = {"anneal": Linear, "cyclical": Cyclical}
+
+
+class KLTerm(Protocol):
+    """The KL part of a loss as a function of the per-example KL."""
+
+    def __call__(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor:
+        """Return a scalar in nats, from KL(q(z|x) || p(z)) kl (B,) and that of each dimension kl_dim (B, D).
+
+        ``kl_dim`` is None if the prior has no closed form.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MeanKL:
+    """The mean KL, as in the ELBO."""
+
+    def __call__(self, kl: Tensor, kl_dim: Tensor | None) -> Tensor:
+        return kl.mean()
