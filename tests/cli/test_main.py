@@ -55,22 +55,22 @@ def test_help_and_presets_import_nothing_heavy():
     assert python(code).stdout.splitlines()[-1] == "set()"
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "message"),
-    [
+def test_errors_are_one_line_and_a_status(capsys, monkeypatch, subtests):
+    cases = [
         (UserError("no folder: give another"), 2, "error: no folder: give another"),
         (FileNotFoundError(2, "No such file", "a.json"), 2, "error: a.json: No such file"),
         (KeyboardInterrupt(), 130, "interrupted: the same command writes the rest"),
         (Stopped(15, "1 of 2 cells"), 143, "stopped: 1 of 2 cells; the same command writes the rest"),
-    ],
-)
-def test_errors_are_one_line_and_a_status(error, status, message, capsys, monkeypatch):
-    def fail(args):
-        raise error
+    ]
+    for error, status, message in cases:
+        with subtests.test(error=error):
 
-    monkeypatch.setattr(report, "execute", fail)
-    assert cli.main(["report"]) == status
-    assert capsys.readouterr().err.strip() == message
+            def fail(args):
+                raise error
+
+            monkeypatch.setattr(report, "execute", fail)
+            assert cli.main(["report"]) == status
+            assert capsys.readouterr().err.strip() == message
 
 
 def test_closed_pipe_ends_with_status_141():

@@ -91,9 +91,8 @@ def test_failed_cell_is_reported_and_retried(toy, capsys, monkeypatch):
     assert bench(toy, "--methods", "beta_vae,vae") == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_wrong_argument_is_one_line_and_status_2(tmp_path, capsys, subtests):
+    cases = [
         (["--methods", "agressive"], "did you mean 'aggressive'?"),
         (["--methods", "vae("], "cannot read"),
         (["--methods", ","], "--methods is empty"),
@@ -107,33 +106,33 @@ def test_failed_cell_is_reported_and_retried(toy, capsys, monkeypatch):
         (["--set", "sa_vae.stps=1", "--methods", "sa_vae"], "did you mean 'steps'?"),
         (["--set", "nonsense"], "method.setting=value"),
         (["--data-dir", "nowhere"], "'nowhere' does not exist"),
-    ],
-)
-def test_wrong_argument_is_one_line_and_status_2(arguments, message, tmp_path, capsys):
-    assert main(["--out", str(tmp_path / "out"), *arguments]) == 2
-    assert_error(capsys, message)
+    ]
+    for arguments, message in cases:
+        with subtests.test(arguments=arguments):
+            assert main(["--out", str(tmp_path / "out"), *arguments]) == 2
+            assert_error(capsys, message)
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
+def test_wrong_setting_is_one_line_and_status_2(toy, capsys, subtests):
+    cases = [
         ("train.epocs=1", "did you mean 'epochs'?"),
         ("train.batch_size=1000000", "there are only 100 training examples"),
         ("model.image_size=13", "does not divide the image size 28"),
         ("model.features=10**12", "features"),
         ("model.features=1000000000", "GiB"),
-    ],
-)
-def test_wrong_setting_is_one_line_and_status_2(setting, message, toy, capsys):
-    assert bench(toy, "--set", setting) == 2
-    assert_error(capsys, message)
+    ]
+    for setting, message in cases:
+        with subtests.test(setting=setting):
+            assert bench(toy, "--set", setting) == 2
+            assert_error(capsys, message)
 
 
-@pytest.mark.parametrize("arguments", [["--device", "cuda"], ["--gpus-per-cell", "0.5"]])
-def test_missing_gpu_is_an_error(arguments, toy, capsys, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert bench(toy, *arguments) == 2
-    assert_error(capsys, "no GPU")
+def test_missing_gpu_is_an_error(toy, capsys, monkeypatch, subtests):
+    for arguments in [["--device", "cuda"], ["--gpus-per-cell", "0.5"]]:
+        with subtests.test(arguments=arguments):
+            monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+            assert bench(toy, *arguments) == 2
+            assert_error(capsys, "no GPU")
 
 
 def test_unwritable_output_folder_is_an_error(tmp_path, capsys):

@@ -61,9 +61,8 @@ def test_failure_of_one_method_spares_the_others(tmp_path, capsys, monkeypatch):
     assert [*pd.read_csv(tmp_path / "speed.csv").method] == ["vae"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_wrong_argument_is_one_line_and_status_2(tmp_path, capsys, subtests):
+    cases = [
         (["--models", "imag:quick"], "sizes: image, text, synthetic"),
         (["--models", "image"], "such as image:quick"),
         (["--models", "image:huge"], "unknown preset 'huge'"),
@@ -73,9 +72,9 @@ def test_failure_of_one_method_spares_the_others(tmp_path, capsys, monkeypatch):
         (["--threads", "0"], "--threads must be"),
         (["--seconds", "nan"], "--seconds must be"),
         (["--out", "/dev/null/x"], "cannot write to --out"),
-    ],
-)
-def test_wrong_argument_is_one_line_and_status_2(arguments, message, tmp_path, capsys):
-    assert run(tmp_path, *arguments) == 2
-    assert_error(capsys, message)
-    assert not (tmp_path / "speed.csv").exists()
+    ]
+    for arguments, message in cases:
+        with subtests.test(arguments=arguments):
+            assert run(tmp_path, *arguments) == 2
+            assert_error(capsys, message)
+            assert not (tmp_path / "speed.csv").exists()

@@ -88,18 +88,17 @@ def test_evaluate_waits_for_another_run(finished, capsys):
     assert "convergence" in cell.evaluation().groups
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_wrong_argument_of_evaluate_is_one_line(finished, capsys, subtests):
+    cases = [
         (["--metrics", "refined"], "--metrics 'refined': give some of"),
         (["--metrics", " ,"], "give some of"),
         (["--set", "train.epochs=3"], "settings of the evaluation only"),
         (["--set", "evaluation.refined_iw_exmples=3"], "did you mean 'refined_iw_examples'"),
-    ],
-)
-def test_wrong_argument_of_evaluate_is_one_line(finished, capsys, arguments, message):
-    assert main(["evaluate", str(finished), *arguments, "--executor", "local"]) == 2
-    assert_error(capsys, message)
+    ]
+    for arguments, message in cases:
+        with subtests.test(arguments=arguments):
+            assert main(["evaluate", str(finished), *arguments, "--executor", "local"]) == 2
+            assert_error(capsys, message)
 
 
 # ---- verify

@@ -24,25 +24,23 @@ CLASSES = (
 )
 
 
-@pytest.mark.parametrize(
-    ("cls", "name", "value", "result"),
-    [
+def test_values_are_converted_to_their_annotations(subtests):
+    cases = [
         (TrainConfig, "lr", 1, 1.0),
         (TrainConfig, "epochs", 3, 3),
         (TrainConfig, "epoch_updates", None, None),
         (TrainConfig, "compile", True, True),
         (ImageModelConfig, "encoder_channels", [3, 5], (3, 5)),
         (ImageModelConfig, "skips", [], ()),
-    ],
-)
-def test_values_are_converted_to_their_annotations(cls, name, value, result):
-    stored = getattr(with_overrides(cls(), {name: value}, "here"), name)
-    assert stored == result and type(stored) is type(result)
+    ]
+    for cls, name, value, result in cases:
+        with subtests.test(name=name, value=value):
+            stored = getattr(with_overrides(cls(), {name: value}, "here"), name)
+            assert stored == result and type(stored) is type(result)
 
 
-@pytest.mark.parametrize(
-    ("cls", "name", "value"),
-    [
+def test_values_of_other_types_are_rejected(subtests):
+    cases = [
         (TrainConfig, "epochs", True),
         (TrainConfig, "epochs", 1.0),
         (TrainConfig, "epochs", None),
@@ -53,11 +51,11 @@ def test_values_are_converted_to_their_annotations(cls, name, value, result):
         (TrainConfig, "optimiser", ("adam",)),
         (ImageModelConfig, "kernels", 3),
         (ImageModelConfig, "kernels", [3, 5.0]),
-    ],
-)
-def test_values_of_other_types_are_rejected(cls, name, value):
-    with pytest.raises(UserError, match=f"^here: '{name}' should be "):
-        with_overrides(cls(), {name: value}, "here")
+    ]
+    for cls, name, value in cases:
+        with subtests.test(name=name, value=value):
+            with pytest.raises(UserError, match=f"^here: '{name}' should be "):
+                with_overrides(cls(), {name: value}, "here")
 
 
 def test_unknown_settings_are_rejected():
@@ -65,9 +63,8 @@ def test_unknown_settings_are_rejected():
         build(TrainConfig, {"epoch": 1}, "here")
 
 
-@pytest.mark.parametrize(
-    ("cls", "values"),
-    [
+def test_values_out_of_range_are_rejected(subtests):
+    cases = [
         (TrainConfig, {"lr": 0.0}),
         (TrainConfig, {"ramp": 1.5}),
         (TrainConfig, {"optimiser": "lion"}),
@@ -75,16 +72,17 @@ def test_unknown_settings_are_rejected():
         (TextModelConfig, {"vocabulary": 4}),
         (ImageModelConfig, {"kernels": (4,)}),
         (ImageModelConfig, {"kernels": (3,), "skips": (3, 3)}),
-    ],
-)
-def test_values_out_of_range_are_rejected(cls, values):
-    with pytest.raises(UserError, match="^here: "):
-        build(cls, values, "here")
+    ]
+    for cls, values in cases:
+        with subtests.test(values=values):
+            with pytest.raises(UserError, match="^here: "):
+                build(cls, values, "here")
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_configs_survive_json(cls):
-    assert build(cls, json.loads(json.dumps(asdict(cls()))), "here") == cls()
+def test_configs_survive_json(subtests):
+    for cls in CLASSES:
+        with subtests.test(cls=cls):
+            assert build(cls, json.loads(json.dumps(asdict(cls()))), "here") == cls()
 
 
 def test_monitoring_does_not_change_the_identity():

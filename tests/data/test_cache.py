@@ -35,11 +35,12 @@ def test_fingerprint_depends_on_names_types_shapes_and_values():
     assert fingerprint(both) == fingerprint(dict(reversed(both.items())))
 
 
-@pytest.mark.parametrize("record", [b"{", b"null", b'{"name": "toy"}', b"\xff"])
-def test_damaged_record_is_rebuilt(record, tmp_path):
-    prepared = cached(tmp_path, "toy", build)
-    prepared.path.with_suffix(".json").write_bytes(record)
-    assert cached(tmp_path, "toy", build) == prepared
+def test_damaged_record_is_rebuilt(tmp_path, subtests):
+    for record in [b"{", b"null", b'{"name": "toy"}', b"\xff"]:
+        with subtests.test(record=record):
+            prepared = cached(tmp_path, "toy", build)
+            prepared.path.with_suffix(".json").write_bytes(record)
+            assert cached(tmp_path, "toy", build) == prepared
 
 
 def test_damaged_arrays_are_reported(tmp_path):

@@ -91,9 +91,8 @@ def test_encoding_of_files_does_not_matter(tmp_path):
 # ---- errors
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_unusable_text_is_reported_with_its_line(tmp_path, subtests):
+    cases = [
         ({"val": "\n \n"}, r"val\.txt is empty"),
         ({"train": "a\n\nb\n"}, r"train\.txt, line 2: an empty document"),
         ({"train": b"a\nb\n\xff\xfe\n"}, r"train\.txt, line 3: not UTF-8"),
@@ -104,13 +103,13 @@ def test_encoding_of_files_does_not_matter(tmp_path):
         ({"train": "a\nx\tb\n"}, r"train\.txt, line 2: a label, unlike line 1"),
         ({"train": "x\ta\n\tb\n"}, r"train\.txt, line 2: an empty document or label"),
         ({"train": "x\ta\n"}, r"only .*val\.txt and .*test\.txt without labels"),
-    ],
-)
-def test_unusable_text_is_reported_with_its_line(change, message, tmp_path):
-    folder = write_texts(tmp_path / "mine", TEXTS | change)
-    with pytest.raises(UserError, match=message):
-        user_data.prepare(folder, tmp_path / "cache")
-    assert file_names(tmp_path / "cache") == []
+    ]
+    for change, message in cases:
+        with subtests.test(message=message):
+            folder = write_texts(tmp_path / "mine", TEXTS | change)
+            with pytest.raises(UserError, match=message):
+                user_data.prepare(folder, tmp_path / "cache")
+            assert file_names(tmp_path / "cache") == []
 
 
 def test_unusable_paths(tmp_path):

@@ -64,25 +64,24 @@ def test_damaged_file_in_the_cache_is_downloaded_again(server, tmp_path):
     assert fetch(f"{server.url}/file", tmp_path).read_bytes() == FILE
 
 
-@pytest.mark.parametrize(
-    ("page", "message"),
-    [
+def test_nothing_else_is_stored(server, tmp_path, subtests):
+    cases = [
         ("other", "another file than the published one"),
         ("gone", "404"),
         ("broken", "IncompleteRead"),
         (None, "refused"),
-    ],
-)
-def test_nothing_else_is_stored(page, message, server, tmp_path):
-    url = f"{server.url}/{page}"
-    if page is None:
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
-            url = f"http://127.0.0.1:{closed.server_port}/file"
-    with pytest.raises(UserError, match=message) as error:
-        fetch(url, tmp_path / "cache")
-    assert str(error.value).startswith(f"no set: no data directory given, and downloading {url} failed: ")
-    assert str(error.value).endswith(". Put it into DATA_DIR/set/")
-    assert file_names(tmp_path / "cache") == []
+    ]
+    for page, message in cases:
+        with subtests.test(page=page):
+            url = f"{server.url}/{page}"
+            if page is None:
+                with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
+                    url = f"http://127.0.0.1:{closed.server_port}/file"
+            with pytest.raises(UserError, match=message) as error:
+                fetch(url, tmp_path / "cache")
+            assert str(error.value).startswith(f"no set: no data directory given, and downloading {url} failed: ")
+            assert str(error.value).endswith(". Put it into DATA_DIR/set/")
+            assert file_names(tmp_path / "cache") == []
 
 
 def test_unwritable_cache(server, tmp_path):

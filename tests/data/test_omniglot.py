@@ -106,15 +106,16 @@ def test_burda(burda, tmp_path):
     np.testing.assert_array_equal(labels, mat["target"].argmax(axis=0)[order])
 
 
-@pytest.mark.parametrize("kind", ["empty", "noise", "truncated", "inverted"])
-@pytest.mark.parametrize("name", ["chardata.mat", "images_background.zip"])
-def test_damaged_files(name, kind, request, tmp_path):
-    data_dir, _ = request.getfixturevalue("burda" if name == "chardata.mat" else "lake")
+@pytest.mark.parametrize(("source", "name"), [("burda", "chardata.mat"), ("lake", "images_background.zip")])
+def test_damaged_files(source, name, request, tmp_path, subtests):
+    data_dir, _ = request.getfixturevalue(source)
     path = data_dir / "omniglot" / name
-    path.write_bytes(damaged(path.read_bytes())[kind])
-    with pytest.raises(UserError, match=rf"{name}.* again from"):
-        omniglot.prepare(data_dir, tmp_path / "cache")
-    assert file_names(tmp_path / "cache") == []
+    for kind, content in damaged(path.read_bytes()).items():
+        with subtests.test(kind=kind):
+            path.write_bytes(content)
+            with pytest.raises(UserError, match=rf"{name}.* again from"):
+                omniglot.prepare(data_dir, tmp_path / "cache")
+            assert file_names(tmp_path / "cache") == []
 
 
 def test_lake_zips_with_other_content(lake, tmp_path):

@@ -58,24 +58,23 @@ def test_a_new_file_is_listed_and_prepared(folder, tmp_path, capsys):
         prepare_stored(data.info, None, tmp_path / "other")
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
+def test_an_invalid_file_is_rejected_in_one_line(folder, tmp_path, capsys, subtests):
+    cases = [
         ("bad_import", ("import numpy", "import nowhere"), "cannot be imported: .*nowhere"),
         ("bad_summary", ('SUMMARY = "generated stripes"', ""), r"must define SUMMARY \(a string\)"),
         ("bad_modality", ('"image"', '"video"'), "Input should be 'image' or 'text' .*'video'"),
         ("bad_shape", ("(size, size)", '"large"'), "Input should be a valid tuple .*'large'"),
         ("bad_result", ("return cached", "return None and cached"), "not None"),
         ("bad_build", ("np.eye(size", "np.eye(-size / 0"), "cannot be prepared: ZeroDivisionError"),
-    ],
-)
-def test_an_invalid_file_is_rejected_in_one_line(name, change, message, folder, tmp_path, capsys):
-    assert SOURCE.count(change[0]) >= 1
-    (folder / f"{name}.py").write_text(SOURCE.replace(*change))
-    with pytest.raises(UserError, match=rf"^data set '{name}'.*{message}"):
-        prepare(name, None, tmp_path / "cache")
-    assert main(["list"]) == 0
-    assert name in capsys.readouterr().out
+    ]
+    for name, change, message in cases:
+        with subtests.test(name=name):
+            assert SOURCE.count(change[0]) >= 1
+            (folder / f"{name}.py").write_text(SOURCE.replace(*change))
+            with pytest.raises(UserError, match=rf"^data set '{name}'.*{message}"):
+                prepare(name, None, tmp_path / "cache")
+            assert main(["list"]) == 0
+            assert name in capsys.readouterr().out
 
 
 def test_entry_points_add_data_sets(monkeypatch):

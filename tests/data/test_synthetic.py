@@ -138,10 +138,11 @@ def test_prepared_arrays(small, generator):
     assert f"{arrays['test_nll'].mean():.2f} nats" in info.notes[0] and f"{information:.2f} of them" in info.notes[0]
 
 
-@pytest.mark.parametrize("vocab", [1, 10_001, 2.5, "200", True, None])
-def test_invalid_vocabulary_size(vocab, tmp_path):
-    with pytest.raises(UserError, match=r"'vocab' must be an integer from 2 to 10,000, not "):
-        synthetic.prepare(None, tmp_path, vocab=vocab)
+def test_invalid_vocabulary_size(tmp_path, subtests):
+    for vocab in [1, 10_001, 2.5, "200", True, None]:
+        with subtests.test(vocab=vocab):
+            with pytest.raises(UserError, match=r"'vocab' must be an integer from 2 to 10,000, not "):
+                synthetic.prepare(None, tmp_path, vocab=vocab)
 
 
 @pytest.mark.slow

@@ -39,9 +39,8 @@ def test_uint8_bool_and_channel_axis(images, tmp_path):
     assert arrays["test"].dtype == np.float32 and set(np.unique(arrays["test"])) == {0, 1}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_unusable_images(images, tmp_path, subtests):
+    cases = [
         ({"val": None}, "no array val"),
         ({"val": np.zeros((2, 12, 11))}, r"array val: shape \(2, 12, 11\), not square images"),
         ({"val": np.zeros((0, 12, 12))}, r"array val: shape \(0, 12, 12\), not square images"),
@@ -53,19 +52,20 @@ def test_uint8_bool_and_channel_axis(images, tmp_path):
         ({"train": np.full((2, 12, 12), None)}, "is damaged or not an .npz file of arrays"),
         ({"train_labels": np.zeros(5, int)}, "labels only of train"),
         ({f"{split}_labels": np.zeros(4, int) for split in SPLITS}, r"train_labels: int64 \(4,\), not 5 integers"),
-    ],
-)
-def test_unusable_images(images, change, message, tmp_path):
-    arrays = {name: array for name, array in (images | change).items() if array is not None}
-    with pytest.raises(UserError, match=rf"Shapes 1\.npz.*{message}"):
-        prepare(tmp_path, arrays)
-    assert file_names(tmp_path / "cache") == []
+    ]
+    for change, message in cases:
+        with subtests.test(message=message):
+            arrays = {name: array for name, array in (images | change).items() if array is not None}
+            with pytest.raises(UserError, match=rf"Shapes 1\.npz.*{message}"):
+                prepare(tmp_path, arrays)
+            assert file_names(tmp_path / "cache") == []
 
 
-@pytest.mark.parametrize("kind", ["empty", "noise", "truncated", "inverted"])
-def test_damaged_npz(images, kind, tmp_path):
-    path = tmp_path / "shapes.npz"
-    np.savez_compressed(path, **images)
-    path.write_bytes(damaged(path.read_bytes())[kind])
-    with pytest.raises(UserError, match="shapes.npz is damaged or not an .npz file of arrays"):
-        user_data.prepare(path, tmp_path / "cache")
+def test_damaged_npz(images, tmp_path, subtests):
+    for kind in ["empty", "noise", "truncated", "inverted"]:
+        with subtests.test(kind=kind):
+            path = tmp_path / "shapes.npz"
+            np.savez_compressed(path, **images)
+            path.write_bytes(damaged(path.read_bytes())[kind])
+            with pytest.raises(UserError, match="shapes.npz is damaged or not an .npz file of arrays"):
+                user_data.prepare(path, tmp_path / "cache")

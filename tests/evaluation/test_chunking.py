@@ -49,15 +49,16 @@ def test_chunk_size_fits_the_budget(modality, monkeypatch):
     assert auto_chunk_size(model, blocks) == 1
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=range(len(ERRORS)))
-def test_out_of_memory_is_recognised_as_a_cause(error):
-    try:
-        try:
-            raise error
-        except Exception as cause:
-            raise ValueError("of another kind") from cause
-    except ValueError as other:
-        assert out_of_memory(other) and out_of_memory(error)
+def test_out_of_memory_is_recognised_as_a_cause(subtests):
+    for error in ERRORS:
+        with subtests.test(error=error):
+            try:
+                try:
+                    raise error
+                except Exception as cause:
+                    raise ValueError("of another kind") from cause
+            except ValueError as other:
+                assert out_of_memory(other) and out_of_memory(error)
 
 
 def test_other_errors_are_not_out_of_memory():

@@ -109,20 +109,19 @@ def test_missing_parts_of_an_evaluation():
     assert EvaluationRecord.model_validate_json(complete.model_dump_json()) == complete
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_invalid_settings_are_refused(subtests):
+    cases = [
         ({"refined_iw_step": 1}, "evaluation has no setting 'refined_iw_step': did you mean 'refined_iw_steps'?"),
         ({"groups": {}}, "evaluation has no setting 'groups'"),
         ({"metrics": ("refined",)}, "'metrics' has no group 'refined': did you mean 'refined_iw'?"),
         ({"ais_chains": 0}, "metric group ais: 'chains' must be positive"),
         ({"ais_chains": "x"}, "metric group ais: 'chains' should be a valid integer"),
-    ],
-)
-def test_invalid_settings_are_refused(settings, message):
-    with pytest.raises(UserError) as error:
-        EvaluationConfig.build(settings)
-    assert message in str(error.value)
+    ]
+    for settings, message in cases:
+        with subtests.test(settings=settings):
+            with pytest.raises(UserError) as error:
+                EvaluationConfig.build(settings)
+            assert message in str(error.value)
 
 
 def test_evaluation_is_stored_and_completed(planned, task):

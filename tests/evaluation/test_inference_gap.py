@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -9,25 +10,27 @@ from bench.models.distributions import Gaussian
 from tests.evaluation.toy_models import LinearGaussian, Mixture, SamplesOnly, Sigmoid, generator, record_pairs
 
 
-@pytest.mark.parametrize("guess", ["right", "origin", "wrong"])
-@pytest.mark.parametrize(("dim", "scale"), [(1, 5.0), (1, 0.1), (1, 0.01), (2, 5.0), (2, 0.7), (2, 0.1)])
-def test_quadrature_matches_the_closed_form(dim, scale, guess):
-    model = LinearGaussian(dim, scale)
-    x = model.data(70)
-    mean = model.mean(x)
-    start = {"right": mean, "origin": torch.zeros_like(mean), "wrong": 1.5 - mean}[guess]
-    result = true_posterior(model, x, start, chunk=1000)
-    torch.testing.assert_close(result.mean, mean, atol=1e-4, rtol=0)
-    torch.testing.assert_close(result.log_px, model.log_px(x), atol=1e-4, rtol=0)
+def test_quadrature_matches_the_closed_form(subtests):
+    cases = [(1, 5.0), (1, 0.1), (1, 0.01), (2, 5.0), (2, 0.7), (2, 0.1)]
+    for guess, (dim, scale) in itertools.product(["right", "origin", "wrong"], cases):
+        with subtests.test(dim=dim, scale=scale, guess=guess):
+            model = LinearGaussian(dim, scale)
+            x = model.data(70)
+            mean = model.mean(x)
+            start = {"right": mean, "origin": torch.zeros_like(mean), "wrong": 1.5 - mean}[guess]
+            result = true_posterior(model, x, start, chunk=1000)
+            torch.testing.assert_close(result.mean, mean, atol=1e-4, rtol=0)
+            torch.testing.assert_close(result.log_px, model.log_px(x), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("scale", [0.5, 0.2, 0.1])
-@pytest.mark.parametrize("centres", [[[-2.0], [0.8]], [[-2.0, -0.7], [1.2, 0.4]], [[0.0, 6.0]]])
-def test_quadrature_finds_all_modes(centres, scale):
-    model = Mixture(centres, scale)
-    result = true_posterior(model, torch.zeros(1, 3), torch.tensor(centres[-1:]), chunk=1000)
-    torch.testing.assert_close(result.mean, model.centres.mean(0, keepdim=True), atol=2e-3, rtol=0)
-    assert result.log_px.abs().item() < 2e-3
+def test_quadrature_finds_all_modes(subtests):
+    cases = [[[-2.0], [0.8]], [[-2.0, -0.7], [1.2, 0.4]], [[0.0, 6.0]]]
+    for scale, centres in itertools.product([0.5, 0.2, 0.1], cases):
+        with subtests.test(centres=centres, scale=scale):
+            model = Mixture(centres, scale)
+            result = true_posterior(model, torch.zeros(1, 3), torch.tensor(centres[-1:]), chunk=1000)
+            torch.testing.assert_close(result.mean, model.centres.mean(0, keepdim=True), atol=2e-3, rtol=0)
+            assert result.log_px.abs().item() < 2e-3
 
 
 @pytest.mark.parametrize("dim", [1, 2])

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -38,14 +39,14 @@ def test_normalised_means_of_a_collapsed_posterior_are_active_only():
     assert variance_ratio_units(torch.zeros(10, 2), torch.zeros(10, 2)) == 0
 
 
-@pytest.mark.parametrize("count", [100, 1234])
-@pytest.mark.parametrize("delta", [0.0, 0.01, 0.07, 0.29])
-def test_collapse_curve_matches_its_definition(count, delta):
-    kl = torch.rand(count, 7, generator=generator()) * torch.logspace(-4, 1, 7)
-    epsilons = torch.logspace(-4, 1, 50)
-    share = (kl.unsqueeze(0) < epsilons.view(-1, 1, 1)).double().mean(1)
-    expected = (share >= 1 - delta - 1e-12).double().mean(1)
-    torch.testing.assert_close(collapse_curve(kl, epsilons, delta), expected)
+def test_collapse_curve_matches_its_definition(subtests):
+    for count, delta in itertools.product([100, 1234], [0.0, 0.01, 0.07, 0.29]):
+        with subtests.test(count=count, delta=delta):
+            kl = torch.rand(count, 7, generator=generator()) * torch.logspace(-4, 1, 7)
+            epsilons = torch.logspace(-4, 1, 50)
+            share = (kl.unsqueeze(0) < epsilons.view(-1, 1, 1)).double().mean(1)
+            expected = (share >= 1 - delta - 1e-12).double().mean(1)
+            torch.testing.assert_close(collapse_curve(kl, epsilons, delta), expected)
 
 
 def test_derangements_are_uniform():
@@ -64,15 +65,16 @@ def gaps(model: LinearGaussian, x: Tensor, q: Gaussian, chunk: int = 10_000):
     return distortion_gaps(model, x, *coupled_samples([q], model.prior, 4, generator(1)), chunk)
 
 
-@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
-def test_gaps_of_pca(scale):
+def test_gaps_of_pca(subtests):
     """Own and other z are independent given W: the squared error increases by tr WᵀW / s² for both gaps."""
-    model = LinearGaussian(2, scale, diagonal=True)
-    x = model.data(4000)
-    for gap in gaps(model, x, model.mean_field(x)):
-        assert gap.dtype == torch.float64 and gap.shape == (4000,)
-        assert gap.mean().item() == pytest.approx(2 / scale**2, abs=3.5 * standard_error(gap))
-        assert gap.mean().item() >= math.log(1 + 1 / scale**2), "below the mutual information"
+    for scale in [0.5, 1.0, 3.0]:
+        with subtests.test(scale=scale):
+            model = LinearGaussian(2, scale, diagonal=True)
+            x = model.data(4000)
+            for gap in gaps(model, x, model.mean_field(x)):
+                assert gap.dtype == torch.float64 and gap.shape == (4000,)
+                assert gap.mean().item() == pytest.approx(2 / scale**2, abs=3.5 * standard_error(gap))
+                assert gap.mean().item() >= math.log(1 + 1 / scale**2), "below the mutual information"
 
 
 def test_gaps_are_zero_if_z_is_not_used():

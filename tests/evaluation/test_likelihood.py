@@ -94,19 +94,23 @@ NORMAL_TAILS = {
 PARETO_TAILS = {-0.3: -0.19976370775668617, 0.1: 0.14996426749948874, 0.5: 0.49708596126252214, 2.0: 1.7987023904889194}
 
 
-@pytest.mark.parametrize(("samples", "scale"), NORMAL_TAILS)
-def test_pareto_k_of_normal_weights_matches_arviz(samples, scale):
-    weights = scale * torch.special.ndtri((torch.arange(samples, dtype=torch.float64) + 0.5) / samples)
-    shuffled = weights[torch.randperm(samples, generator=generator())]
-    assert pareto_k(torch.stack([shuffled, weights - 5000])).tolist() == pytest.approx(
-        [NORMAL_TAILS[samples, scale]] * 2, rel=1e-9
-    )
+def test_pareto_k_of_normal_weights_matches_arviz(subtests):
+    for samples, scale in NORMAL_TAILS:
+        with subtests.test(samples=samples, scale=scale):
+            weights = scale * torch.special.ndtri((torch.arange(samples, dtype=torch.float64) + 0.5) / samples)
+            shuffled = weights[torch.randperm(samples, generator=generator())]
+            assert pareto_k(torch.stack([shuffled, weights - 5000])).tolist() == pytest.approx(
+                [NORMAL_TAILS[samples, scale]] * 2, rel=1e-9
+            )
 
 
-@pytest.mark.parametrize("k", PARETO_TAILS)
-def test_pareto_k_of_pareto_weights_matches_arviz(k):
-    survival = 1 - (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    assert pareto_k(((survival**-k - 1) / k).log().unsqueeze(0)).item() == pytest.approx(PARETO_TAILS[k], rel=1e-9)
+def test_pareto_k_of_pareto_weights_matches_arviz(subtests):
+    for k in PARETO_TAILS:
+        with subtests.test(k=k):
+            survival = 1 - (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+            assert pareto_k(((survival**-k - 1) / k).log().unsqueeze(0)).item() == pytest.approx(
+                PARETO_TAILS[k], rel=1e-9
+            )
 
 
 def test_pareto_k_without_a_tail():

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -61,32 +62,37 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return tensor.mean().item(), 3 * tensor.std().item() / math.sqrt(len(values))
 
 
-@pytest.mark.parametrize("offset", [0.0, 0.3])
-@pytest.mark.parametrize("diagonal", [True, False])
-def test_bracket_contains_mi_of_pca(offset, diagonal):
+def test_bracket_contains_mi_of_pca(subtests):
     """The aggregate is N(offset, I - Σ + Λ) with the covariances Σ of p(z|x) and Λ of q(z|x)."""
-    model = LinearGaussian(3, 0.4, diagonal=diagonal)
-    covariance = model.mean_field(model.data(1)).logvar[0].exp().diag()
-    truth = 0.5 * torch.logdet((torch.eye(3) - model.covariance + covariance) @ covariance.inverse()).item()
-    if diagonal:  # q is the true posterior
-        exact = 0.5 * torch.logdet(torch.eye(3) + model.weight.T @ model.weight / model.scale**2).item()
-        assert truth == pytest.approx(exact, abs=1e-6)
-    results = [bracket(model.mean_field(x, offset), seed) for seed, x in enumerate(model.data(6000).split(300))]
-    low, low_error = mean_and_error([result.low for result in results])
-    high, high_error = mean_and_error([result.high for result in results])
-    assert low - low_error <= truth <= high + high_error
-    assert low < math.log(300) and high < truth + 1
+    for offset, diagonal in itertools.product([0.0, 0.3], [True, False]):
+        with subtests.test(offset=offset, diagonal=diagonal):
+            model = LinearGaussian(3, 0.4, diagonal=diagonal)
+            covariance = model.mean_field(model.data(1)).logvar[0].exp().diag()
+            truth = 0.5 * torch.logdet((torch.eye(3) - model.covariance + covariance) @ covariance.inverse()).item()
+            if diagonal:  # q is the true posterior
+                exact = 0.5 * torch.logdet(torch.eye(3) + model.weight.T @ model.weight / model.scale**2).item()
+                assert truth == pytest.approx(exact, abs=1e-6)
+            results = [bracket(model.mean_field(x, offset), seed) for seed, x in enumerate(model.data(6000).split(300))]
+            low, low_error = mean_and_error([result.low for result in results])
+            high, high_error = mean_and_error([result.high for result in results])
+            assert low - low_error <= truth <= high + high_error
+            assert low < math.log(300) and high < truth + 1
 
 
-@pytest.mark.parametrize(
-    ("truth", "size", "inclusive", "leave_one_out"),
-    [(4.605, 32, 3.10, 7.95), (4.605, 500, 4.32, 5.06), (9.21, 32, 3.47, 70), (9.21, 500, 6.13, 23)],
-)
-def test_estimates_of_small_sets_match_an_independent_implementation(truth, size, inclusive, leave_one_out):
-    results = [bracket(channel(size, 4, truth, seed), seed + 1000) for seed in range(3000 // size)]
-    assert mean_and_error([result.low for result in results])[0] == pytest.approx(inclusive, abs=0.1)
-    assert mean_and_error([result.loo for result in results])[0] == pytest.approx(leave_one_out, rel=0.06)
-    assert mean_and_error([result.high for result in results])[0] == pytest.approx(min(truth, leave_one_out), abs=0.3)
+def test_estimates_of_small_sets_match_an_independent_implementation(subtests):
+    for truth, size, inclusive, leave_one_out in [
+        (4.605, 32, 3.10, 7.95),
+        (4.605, 500, 4.32, 5.06),
+        (9.21, 32, 3.47, 70),
+        (9.21, 500, 6.13, 23),
+    ]:
+        with subtests.test(truth=truth, size=size):
+            results = [bracket(channel(size, 4, truth, seed), seed + 1000) for seed in range(3000 // size)]
+            assert mean_and_error([result.low for result in results])[0] == pytest.approx(inclusive, abs=0.1)
+            assert mean_and_error([result.loo for result in results])[0] == pytest.approx(leave_one_out, rel=0.06)
+            assert mean_and_error([result.high for result in results])[0] == pytest.approx(
+                min(truth, leave_one_out), abs=0.3
+            )
 
 
 def test_mi_is_at_most_the_log_of_the_set():
@@ -120,16 +126,17 @@ def test_leave_one_out_is_exact_for_distant_codes():
     torch.testing.assert_close(sample_log_probs([q], z).leave_one_out, expected)
 
 
-@pytest.mark.parametrize(
-    ("mean", "between", "within"), [(0.0, 0.75, 0.25), (0.5, 0.5, 0.1), (0.0, 1.0, 1.0), (-1.0, 0.1, 0.4)]
-)
-def test_divergences_of_a_gaussian_aggregate(mean, between, within):
-    q, prior, variance = with_moments(mean, between, within), StandardNormal(1), between + within
-    z = one_sample(q)
-    forward = kl_aggregate(sample_log_probs([q], z).inclusive, prior.log_prob(z))
-    assert forward == pytest.approx(0.5 * (variance + mean**2 - 1 - math.log(variance)), abs=0.05)
-    reverse = kl_aggregate_reverse([q], prior, generator(2))
-    assert reverse == pytest.approx(0.5 * ((1 + mean**2) / variance - 1 + math.log(variance)), rel=0.06, abs=0.02)
+def test_divergences_of_a_gaussian_aggregate(subtests):
+    for mean, between, within in [(0.0, 0.75, 0.25), (0.5, 0.5, 0.1), (0.0, 1.0, 1.0), (-1.0, 0.1, 0.4)]:
+        with subtests.test(mean=mean, between=between, within=within):
+            q, prior, variance = with_moments(mean, between, within), StandardNormal(1), between + within
+            z = one_sample(q)
+            forward = kl_aggregate(sample_log_probs([q], z).inclusive, prior.log_prob(z))
+            assert forward == pytest.approx(0.5 * (variance + mean**2 - 1 - math.log(variance)), abs=0.05)
+            reverse = kl_aggregate_reverse([q], prior, generator(2))
+            assert reverse == pytest.approx(
+                0.5 * ((1 + mean**2) / variance - 1 + math.log(variance)), rel=0.06, abs=0.02
+            )
 
 
 def test_holes_and_leaks_show_in_opposite_directions():

@@ -24,7 +24,7 @@ from tests.experiment.outcomes import assert_same_outcome, differences, outcome
 ROOT = Path(__file__).parents[2]
 METHODS = [*(name for name in registry.method_names() if name != "sa_vae"), "sa_vae(steps=2)", "aggressive+anneal"]
 MODALITIES = ["image", "text"]
-slow = pytest.mark.slow
+pytestmark = pytest.mark.slow
 
 
 class Toys:
@@ -101,18 +101,14 @@ def test_the_comparison_finds_one_bit(toys):
     assert len(differences(one, other)) == 1
 
 
-@pytest.mark.parametrize(
-    ("expression", "modality"),
-    [("vae+anneal", "image")]
-    + [pytest.param(name, modality, marks=slow) for name in METHODS for modality in MODALITIES],
-)
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("expression", [*METHODS, "vae+anneal"])
 def test_resuming_after_every_step(expression, modality, toys, monkeypatch, tmp_path):
     folder, task = toys.cell(expression, modality)
     assert run_step_by_step(monkeypatch, folder, task, tmp_path) >= TRAIN.epochs * TRAIN.epoch_updates
     assert_same_outcome(folder, toys.undisturbed(expression, modality))
 
 
-@slow
 @pytest.mark.parametrize("update", [2, 17, 33, 48, 61])
 def test_resuming_from_an_inner_loop(update, toys, monkeypatch, tmp_path):
     """A step that is cancelled during an update of the encoder alone is completed first."""
@@ -123,7 +119,6 @@ def test_resuming_from_an_inner_loop(update, toys, monkeypatch, tmp_path):
     assert_same_outcome(folder, toys.undisturbed("aggressive"))
 
 
-@slow
 def test_resuming_between_training_and_evaluation(toys, monkeypatch, tmp_path):
     undisturbed = toys.undisturbed("vae")
     last = sum(undisturbed.result().training.updates_by_kind.values())
@@ -133,7 +128,6 @@ def test_resuming_between_training_and_evaluation(toys, monkeypatch, tmp_path):
     assert_same_outcome(folder, undisturbed)
 
 
-@slow
 @pytest.mark.parametrize("expression", ["aggressive", "vae+anneal"])
 def test_resuming_around_phases_and_decays(expression, toys, monkeypatch, tmp_path):
     """Two phases of eight updates each, with a ramp and learning-rate decays in both."""
@@ -169,7 +163,6 @@ for task in pickle.load(open(sys.argv[1], "rb")):
 """
 
 
-@slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_another_process_order_and_environment(modality, toys, tmp_path):
@@ -183,7 +176,6 @@ def test_another_process_order_and_environment(modality, toys, tmp_path):
         assert_same_outcome(folder, toys.undisturbed(name, modality))
 
 
-@slow
 def test_global_state_of_the_process(toys):
     undisturbed = toys.undisturbed("sa_vae(steps=2)", "text")
     random.seed(9)
@@ -202,7 +194,6 @@ def test_global_state_of_the_process(toys):
     assert_same_outcome(folder, undisturbed)
 
 
-@slow
 def test_a_cache_built_again(toys, prepared, tmp_path):
     again = cached(tmp_path / "other", "toy", lambda: (prepared.info, dict(reversed(prepared.arrays().items()))))
     assert again.path != prepared.path
@@ -211,7 +202,6 @@ def test_a_cache_built_again(toys, prepared, tmp_path):
     assert_same_outcome(folder, toys.undisturbed("vae"))
 
 
-@slow
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_another_memory_budget_changes_only_rounding(modality, toys, monkeypatch):
     monkeypatch.setattr("bench.evaluation.chunking.BUDGET", {"cpu": 2**14})

@@ -13,9 +13,8 @@ from bench.experiment.task import Resources
 from tests.experiment.outcomes import assert_same_outcome
 
 
-@pytest.mark.parametrize(
-    ("resources", "cells", "parallel", "per_device"),
-    [
+def test_parallel_cells_of_a_machine(monkeypatch, subtests):
+    cases = [
         (Resources(), 40, 16, 16),
         (Resources(), 3, 3, 3),
         (Resources(cpus_per_cell=5), 40, 3, 3),
@@ -25,13 +24,13 @@ from tests.experiment.outcomes import assert_same_outcome
         (Resources(gpus_per_cell=0.25), 40, 8, 4),
         (Resources(gpus_per_cell=0.25, cpus_per_cell=8), 40, 2, 2),
         (Resources(gpus_per_cell=2), 40, 1, 1),
-    ],
-)
-def test_parallel_cells_of_a_machine(resources, cells, parallel, per_device, monkeypatch):
-    monkeypatch.setattr("bench.experiment.task.cores", lambda: 16)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert resources.max_parallel(cells) == parallel
-    assert resources.cells_per_device(cells) == per_device
+    ]
+    for resources, cells, parallel, per_device in cases:
+        with subtests.test(resources=resources, cells=cells):
+            monkeypatch.setattr("bench.experiment.task.cores", lambda: 16)
+            monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+            assert resources.max_parallel(cells) == parallel
+            assert resources.cells_per_device(cells) == per_device
 
 
 def test_statistics_in_one_line():

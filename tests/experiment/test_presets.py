@@ -19,20 +19,19 @@ def test_paper_preset_for_text_is_the_published_protocol():
     assert synthetic.train.lr == 1.0 and synthetic.train.equal_lengths
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_invalid_preset_files_are_refused(tmp_path, monkeypatch, subtests):
+    cases = [
         ("seeds = 1", "summary: Field required"),
         ('summary = "x"\nseeds = 0', "seeds: Input should be greater than 0"),
         ('summary = "x"\nseeds = 1\n[image]\nmodels = {}', "image.models: Extra inputs"),
         ('summary = "x"\nseeds = 1\n[image.train]\nepoch = 3', "[image.train] has no setting 'epoch': did you mean"),
         ('summary = "x"\nseeds = 1\n[image.evaluation]\nais_chain = 3', "no setting 'ais_chain': did you mean"),
         ("summary", "is not a preset"),
-    ],
-)
-def test_invalid_preset_files_are_refused(text, message, tmp_path, monkeypatch):
-    (tmp_path / "quick.toml").write_text(text)
-    monkeypatch.setattr("bench.experiment.presets.PRESETS", tmp_path)
-    with pytest.raises(UserError) as error:
-        load_preset("quick", "image")
-    assert message in str(error.value)
+    ]
+    for text, message in cases:
+        with subtests.test(message=message):
+            (tmp_path / "quick.toml").write_text(text)
+            monkeypatch.setattr("bench.experiment.presets.PRESETS", tmp_path)
+            with pytest.raises(UserError) as error:
+                load_preset("quick", "image")
+            assert message in str(error.value)

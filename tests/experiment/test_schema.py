@@ -47,31 +47,22 @@ def test_records_survive_a_round_trip(planned):
     assert config.cell_id == identify(config)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema_version": "2"}', b"[" * 9999])
 @pytest.mark.parametrize("file", FILES)
-def test_damaged_files_are_named_in_one_line(out, file, content):
-    (first_cell(out).path / file).write_bytes(content)
-    if file == "history.jsonl" and not content:
-        return
-    with pytest.raises(ValueError, match=f"^{file} is damaged: ") as error:
-        read(CellFolder(first_damaged(out)))
-    assert "\n" not in str(error.value)
-    frame = bench.frame(out)
-    assert frame["status"].tolist().count("damaged") == 1
+def test_damaged_files_are_named_in_one_line(out, file, subtests):
+    folder = first_cell(out).path
+    for content in (b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema_version": "2"}', b"[" * 9999):
+        if file == "history.jsonl" and not content:
+            continue
+        (folder / file).write_bytes(content)
+        with subtests.test(content=content[:30]):
+            with pytest.raises(ValueError, match=f"^{file} is damaged: ") as error:
+                read(CellFolder(folder))
+            assert "\n" not in str(error.value)
+            assert bench.frame(out)["status"].tolist().count("damaged") == 1
 
 
-def first_damaged(out: Path) -> Path:
-    for folder in cell_folders(out):
-        try:
-            read(folder)
-        except ValueError:
-            return folder.path
-    raise AssertionError("no damaged cell")
-
-
-@pytest.mark.parametrize(
-    ("file", "changes", "message"),
-    [
+def test_wrong_values_are_named_with_their_place(out, subtests):
+    cases = [
         ("config.json", {"seed": "0"}, "seed: Input should be a valid integer"),
         ("config.json", {"seed": -1}, "seed: "),
         ("config.json", {"colour": 1}, "colour: Extra inputs are not permitted"),
@@ -80,14 +71,16 @@ def first_damaged(out: Path) -> Path:
         ("result.json", {"status": "done"}, "status: "),
         ("result.json", {"cell_id": "0" * 12}, "result.json is of another cell, 000000000000"),
         ("evaluation.json", {"evaluation": {}}, "evaluation.settings: "),
-    ],
-)
-def test_wrong_values_are_named_with_their_place(out, file, changes, message):
+    ]
     folder = first_cell(out).path
-    change(folder / file, **changes)
-    with pytest.raises(ValueError, match=f"^{file}") as error:
-        read(CellFolder(folder))
-    assert message in str(error.value)
+    for file, changes, message in cases:
+        content = (folder / file).read_bytes()
+        change(folder / file, **changes)
+        with subtests.test(file=file, changes=changes):
+            with pytest.raises(ValueError, match=f"^{file}") as error:
+                read(CellFolder(folder))
+            assert message in str(error.value)
+        (folder / file).write_bytes(content)
 
 
 def test_a_config_must_match_its_cell_id(out):

@@ -67,20 +67,18 @@ def test_a_loaded_text_cell(text_prepared, tmp_path, monkeypatch):
     assert (cell.nll(sentences[:1], samples=10) > 0).all()
 
 
-@pytest.mark.parametrize(
-    "weights",
-    [
+def test_weights_that_do_not_fit_are_refused(vae, subtests):
+    cases = [
         {"model": {"weight": torch.zeros(1)}, "method": {}},
         {"weight": torch.zeros(1)},
         {"model": None, "method": {}},
         {"model": {1: torch.zeros(1)}, "method": {}},
-    ],
-    ids=["other model", "no model", "None", "no names"],
-)
-def test_weights_that_do_not_fit_are_refused(vae, weights):
-    torch.save({"update": vae.result().training.best_update, **weights}, vae.path / "best.pt")
-    with pytest.raises(UserError, match=r"best\.pt has other weights than this code builds .* train it again"):
-        load_trained(vae, vae.config)
+    ]
+    for weights in cases:
+        with subtests.test(weights=weights):
+            torch.save({"update": vae.result().training.best_update, **weights}, vae.path / "best.pt")
+            with pytest.raises(UserError, match=r"best\.pt has other weights than this code builds .* train it again"):
+                load_trained(vae, vae.config)
 
 
 def test_cells_that_cannot_be_loaded(vae):

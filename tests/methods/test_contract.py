@@ -7,6 +7,7 @@ other modality, all presets, and resuming and modifiers for all methods.
 import json
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -112,12 +113,6 @@ def train_once(prepared, text_prepared, tmp_path_factory) -> Callable[[str, str]
     return train
 
 
-@pytest.fixture(scope="session", params=METHODS)
-def cell(request, train_once) -> Cell:
-    """The trained cell of every method, in its fastest modality."""
-    return train_once(quick(request.param), fastest_modality(request.param))
-
-
 @pytest.fixture
 def toy_trainer(prepared, text_prepared, tmp_path):
     """``toy_trainer(expression, modality, folder)``: a trainer that has not run."""
@@ -144,11 +139,7 @@ def check_records(cell: Cell) -> None:
     assert metrics["elbo"] == pytest.approx(-metrics["rec"] - (metrics["kl"] or 0))
 
 
-def test_trains_and_evaluates(cell):
-    check_records(cell)
-
-
-def test_posterior_shapes(cell):
+def check_posterior(cell: Cell) -> None:
     _, (x,) = cell.data.blocks("val", 5, 5)
     q = cell.method.posterior(cell.ctx, x, train=False)
     z = q.rsample(2, cell.ctx.generator())
@@ -161,18 +152,7 @@ def test_posterior_shapes(cell):
     assert cell.model.prior.log_prob(z).shape == (5, 2)
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if registry.method(n).state_dict is not Method.state_dict])
-def test_state_round_trip(name, train_once, tmp_path):
-    cell = train_once(quick(name), fastest_modality(name))
-    state = cell.method.state_dict()
-    torch.save(state, tmp_path / "state.pt")
-    method, _, _ = build_from_config(cell.planned.config)
-    assert method.state_dict() != state, "training changes the state"
-    method.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert method.state_dict() == state
-
-
-def test_evaluation_is_independent_of_the_chunk_size(cell):
+def check_chunk_sizes(cell: Cell) -> None:
     _, blocks = cell.data.blocks("test", 20, 10)
     small, large = (
         {
@@ -184,17 +164,47 @@ def test_evaluation_is_independent_of_the_chunk_size(cell):
     assert large == pytest.approx(small, rel=1e-5, abs=1e-5, nan_ok=True)
 
 
+def check_state_round_trip(cell: Cell, file: Path) -> None:
+    state = cell.method.state_dict()
+    torch.save(state, file)
+    method, _, _ = build_from_config(cell.planned.config)
+    assert method.state_dict() != state, "training changes the state"
+    method.load_state_dict(torch.load(file, weights_only=True))
+    assert method.state_dict() == state
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_declares_itself(name, prepared, text_prepared, planned, text_planned):
-    method = registry.method(name)
-    assert method.summary and method.citation
-    assert (__import__(method.__module__, fromlist=["_"]).__doc__ or "").strip()
-    assert isinstance(method.vae_settings, dict) or len(method.vae_settings) > 10, "reason for no VAE settings"
-    json.dumps(method.settings())
-    for data, plan in ((prepared, planned), (text_prepared, text_planned)):
-        reason = method.skip(data.info)
-        assert (reason is None) == (data.info.modality in method.modalities) and reason != ""
-        assert plan(name).status == ("skipped" if reason else "missing")
+def test_trains_and_evaluates(name, train_once, tmp_path, subtests):
+    """Train a toy cell in the fastest modality of the method, and check the contract on it."""
+    cell = train_once(quick(name), fastest_modality(name))
+    with subtests.test("records"):
+        check_records(cell)
+    with subtests.test("posterior"):
+        check_posterior(cell)
+    with subtests.test("metrics do not depend on the chunk size"):
+        check_chunk_sizes(cell)
+    if registry.method(name).state_dict is not Method.state_dict:
+        with subtests.test("state round trip"):
+            check_state_round_trip(cell, tmp_path / "state.pt")
+
+
+def test_methods_are_described(subtests):
+    for name in METHODS:
+        with subtests.test(method=name):
+            method = registry.method(name)
+            assert method.summary and method.citation and sys.modules[method.__module__].__doc__
+            assert isinstance(method.vae_settings, dict) or len(method.vae_settings) > 10, "reason for no VAE settings"
+            json.dumps(method.settings())
+
+
+def test_methods_skip_other_modalities(prepared, text_prepared, planned, text_planned, subtests):
+    for name in METHODS:
+        method = registry.method(name)
+        for data, plan in ((prepared, planned), (text_prepared, text_planned)):
+            with subtests.test(method=name, modality=data.info.modality):
+                reason = method.skip(data.info)
+                assert (reason is None) == (data.info.modality in method.modalities) and reason != ""
+                assert plan(name).status == ("skipped" if reason else "missing")
 
 
 @pytest.mark.parametrize("name", WITH_VAE_SETTINGS)

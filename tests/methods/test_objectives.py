@@ -19,18 +19,19 @@ from bench.models.distributions import Gaussian, gaussian_kl
 from tests.methods.gaussians import context, elbo_terms, gaussians, generator
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
-def test_free_bits_have_the_gradient_of_a_mask(placement):
-    kl_dim = torch.rand(20, 4, generator=generator(), dtype=torch.float64).requires_grad_()
-    target = 2.0 if placement != "total_batch" else 1.5
-    FreeBits(target, placement)(kl_dim.sum(-1), kl_dim).backward()
-    masked = kl_dim.detach().clone().requires_grad_()
-    axis, reduction = placement.split("_")
-    kl = masked if axis == "dim" else masked.sum(-1, keepdim=True)
-    kl = kl.mean(0, keepdim=True) if reduction == "batch" else kl
-    mask = (kl > (target / 4 if axis == "dim" else target)).detach()
-    (mask * kl).sum(-1).mean().backward()
-    assert torch.allclose(kl_dim.grad, masked.grad) and kl_dim.grad.count_nonzero() > 0
+def test_free_bits_have_the_gradient_of_a_mask(subtests):
+    for placement in PLACEMENTS:
+        with subtests.test(placement=placement):
+            kl_dim = torch.rand(20, 4, generator=generator(), dtype=torch.float64).requires_grad_()
+            target = 2.0 if placement != "total_batch" else 1.5
+            FreeBits(target, placement)(kl_dim.sum(-1), kl_dim).backward()
+            masked = kl_dim.detach().clone().requires_grad_()
+            axis, reduction = placement.split("_")
+            kl = masked if axis == "dim" else masked.sum(-1, keepdim=True)
+            kl = kl.mean(0, keepdim=True) if reduction == "batch" else kl
+            mask = (kl > (target / 4 if axis == "dim" else target)).detach()
+            (mask * kl).sum(-1).mean().backward()
+            assert torch.allclose(kl_dim.grad, masked.grad) and kl_dim.grad.count_nonzero() > 0
 
 
 def test_free_bits_without_kl_per_dimension_fail():
@@ -95,21 +96,23 @@ def test_mae_rewards_posteriors_that_are_evenly_apart():
     assert (method.loss(context(), uneven) - uneven.kl.mean()).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("scale", "expected"), [(30.0, math.log(6)), (0.0, 0.0)])
-def test_self_critic_bounds_mutual_information(scale, expected):
+def test_self_critic_bounds_mutual_information(subtests):
     """log B minus the critic's loss: log B for distinct posteriors, 0 for identical ones."""
-    q = Gaussian(scale * torch.arange(6.0).unsqueeze(1).expand(-1, 3), torch.zeros(6, 3))
-    terms = elbo_terms(Gaussian(q.mean.double(), q.logvar.double()), q.rsample(1, generator()).double())
-    bound = math.log(6) - (SelfCritic().loss(context(), terms) - terms.kl.mean()).item()
-    assert bound == pytest.approx(expected, abs=1e-6)
+    for scale, expected in [(30.0, math.log(6)), (0.0, 0.0)]:
+        with subtests.test(scale=scale):
+            q = Gaussian(scale * torch.arange(6.0).unsqueeze(1).expand(-1, 3), torch.zeros(6, 3))
+            terms = elbo_terms(Gaussian(q.mean.double(), q.logvar.double()), q.rsample(1, generator()).double())
+            bound = math.log(6) - (SelfCritic().loss(context(), terms) - terms.kl.mean()).item()
+            assert bound == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize(("spread", "expected"), [(0.0, 3 * 0.5), (1.0, 0.0)])
-def test_mu_forcing_penalises_spread_below_the_margin(spread, expected):
-    mean = spread * torch.tensor([[-1.0] * 3, [1.0] * 3]).double()
-    terms = elbo_terms(Gaussian(mean, torch.zeros(2, 3).double()))
-    penalty = MuForcing(MuForcing.Config(margin=0.5)).loss(context(), terms) - terms.kl.mean()
-    assert penalty.item() == pytest.approx(expected)
+def test_mu_forcing_penalises_spread_below_the_margin(subtests):
+    for spread, expected in [(0.0, 3 * 0.5), (1.0, 0.0)]:
+        with subtests.test(spread=spread):
+            mean = spread * torch.tensor([[-1.0] * 3, [1.0] * 3]).double()
+            terms = elbo_terms(Gaussian(mean, torch.zeros(2, 3).double()))
+            penalty = MuForcing(MuForcing.Config(margin=0.5)).loss(context(), terms) - terms.kl.mean()
+            assert penalty.item() == pytest.approx(expected)
 
 
 def test_iwae_bound_rises_to_the_evidence():

@@ -1,5 +1,6 @@
 """Posterior families and priors against closed forms, quadrature, scipy and torch."""
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -23,38 +24,39 @@ from tests.methods.gaussians import context, gaussians, generator, split
 # -- von Mises–Fisher ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dim", [2, 32])
-@pytest.mark.parametrize("kappa", [1.0, 13.0, 100.0])
-def test_vmf_kl_matches_quadrature(dim, kappa):
+def test_vmf_kl_matches_quadrature(subtests):
     """Integrals over the angle θ to μ: density ∝ exp(κ cos θ), area of the shell ∝ sin^(D-2) θ."""
+    for dim, kappa in itertools.product([2, 32], [1.0, 13.0, 100.0]):
+        with subtests.test(dim=dim, kappa=kappa):
 
-    def over_angles(f):
-        return integrate.quad(f, 0, math.pi, epsabs=0, epsrel=1e-11, limit=500)[0]
+            def over_angles(f):
+                return integrate.quad(f, 0, math.pi, epsabs=0, epsrel=1e-11, limit=500)[0]
 
-    def weight(theta):
-        return math.exp(kappa * (math.cos(theta) - 1)) * math.sin(theta) ** (dim - 2)
+            def weight(theta):
+                return math.exp(kappa * (math.cos(theta) - 1)) * math.sin(theta) ** (dim - 2)
 
-    mass, area = over_angles(weight), over_angles(lambda theta: math.sin(theta) ** (dim - 2))
-    log_density = over_angles(lambda theta: weight(theta) * kappa * (math.cos(theta) - 1)) / mass
-    assert kl_to_uniform(dim, kappa) == pytest.approx(log_density - math.log(mass) + math.log(area), abs=1e-4)
+            mass, area = over_angles(weight), over_angles(lambda theta: math.sin(theta) ** (dim - 2))
+            log_density = over_angles(lambda theta: weight(theta) * kappa * (math.cos(theta) - 1)) / mass
+            assert kl_to_uniform(dim, kappa) == pytest.approx(log_density - math.log(mass) + math.log(area), abs=1e-4)
 
 
-@pytest.mark.parametrize(("dim", "kappa"), [(2, 1.0), (3, 13.0), (8, 100.0), (32, 13.0)])
-def test_vmf_samples_have_its_mean_and_angles(dim, kappa):
-    direction = torch.nn.functional.normalize(torch.randn(2, dim, generator=generator()), dim=-1)
-    q = VonMisesFisher(direction, kappa, angle_cdf(dim, kappa))
-    z = q.rsample(20_000, generator(1))
-    assert torch.allclose(z.norm(dim=-1), torch.ones(2, 20_000), atol=1e-5)
-    cosine = (z * direction.unsqueeze(1)).sum(-1)
-    error = 4 * cosine.std(1) / math.sqrt(20_000)
-    assert ((cosine.mean(1) - mean_length(dim, kappa)).abs() < error).all()
-    assert torch.allclose(q.mean, mean_length(dim, kappa) * direction)
-    tangent = z.mean(1) - cosine.mean(1, keepdim=True) * direction
-    assert tangent.norm(dim=-1).max() < 5 / math.sqrt(20_000)
-    if dim < 9:  # scipy is slow in high dimensions
-        mu = direction[0].double().numpy()
-        reference = stats.vonmises_fisher(mu / np.linalg.norm(mu), kappa).rvs(4_000, random_state=0) @ mu
-        assert stats.ks_2samp(cosine[0, :4_000].numpy(), reference).pvalue > 1e-3
+def test_vmf_samples_have_its_mean_and_angles(subtests):
+    for dim, kappa in [(2, 1.0), (3, 13.0), (8, 100.0), (32, 13.0)]:
+        with subtests.test(dim=dim, kappa=kappa):
+            direction = torch.nn.functional.normalize(torch.randn(2, dim, generator=generator()), dim=-1)
+            q = VonMisesFisher(direction, kappa, angle_cdf(dim, kappa))
+            z = q.rsample(20_000, generator(1))
+            assert torch.allclose(z.norm(dim=-1), torch.ones(2, 20_000), atol=1e-5)
+            cosine = (z * direction.unsqueeze(1)).sum(-1)
+            error = 4 * cosine.std(1) / math.sqrt(20_000)
+            assert ((cosine.mean(1) - mean_length(dim, kappa)).abs() < error).all()
+            assert torch.allclose(q.mean, mean_length(dim, kappa) * direction)
+            tangent = z.mean(1) - cosine.mean(1, keepdim=True) * direction
+            assert tangent.norm(dim=-1).max() < 5 / math.sqrt(20_000)
+            if dim < 9:  # scipy is slow in high dimensions
+                mu = direction[0].double().numpy()
+                reference = stats.vonmises_fisher(mu / np.linalg.norm(mu), kappa).rvs(4_000, random_state=0) @ mu
+                assert stats.ks_2samp(cosine[0, :4_000].numpy(), reference).pvalue > 1e-3
 
 
 def test_vmf_density_matches_scipy():
@@ -81,16 +83,17 @@ def test_sphere_and_its_normal_parametrisation_have_one_likelihood():
 # -- heads ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("delta", "low", "high"), [(0.05, 0.6168, 1.5162), (0.1, 0.4932, 1.7722)])
-def test_delta_vae_bounds_the_kl(delta, low, high):
+def test_delta_vae_bounds_the_kl(subtests):
     """The bounds of the variance are the published ones; without the mean's term the KL is δ for any variance."""
-    head = BoundedHead(split, delta)
-    assert (head.low**2, head.high**2) == pytest.approx((low, high), abs=1e-4)
-    h = torch.cat([torch.full((401, 1), -3.0), torch.linspace(-30, 30, 401).unsqueeze(1)], dim=1).double()
-    kl = StandardNormal(1).kl_dim(head(h))
-    assert (kl - delta).abs().max() < 1e-6
-    kl = StandardNormal(1).kl_dim(head(torch.tensor([[2.0, 0.3]]).double()))
-    assert kl.item() == pytest.approx(delta + 1.0, abs=1e-6)
+    for delta, low, high in [(0.05, 0.6168, 1.5162), (0.1, 0.4932, 1.7722)]:
+        with subtests.test(delta=delta):
+            head = BoundedHead(split, delta)
+            assert (head.low**2, head.high**2) == pytest.approx((low, high), abs=1e-4)
+            h = torch.cat([torch.full((401, 1), -3.0), torch.linspace(-30, 30, 401).unsqueeze(1)], dim=1).double()
+            kl = StandardNormal(1).kl_dim(head(h))
+            assert (kl - delta).abs().max() < 1e-6
+            kl = StandardNormal(1).kl_dim(head(torch.tensor([[2.0, 0.3]]).double()))
+            assert kl.item() == pytest.approx(delta + 1.0, abs=1e-6)
 
 
 def test_bn_vae_bounds_the_mean_kl():
@@ -135,29 +138,31 @@ def test_du_vae_variance_has_a_floor_and_dropout():
     assert method.posterior(ctx, None, train=True) is q
 
 
-@pytest.mark.parametrize("scale", [0.1, 1e-4])
-def test_scale_vae_scales_the_decoder_posterior_only(scale):
-    q = ScaledHead(split, 3, spread=1.0)(scale * torch.randn(200, 6, generator=generator()))
-    assert torch.allclose(q.mean.std(0, correction=0), torch.ones(3), atol=1e-3)
-    assert q.unscaled.mean.std() < 2 * scale
+def test_scale_vae_scales_the_decoder_posterior_only(subtests):
+    for scale in [0.1, 1e-4]:
+        with subtests.test(scale=scale):
+            q = ScaledHead(split, 3, spread=1.0)(scale * torch.randn(200, 6, generator=generator()))
+            assert torch.allclose(q.mean.std(0, correction=0), torch.ones(3), atol=1e-3)
+            assert q.unscaled.mean.std() < 2 * scale
 
 
 # -- maps, flows, mixtures -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("inverse_lipschitz", [0.0, 0.5])
-def test_brenier_map_has_a_positive_definite_jacobian(inverse_lipschitz):
+def test_brenier_map_has_a_positive_definite_jacobian(subtests):
     """A symmetric one: the map is the gradient of a convex function."""
-    torch.manual_seed(0)
-    brenier = Brenier(4, inverse_lipschitz).double()
-    for z in 3 * torch.randn(20, 4, generator=generator(1), dtype=torch.float64):
-        jacobian = torch.autograd.functional.jacobian(brenier, z)
-        assert torch.allclose(jacobian, jacobian.T)
-        assert torch.linalg.eigvalsh(jacobian).min() > max(inverse_lipschitz, 1e-4) * (1 - 1e-9)
-    a, b = 3 * torch.randn(2, 200, 4, generator=generator(2), dtype=torch.float64)
-    difference = brenier(a) - brenier(b)
-    assert (difference.norm(dim=1) / (a - b).norm(dim=1)).min() >= inverse_lipschitz
-    assert (difference * (a - b)).sum(1).min() > 0, "not monotone"
+    for inverse_lipschitz in [0.0, 0.5]:
+        with subtests.test(inverse_lipschitz=inverse_lipschitz):
+            torch.manual_seed(0)
+            brenier = Brenier(4, inverse_lipschitz).double()
+            for z in 3 * torch.randn(20, 4, generator=generator(1), dtype=torch.float64):
+                jacobian = torch.autograd.functional.jacobian(brenier, z)
+                assert torch.allclose(jacobian, jacobian.T)
+                assert torch.linalg.eigvalsh(jacobian).min() > max(inverse_lipschitz, 1e-4) * (1 - 1e-9)
+            a, b = 3 * torch.randn(2, 200, 4, generator=generator(2), dtype=torch.float64)
+            difference = brenier(a) - brenier(b)
+            assert (difference.norm(dim=1) / (a - b).norm(dim=1)).min() >= inverse_lipschitz
+            assert (difference * (a - b)).sum(1).min() > 0, "not monotone"
 
 
 def test_flow_has_its_log_determinant_and_inverse():

@@ -1,6 +1,5 @@
 """Convolutions with second-order gradients, against PyTorch's."""
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
@@ -28,22 +27,23 @@ def test_gradients_match_finite_differences():
     assert gradgradcheck(convolve, (x, weight))
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_second_order_gradients_match_pytorch(layer):
-    results = []
-    for within in (False, True):
-        torch.manual_seed(0)
-        module = LAYERS[layer]().double()
-        x = torch.randn(2, 4, 6, 6, dtype=torch.float64, requires_grad=True)
-        if within:
-            with second_order(module):
-                y = module(x)
-            assert "_Convolution" in type(y.grad_fn).__name__
-        else:
-            y = module(x)
-        (first,) = torch.autograd.grad(y.exp().sum(), x, create_graph=True)
-        results.append((y, first, *torch.autograd.grad(first.pow(2).sum(), [x, module.weight])))
-    torch.testing.assert_close(*results)
+def test_second_order_gradients_match_pytorch(subtests):
+    for layer in LAYERS:
+        with subtests.test(layer=layer):
+            results = []
+            for within in (False, True):
+                torch.manual_seed(0)
+                module = LAYERS[layer]().double()
+                x = torch.randn(2, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+                if within:
+                    with second_order(module):
+                        y = module(x)
+                    assert "_Convolution" in type(y.grad_fn).__name__
+                else:
+                    y = module(x)
+                (first,) = torch.autograd.grad(y.exp().sum(), x, create_graph=True)
+                results.append((y, first, *torch.autograd.grad(first.pow(2).sum(), [x, module.weight])))
+            torch.testing.assert_close(*results)
 
 
 def test_unneeded_gradients_are_not_computed():

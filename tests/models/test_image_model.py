@@ -1,5 +1,7 @@
 """Image networks: published sizes, causality, sampling."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,30 +28,31 @@ def test_paper_sizes_are_the_published_ones():
     assert sum(m.reference_parameters - int(m.mask.sum()) for m in masked) == 325_184, "entries that are always zero"
 
 
-@pytest.mark.parametrize("name", ["quick", "small"])
-def test_presets_build_their_models(name):
-    config = load_preset(name, "image").model
-    model = build_image_model(config).eval()
-    x = torch.zeros(2, 1, config.image_size, config.image_size)
-    assert model.log_prob(x, model.encode(x).rsample(3)).shape == (2, 3)
+def test_presets_build_their_models(subtests):
+    for name in ["quick", "small"]:
+        with subtests.test(name=name):
+            config = load_preset(name, "image").model
+            model = build_image_model(config).eval()
+            x = torch.zeros(2, 1, config.image_size, config.image_size)
+            assert model.log_prob(x, model.encode(x).rsample(3)).shape == (2, 3)
 
 
-@pytest.mark.parametrize("centre", [False, True])
-@pytest.mark.parametrize("size", [3, 7])
-def test_masked_convolution_matches_the_full_kernel(size, centre):
-    torch.manual_seed(size)
-    layer = MaskedConv(3, 4, size, centre).double()
-    reach = size // 2
-    kernel = torch.zeros(4, 3, size, size, dtype=torch.float64)
-    kernel[:, :, : reach + 1] = layer.weight.detach()
-    mask = torch.ones(size, size)
-    mask[reach, reach + centre :] = 0
-    mask[reach + 1 :] = 0
-    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
-    y = layer(F.pad(x, (0, 0, reach, 0)))
-    torch.testing.assert_close(y, F.conv2d(x, kernel * mask, padding=reach))
-    y.square().sum().backward()
-    assert (layer.weight.grad[layer.mask == 0] == 0).all() and (layer.weight.grad[layer.mask == 1] != 0).any()
+def test_masked_convolution_matches_the_full_kernel(subtests):
+    for centre, size in itertools.product([False, True], [3, 7]):
+        with subtests.test(size=size, centre=centre):
+            torch.manual_seed(size)
+            layer = MaskedConv(3, 4, size, centre).double()
+            reach = size // 2
+            kernel = torch.zeros(4, 3, size, size, dtype=torch.float64)
+            kernel[:, :, : reach + 1] = layer.weight.detach()
+            mask = torch.ones(size, size)
+            mask[reach, reach + centre :] = 0
+            mask[reach + 1 :] = 0
+            x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+            y = layer(F.pad(x, (0, 0, reach, 0)))
+            torch.testing.assert_close(y, F.conv2d(x, kernel * mask, padding=reach))
+            y.square().sum().backward()
+            assert (layer.weight.grad[layer.mask == 0] == 0).all() and (layer.weight.grad[layer.mask == 1] != 0).any()
 
 
 def test_decoder_is_causal_in_the_image_and_depends_on_z():

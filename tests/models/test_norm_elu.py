@@ -1,5 +1,7 @@
 """NormELU against PyTorch's layers: values, first-order and second-order gradients."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,29 +46,30 @@ def chunks_of_three_images(monkeypatch):
     monkeypatch.setattr(norm_elu, "CHUNK_VALUES", 1000)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("mode", ["train", "fixed", "eval"])
-@pytest.mark.parametrize(("with_plus", "above"), [(True, 0), (False, 2)])
-def test_values_and_gradients_match_pytorch(layout, mode, with_plus, above):
-    results = []
-    for norm in pair(8, above):
-        torch.manual_seed(1)
-        for _ in range(2):  # the second pass starts from changed running averages
-            norm.train(mode != "eval")
-            before = [value.clone() for value in norm.state_dict().values()]
-            x, plus = (maps(layout, 10, 8, 7, 6).requires_grad_() for _ in range(2))
-            if mode == "fixed":
-                with fixed_statistics(norm):
-                    y = norm(x, plus if with_plus else None)
-                assert all(map(torch.equal, norm.state_dict().values(), before))
-            else:
-                y = norm(x, plus if with_plus else None)
-            inputs = [x, *norm.parameters(), *([plus] if with_plus else [])]
-            gradients = torch.autograd.grad(y, inputs, maps(layout, *y.shape))
-        results.append([y, *gradients, *norm.state_dict().values()])
-        assert y.is_contiguous(memory_format=layout)
-        assert not y[:, :, :above].any()
-    torch.testing.assert_close(*results)
+def test_values_and_gradients_match_pytorch(subtests):
+    for layout, mode, (with_plus, above) in itertools.product(
+        LAYOUTS, ["train", "fixed", "eval"], [(True, 0), (False, 2)]
+    ):
+        with subtests.test(layout=layout, mode=mode, with_plus=with_plus):
+            results = []
+            for norm in pair(8, above):
+                torch.manual_seed(1)
+                for _ in range(2):  # the second pass starts from changed running averages
+                    norm.train(mode != "eval")
+                    before = [value.clone() for value in norm.state_dict().values()]
+                    x, plus = (maps(layout, 10, 8, 7, 6).requires_grad_() for _ in range(2))
+                    if mode == "fixed":
+                        with fixed_statistics(norm):
+                            y = norm(x, plus if with_plus else None)
+                        assert all(map(torch.equal, norm.state_dict().values(), before))
+                    else:
+                        y = norm(x, plus if with_plus else None)
+                    inputs = [x, *norm.parameters(), *([plus] if with_plus else [])]
+                    gradients = torch.autograd.grad(y, inputs, maps(layout, *y.shape))
+                results.append([y, *gradients, *norm.state_dict().values()])
+                assert y.is_contiguous(memory_format=layout)
+                assert not y[:, :, :above].any()
+            torch.testing.assert_close(*results)
 
 
 def test_float32_is_as_accurate_as_pytorch():
@@ -105,21 +108,21 @@ def test_second_order_gradients_match_finite_differences(training):
     assert gradgradcheck(forward, (x, plus, *parameters))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("through", ["x", "plus", "parameters", "all"])
-def test_second_order_gradients_match_pytorch(layout, through):
+def test_second_order_gradients_match_pytorch(subtests):
     """The cotangents of the gradients of x, plus and the parameters, each alone."""
-    results = []
-    for norm in pair(8, above=2):
-        torch.manual_seed(1)
-        x, plus = (maps(layout, 10, 8, 7, 6).requires_grad_() for _ in range(2))
-        with fixed_statistics(norm):
-            y = norm(x, plus)
-        first = torch.autograd.grad(y.exp().sum(), [x, plus, *norm.parameters()], create_graph=True)
-        chosen = {"x": first[:1], "plus": first[1:2], "parameters": first[2:], "all": first}[through]
-        penalty = sum(f.pow(3).sum() for f in chosen)
-        results.append(torch.autograd.grad(penalty, [x, plus, *norm.parameters()]))
-    torch.testing.assert_close(*results)
+    for layout, through in itertools.product(LAYOUTS, ["x", "plus", "parameters", "all"]):
+        with subtests.test(layout=layout, through=through):
+            results = []
+            for norm in pair(8, above=2):
+                torch.manual_seed(1)
+                x, plus = (maps(layout, 10, 8, 7, 6).requires_grad_() for _ in range(2))
+                with fixed_statistics(norm):
+                    y = norm(x, plus)
+                first = torch.autograd.grad(y.exp().sum(), [x, plus, *norm.parameters()], create_graph=True)
+                chosen = {"x": first[:1], "plus": first[1:2], "parameters": first[2:], "all": first}[through]
+                penalty = sum(f.pow(3).sum() for f in chosen)
+                results.append(torch.autograd.grad(penalty, [x, plus, *norm.parameters()]))
+            torch.testing.assert_close(*results)
 
 
 def test_third_order_gradients_fail():

@@ -38,19 +38,18 @@ def examine(claim: Claim, *cells: CellRecord) -> Verdict:
     return claims.examine(claim, dict(iter(cells_frame(cells).groupby("method"))))
 
 
-@pytest.mark.parametrize(
-    ("collapsed", "verdict", "opposite"),
-    [
+def test_collapse_in_every_seed(subtests: pytest.Subtests):
+    cases = [
         ((True, True), "holds", "does not hold"),
         ((True, False), "undecided", "undecided"),
         ((False, False), "does not hold", "holds"),
         ((None,), "not tested", "not tested"),
-    ],
-)
-def test_collapse_in_every_seed(collapsed: tuple[bool | None, ...], verdict: str, opposite: str):
-    cells = [cell("a", seed, collapsed=value, mi=0.05) for seed, value in enumerate(collapsed)]
-    assert examine(Claim("1", "", "collapsed", "a"), *cells).verdict == verdict
-    assert examine(Claim("1", "", "not collapsed", "a"), *cells).verdict == opposite
+    ]
+    for collapsed, verdict, opposite in cases:
+        with subtests.test(collapsed=collapsed):
+            cells = [cell("a", seed, collapsed=value, mi=0.05) for seed, value in enumerate(collapsed)]
+            assert examine(Claim("1", "", "collapsed", "a"), *cells).verdict == verdict
+            assert examine(Claim("1", "", "not collapsed", "a"), *cells).verdict == opposite
 
 
 LOWEST = Claim("1", "", "lowest nll", "a", ("b", "c"))
@@ -60,21 +59,20 @@ def with_nll(name: str = "nll", **nll: tuple[float | None, ...]) -> list[CellRec
     return [cell(method, seed, **{name: v}) for method, values in nll.items() for seed, v in enumerate(values)]
 
 
-@pytest.mark.parametrize(
-    ("b", "verdict", "count"),
-    [
+def test_lowest_nll_by_paired_intervals(subtests: pytest.Subtests):
+    cases = [
         ((51.0, 52.1, 53.0), "holds", 2),
         ((49.0, 50.1, 51.0), "does not hold", 1),
         ((49.0, 53.1, 51.0), "undecided", 1),
-    ],
-)
-def test_lowest_nll_by_paired_intervals(b: tuple[float, ...], verdict: str, count: int):
-    a = (50.0, 51.0, 52.0)
-    result = examine(LOWEST, *with_nll(a=a, b=b, c=(60.0, 61.0, 62.2)))
-    interval = stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert result.verdict == verdict
-    assert result.evidence.startswith(f"{count} of 2 intervals below 0, the highest ")
-    assert f"[{interval.low:.2f}, {interval.high:.2f}] against b" in result.evidence
+    ]
+    for b, verdict, count in cases:
+        with subtests.test(b=b):
+            a = (50.0, 51.0, 52.0)
+            result = examine(LOWEST, *with_nll(a=a, b=b, c=(60.0, 61.0, 62.2)))
+            interval = stats.ttest_rel(a, b).confidence_interval(0.95)
+            assert result.verdict == verdict
+            assert result.evidence.startswith(f"{count} of 2 intervals below 0, the highest ")
+            assert f"[{interval.low:.2f}, {interval.high:.2f}] against b" in result.evidence
 
 
 def test_lowest_nll_uses_the_refined_nll_if_all_have_it():
@@ -95,15 +93,13 @@ def test_lowest_nll_needs_common_seeds():
 COST = Claim("1", "", "cost", "a", ("b",), at_least=2, at_most=4)
 
 
-@pytest.mark.parametrize(
-    ("flops", "verdict"),
-    [((200.0, 400.0), "holds"), ((199.0, 450.0), "does not hold"), ((300.0, 450.0), "undecided")],
-)
-def test_cost_within_bounds_in_every_seed(flops: tuple[float, ...], verdict: str):
-    cells = [cell("a", seed, flops=value, train_seconds=35.0) for seed, value in enumerate(flops)]
-    result = examine(COST, *cells, *(cell("b", seed) for seed in range(3)))
-    assert result.verdict == verdict
-    assert "and 3.50 times the seconds of b" in result.evidence
+def test_cost_within_bounds_in_every_seed(subtests: pytest.Subtests):
+    for flops, verdict in [((200.0, 400.0), "holds"), ((199.0, 450.0), "does not hold"), ((300.0, 450.0), "undecided")]:
+        with subtests.test(flops=flops):
+            cells = [cell("a", seed, flops=value, train_seconds=35.0) for seed, value in enumerate(flops)]
+            result = examine(COST, *cells, *(cell("b", seed) for seed in range(3)))
+            assert result.verdict == verdict
+            assert "and 3.50 times the seconds of b" in result.evidence
 
 
 def test_cost_set_by_the_preset_is_not_tested():
@@ -115,26 +111,26 @@ def test_cost_set_by_the_preset_is_not_tested():
 ENDS = Claim("1", "", "ends", "a", epochs=2)
 
 
-@pytest.mark.parametrize(
-    ("extra", "verdict", "evidence"),
-    [
+def test_end_of_encoder_updates(subtests: pytest.Subtests):
+    cases = [
         ([(5, 5, 0, 0)], "holds", "ended in 1 of 1 seed, after epoch 2, at a validation MI of 2.00"),
         ([(5, 5, 5, 0)], "does not hold", "ended in 1 of 1 seed, after epoch 3, at a validation MI of 3.00"),
         ([(5, 5, 5, 5)], "does not hold", "ended in 0 of 1 seed"),
         ([(5, 0, 0), (5, 5, 5)], "undecided", "ended in 1 of 2 seeds, after epoch 1, at a validation MI of 1.00"),
         ([(5, 5, 0), (5, 0, 0)], "holds", "ended in 2 of 2 seeds, after epoch 2, 1, at a validation MI of 1.50 (0.71)"),
         ([(0, 0, 0)], "not tested", "no encoder updates of a recorded"),
-    ],
-)
-def test_end_of_encoder_updates(extra: list[tuple[int, ...]], verdict: str, evidence: str):
-    result = examine(ENDS, *(cell("a", seed, counts) for seed, counts in enumerate(extra)))
-    assert (result.verdict, result.evidence) == (verdict, evidence)
+    ]
+    for extra, verdict, evidence in cases:
+        with subtests.test(extra=extra):
+            result = examine(ENDS, *(cell("a", seed, counts) for seed, counts in enumerate(extra)))
+            assert (result.verdict, result.evidence) == (verdict, evidence)
 
 
-@pytest.mark.parametrize(("updates", "cap", "is_capped"), [(300, 3.0, True), (299, 3.0, False), (300, 3.005, True)])
-def test_limit_counts_planned_updates(updates: int, cap: float, is_capped: bool):
-    assert claims.is_capped(cell("a", extra=(updates, 0), cap=cap)) is is_capped
-    assert not claims.is_capped(cell("a", extra=(updates, 0)))
+def test_limit_counts_planned_updates(subtests: pytest.Subtests):
+    for updates, cap, is_capped in [(300, 3.0, True), (299, 3.0, False), (300, 3.005, True)]:
+        with subtests.test(updates=updates, cap=cap):
+            assert claims.is_capped(cell("a", extra=(updates, 0), cap=cap)) is is_capped
+            assert not claims.is_capped(cell("a", extra=(updates, 0)))
 
 
 # -- the claims of the paper ---------------------------------------------------------------------------------------
@@ -159,20 +155,19 @@ def evaluate(cells: list[CellRecord]) -> Claims | None:
 YAHOO = replace(TEXT, title="yahoo (Yang 2017)")
 
 
-@pytest.mark.parametrize(
-    ("changes", "suffix"),
-    [
+def test_every_claim_can_hold(subtests: pytest.Subtests):
+    cases = [
         ({}, ""),
         ({"preset": "small"}, " (analogue)"),
         ({"preset_notes": ("train.epochs = 5 (preset: 100)",)}, " (analogue)"),
         ({"dataset": TEXT}, " (analogue)"),
-    ],
-)
-def test_every_claim_can_hold(changes: dict[str, Any], suffix: str):
-    result = evaluate(paper_cells(**{"preset": "paper", "preset_notes": (), "dataset": YAHOO} | changes))
-    assert [verdict.id for verdict in result.verdicts] == ["C1", "C2", "C3", "C4", "C5", "C6"]
-    assert {verdict.verdict for verdict in result.verdicts} == {f"holds{suffix}"}
-    assert any(note.startswith("Analogue") for note in result.notes) == bool(suffix)
+    ]
+    for changes, suffix in cases:
+        with subtests.test(changes=changes):
+            result = evaluate(paper_cells(**{"preset": "paper", "preset_notes": (), "dataset": YAHOO} | changes))
+            assert [verdict.id for verdict in result.verdicts] == ["C1", "C2", "C3", "C4", "C5", "C6"]
+            assert {verdict.verdict for verdict in result.verdicts} == {f"holds{suffix}"}
+            assert any(note.startswith("Analogue") for note in result.notes) == bool(suffix)
 
 
 def test_claims_about_text_are_omitted_for_images():

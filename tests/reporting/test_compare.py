@@ -54,17 +54,15 @@ def test_sweeps_are_not_extrapolated():
     assert at_rate(*cells, rates=(0.9, 1.5, 9.5)) is None  # reached by one sweep only
 
 
-@pytest.mark.parametrize(
-    "cells",
-    [
+def test_too_few_cells_for_a_matched_rate(subtests: pytest.Subtests):
+    cases = [
         sweep("beta", BETA),
         [*sweep("beta", BETA, seeds=1), *sweep("bits", BITS, seeds=1)],
         [*sweep("beta", BETA[:2]), *sweep("bits", BITS[:2])],
-    ],
-    ids=["one sweep", "one seed", "two members"],
-)
-def test_too_few_cells_for_a_matched_rate(cells: list[CellRecord]):
-    assert at_rate(*cells) is None
+    ]
+    for cells in cases:
+        with subtests.test(count=len(cells)):
+            assert at_rate(*cells) is None
 
 
 def timed(method: str, seed: int, *history: tuple[float, float], **result: Any) -> CellRecord:

@@ -43,19 +43,20 @@ def test_differences_are_paired_over_common_seeds():
     assert (-backward.high, -backward.low) == pytest.approx((expected.low, expected.high))
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 7])
-def test_crossed_agrees_with_an_analysis_of_variance(seeds: int):
-    values = np.random.default_rng(seeds).gamma(1.0, size=(seeds, 11)) + np.arange(11)
-    a, b = seeds - 1, 10  # degrees of freedom of seeds and examples
-    ss_seeds, ss_examples = 11 * a * values.mean(1).var(ddof=1), seeds * b * values.mean(0).var(ddof=1)
-    ms_residual = (values.size * values.var() - ss_seeds - ss_examples) / (a * b)
-    v_seeds, v_examples = ss_seeds / a, max(0.0, ss_examples / b - ms_residual)
-    howe = math.hypot(stats.t.ppf(0.975, a) * math.sqrt(v_seeds), stats.t.ppf(0.975, b) * math.sqrt(v_examples))
-    spread = v_seeds**2 / a + (ss_examples / b) ** 2 / b + ms_residual**2 / (a * b)
-    degrees = max(a, (v_seeds + v_examples) ** 2 / spread)
-    half = (howe + stats.t.ppf(0.975, degrees) * math.sqrt(v_seeds + v_examples)) / 2 / math.sqrt(values.size)
-    expected = (values.mean(), values.mean(1).std(ddof=1), seeds, values.mean() - half, values.mean() + half)
-    assert dataclasses.astuple(crossed(values)) == pytest.approx(expected)
+def test_crossed_agrees_with_an_analysis_of_variance(subtests: pytest.Subtests):
+    for seeds in [2, 3, 7]:
+        with subtests.test(seeds=seeds):
+            values = np.random.default_rng(seeds).gamma(1.0, size=(seeds, 11)) + np.arange(11)
+            a, b = seeds - 1, 10  # degrees of freedom of seeds and examples
+            ss_seeds, ss_examples = 11 * a * values.mean(1).var(ddof=1), seeds * b * values.mean(0).var(ddof=1)
+            ms_residual = (values.size * values.var() - ss_seeds - ss_examples) / (a * b)
+            v_seeds, v_examples = ss_seeds / a, max(0.0, ss_examples / b - ms_residual)
+            howe = math.hypot(stats.t.ppf(0.975, a) * math.sqrt(v_seeds), stats.t.ppf(0.975, b) * math.sqrt(v_examples))
+            spread = v_seeds**2 / a + (ss_examples / b) ** 2 / b + ms_residual**2 / (a * b)
+            degrees = max(a, (v_seeds + v_examples) ** 2 / spread)
+            half = (howe + stats.t.ppf(0.975, degrees) * math.sqrt(v_seeds + v_examples)) / 2 / math.sqrt(values.size)
+            expected = (values.mean(), values.mean(1).std(ddof=1), seeds, values.mean() - half, values.mean() + half)
+            assert dataclasses.astuple(crossed(values)) == pytest.approx(expected)
 
 
 def test_crossed_is_the_t_interval_if_only_one_factor_varies():
@@ -78,11 +79,12 @@ def test_fewer_measured_examples_widen_the_interval():
     assert widths[0] == widths[1] < widths[2] < widths[3]
 
 
-@pytest.mark.parametrize(("count", "n"), [(0, 1), (0, 5), (2, 5), (5, 5), (7, 10)])
-def test_wilson_agrees_with_scipy(count: int, n: int):
-    expected = stats.binomtest(count, n).proportion_ci(0.95, "wilson")
-    assert wilson(count, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
-    assert all(math.isnan(end) for end in wilson(0, 0))
+def test_wilson_agrees_with_scipy(subtests: pytest.Subtests):
+    for count, n in [(0, 1), (0, 5), (2, 5), (5, 5), (7, 10)]:
+        with subtests.test(count=count, n=n):
+            expected = stats.binomtest(count, n).proportion_ci(0.95, "wilson")
+            assert wilson(count, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+            assert all(math.isnan(end) for end in wilson(0, 0))
 
 
 # -- coverage ------------------------------------------------------------------------------------------------------

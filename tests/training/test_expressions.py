@@ -135,9 +135,8 @@ def test_expressions_take_precedence_over_set():
     assert names("sa_vae", "sa_vae(steps=4)", overrides=overrides) == ["sa_vae(steps=3)", "sa_vae(steps=4)"]
 
 
-@pytest.mark.parametrize(
-    ("expression", "message"),
-    [
+def test_expression_errors(subtests):
+    cases = [
         ("vea", "unknown method 'vea': did you mean 'vae'?"),
         ("vae(", "cannot read the expression"),
         ("", "cannot read the expression"),
@@ -152,18 +151,19 @@ def test_expressions_take_precedence_over_set():
         ("vae+aneal", "unknown schedule or KL term '+aneal': did you mean 'anneal'?"),
         ("vae+anneal+cyclical", "'+cyclical' is a second schedule"),
         ("kl_annealing+anneal", "cannot be combined with kl_annealing: it has"),
-    ],
-)
-def test_expression_errors(expression, message):
-    with pytest.raises(UserError) as caught:
-        parse_methods([expression], "quick")
-    assert message in str(caught.value)
+    ]
+    for expression, message in cases:
+        with subtests.test(expression=expression):
+            with pytest.raises(UserError) as caught:
+                parse_methods([expression], "quick")
+            assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("assignment", ["vae", "vae.x", "vea.x=1"])
-def test_set_errors(assignment):
-    with pytest.raises(UserError, match="write method.setting=value|did you mean 'vae'"):
-        parse_settings([assignment])
+def test_set_errors(subtests):
+    for assignment in ["vae", "vae.x", "vea.x=1"]:
+        with subtests.test(assignment=assignment):
+            with pytest.raises(UserError, match="write method.setting=value|did you mean 'vae'"):
+                parse_settings([assignment])
 
 
 def test_set_for_a_method_outside_the_run():

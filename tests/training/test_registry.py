@@ -58,11 +58,10 @@ def test_an_entry_point_is_a_method(add_method, monkeypatch):
         registry.method("vae")
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
+def test_a_broken_method_is_a_one_line_error(add_method, subtests):
+    cases = [
         ("1 / 0", "ZeroDivisionError: division by zero"),
-        ("raise SystemExit", "(bench.methods.mine) cannot be imported: SystemExit"),
+        ("raise SystemExit", "cannot be imported: SystemExit"),
         ("x = 1", "one subclass of bench.method.Method, not 0"),
         (HEADER.replace('"A method"', '""'), "'summary' must be one line of text"),
         (HEADER + "    table_order = '1'", "'table_order' must be float, not '1'"),
@@ -80,11 +79,11 @@ def test_an_entry_point_is_a_method(add_method, monkeypatch):
         (HEADER + "    @dataclass\n    class Config:\n        x: int = 1", "decorated with @dataclass(frozen=True)"),
         (HEADER + "    @dataclass(frozen=True)\n    class Config:\n        x: int", "needs a JSON default"),
         (HEADER + "    @dataclass(frozen=True)\n    class Config:\n        x: int = 0.5", "of its annotated type"),
-    ],
-)
-def test_a_broken_method_is_a_one_line_error(source, message, add_method):
-    add_method("mine", source)
-    with pytest.raises(UserError) as caught:
-        registry.method("mine")
-    assert message in str(caught.value) and str(caught.value).startswith("method 'mine'")
-    assert registry.suites()["all"][-1] == "mine" and registry.method("vae")
+    ]
+    for number, (source, message) in enumerate(cases):
+        with subtests.test(source=source.removeprefix(HEADER)):
+            add_method(f"mine_{number}", source)
+            with pytest.raises(UserError) as error:
+                registry.method(f"mine_{number}")
+            assert message in str(error.value) and str(error.value).startswith(f"method 'mine_{number}'")
+    assert f"mine_{len(cases) - 1}" in registry.suites()["all"] and registry.method("vae")
