@@ -167,7 +167,7 @@ def run_missing(console: Console, out: Path, plan: Plan) -> None:
     from bench.cli.progress import CellProgress, RunProgress
     from bench.experiment.runtime_estimate import planned_updates
     from bench.experiment.session import run_tasks
-    from bench.experiment.task import make_task
+    from bench.experiment.task import CellTask
 
     log, evaluation = partial(console.print, markup=False), plan.preset.evaluation
     for cell in plan.pending:
@@ -179,9 +179,9 @@ def run_missing(console: Console, out: Path, plan: Plan) -> None:
         CellProgress(cell.config.name, cell.folder, updates, plan.seconds[cell.folder.path], evaluation)
         for cell in cells
     ]
+    data, shared = plan.data.path, plan.resources.cells_per_device(len(cells))
     tasks = [
-        make_task(cell.config, cell.folder.path, plan.data, evaluation, plan.resources, len(cells), cell.forced)
-        for cell in cells
+        CellTask(cell.config, cell.folder.path, data, evaluation, plan.resources, shared, cell.forced) for cell in cells
     ]
     stats = run_tasks(out, tasks, plan.resources, RunProgress(progress, console), log)
     log("\n".join([str(stats), *(f"a worker stopped: {text}; the same command resumes" for text in stats.problems)]))

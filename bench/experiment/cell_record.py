@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.core.config import training_identity
 from bench.evaluation.record import EvaluationRecord
-from bench.evaluation.registry import metric_groups
+from bench.evaluation.registry import group_of_metric
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.schema import PROTOCOL_VERSION, CellConfig, ResultRecord, Status, identify
 from bench.experiment.stored_evaluation import Examples, read_examples
@@ -75,14 +75,8 @@ class CellRecord:
         """Return the metrics of a finished cell, without groups that were measured with other settings."""
         if self.evaluation is None or self.status is not Status.DONE:
             return {}
-        groups = metric_groups()
-        excluded = {
-            metric
-            for group in self.differing_groups(settings)
-            if group in groups
-            for metric in groups[group].metric_names
-        }
-        return {name: value for name, value in self.evaluation.metrics.items() if name not in excluded}
+        differing, group = self.differing_groups(settings), group_of_metric()
+        return {name: value for name, value in self.evaluation.metrics.items() if group.get(name) not in differing}
 
     @cached_property
     def examples(self) -> Examples:

@@ -21,10 +21,6 @@ from bench.training.expressions import MethodSpec, Modifier
 FORCED = "--force"
 
 
-#: The states of cells that a run works on.
-PENDING = (Status.MISSING, Status.INCOMPLETE, Status.FAILED)
-
-
 @dataclass(frozen=True)
 class CellState:
     """State of a cell's folder."""
@@ -50,7 +46,7 @@ class PlannedCell:
 
     @property
     def pending(self) -> bool:
-        return self.state.status in PENDING
+        return self.status not in (Status.DONE, Status.SKIPPED)
 
     @property
     def forced(self) -> bool:

@@ -14,7 +14,7 @@ from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.cell_record import CellRecord, read
 from bench.experiment.presets import load_preset, preset_names
-from bench.experiment.task import CellTask, Resources, make_task
+from bench.experiment.task import CellTask, Resources
 
 
 def finished_cells(paths: Iterable[Path]) -> list[CellRecord]:
@@ -86,7 +86,7 @@ def stored_task(
 ) -> CellTask:
     """Return a task that does what is missing of a stored cell, one of ``cells`` in a run."""
     data = prepare_stored(cell.config.dataset, data_dir, cache_dir())
-    return make_task(cell.config, cell.folder, data, evaluation, resources, cells)
+    return CellTask(cell.config, cell.folder, data.path, evaluation, resources, resources.cells_per_device(cells))
 
 
 def output_folder(cell: CellRecord) -> Path | None:

@@ -31,7 +31,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bench.core.cancellation import SIGNALS, signal_handlers
-from bench.core.errors import UserError
+from bench.core.errors import UserError, error_summary
 from bench.core.provenance import cores
 from bench.experiment.task import CellTask, Resources, TaskReport
 from bench.experiment.worker import run_task
@@ -97,13 +97,9 @@ def start(resources: Resources, scratch: Path) -> None:
     try:
         ray.init(**options)
     except Exception as error:  # Ray raises many types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = (
-            "check that a cluster runs there, and that its token is known here (RAY_AUTH_MODE)"
-            if resources.address
-            else "try --executor local"
-        )
-        raise UserError(f"cannot start or reach Ray ({reason}): {remedy}") from error
+        known = "check that a cluster runs there, and that its token is known here (RAY_AUTH_MODE)"
+        remedy = known if resources.address else "try --executor local"
+        raise UserError(f"cannot start or reach Ray ({error_summary(error)}): {remedy}") from error
 
 
 def stage_code(scratch: Path) -> Path:

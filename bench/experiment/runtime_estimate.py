@@ -26,7 +26,6 @@ from bench.models.build import build_model
 from bench.models.precision import autocast, no_autocast
 from bench.training.torch_setup import gpu_name
 
-MEASURED_PIXELS = 10_000  # maximum in a measured batch on a CPU
 TYPICAL_WORDS = 80  # of a document: the mean of the published data sets
 DECODING_COST = 0.3  # of an update: decoding a batch once
 
@@ -104,14 +103,10 @@ def seconds_per_update(preset: Preset, data: DataInfo, device: str, threads: int
 
 
 def _measure(preset: Preset, data: DataInfo, device: str) -> float:
-    batch = preset.train.batch_size
-    if device == "cpu" and isinstance(preset.model, ImageModelConfig):
-        # Time is proportional to pixels; a part of the published batch takes one second instead of five.
-        batch = max(2, min(batch, MEASURED_PIXELS // preset.model.image_size**2))
     data = apply_model_config(data, preset.model)
     model = build_model(preset.model, data).to(device)
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
-    x = random_batch(preset.model, data, batch).to(device)
+    x = random_batch(preset.model, data, preset.train.batch_size).to(device)
 
     for _ in range(2):  # the first one warms up
         started = time.perf_counter()
@@ -123,7 +118,7 @@ def _measure(preset: Preset, data: DataInfo, device: str) -> float:
                 loss.backward()
         optimiser.step()
         loss.item()
-    return (time.perf_counter() - started) * preset.train.batch_size / batch
+    return time.perf_counter() - started
 
 
 def random_batch(model: ImageModelConfig | TextModelConfig, data: DataInfo, batch: int) -> Tensor:

@@ -50,7 +50,7 @@ def run_tasks(
         if run.others:
             log("another run uses the same folder: cells that it runs are waited for, not run again")
         with progress:
-            stats = execute([replace(task, run_id=run.id, marker=run.marker) for task in tasks], resources)
+            stats = execute([_in_run(task, run) for task in tasks], resources)
         output_deleted = run.signal is None and not run.marker.exists()
     if run.signal is not None:
         attempts = [CellFolder(task.folder).attempts() for task in tasks]
@@ -59,6 +59,11 @@ def run_tasks(
     if output_deleted:
         raise UserError(f"--out {out} was removed during the run: restore it, and run the same command again")
     return stats
+
+
+def _in_run(task: CellTask, run: RunSession) -> CellTask:
+    folder, data = task.folder.resolve(), task.data.resolve()
+    return replace(task, folder=folder, data=data, run_id=run.id, marker=run.marker)
 
 
 class RunSession:
@@ -85,18 +90,17 @@ class RunSession:
 @contextmanager
 def running(out: Path) -> Iterator[RunSession]:
     """Yield a run that uses ``out``. ``UserError`` if files cannot be locked there."""
-    run, refusal = RunSession(out), f"cannot lock files under --out {out}: use a folder on another file system"
-    with ExitStack() as locks:
+    run = RunSession(out)
+    with ExitStack() as stack:
         try:
             run.others = remove_leftovers(out)
-            locked = locks.enter_context(file_lock(run.marker, 10))
+            stack.enter_context(file_lock(run.marker, None))
         except OSError as error:
-            raise UserError(f"{refusal} ({error.strerror or error})") from error
-        if not locked:
-            raise UserError(refusal)
+            reason = error.strerror or error
+            raise UserError(f"cannot lock files under --out {out} ({reason}): use another file system") from error
         handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as under nohup
-        with signal_handlers(dict.fromkeys(handled, run.stop)):
-            yield run
+        stack.enter_context(signal_handlers(dict.fromkeys(handled, run.stop)))
+        yield run
 
 
 def remove_leftovers(out: Path) -> int:

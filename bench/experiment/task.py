@@ -9,7 +9,6 @@ from pathlib import Path
 
 from bench.core.cancellation import never, when_missing
 from bench.core.provenance import command, cores
-from bench.data.dataset import Prepared
 from bench.evaluation.config import EvaluationConfig
 from bench.experiment.schema import CellConfig
 
@@ -52,11 +51,10 @@ class CellTask:
     folder: Path
     data: Path  # the prepared arrays
     evaluation: EvaluationConfig
-    command: str = field(default_factory=command)  # for the provenance
-    threads: int = 1
+    resources: Resources = Resources()
     cells_per_device: int = 1  # run at the same time
-    gpu_share: float = 0.0  # fraction of a GPU's memory; 0: no limit
     force: bool = False  # train again even if the cell is finished
+    command: str = field(default_factory=command)  # for the provenance
     run_id: str = field(default_factory=new_run_id)
     marker: Path | None = None  # workers stop when this file is missing
 
@@ -67,28 +65,6 @@ class CellTask:
     def should_stop(self) -> Callable[[], bool]:
         """Return a function that returns whether the run was cancelled; it looks at most twice a second."""
         return when_missing(self.marker) if self.marker else never
-
-
-def make_task(
-    config: CellConfig,
-    folder: Path,
-    data: Prepared,
-    evaluation: EvaluationConfig,
-    resources: Resources,
-    cells: int = 1,
-    force: bool = False,
-) -> CellTask:
-    """Return the task of one of ``cells`` cells that run with these resources."""
-    return CellTask(
-        config,
-        folder.resolve(),
-        data.path.resolve(),
-        evaluation,
-        threads=resources.cpus_per_cell,
-        cells_per_device=resources.cells_per_device(cells),
-        gpu_share=resources.gpus_per_cell,
-        force=force,
-    )
 
 
 @dataclass(frozen=True)

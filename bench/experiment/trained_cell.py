@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from bench.core.errors import UserError, error_summary
 from bench.core.hashing import derive_seed
@@ -136,11 +137,9 @@ class TrainedCell:
             raise UserError("this model takes images [N, H, W], not texts")
         ids = {word: position for position, word in enumerate(self.data.vocabulary)}
         max_words = self.context.data.shape[0] - 2
-        rows = [[ids.get(word, UNKNOWN) for word in text.split()][:max_words] for text in examples]
-        x = torch.full((len(rows), max(map(len, rows), default=0) + 2), PAD)
-        for position, row in enumerate(rows):
-            x[position, : len(row) + 2] = torch.tensor([START, *row, END])
-        return x.to(self.context.device)
+        words = [[ids.get(word, UNKNOWN) for word in text.split()][:max_words] for text in examples]
+        rows = [torch.tensor([START, *row, END]) for row in words]
+        return pad_sequence(rows, batch_first=True, padding_value=PAD).to(self.context.device)
 
     def _seeded(self, seed: int) -> EvaluationContext:
         context = self.context

@@ -74,12 +74,13 @@ def run_cell(task: CellTask) -> None:
     state = cell_state(folder, task.evaluation, task.force and not started)
     if state.status is Status.DONE:
         return
-    configure_torch(task.threads, task.config.device, task.gpu_share)
+    threads = task.resources.cpus_per_cell
+    configure_torch(threads, task.config.device, task.resources.gpus_per_cell)
     if state.retrain_reason and folder.path.exists():
         archive_folder(folder, task.config)
     folder.write_config(task.config)
     folder.remove_temp_files()
-    provenance = Provenance.collect(gpu_name(task.config.device), task.threads, task.command)
+    provenance = Provenance.collect(gpu_name(task.config.device), threads, task.command)
     while (attempt := folder.begin_attempt(task.run_id)) <= ATTEMPTS:
         shared = task.cells_per_device
         result = ResultRecord(cell_id=cell_id, attempt=attempt, provenance=provenance, cells_per_device=shared)

@@ -103,7 +103,10 @@ def test_a_file_system_without_locks_is_refused(out, monkeypatch):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.raises(UserError, match="cannot lock files under --out .* another file system") as error, running(out):
+    with (
+        pytest.raises(UserError, match="cannot lock files under --out") as error,
+        running(out),
+    ):
         pass
     assert "\n" not in str(error.value)
 
