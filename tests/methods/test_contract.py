@@ -38,6 +38,8 @@ MODIFIERS = {"schedule": "anneal", "kl_term": "free_bits(target=50.0,placement=t
 WITH_VAE_SETTINGS = [name for name in METHODS if isinstance(registry.method(name).vae_settings, dict)]
 #: One method each: plain objective, normalised posterior, inner optimisation, controlled encoder updates.
 REPRESENTATIVES = ["beta_vae", "bn_vae", "sa_vae", "aggressive"]
+#: One method each with another encoder, decoder, prior, posterior family, and additional network.
+OTHER_NETWORKS = ["bn_vae", "skip_vae", "vamp_prior", "iaf_posterior", "aae"]
 #: Methods with a state, a second optimiser, several phases or updates that depend on what was seen.
 STATEFUL = ["vae", "sa_vae", "aggressive", "bn_vae", "geco", "pretrained_free_bits", "mdr", "aae"]
 
@@ -296,8 +298,7 @@ def test_resumes_bit_for_bit(expression, modality, step, train_once, toy_trainer
 @pytest.mark.parametrize(
     "name",
     [
-        # those that build networks of their own are fast tests too
-        pytest.param(name, marks=pytest.mark.slow if registry.method(name).build is Method.build else ())
+        pytest.param(name, marks=() if name in OTHER_NETWORKS else pytest.mark.slow)
         for name in METHODS
         if len(registry.method(name).modalities) > 1
     ],

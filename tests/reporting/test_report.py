@@ -92,6 +92,7 @@ def test_damaged_texts_are_skipped(text_out: Path):
     assert any("no texts of vae" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_report_is_reproducible_to_the_byte(out: Path):
     for file in out.glob("runs/*/*/autoregressive/seed-*/arrays.npz"):
         file.write_bytes(file.read_bytes()[:100])
@@ -105,6 +106,7 @@ def test_report_is_reproducible_to_the_byte(out: Path):
     assert {file: (out / file).read_bytes() for file in before} == before
 
 
+@pytest.mark.slow
 def test_report_imports_neither_torch_nor_ray(out: Path):
     code = """
 import sys
