@@ -95,7 +95,7 @@ def test_weights_do_not_depend_on_chunks_or_other_examples():
         return ais_log_weights(model, x[:count], generator(), chunk, 4, 6)
 
     expected = weights(7, CHUNK)
-    for count, chunk in ((7, 9), (7, 1), (3, CHUNK)):
+    for count, chunk in ((7, 3), (3, CHUNK)):
         torch.testing.assert_close(weights(count, chunk), expected[:count], rtol=0, atol=1e-6)
 
 
@@ -110,6 +110,6 @@ def test_ais_decodes_no_more_than_the_chunk(monkeypatch):
 
 def test_ais_leaves_the_model_unchanged(untouched_model):
     model, x = untouched_model
-    first, second = (ais_log_weights(model, x, generator(), 100, 3, 4) for _ in range(2))
+    first, second = (ais_log_weights(model, x, generator(), 100, 3, 2) for _ in range(2))
     assert first.shape == (6, 3) and first.dtype == torch.float64
     assert first.isfinite().all() and torch.equal(first, second)

@@ -80,12 +80,12 @@ def limit_memory(monkeypatch, most: int, error: Exception) -> list[int]:
     return tried
 
 
-SMALL = {"refined_iw_steps": 5, "ais_examples": 1, "ais_chains": 2, "ais_steps": 2}
+SMALL = {"test_examples": 6, "iw_samples": 10, "latent_use_examples": 3, "refined_iw_examples": 2}
 
 
 def test_evaluation_halves_the_chunk_if_memory_runs_out(evaluation_of, monkeypatch):
     monkeypatch.setitem(chunking.BUDGET, "cpu", 3 * 2**20)
-    config = EVALUATION.with_overrides({"metrics": ("refined_iw", "latent_use", "ais"), **SMALL})
+    config = EVALUATION.with_overrides({"metrics": ("refined_iw", "latent_use"), **SMALL})
     expected = evaluation_of("vae", config).record
     with monkeypatch.context() as patch:
         tried = limit_memory(patch, 16, ERRORS[0])
