@@ -103,10 +103,10 @@ def test_core_and_reporting_import_no_torch():
 
 def test_ray_is_imported_when_it_is_used():
     """Only the Ray executor imports ray, and it is imported inside functions only."""
-    assert {module for module in FILES if "ray" in external(module)} == {"bench.experiment.ray_executor"}
+    assert {module for module in FILES if "ray" in external(module)} == {"bench.experiment.run_on_ray"}
     for path in FILES.values():
         top_level = [node for node in tree(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
-        assert not any("ray_executor" in ast.unparse(node) for node in top_level), path
+        assert not any("run_on_ray" in ast.unparse(node) for node in top_level), path
 
 
 def test_methods_import_the_contract_only():

@@ -147,5 +147,5 @@ class RunProgress:
 
 
 def _numbers(metrics: Mapping[str, object]) -> str:
-    values = {SHOWN[key]: metrics.get(key) for key in SHOWN}
-    return ", ".join(f"{name} {round(x, 2) + 0.0:.2f}" for name, x in values.items() if isinstance(x, (int, float)))
+    values = {key: x for key in SHOWN if isinstance(x := metrics.get(key), (int, float))}
+    return ", ".join(f"{SHOWN[key]} {round(x, 2) + 0.0:.{0 if key == 'au' else 2}f}" for key, x in values.items())

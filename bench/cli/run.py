@@ -163,8 +163,9 @@ def print_plan(console: Console, out: Path, plan: Plan, every_cell: bool) -> Non
 
 
 def run_missing(console: Console, out: Path, plan: Plan) -> None:
-    """Run the pending cells, the longest first so that no core is idle at the end, and show their progress."""
+    """Run the pending cells, the longest first, and show their progress."""
     from bench.cli.progress import CellProgress, RunProgress
+    from bench.experiment.plan import longest_first
     from bench.experiment.runtime_estimate import planned_updates
     from bench.experiment.session import run_tasks
     from bench.experiment.task import CellTask
@@ -173,7 +174,7 @@ def run_missing(console: Console, out: Path, plan: Plan) -> None:
     for cell in plan.pending:
         if reason := cell.state.retrain_reason:
             log(f"archived and trained again ({reason}): {cell.folder.path}")
-    cells = sorted(plan.pending, key=lambda cell: -plan.seconds[cell.folder.path])
+    cells = longest_first(plan.pending, plan.seconds)
     updates = planned_updates(plan.preset, plan.data)
     progress = [
         CellProgress(cell.config.name, cell.folder, updates, plan.seconds[cell.folder.path], evaluation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -94,6 +94,11 @@ def plan(
                 state = CellState(Status.SKIPPED, skip_reason)
             cells.append(PlannedCell(row, config, folder, state))
     return cells
+
+
+def longest_first(cells: Sequence[PlannedCell], seconds: Mapping[Path, float]) -> list[PlannedCell]:
+    """Return the order in which cells run: the longest first, so that no core is idle at the end."""
+    return sorted(cells, key=lambda cell: -seconds[cell.folder.path])
 
 
 def method_record(row: MethodSpec) -> MethodRecord:

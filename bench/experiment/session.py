@@ -17,8 +17,8 @@ from bench.core.cancellation import SIGNALS, signal_handlers
 from bench.core.errors import Stopped, UserError
 from bench.core.files import file_lock
 from bench.experiment.cell_folder import CellFolder, remove_stale_files
-from bench.experiment.executor import RunStats, execute
 from bench.experiment.plan import PlannedCell
+from bench.experiment.run_local import RunStats, execute
 from bench.experiment.schema import ResultRecord, Status
 from bench.experiment.task import CellTask, Resources, new_run_id
 

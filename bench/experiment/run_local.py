@@ -1,4 +1,4 @@
-"""Run tasks: one after the other in this process, or in parallel on Ray.
+"""Run tasks one after the other in this process, or hand them to Ray.
 
 Results are in the cells' folders. A cell that another run holds is left to the end and then waited for.
 """
@@ -38,7 +38,7 @@ def execute(tasks: Sequence[CellTask], resources: Resources) -> RunStats:
     if resources.executor == "local":
         run: Callable[[Sequence[CellTask], Resources, bool], list[TaskReport]] = run_in_process
     else:
-        from bench.experiment.ray_executor import run_on_ray as run
+        from bench.experiment.run_on_ray import run_on_ray as run
 
     began = time.time()
     reports = run(tasks, resources, False)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from bench.experiment.cell_folder import lock_cell
-from bench.experiment.executor import RunStats, execute
+from bench.experiment.run_local import RunStats, execute
 from bench.experiment.task import Resources
 from tests.experiment.outcomes import assert_same_outcome
 
