@@ -34,6 +34,7 @@ from bench.training.result import Validation
 from tests.conftest import TEXT_TOY, TOY, TRAIN, assert_equal_weights, planner, tasks, trainers
 
 METHODS = registry.method_names()
+TOYS = {"image": TOY, "text": TEXT_TOY}
 MODIFIERS = {"schedule": "anneal", "kl_term": "free_bits(target=50.0,placement=total_example)"}
 WITH_VAE_SETTINGS = [name for name in METHODS if isinstance(registry.method(name).vae_settings, dict)]
 #: One method each: plain objective, normalised posterior, inner optimisation, controlled encoder updates.
@@ -42,10 +43,6 @@ REPRESENTATIVES = ["beta_vae", "bn_vae", "sa_vae", "aggressive"]
 OTHER_NETWORKS = ["bn_vae", "skip_vae", "vamp_prior", "iaf_posterior", "aae"]
 #: Methods with a state, a second optimiser, several phases or updates that depend on what was seen.
 STATEFUL = ["vae", "sa_vae", "aggressive", "bn_vae", "geco", "pretrained_free_bits", "mdr", "aae"]
-
-
-def toy(modality: str):
-    return {"image": TOY, "text": TEXT_TOY}[modality]
 
 
 def fastest_modality(name: str) -> str:
@@ -103,7 +100,7 @@ def train_once(prepared, text_prepared, tmp_path_factory) -> Callable[[str, str]
 
     @cache
     def train(expression: str, modality: str) -> Cell:
-        data, preset = {"image": prepared, "text": text_prepared}[modality], toy(modality)
+        data, preset = {"image": prepared, "text": text_prepared}[modality], TOYS[modality]
         planned = planner(data, preset, folder)(expression)
         run_cell(tasks(data)(planned))
         result = planned.folder.result()
@@ -120,7 +117,7 @@ def toy_trainer(prepared, text_prepared, tmp_path):
     """``toy_trainer(expression, modality, folder)``: a trainer that has not run."""
 
     def create(expression: str, modality: str, folder: Path):
-        data, preset = {"image": prepared, "text": text_prepared}[modality], toy(modality)
+        data, preset = {"image": prepared, "text": text_prepared}[modality], TOYS[modality]
         return trainers(planner(data, preset, tmp_path / "plan"), data, preset)(expression, folder)
 
     return create
@@ -318,7 +315,7 @@ def test_losses_are_finite_with_every_preset(name, preset, prepared, text_prepar
             continue
         sizes = {"epochs": 2, "epoch_updates": 1, "batch_size": 10, "val_examples": 20, "lag_examples": 0}
         train = replace(load_preset(preset, modality).train, **sizes)
-        tiny = replace(toy(modality), name=preset, train=train)
+        tiny = replace(TOYS[modality], name=preset, train=train)
         run = trainers(planner(data, tiny, tmp_path / modality), data, tiny)(name, tmp_path / modality)
         assert math.isfinite(run.run().train_seconds) and math.isfinite(run.history[-1].train_loss)
 
