@@ -3,6 +3,7 @@
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,6 +26,14 @@ ROOT = Path(__file__).parents[2]
 METHODS = [*(name for name in registry.method_names() if name != "sa_vae"), "sa_vae(steps=2)", "aggressive+anneal"]
 MODALITIES = ["image", "text"]
 pytestmark = pytest.mark.slow
+
+
+def supported(modality: str) -> list[str]:
+    """Expressions of the methods that can be trained on a modality."""
+    return [name for name in METHODS if modality in registry.method(re.split(r"[(+]", name)[0]).modalities]
+
+
+CELLS = [(name, modality) for modality in MODALITIES for name in [*supported(modality), "vae+anneal"]]
 
 
 class Toys:
@@ -101,8 +110,7 @@ def test_the_comparison_finds_one_bit(toys):
     assert len(differences(one, other)) == 1
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
-@pytest.mark.parametrize("expression", [*METHODS, "vae+anneal"])
+@pytest.mark.parametrize(("expression", "modality"), CELLS)
 def test_resuming_after_every_step(expression, modality, toys, monkeypatch, tmp_path):
     folder, task = toys.cell(expression, modality)
     assert run_step_by_step(monkeypatch, folder, task, tmp_path) >= TRAIN.epochs * TRAIN.epoch_updates
@@ -166,13 +174,13 @@ for task in pickle.load(open(sys.argv[1], "rb")):
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_another_process_order_and_environment(modality, toys, tmp_path):
-    cells = [toys.cell(name, modality) for name in METHODS]
+    cells = [toys.cell(name, modality) for name in supported(modality)]
     (tmp_path / "tasks").write_bytes(pickle.dumps([task for _, task in reversed(cells)]))
     environment = {"PYTHONHASHSEED": "4242", "PYTHONPATH": str(ROOT), "TZ": "Pacific/Kiritimati", "LC_ALL": "C"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LANG", "OMP_", "MKL_"))}
     command = [sys.executable, "-c", FRESH_PROCESS, str(tmp_path / "tasks")]
     subprocess.run(command, cwd=tmp_path, env=kept | environment, check=True, timeout=1000)
-    for (folder, _), name in zip(cells, METHODS, strict=True):
+    for (folder, _), name in zip(cells, supported(modality), strict=True):
         assert_same_outcome(folder, toys.undisturbed(name, modality))
 
 
@@ -211,4 +219,5 @@ def test_another_memory_budget_changes_only_rounding(modality, toys, monkeypatch
     metrics, before = one["evaluation"]["metrics"], other["evaluation"]["metrics"]
     assert metrics.keys() == before.keys()
     for name, value in before.items():
-        assert metrics[name] == (value if value is None else pytest.approx(value, rel=1e-5, abs=1e-5)), name
+        tolerance = 1e-3 if name.startswith("pareto_k") else 1e-5  # a fit to the largest weights
+        assert metrics[name] == (value if value is None else pytest.approx(value, rel=tolerance, abs=tolerance)), name
