@@ -48,6 +48,8 @@ class LSTM(nn.LSTM):
         """
         if constant is not None:
             x = torch.cat([x, constant.unsqueeze(1).expand(-1, x.shape[1], -1)], dim=-1)
+        if state is not None:
+            state = state[0].contiguous(), state[1].contiguous()  # cuDNN takes no other
         with torch.backends.cudnn.flags(enabled=False) if self.second_order else nullcontext():
             return super().forward(x, state)
 

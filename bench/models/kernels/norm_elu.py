@@ -149,7 +149,8 @@ def _norm_backward(
     h: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, training: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return w r P(h), Σ h x̂ and Σ h, the gradients of batch normalisation."""
-    statistics = (None, None, mean, (var + eps).rsqrt()) if training else (mean, var, None, None)
+    none = mean.new_empty(0)  # CUDA takes no None here
+    statistics = (None, None, mean, (var + eps).rsqrt()) if training else (mean, var, none, none)
     return aten.native_batch_norm_backward(h, x, weight, *statistics, training, eps, (True, True, True))
 
 
