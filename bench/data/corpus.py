@@ -26,7 +26,7 @@ UNKNOWN_WORDS = frozenset({SPECIALS[UNKNOWN], "_UNK"})  #: Spellings of an out-o
 RESERVED_WORDS = frozenset(SPECIALS) - UNKNOWN_WORDS
 MAX_WORDS = 500  #: Per document; a recurrent model stores every step of every document of a batch.
 MAX_CHARACTERS = 200  #: Per word; the vocabulary is stored at the width of its longest word.
-RECIPE = 2  #: Increase when the same files give different arrays.
+PREPARATION_VERSION = 2  #: Increase when the same files give different arrays.
 
 FILE_NAMES = ", ".join(f"{split}.txt" for split in SPLITS)
 LABEL_RULE = "write label<TAB>document"
@@ -93,7 +93,7 @@ def prepare_text(
         info = text_info(name, title or f"{name} ({sizes} documents)", source, arrays)
         return replace(info, notes=(*notes, unknown_note(arrays))), arrays
 
-    return cached(cache, f"{name}-{digest.hexdigest()[:16]}-r{RECIPE}", build)
+    return cached(cache, f"{name}-{digest.hexdigest()[:16]}-r{PREPARATION_VERSION}", build)
 
 
 def text_info(name: str, title: str, source: str, arrays: Mapping[str, np.ndarray]) -> DataInfo:

@@ -15,7 +15,7 @@ from bench.data.cache import cached
 from bench.data.corpus import FILE_NAMES, find_files, label_arrays, prepare_text
 from bench.data.dataset import BINARISATION_NOTE, SPLITS, DataInfo, Prepared
 
-RECIPE = 1  #: Increase when the same images give different arrays.
+PREPARATION_VERSION = 1  #: Increase when the same images give different arrays.
 
 TEXT_FILES = {"train": ("train.txt",), "val": ("val.txt", "valid.txt"), "test": ("test.txt",)}
 
@@ -72,7 +72,7 @@ def _images(path: Path, cache: Path) -> Prepared:
         )
         return info, arrays
 
-    return cached(cache, f"{name}-{digest.hexdigest()[:16]}-r{RECIPE}", build)
+    return cached(cache, f"{name}-{digest.hexdigest()[:16]}-r{PREPARATION_VERSION}", build)
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -38,7 +38,7 @@ LARGEST_EM = 40  # maximum pixels per em after scaling: an x fills the box, a fu
 # Subpixels per rendered pixel, so that half the pitch (a multiple of 1/BOX or EM / LARGEST_EM) is an integer.
 FINE = 220
 SPLIT_BOUNDS = (0.8, 0.9)  # of the hashes of the characters: train below the first, val below the second, then test
-RECIPE = 2  # increase when the same fonts give different arrays
+PREPARATION_VERSION = 2  # increase when the same fonts give different arrays
 
 
 def prepare(data_dir: Path | None, cache: Path) -> Prepared:
@@ -70,7 +70,7 @@ def prepare(data_dir: Path | None, cache: Path) -> Prepared:
         )
         return info, split(*render(folder))
 
-    return cached(cache, f"glyphs-{digest.hexdigest()[:16]}-r{RECIPE}", build)
+    return cached(cache, f"glyphs-{digest.hexdigest()[:16]}-r{PREPARATION_VERSION}", build)
 
 
 def render(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -36,7 +36,7 @@ CHARDATA_BLOB = "016a3536ffe5e1d38e42563a18d7a78bfaf643ec"  # its git blob hash
 BURDA_VALIDATION = 2_000
 LAKE_COUNTS = {"images_background": 19_280, "images_evaluation": 13_180}
 LAKE_SIZES = {"train": 24_000, "val": 2_000, "test": 6_460}
-RECIPE = 1  # increase when the same sources give different arrays
+PREPARATION_VERSION = 1  # increase when the same sources give different arrays
 
 _PNG = re.compile(r"(images_background|images_evaluation)/[^/]+/character\d+/\d+_\d+\.png")
 _FETCH_ZIP = "download it again from github.com/brendenlake/omniglot, folder python/"
@@ -75,7 +75,7 @@ def _burda(path: Path, cache: Path) -> Prepared:
         split = f"The last {BURDA_VALIDATION:,} of Burda's training images, in a fixed shuffle, are the validation set."
         return _info("omniglot (Burda 28×28)", "chardata.mat of github.com/yburda/iwae", split), _burda_arrays(content)
 
-    return cached(cache, f"omniglot-burda-{CHARDATA_BLOB[:16]}-r{RECIPE}", build)
+    return cached(cache, f"omniglot-burda-{CHARDATA_BLOB[:16]}-r{PREPARATION_VERSION}", build)
 
 
 def _burda_arrays(content: bytes) -> dict[str, np.ndarray]:
@@ -118,7 +118,7 @@ def _lake(zips: list[Path], cache: Path) -> Prepared:
         )
         return info, _lake_arrays(zips)
 
-    return cached(cache, f"omniglot-lake-{digest.hexdigest()[:16]}-r{RECIPE}", build)
+    return cached(cache, f"omniglot-lake-{digest.hexdigest()[:16]}-r{PREPARATION_VERSION}", build)
 
 
 def _lake_arrays(zips: list[Path]) -> dict[str, np.ndarray]:

@@ -30,7 +30,7 @@ SIZES = {"train": 16_000, "val": 2_000, "test": 2_000}
 WORDS = 10
 SEED = 20_190_506
 MAX_VOCAB = 10_000  # the time for the exact NLL is proportional to the vocabulary size
-RECIPE = 1  # increase when the same settings give different arrays
+PREPARATION_VERSION = 1  # increase when the same settings give different arrays
 
 # Numerical integration of the marginal: see Generator.log_marginal.
 COARSEST = 0.5  # spacing of the first lattice
@@ -60,7 +60,7 @@ def prepare(data_dir: Path | None, cache: Path, vocab: int = SETTINGS["vocab"]) 
         info = text_info(name, f"synthetic ({vocab:,} words)", source, arrays)
         return replace(info, notes=(note,), protocol="synthetic"), arrays
 
-    return cached(cache, f"synthetic-{vocab}-{SEED}-r{RECIPE}", build)
+    return cached(cache, f"synthetic-{vocab}-{SEED}-r{PREPARATION_VERSION}", build)
 
 
 def generate(generator: Generator) -> tuple[dict[str, np.ndarray], float]:

@@ -73,7 +73,7 @@ def true_posterior(model: VAE, x: Tensor, guess: Tensor, chunk: int) -> TruePost
 def _integrate(model: VAE, x: Tensor, guess: Tensor, chunk: int) -> TruePosterior:
     """Sum over the nodes of a grid, which for a smooth density is exact once the step is below the density's width.
 
-    Each level spends its nodes on the cells that contain the mass, more finely the fewer these are, because the
+    Each level places its nodes in the cells that contain the mass, more finely the fewer these are, because the
     density may be narrow, skewed or multimodal.
     """
     counts = GRID_LEVELS[guess.shape[1]]
