@@ -128,8 +128,9 @@ class Context:
     def update(self, objective: Callable[[], Tensor], groups: Sequence[str] | None = None) -> Tensor:
         """Take one optimiser step on ``objective()``.
 
-        Gradients are clipped by their joint norm over ``groups``. Parameters and BatchNorm statistics of all other
-        groups stay fixed.
+        Parameters and BatchNorm statistics of all other groups stay fixed. Gradients are clipped as ``train.clip_by``
+        says: by default by one norm over encoder and decoder, even if only one of them is updated. A group that a
+        method adds always has its own norm.
 
         Args:
             objective: Returns the loss, a scalar in nats per example.

@@ -7,8 +7,8 @@ Loss:      the basic VAE's. While aggressive, each step updates the encoder alon
 Defaults:  the paper's. Windows of 10 updates on images and 15 on text. It ends at the fifth epoch with an MI below the
            best so far on images (bad epochs are never reset), and at the first with an MI below the last on text.
            ``reset`` counts consecutive bad epochs.
-Deviates:  encoder updates compute no decoder gradients and do not change the decoder's BatchNorm statistics; they are
-           clipped by the encoder's norm, not the joint norm. Presets can cap the number of encoder updates.
+Deviates:  encoder updates do not change the decoder's BatchNorm statistics. Presets can cap the number of encoder
+           updates.
 """
 
 from dataclasses import dataclass

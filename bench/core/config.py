@@ -97,7 +97,8 @@ class TrainConfig:
     equal_lengths: bool = False  #: Text: batches of sentences of the same length instead of padded, similar lengths.
     optimiser: str = "adam"  #: "adam" or "sgd".
     lr: float = 1e-3
-    clip: float = 5.0  #: Maximum norm of the gradient of all parameters.
+    clip: float = 5.0  #: Maximum norm of a gradient.
+    clip_by: str = "joint"  #: "joint": one norm over encoder and decoder, in all updates. "group": one per group.
     patience: int = 20  #: Epochs without improvement of the validation ELBO after which the learning rate decays.
     decay_from: int = 0  #: Epochs before which the learning rate does not decay.
     decay: float = 0.5  #: Factor of a learning-rate decay.
@@ -118,6 +119,7 @@ class TrainConfig:
             "epochs epoch_updates batch_size lr clip patience decay max_decays val_examples",
             "decay_from ramp max_encoder_updates lag_examples",
             optimiser=("adam", "sgd"),
+            clip_by=("joint", "group"),
             mi_rule=("mi_batch", "mi"),
             precision=PRECISIONS,
         )

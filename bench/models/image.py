@@ -160,7 +160,10 @@ class MaskedCNNDecoder(nn.Module):
         self.norm = NormELU(channels)
         self.blocks = nn.ModuleList(MaskedBlock(channels, k) for k in kernels[1:])
         self.skips = nn.ModuleList(MaskedBlock(channels, k) for k in skips)
-        self.output = nn.Sequential(conv(channels, channels, 1), NormELU(channels), conv(channels, 1, 1))
+        # Initialised by PyTorch's default, as in the reference: uniform logits on average, all pixels near ½.
+        self.output = nn.Sequential(
+            Conv2d(channels, channels, 1, bias=False), NormELU(channels), Conv2d(channels, 1, 1, bias=False)
+        )
 
     def forward(self, h: Tensor, block_biases: Sequence[Tensor] = ()) -> Tensor:
         """Return the logits (N, 1, H, W) of every pixel given those before it.

@@ -95,17 +95,20 @@ class TrainingContext(Context):
         kind = f"{self.phase.name}: {'+'.join(names)}"
         extra = "decoder" not in names
         self.reseed_streams("extra" if extra else "step", self.encoder_updates if extra else self.step)
-        parameters, others = self._parameters(names), self.optimisers.keys() - set(names)
+        others = self.optimisers.keys() - set(names)
         norms = [module for name in others for module in self.model.submodules().get(name, ())]
+        clipped = self._clipped_together(names)
+        without_gradients = self.optimisers.keys() - {name for together in clipped for name in together}
         counter = nullcontext() if kind in self.flops_by_kind else flop_counter()  # operations of the first update
-        gradients_of_others = frozen(self._parameters(others))
-        with fixed_statistics(*norms), gradients_of_others, counter, autocast(self.model, self.train.precision):
+        gradients = frozen(self._parameters(without_gradients))
+        with fixed_statistics(*norms), gradients, counter, autocast(self.model, self.train.precision):
             loss = objective()
-            for p in parameters:
-                p.grad = None
+            for optimiser in self.optimisers.values():
+                optimiser.zero_grad()
             with no_autocast(self.device.type):
                 loss.backward()
-            nn.utils.clip_grad_norm_(parameters, self.train.clip, foreach=True)
+            for together in clipped:
+                nn.utils.clip_grad_norm_(self._parameters(together), self.train.clip, foreach=True)
             for name in names:
                 self.optimisers[name].step()
         if isinstance(counter, FlopCounterMode):
@@ -114,6 +117,17 @@ class TrainingContext(Context):
         self.decoder_updates += not extra
         self.updates_by_kind[kind] = self.updates_by_kind.get(kind, 0) + 1
         return loss.detach()
+
+    def _clipped_together(self, names: Sequence[str]) -> list[list[str]]:
+        """Return the groups of each gradient norm in an update of the groups ``names``.
+
+        With ``clip_by`` "joint", encoder and decoder share a norm even if only one of them is updated, as in the code
+        of He et al. (2019); groups that a method adds have their own.
+        """
+        joint = [name for name in self.optimisers if name in ("encoder", "decoder")]
+        if self.train.clip_by == "group" or not {*joint} & {*names}:
+            return [[name] for name in names]
+        return [joint, *([name] for name in names if name not in joint)]
 
     def encoder_updates_left(self) -> float:
         if self.train.max_encoder_updates is None:

@@ -1,6 +1,7 @@
 """Image networks: published sizes, causality, sampling."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -35,6 +36,20 @@ def test_presets_build_their_models(subtests):
             model = build_image_model(config).eval()
             x = torch.zeros(2, 1, config.image_size, config.image_size)
             assert model.log_prob(x, model.encode(x).rsample(3)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("preset", ["quick", pytest.param("paper", marks=pytest.mark.slow)])
+def test_initial_decoder_knows_nothing(preset):
+    """The output convolutions start as the reference's: uniform within 1 / √C, and nearly every pixel at ½."""
+    config = load_preset(preset, "image").model
+    torch.manual_seed(0)
+    model = build_image_model(config)
+    last = model.decoder.output[-1].weight
+    assert last.abs().max() <= config.decoder_channels**-0.5
+    assert last.std().item() == pytest.approx((3 * config.decoder_channels) ** -0.5, rel=0.25)
+    x = torch.rand(20, 1, config.image_size, config.image_size).round()
+    rec = -model.log_prob(x, torch.randn(20, 1, config.latent_dim)).mean().item()
+    assert rec < 1.15 * config.image_size**2 * math.log(2)
 
 
 def test_masked_convolution_matches_the_full_kernel(subtests):

@@ -58,7 +58,7 @@ def test_an_update_leaves_other_groups_unchanged(trainer, tmp_path):
     ctx.update(lambda: run.method.objective(ctx, x), groups=["encoder"])
     moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"features", "head"}
-    assert all(p.grad is None for p in model.decoder.parameters()) and all(p.requires_grad for p in model.parameters())
+    assert all(p.requires_grad for p in model.parameters())
     assert (ctx.encoder_updates, ctx.decoder_updates, ctx.step) == (1, 0, 0)
 
 
@@ -76,16 +76,38 @@ def test_every_parameter_is_in_one_group(trainer, tmp_path):
         run.ctx.new_optimisers(1e-3)
 
 
-def test_gradients_are_clipped_over_the_updated_groups(trainer, tmp_path):
-    run = trainer("vae", tmp_path, replace(TRAIN, clip=1e-3, optimiser="sgd"))
-    ctx = run.ctx
-    ctx.new_optimisers(1.0)
-    encoder = run.model.parameter_groups()["encoder"]
-    before = [p.detach().clone() for p in encoder]
-    x = ctx.next_main_batch()
-    ctx.update(lambda: run.method.objective(ctx, x), groups=["encoder"])
-    moved = math.sqrt(sum((p - b).square().sum().item() for p, b in zip(encoder, before, strict=True)))
-    assert moved == pytest.approx(1e-3, rel=1e-3)
+def linear_loss(parameters, norm):
+    """Loss whose gradient with respect to the parameters has the given norm."""
+    count = sum(p.numel() for p in parameters)
+    return norm / math.sqrt(count) * sum(p.sum() for p in parameters)
+
+
+def moved(parameters, before):
+    return math.sqrt(sum((p - b).double().square().sum().item() for p, b in zip(parameters, before, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("clip_by", "groups", "steps"),
+    [
+        ("joint", ["encoder"], {"encoder": 3 * 5 / 12.3693}),
+        ("joint", ["decoder"], {"decoder": 12 * 5 / 12.3693}),
+        ("joint", None, {"encoder": 3 * 5 / 12.3693, "decoder": 12 * 5 / 12.3693, "aux": 5}),
+        ("joint", ["aux"], {"aux": 5}),
+        ("group", None, {"encoder": 3, "decoder": 5, "aux": 5}),
+        ("group", ["encoder"], {"encoder": 3}),
+    ],
+)
+def test_gradients_are_clipped_by_the_norm_of_the_policy(clip_by, groups, steps, trainer, tmp_path):
+    """Gradients of norm 3 (encoder), 12 (decoder) and 700 (added network), maximum norm 5, SGD with learning rate 1."""
+    run = trainer("aae", tmp_path, replace(TRAIN, clip=5.0, clip_by=clip_by, optimiser="sgd"))
+    run.ctx.method = Method()  # its groups share the preset's optimiser
+    run.ctx.new_optimisers(1.0)
+    parameters = run.model.double().parameter_groups()
+    before = {name: [p.detach().clone() for p in group] for name, group in parameters.items()}
+    norms = {"encoder": 3, "decoder": 12, "aux": 700}
+    run.ctx.update(lambda: sum(linear_loss(parameters[name], norm) for name, norm in norms.items()), groups)
+    for name, group in parameters.items():
+        assert moved(group, before[name]) == pytest.approx(steps.get(name, 0), rel=1e-5), name
 
 
 def test_clock_adds_seconds_to_the_current_purpose(monkeypatch):
