@@ -114,7 +114,7 @@ class LSTMDecoder(nn.Module):
 
     def start(self, code: Tensor) -> State:
         """Return the state before the first word from a code (N, D + H)."""
-        cell = code[:, self.dim :] if self.dim else code.new_zeros(len(code), self.hidden)
+        cell = code[:, self.dim :] if self.dim else self.output.weight.new_zeros(len(code), self.hidden)
         return cell.tanh().unsqueeze(0), cell.unsqueeze(0)
 
     def states(self, words: Tensor, code: Tensor, state: State, samples: int = 1) -> tuple[Tensor, State]:
