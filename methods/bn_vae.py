@@ -5,8 +5,10 @@ Loss:      the basic VAE's. Version 1: μ' = γ (μ - m_B) / sd_B + b, with γ f
            Version 2: μ' = sqrt(τ + (1-τ) s(θ)) BN(μ), σ' = sqrt((1-τ) s(-θ)) BN(σ), with the sigmoid s and θ learned,
            which keeps the second moment of the aggregate posterior at 1.
 Defaults:  γ = 0.6, the authors' middle value of 0.5, 0.6, 0.7; they anneal from 0: ``bn_vae+anneal(start=0)``.
-Deviates:  statistics in evaluation are recomputed over training batches. Version 2 follows public re-implementations;
-           the paper's definition could not be verified.
+Deviates:  statistics in evaluation are recomputed over training batches; eps is 1e-12, not 1e-5. Version 2 follows
+           public re-implementations; the paper's definition could not be verified.
+Note:      Version 1 and the text encoder's initialisation (PyTorch's defaults) were compared with valdersoul/bn-vae:
+           modules/encoders/enc_lstm.py. The authors have no images: their encoder starts as the basic VAE's.
 """
 
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from bench.method import VAE, DataInfo, Gaussian, check_ranges
 
-from .parts.batch_norm import AffineFreeBatchNorm, BatchNormMethod
+from .parts.batch_norm import AffineFreeBatchNorm, BatchNormMethod, reset_text_encoder
 
 MIN_VARIANCE = 1e-8  # added before the logarithm
 
@@ -49,7 +51,7 @@ class BatchNormVAE(BatchNormMethod):
     citation = "Zhu et al., ACL 2020"
     family = "posterior"
     table_order = 80
-    revision = 2
+    revision = 3
     display_params = ("gamma",)
     footnotes = {"au": "maximal by construction: the spread of posterior means is fixed"}
     vae_settings = "posterior means are always normalised"
@@ -66,5 +68,7 @@ class BatchNormVAE(BatchNormMethod):
                 raise ValueError("'version' must be 1 or 2, and 'tau' at most 1")
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
+        if data.modality == "text":
+            reset_text_encoder(model)
         model.head = BatchNormHead(model.head, model.latent_dim, self.config)
         return model

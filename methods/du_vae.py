@@ -5,7 +5,9 @@ Loss:      the basic VAE's, with μ' = γ_d BN(μ)_d + b_d, γ_d learned and res
            apply once the KL weight is 1, dropout in training only.                            (Shen et al., IJCAI 2021)
 Defaults:  γ = 0.5, p = 0.1, α = 1, the authors' for OMNIGLOT (p = 0.2 for Yelp); they anneal from 0:
            ``du_vae+anneal(start=0)``.
-Deviates:  statistics in evaluation are recomputed over training batches.
+Deviates:  statistics in evaluation are recomputed over training batches; eps is 1e-12, not 1e-5.
+Note:      Compared with SmilesDZgk/DU-VAE: modules/encoders/enc_lstm.py, enc_resnet_v2.py. The text encoder starts at
+           PyTorch's defaults, that of images as the basic VAE's, as theirs do.
 """
 
 import math
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from bench.method import VAE, Context, DataInfo, Gaussian, Posterior, check_ranges
 
-from .parts.batch_norm import AffineFreeBatchNorm, BatchNormMethod
+from .parts.batch_norm import AffineFreeBatchNorm, BatchNormMethod, reset_text_encoder
 
 
 class DiverseHead(nn.Module):
@@ -38,7 +40,7 @@ class DiverseUncertainVAE(BatchNormMethod):
     citation = "Shen et al., IJCAI 2021"
     family = "posterior"
     table_order = 81
-    revision = 2
+    revision = 3
     footnotes = {"au": "nearly maximal by construction: the spread of posterior means is fixed"}
     vae_settings = "posterior means are always normalised"
 
@@ -54,6 +56,8 @@ class DiverseUncertainVAE(BatchNormMethod):
                 raise ValueError(f"'dropout' must be below 1, not {self.dropout}")
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
+        if data.modality == "text":
+            reset_text_encoder(model)
         model.head = DiverseHead(model.head, model.latent_dim, self.config.gamma)
         return model
 

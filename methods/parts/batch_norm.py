@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.method import Context, Method
+from bench.method import VAE, Context, Method
 
 STATISTICS_BATCHES = 32  # training batches for the statistics used in evaluation
 
@@ -35,6 +35,19 @@ class BatchNormMethod(Method):
 
     def on_validation_start(self, ctx: Context) -> None:
         recompute_bn_stats(ctx)
+
+
+def reset_text_encoder(model: VAE) -> None:
+    """Initialise a text encoder by PyTorch's defaults.
+
+    With U(±0.01), raw means start with a standard deviation of about 1e-5, and normalisation amplifies gradients
+    accordingly.
+    """
+    for layer in (*model.features.modules(), *model.head.modules()):
+        if isinstance(layer, nn.LSTM):
+            nn.LSTM.reset_parameters(layer)  # the networks' LSTM overrides it
+        elif isinstance(layer, nn.Embedding | nn.Linear):
+            layer.reset_parameters()
 
 
 @torch.no_grad()

@@ -4,70 +4,89 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.method import Gaussian, Posterior
 
 MAX_PAIRWISE_UNITS = 2**22  # hidden units evaluated at a time for pairwise densities
 MEAN_SAMPLES = 64
+GATE_BIAS = 2.0  # of the gates at the start, which are near sigmoid(2) = 0.88
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer in which output o sees the inputs i with degree_in[i] ≤ degree_out[o]."""
+
+    def __init__(self, degree_in: Tensor, degree_out: Tensor) -> None:
+        super().__init__(len(degree_in), len(degree_out))
+        self.register_buffer("mask", (degree_in <= degree_out.unsqueeze(1)).float(), persistent=False)
+
+    def masked_weight(self) -> Tensor:
+        """Return the weight (outputs, inputs), 0 where an output does not see an input."""
+        return self.weight * self.mask
 
 
 class AutoregressiveFlow(nn.Module):
-    """z -> s z + (1 - s) m, where gate s_d and shift m_d depend on z_{<d} and on features of x.
+    """z -> s z + (1 - s) m, where gate s_d and shift m_d depend on z_{<d} and on a context of x.
 
-    One hidden layer of ``width`` masked units; the context (…, width) is added to its pre-activations. Initialised near
-    the identity.
+    Two hidden layers of ``width`` masked ReLU units for each of the D dimensions (Germain et al., ICML 2015); the
+    context (…, C) enters the first. A unit of degree k sees z_0 … z_k, and units are in the order of their degrees.
     """
 
-    def __init__(self, dim: int, width: int) -> None:
+    def __init__(self, dim: int, width: int, context: int) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(dim, width), nn.Linear(width, 2 * dim)
-        degrees, order = torch.arange(width) % max(1, dim - 1), torch.arange(dim)
-        self.register_buffer("mask_in", (degrees.unsqueeze(1) >= order).float(), persistent=False)  # (width, D)
-        self.register_buffer(
-            "mask_out", (order.unsqueeze(1) > degrees).float().repeat(2, 1), persistent=False
-        )  # (2D, width)
-        nn.init.normal_(self.second.weight, std=0.01)
+        units = torch.arange(width * dim) * max(1, dim - 1) // (width * dim)  # degrees 0 … D - 2
+        outputs = torch.arange(dim).repeat(2) - 1  # gate and shift of dimension d see degrees below d
+        self.first, self.second = MaskedLinear(torch.arange(dim), units), MaskedLinear(units, units)
+        self.output = MaskedLinear(units, outputs)
+        self.context = nn.Linear(context, width * dim, bias=False)
+        #: Number of units of degree below d, for every d.
+        self.units_below = [int((units < d).sum()) for d in range(dim)]
         with torch.no_grad():
-            self.second.bias.copy_(torch.cat([torch.full((dim,), 2.0), torch.zeros(dim)]))
+            self.output.bias[:dim] += GATE_BIAS
 
     def transform(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Map z (…, D) with context (…, width) to the new z (…, D) and the log determinant (…)."""
-        hidden = torch.tanh(z @ (self.first.weight * self.mask_in).T + self.first.bias + context)
-        gate, shift = (hidden @ (self.second.weight * self.mask_out).T + self.second.bias).chunk(2, dim=-1)
-        gate = gate.sigmoid()
-        return gate * z + (1 - gate) * shift, gate.log().sum(-1)
+        """Map z (…, D) with context (…, C) to the new z (…, D) and the log determinant (…)."""
+        hidden = F.relu(F.linear(z, self.first.masked_weight(), self.first.bias) + self.context(context))
+        hidden = F.relu(F.linear(hidden, self.second.masked_weight(), self.second.bias))
+        gate, shift = F.linear(hidden, self.output.masked_weight(), self.output.bias).chunk(2, dim=-1)
+        return gate.sigmoid() * z + (-gate).sigmoid() * shift, F.logsigmoid(gate).sum(-1)
 
     def inverse(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Invert ``transform`` one dimension at a time; return its input (…, D) and log determinant (…)."""
-        pre_activation = (self.first.bias + context).expand(*z.shape[:-1], -1)  # (…, width)
-        weight_in, weight_out = self.first.weight * self.mask_in, self.second.weight * self.mask_out
-        values, log_gates, dim = [], [], z.shape[-1]
-        for d in range(dim):
-            hidden = torch.tanh(pre_activation)
-            gate = (hidden @ weight_out[d] + self.second.bias[d]).sigmoid()
-            shift = hidden @ weight_out[dim + d] + self.second.bias[dim + d]
-            values.append((z[..., d] - (1 - gate) * shift) / gate)
-            log_gates.append(gate.log())
-            pre_activation = pre_activation + values[-1].unsqueeze(-1) * weight_in[:, d]
-        return torch.stack(values, dim=-1), torch.stack(log_gates, dim=-1).sum(-1)
+        """Invert ``transform`` one dimension at a time; return its input (…, D) and log determinant (…).
+
+        Every hidden unit is computed once, as soon as the dimensions that it sees are known.
+        """
+        dim, pre_activation = z.shape[-1], self.context(context) + self.first.bias  # (…, units)
+        first, second, output = (layer.masked_weight() for layer in (self.first, self.second, self.output))
+        values = hidden = last = z.new_empty(*z.shape[:-1], 0)
+        log_gates, start = [], 0
+        for d, end in enumerate(self.units_below):
+            if end > start:  # units of degree d - 1
+                new = slice(start, end)
+                units = F.relu(F.linear(values, first[new, :d]) + pre_activation[..., new])
+                hidden = torch.cat([hidden, units], dim=-1)
+                last = torch.cat([last, F.relu(F.linear(hidden, second[new, :end], self.second.bias[new]))], dim=-1)
+            gate, shift = F.linear(last, output[d::dim, :end], self.output.bias[d::dim]).unbind(-1)
+            value = (z[..., d] - (-gate).sigmoid() * shift) * (-F.logsigmoid(gate)).exp()
+            values = torch.cat([values, value.unsqueeze(-1)], dim=-1)
+            log_gates.append(F.logsigmoid(gate))
+            start = end
+        return values, torch.stack(log_gates, dim=-1).sum(-1)
 
 
 class FlowPosterior(Posterior):
-    """A diagonal Gaussian transformed by flows, with the order of dimensions reversed before each.
+    """A diagonal Gaussian transformed by flows of a context (B, C), their order of dimensions reversed before each."""
 
-    ``contexts``: features of x for each flow, (B, width).
-    """
-
-    def __init__(self, base: Gaussian, flows: Sequence[AutoregressiveFlow], contexts: Sequence[Tensor]) -> None:
-        self.base, self.flows, self.contexts = base, flows, contexts
+    def __init__(self, base: Gaussian, flows: Sequence[AutoregressiveFlow], context: Tensor) -> None:
+        self.base, self.flows, self.context = base, flows, context
 
     def sample_with_log_prob(self, samples: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return z (B, S, D) and log q(z|x) (B, S), without the inverse that ``log_prob`` needs."""
         z = self.base.rsample(samples, generator)
         log_q = self.base.log_prob(z)
-        for flow, context in zip(self.flows, self.contexts, strict=True):
-            z, log_determinant = flow.transform(z.flip(-1), context.unsqueeze(1))
+        for flow in self.flows:
+            z, log_determinant = flow.transform(z.flip(-1), self.context.unsqueeze(1))
             log_q = log_q - log_determinant
         return z, log_q
 
@@ -83,12 +102,12 @@ class FlowPosterior(Posterior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         log_determinants: Tensor | float = 0
-        for flow, context in zip(reversed(self.flows), reversed(self.contexts), strict=True):
-            z, log_determinant = flow.inverse(z, context.unsqueeze(1))
+        for flow in reversed(self.flows):
+            z, log_determinant = flow.inverse(z, self.context.unsqueeze(1))
             z, log_determinants = z.flip(-1), log_determinants + log_determinant
         return self.base.log_prob(z) - log_determinants
 
     def pairwise_log_prob(self, z: Tensor) -> Tensor:
-        batch, width = self.contexts[0].shape
-        chunk = max(1, MAX_PAIRWISE_UNITS // (batch * width))
+        batch, units = len(self.context), len(self.flows[0].second.weight)
+        chunk = max(1, MAX_PAIRWISE_UNITS // (batch * units))
         return torch.cat([self.log_prob(part.expand(batch, -1, -1)).T for part in z.split(chunk)]).double()

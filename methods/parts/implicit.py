@@ -8,14 +8,7 @@ from torch import Tensor, nn
 from bench.method import Posterior
 
 MEAN_SAMPLES = 16
-
-
-def mlp(inputs: int, outputs: int, hidden: int, depth: int) -> nn.Sequential:
-    """Return a leaky-ReLU network with ``depth`` hidden layers."""
-    layers: list[nn.Module] = [nn.Linear(inputs, hidden), nn.LeakyReLU(0.2)]
-    for _ in range(depth - 1):
-        layers += [nn.Linear(hidden, hidden), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, nn.Linear(hidden, outputs))
+UNIFORM = 0.1  # bound of the initial weights
 
 
 class ImplicitPosterior(Posterior):
@@ -31,7 +24,7 @@ class ImplicitPosterior(Posterior):
     def rsample(self, samples: int, generator: torch.Generator | None = None) -> Tensor:
         size = (len(self.h), samples, self.head.dim)
         noise = torch.randn(size, generator=generator, device=self.h.device, dtype=self.h.dtype)
-        return self.head.network(torch.cat([self.h.unsqueeze(1).expand(-1, samples, -1), noise], dim=-1))
+        return self.head.linear(torch.cat([self.h.unsqueeze(1).expand(-1, samples, -1), noise], dim=-1))
 
     @cached_property
     @torch.no_grad()
@@ -41,11 +34,13 @@ class ImplicitPosterior(Posterior):
 
 
 class ImplicitHead(nn.Module):
-    """Features (B, F) -> ``ImplicitPosterior``."""
+    """Features (B, F) -> ``ImplicitPosterior``, whose G is one linear layer."""
 
-    def __init__(self, features: int, dim: int, hidden: int) -> None:
+    def __init__(self, features: int, dim: int) -> None:
         super().__init__()
-        self.dim, self.network = dim, mlp(features + dim, dim, hidden, depth=2)
+        self.dim, self.linear = dim, nn.Linear(features + dim, dim)
+        for weight in self.linear.parameters():
+            nn.init.uniform_(weight, -UNIFORM, UNIFORM)
 
     def forward(self, h: Tensor) -> ImplicitPosterior:
         return ImplicitPosterior(h, self)

@@ -1,0 +1,45 @@
+"""Networks that methods build: how they start, and what reaches what."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from bench.methods.parts.brenier import Brenier
+from bench.models.distributions import Gaussian
+
+
+@pytest.mark.parametrize("name", ["bn_vae", "du_vae"])
+@pytest.mark.parametrize("make", ["trainer", "text_trainer"])
+def test_normalised_means_start_with_a_spread(name, make, request, tmp_path):
+    """Normalisation divides by this spread, and multiplies the gradient accordingly."""
+    run = request.getfixturevalue(make)(name, tmp_path)
+    with torch.no_grad():
+        q = run.model.head.head(run.model.features(run.ctx.next_main_batch()))
+    assert isinstance(q, Gaussian) and q.mean.std(0).min() > 1e-3
+
+
+def test_brenier_maps_start_near_an_isometry(subtests):
+    """Singular values of the Jacobian of T_2(T_1(z)), in the dimensions of images and of text at reduced size."""
+    for dim, inverse_lipschitz in itertools.product([2, 5, 16, 52, 144], [0.0, 0.5]):
+        with subtests.test(dim=dim, inverse_lipschitz=inverse_lipschitz):
+            torch.manual_seed(dim)
+            maps = nn.Sequential(*(Brenier(dim, inverse_lipschitz) for _ in range(2)))
+            jacobians = [torch.autograd.functional.jacobian(maps, z) for z in torch.randn(3, dim)]
+            values = torch.linalg.svdvals(torch.stack(jacobians))
+            assert 0.5 < values.median() < 2
+            assert values.max() / values.min() < 5
+
+
+def test_negative_dual_kl_trains_the_encoder(text_trainer, tmp_path):
+    """With ν near 1 everywhere, the estimate ν - exp ν + 1 is about -0.7."""
+    run = text_trainer("implicit_vae", tmp_path)
+    model, x = run.model, run.ctx.next_main_batch()
+    torch.nn.init.ones_(model.aux["dual"][-1].bias)
+    terms = run.method.elbo_terms(run.ctx, x)
+    kl = run.method.kl_loss(terms)
+    assert kl.item() < -0.5
+    gradients = torch.autograd.grad(kl, [*model.features.lstm.parameters(), *model.head.parameters()])
+    assert all(gradient.any() for gradient in gradients)
+    assert not run.method.posterior(run.ctx, x, train=False).kl.any(), "metrics have 0"
