@@ -31,7 +31,7 @@ class FixedInnerSteps(Method):
             check_ranges(self, not_negative="steps")
 
     def expected_cost(self, train: TrainConfig) -> float:
-        return 1 + 0.8 * self.config.steps
+        return 1 + self.config.steps
 
     def step(self, ctx: Context, x: Tensor) -> Tensor:
         if not self.config.steps or ctx.encoder_updates_left() < self.config.steps:
