@@ -3,11 +3,13 @@
 Loss:      E_q[-log p(x|z)] + β KL at λ_K; λ_0 = encoder(x), g_k = ∇_λ [rec + β KL](λ_k), m_k = ρ m_{k-1} - clip(g_k),
            λ_{k+1} = λ_k + a m_k. The gradient passes through every step to encoder and decoder. Evaluation refines too.
            (Kim et al., ICML 2018, Algorithm 1)
-Defaults:  K = 10, as in He et al. (2019; Kim et al. use 20), and fewer in the reduced presets; ρ = 0.5. Step size and
-           clipping are per example, hence independent of the batch size: a = 1/32 is the authors' 1.0 on the mean of a
-           batch of 32, and clip 28 = 5 √32 their 5 on the gradient of that mean if examples are alike.
-Deviates:  the gradient is exact. ``gradient="differences"`` uses finite differences as the authors' code does, with a
+Defaults:  K = 10, as in He et al. (2019; Kim et al. use 20), and fewer in the reduced presets; ρ = 0.5. ``lr`` = 1 and
+           ``clip`` = 5 are the authors', whose loss is the mean of a batch: with the preset's batch size B, a = lr / B
+           and clip √B per example, 1/50 and 35 for images and 1/32 and 28 for text.
+Deviates:  clipping is per example: the same as the authors', who clip the gradient of a batch, if examples are alike.
+           The gradient is exact. ``gradient="differences"`` uses finite differences as the authors' code does, with a
            step in λ of root mean square ``difference``.
+Note:      Compared with harvardnlp/sa-vae: optim_n2n.py, train_text.py, train_img.py.
 """
 
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ class SemiAmortisedVAE(Method):
     citation = "Kim et al., ICML 2018"
     family = "posterior"
     table_order = 40
+    revision = 2
     suites = {"core": ["sa_vae"], "paper": ["sa_vae", "sa_vae+anneal"]}
     preset_overrides = {"quick": {"steps": 2}, "small": {"steps": 5}}
     vae_settings = {"steps": 0}
@@ -31,9 +34,9 @@ class SemiAmortisedVAE(Method):
     @dataclass(frozen=True)
     class Config:
         steps: int = 10
-        lr: float = 1 / 32
+        lr: float = 1.0  # on the mean loss of a batch
         momentum: float = 0.5
-        clip: float = 28.0
+        clip: float = 5.0  # of that loss's gradient
         gradient: str = "exact"
         difference: float = 1e-3
 

@@ -23,6 +23,7 @@ class StochasticVI(Method):
     citation = "Hoffman et al., JMLR 2013; as in Kim et al., ICML 2018"
     family = "posterior"
     table_order = 41
+    revision = 2
     preset_overrides = {"quick": {"steps": 3}, "small": {"steps": 5}}
     vae_settings = "it has no encoder"
     incompatible_with = {"kl_term": "the KL of its posteriors does not depend on trained parameters"}

@@ -21,15 +21,16 @@ class VAEWithSVI(Method):
     citation = "Kim et al., ICML 2018"
     family = "posterior"
     table_order = 42
+    revision = 2
     preset_overrides = {"quick": {"steps": 2}, "small": {"steps": 5}}
     vae_settings = {"steps": 0}
 
     @dataclass(frozen=True)
     class Config:
         steps: int = 10
-        lr: float = 1 / 32
+        lr: float = 1.0  # on the mean loss of a batch
         momentum: float = 0.5
-        clip: float = 28.0
+        clip: float = 5.0  # of that loss's gradient
 
         def __post_init__(self) -> None:
             check_ranges(self, "clip", "steps lr momentum")

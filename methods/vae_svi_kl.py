@@ -17,6 +17,7 @@ from .vae_svi import VAEWithSVI
 class VAEWithSVIAndKL(VAEWithSVI):
     summary = "encoder trained to match the posterior refined by SVI"
     table_order = 43
+    revision = 2
     incompatible_with = {"kl_term": "the KL to the prior trains neither its encoder nor its decoder"}
 
     def encoder_loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:

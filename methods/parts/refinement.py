@@ -9,6 +9,7 @@ twice, or by the difference of two first-order gradients, which is cheaper.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -37,16 +38,18 @@ def refine(
 ) -> Gaussian:
     """Return q after gradient steps with momentum on the negative ELBO of each example.
 
-    The loss is that of each example, not the batch mean, so step size and clipping do not depend on the batch size.
+    Step size and clipping are those of the published code, which refines a batch by its mean loss; applied to each
+    example as in a full batch of the preset, they do not depend on the batch at hand.
 
     Args:
         ctx: Provides the model, the KL weight (1 in evaluation) and the noise.
         x: Batch (B, …).
         q: Initial posterior.
         steps: Number of steps K; with 0, q itself is returned.
-        lr: Step size in λ.
+        lr: Step size in λ on the mean loss of a batch of the preset's size B: lr / B on the loss of an example.
         momentum: Momentum ρ.
-        clip: Maximum norm of the gradients of mean and of log-variance, each per example.
+        clip: Maximum norm of the mean loss's gradients with respect to all means and to all log-variances of such a
+            batch: clip √B for those of an example, the same if examples are alike.
         differentiable: Propagate gradients to q and to the parameters of decoder and prior.
         gradient: "exact", or "differences" for finite differences.
         difference: Root mean square of the finite-difference step in λ.
@@ -61,7 +64,8 @@ def refine(
     if not differentiable:
         parameters, start = [], start.detach()
     step_size = difference if gradient == "differences" and differentiable else None
-    problem = _Problem(ctx, x, noise, lr, momentum, clip, step_size)
+    batch_size = ctx.train.batch_size
+    problem = _Problem(ctx, x, noise, lr / batch_size, momentum, clip * math.sqrt(batch_size), step_size)
     return Gaussian(*_Refinement.apply(problem, start, *parameters))
 
 

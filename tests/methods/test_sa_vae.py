@@ -1,14 +1,17 @@
 """SVI refinement and the gradient through it: against an unrolled graph and finite differences, in float64."""
 
+import math
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from bench.experiment.presets import load_preset
 from bench.methods.parts.refinement import refine
 from bench.models.distributions import Gaussian
 from bench.models.image import build_image_model
+from bench.training.expressions import parse_methods
 from tests.conftest import MODEL
 
 STEPS, LR, MOMENTUM = 4, 0.2, 0.5
@@ -20,6 +23,7 @@ def ctx():
     return SimpleNamespace(
         model=build_image_model(MODEL).double().train(),
         beta=0.7,
+        train=SimpleNamespace(batch_size=1),
         generator=lambda purpose: torch.Generator().manual_seed(7),
         fixed_rng=lambda *key: nullcontext(),
     )
@@ -77,6 +81,34 @@ def test_difference_gradient_approaches_the_exact_one(ctx, x, clip):
         errors.append((error / scale).item())
     assert errors[1] < 1e-4
     assert errors[1] < errors[0] < 0.05
+
+
+@pytest.mark.parametrize("clip", [1e3, 0.5], ids=["unclipped", "clipped"])
+@pytest.mark.parametrize("batch_size", [32, 50])
+def test_step_is_that_of_the_mean_loss(ctx, x, batch_size, clip, monkeypatch):
+    """The published step: on the mean loss of a batch, here of one example repeated, clipped as one gradient."""
+    ctx.train.batch_size = batch_size
+    batch, noise = x[:1].repeat(batch_size, 1, 1, 1), torch.full((1, batch_size, MODEL.latent_dim), 0.3, dtype=x.dtype)
+    monkeypatch.setattr(torch, "randn", lambda *shape, **options: noise)
+    ctx.model.eval()
+    q = ctx.model.encode(batch)
+    state = [value.detach().requires_grad_() for value in (q.mean, q.logvar)]
+    z = state[0] + (0.5 * state[1]).exp() * noise[0]
+    loss = (ctx.beta * ctx.model.prior.kl(Gaussian(*state)) - ctx.model.log_prob(batch, z.unsqueeze(1))[:, 0]).mean()
+    gradients = torch.autograd.grad(loss, state)
+    expected = [value - g * (clip / g.norm()).clamp_max(1) for value, g in zip(state, gradients, strict=True)]
+    refined = refine(ctx, batch, q, 1, 1.0, MOMENTUM, clip, differentiable=False)
+    torch.testing.assert_close([refined.mean, refined.logvar], expected)
+
+
+def test_the_paper_preset_takes_the_published_steps(subtests):
+    """Kim et al.: step 1 and clip 5 on the mean of a batch, 1/50 and 35 per image, 1/32 and 28 per text."""
+    for modality, (step, clip) in {"image": (1 / 50, 35.4), "text": (1 / 32, 28.3)}.items():
+        with subtests.test(modality=modality):
+            (row,), _ = parse_methods(["sa_vae"], "paper")
+            batch_size = load_preset("paper", modality).train.batch_size
+            assert row.config.lr / batch_size == step and row.config.steps == 10
+            assert row.config.clip * math.sqrt(batch_size) == pytest.approx(clip, abs=0.05)
 
 
 def test_refinement_lowers_its_loss(ctx, x):

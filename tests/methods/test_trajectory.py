@@ -4,6 +4,7 @@ The loop shares the networks, the batches and the noise with the harness, and no
 clipping, optimisers, the inner loop of aggressive training and SVI through an unrolled graph are written out here.
 """
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
@@ -16,12 +17,13 @@ from bench.data.dataset import PAD
 from bench.training.batches import Batches
 from tests.conftest import TEXT_TOY, TOY, planner, trainers
 
-UPDATES, CLIP = 20, 0.5
+UPDATES, CLIP, BATCH = 20, 0.5, TOY.train.batch_size
 INNER, STEPS, STEP_SIZE, MOMENTUM, STEP_CLIP = 31, 3, 0.03, 0.5, 2.0
 EXPRESSIONS = {
     "vae": "vae",
     "aggressive": f"aggressive(max_inner={INNER})",
-    "sa_vae": f"sa_vae(steps={STEPS},lr={STEP_SIZE},momentum={MOMENTUM},clip={STEP_CLIP})",
+    # Its settings are those for the mean loss of a batch.
+    "sa_vae": f"sa_vae(steps={STEPS},lr={STEP_SIZE * BATCH},momentum={MOMENTUM},clip={STEP_CLIP / math.sqrt(BATCH)})",
     "autoregressive": "autoregressive",
 }
 WINDOW = {"image": 10, "text": 15}
