@@ -19,8 +19,7 @@ from bench.reporting.statistics import Summary
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-#: Above this k̂ the importance weights have no finite variance, and their mean is unreliable.
-UNRELIABLE_K = 0.7
+UNRELIABLE_K = 0.7  #: Pareto k̂ above which the mean of importance weights is unreliable.
 #: Panel -> metrics of the basic evaluation and costs. ``Metric`` explains the names in braces. The first panel, "", is
 #: the table itself.
 PANELS: dict[str, tuple[Metric, ...]] = {

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 PUBLISHED = Path(__file__).with_name("published.csv")
+NEGATIVE_GAP = -0.1  # nats below which a negative amortisation gap is more than noise
 REFINED_EXCESS = 0.1  # nats by which the refined NLL may exceed the plain one without a footnote
 PUBLISHED_METRICS = {
     "nll": "NLL",
@@ -110,6 +111,8 @@ def _row_notes(row: Any, frame: DataFrame, columns: Iterable[Column], is_crossed
         notes["nll_refined"].append(f"{row.nll_refined_n} of {row.n} seeds")
     if row.nll_refined - row.nll > REFINED_EXCESS:
         notes["nll_refined"].append("too high: the refinement failed; IW-NLL, also an upper bound, is lower")
+    if row.gap_amortisation < NEGATIVE_GAP:
+        notes["gap_amortisation"].append("negative: the refinement ended below the method's own posterior")
     for name in ("pareto_k", "pareto_k_refined"):
         if getattr(row, name) > UNRELIABLE_K:
             notes[name].append(f"above {UNRELIABLE_K}: unreliable")

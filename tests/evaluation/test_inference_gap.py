@@ -7,7 +7,15 @@ from torch.distributions import Normal, kl_divergence
 
 from bench.evaluation.estimators.inference_gap import GRID_LEVELS, lag, refined, true_posterior
 from bench.models.distributions import Gaussian
-from tests.evaluation.toy_models import LinearGaussian, Mixture, SamplesOnly, Sigmoid, generator, record_pairs
+from tests.evaluation.toy_models import (
+    LinearGaussian,
+    Mixture,
+    SamplesOnly,
+    Sigmoid,
+    generator,
+    record_pairs,
+    with_ridge,
+)
 
 
 def test_quadrature_matches_the_closed_form(subtests):
@@ -31,6 +39,18 @@ def test_quadrature_finds_all_modes(subtests):
             result = true_posterior(model, torch.zeros(1, 3), torch.tensor(centres[-1:]), chunk=1000)
             torch.testing.assert_close(result.mean, model.centres.mean(0, keepdim=True), atol=2e-3, rtol=0)
             assert result.log_px.abs().item() < 2e-3
+
+
+def test_quadrature_follows_a_narrow_ridge(subtests):
+    """Without the second grid log p(x) is off by 0.28 nats at a ratio of 34, and by 1.4 at 100."""
+    for ratio, guess in itertools.product([10, 34, 100], ["right", "wrong"]):
+        with subtests.test(ratio=ratio, guess=guess):
+            model = with_ridge(ratio)
+            x = model.data(20)
+            mean = model.mean(x)
+            result = true_posterior(model, x, mean if guess == "right" else 1.5 - mean, chunk=1000)
+            torch.testing.assert_close(result.mean, mean, atol=1e-4, rtol=0)
+            torch.testing.assert_close(result.log_px, model.log_px(x), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("dim", [1, 2])
@@ -100,6 +120,17 @@ def test_refinement_finds_a_gaussian_posterior():
     assert numbers["lag"] == pytest.approx(truth.mean.norm(dim=1).mean().item(), abs=5e-3)
     kl = kl_divergence(Normal(q.mean, 1.0), Normal(truth.mean, (0.5 * truth.logvar).exp())).sum(1)
     assert numbers["lag_kl"] == pytest.approx(kl.mean().item(), rel=0.1)
+
+
+def test_lag_of_the_best_gaussian_is_near_zero():
+    """Noise that is not in pairs moves the mean by 0.05 and the ELBO by 0.04 nats here."""
+    model = LinearGaussian(16, 1.5, pixels=64)
+    x = model.data(12)
+    q = model.mean_field(x)
+    exact = lag(model, x, q, generator(), chunk=64)
+    assert exact["lag"] < 1e-3 and abs(exact["lag_kl"]) < 0.025
+    shifted = Gaussian(q.mean + 0.1, q.logvar)
+    assert lag(model, x, shifted, generator(), chunk=64)["lag"] == pytest.approx(0.4, abs=2e-3)
 
 
 @pytest.mark.parametrize("dim", [2, 3])

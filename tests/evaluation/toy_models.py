@@ -53,6 +53,24 @@ class LinearGaussian(nn.Module):
         return Gaussian(mean + offset, -self.covariance.inverse().diagonal().log().expand_as(mean))
 
 
+def with_ridge(ratio: float, wide: float = 0.7) -> LinearGaussian:
+    """Two dimensions; the posterior's standard deviations are ``wide`` and ``wide / ratio``, at 34° to the axes."""
+    model = LinearGaussian(2, 1.0, diagonal=True)
+    scales = torch.tensor([wide, wide / ratio], dtype=torch.float64)
+    cosine, sine = math.cos(0.6), math.sin(0.6)
+    rotation = torch.tensor([[cosine, sine], [-sine, cosine]], dtype=torch.float64)
+    model.set_weight(model.weight * (scales**-2 - 1).sqrt() @ rotation)
+    return model
+
+
+def with_parallel_columns(dim: int, scale: float, pixels: int = 10) -> LinearGaussian:
+    """All dimensions have nearly the same effect on x."""
+    model = LinearGaussian(dim, scale, pixels=pixels)
+    shared = torch.randn(pixels, 1, generator=generator(3), dtype=torch.float64)
+    model.set_weight(3 * (shared + 0.03 * model.weight))
+    return model
+
+
 class Sigmoid(nn.Module):
     """A nonlinear decoder of 20 binary pixels with random weights."""
 

@@ -21,7 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.evaluation.estimators.proposal import MAX_PAIRS_WITH_GRADIENT, noise, streams
+from bench.evaluation.estimators.full_gaussian import MAX_PAIRS_WITH_GRADIENT
+from bench.evaluation.estimators.proposal import noise, streams
 from bench.models.distributions import Gaussian
 from bench.models.vae import VAE, second_order
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench.evaluation.estimators.full_gaussian import FullGaussian, fit_full_gaussian
 from bench.evaluation.estimators.proposal import NUM_SAMPLES, joint_log_prob, refined
 from bench.models.distributions import Gaussian, Posterior
 from bench.models.vae import VAE
@@ -30,6 +32,9 @@ MEAN_MARGIN = 2.0  # of the first grid around q's mean, if that is far from 0
 #: Latent dimensions -> posterior mass whose cells the next level may omit, unless they are next to the others.
 TAIL_MASS = {1: 1e-6, 2: 1e-3}
 PEAK_DEPTH = 40.0  # nats below the highest node at which a local maximum may still be the flank of a peak
+FIT_ITERATIONS = 6  # of the Gaussian whose scale is compared with the grid's step
+FRAME_BOUND = 8.0  # half width of the first grid along the posterior's axes, in its standard deviations
+EMPTY = 20.0  # nats below the mass around the fit's mean at which the grid along its axes need not cover a cell
 BLOCK = 64  # examples whose grids are in memory at a time
 
 
@@ -66,22 +71,68 @@ def true_posterior(model: VAE, x: Tensor, guess: Tensor, chunk: int) -> TruePost
     ``guess`` ``[N, D]`` approximates the means (q's means); a node of the first grid lies on it.
     """
     blocks = zip(x.split(BLOCK), guess.split(BLOCK), strict=True)
-    parts = [_integrate(model, block, means, chunk) for block, means in blocks]
+    parts = [_true_posterior(model, block, means, chunk) for block, means in blocks]
     return TruePosterior(torch.cat([part.mean for part in parts]), torch.cat([part.log_px for part in parts]))
 
 
-def _integrate(model: VAE, x: Tensor, guess: Tensor, chunk: int) -> TruePosterior:
+def _true_posterior(model: VAE, x: Tensor, guess: Tensor, chunk: int) -> TruePosterior:
+    """Integrate on a grid along the axes of z, and where that is too coarse on one along the axes of the posterior."""
+    low, high = (guess - MEAN_MARGIN).clamp(max=-PRIOR_BOUND), (guess + MEAN_MARGIN).clamp(min=PRIOR_BOUND)
+    grid = _integrate(lambda z, rows: joint_log_prob(model, x[rows], z, chunk), low, high, guess)
+    mean, log_px = grid.mean(), grid.log_mass()
+    fit = fit_full_gaussian(model, x, FullGaussian.diagonal(grid.gaussian()), chunk, FIT_ITERATIONS)
+    if len(coarse := (grid.step.amax(1) > fit.smallest_scale()).nonzero().squeeze(1)):
+        frame = fit_full_gaussian(model, x[coarse], fit[coarse], chunk)  # u ~ N(0, I) if the posterior is Gaussian
+        peak = joint_log_prob(model, x[coarse], frame.mean.unsqueeze(1).to(frame.dtype), chunk)  # (N, 1)
+        mass = grid.log_joint[coarse] + (grid.step[coarse].log().sum(1) - frame.log_volume()).unsqueeze(1)
+        places = frame.whiten(grid.nodes[coarse]).where((mass > peak - EMPTY).unsqueeze(2), 0)  # (N, M, D)
+        low, high = places.amin(1).clamp(max=-FRAME_BOUND), places.amax(1).clamp(min=FRAME_BOUND)
+
+        def log_joint_at(u: Tensor, rows: Tensor) -> Tensor:
+            return joint_log_prob(model, x[coarse[rows]], frame[rows].transform(u).to(frame.dtype), chunk)
+
+        finer = _integrate(log_joint_at, low, high, torch.zeros_like(low))
+        mean[coarse] = frame.transform(finer.mean().unsqueeze(1)).squeeze(1)
+        log_px[coarse] = finer.log_mass() + frame.log_volume()
+    return TruePosterior(mean, log_px)
+
+
+class _Grid(NamedTuple):
+    """Cells of N densities: nodes ``[N, M, D]``, log density ``[N, M]`` in float64, and side lengths ``[N, D]``."""
+
+    nodes: Tensor
+    log_joint: Tensor
+    step: Tensor
+
+    def log_mass(self) -> Tensor:
+        return torch.logsumexp(self.log_joint, dim=1) + self.step.double().log().sum(1)
+
+    def mean(self) -> Tensor:
+        return (self.log_joint.softmax(1).unsqueeze(2) * self.nodes.double()).sum(1)
+
+    def gaussian(self) -> Gaussian:
+        """Return the diagonal Gaussian of equal moments, not much narrower than a cell."""
+        mean = self.mean()
+        squared = (self.nodes.double() - mean.unsqueeze(1)).square()
+        variance = (self.log_joint.softmax(1).unsqueeze(2) * squared).sum(1)
+        variance = torch.maximum(variance, (0.1 * self.step.double()).square())
+        return Gaussian(mean.to(self.nodes.dtype), variance.log().to(self.nodes.dtype))
+
+
+def _integrate(log_joint_at: Callable[[Tensor, Tensor], Tensor], low: Tensor, high: Tensor, guess: Tensor) -> _Grid:
     """Sum over the nodes of a grid, which for a smooth density is exact once the step is below the density's width.
 
     Each level places its nodes in the cells that contain the mass, more finely the fewer these are, because the
-    density may be narrow, skewed or multimodal.
+    density may be narrow, skewed or multimodal. ``log_joint_at(nodes, rows)`` evaluates the densities ``rows``; the
+    first level covers ``low`` to ``high`` ``[N, D]``, with a node on ``guess``.
     """
     counts = GRID_LEVELS[guess.shape[1]]
-    start, step = _first_grid(guess, counts[0])
-    nodes = start.new_zeros(len(x), max(counts), start.shape[2])  # (N, M, D)
+    start, step = _first_grid(low, high, guess, counts[0])
+    everything = torch.arange(len(guess), device=guess.device)
+    nodes = start.new_zeros(len(guess), max(counts), start.shape[2])  # (N, M, D)
     log_joint = torch.full(nodes.shape[:2], -math.inf, dtype=torch.float64, device=nodes.device)  # (N, M)
     nodes[:, : counts[0]] = start
-    log_joint[:, : counts[0]] = joint_log_prob(model, x, start, chunk)
+    log_joint[:, : counts[0]] = log_joint_at(start, everything)
     for level, count in enumerate(counts[1:], start=1):
         filled = max(counts[:level])
         selected = _cells_with_mass(nodes[:, :filled], log_joint[:, :filled], step)
@@ -93,17 +144,15 @@ def _integrate(model: VAE, x: Tensor, guess: Tensor, chunk: int) -> TruePosterio
         width = finer.shape[1]
         nodes[rows, :width] = finer
         log_joint[rows] = -math.inf
-        log_joint[rows, :width] = joint_log_prob(model, x[rows], finer, chunk).masked_fill(~used, -math.inf)
-    log_px = torch.logsumexp(log_joint, dim=1) + step.double().log().sum(1)
-    return TruePosterior((log_joint.softmax(1).unsqueeze(2) * nodes.double()).sum(1), log_px)
+        log_joint[rows, :width] = log_joint_at(finer, rows).masked_fill(~used, -math.inf)
+    return _Grid(nodes, log_joint, step)
 
 
-def _first_grid(guess: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return nodes ``[N, count, D]`` that cover the prior and ``guess``, with a node on it, and steps ``[N, D]``."""
+def _first_grid(low: Tensor, high: Tensor, guess: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return nodes ``[N, count, D]`` from ``low`` to ``high``, with a node on ``guess``, and steps ``[N, D]``."""
     dim = guess.shape[1]
     side = round(count ** (1 / dim))
-    low = (guess - MEAN_MARGIN).clamp(max=-PRIOR_BOUND)
-    step = ((guess + MEAN_MARGIN).clamp(min=PRIOR_BOUND) - low) / side
+    step = (high - low) / side
     place = (guess - low) / step - 0.5
     index = torch.tensor(list(itertools.product(range(side), repeat=dim)), device=guess.device)
     return low.unsqueeze(1) + (index + 0.5 + (place - place.round()).unsqueeze(1)) * step.unsqueeze(1), step

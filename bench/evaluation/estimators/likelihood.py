@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+UNRELIABLE_K = 0.7  # of importance weights, above which their mean is unreliable
 MIN_TAIL = 5  # weights needed to fit the shape of a tail
 EQUAL_TOLERANCE = 1e-3  # nats; log weights that differ by less may differ by rounding only
 BLOCK = 256  # examples whose tails are fitted at a time
@@ -76,10 +77,10 @@ def nested_nll(log_weights: Tensor, samples: int) -> NestedNLL:
 def pareto_k(log_weights: Tensor) -> Tensor:
     """Return the shape k̂ of a generalised Pareto distribution fitted to the largest weights: ``[B, S]`` -> ``[B]``.
 
-    Weights have finite variance for k < 0.5; above 0.7 the estimate is unreliable, whatever its standard error
-    (Vehtari et al., JMLR 2024). The fit uses the min(S/5, 3√S) largest weights and the estimator of Zhang & Stephens
-    (2009) with a prior worth ten observations of 0.5. -inf if the largest weights are equal, NaN if fewer than five
-    exceed the threshold.
+    Weights have finite variance for k < 0.5; above ``UNRELIABLE_K`` the estimate is unreliable, whatever its standard
+    error (Vehtari et al., JMLR 2024). The fit uses the min(S/5, 3√S) largest weights and the estimator of Zhang &
+    Stephens (2009) with a prior worth ten observations of 0.5. -inf if the largest weights are equal, NaN if fewer than
+    five exceed the threshold.
     """
     return torch.cat([_pareto_k(block.double()) for block in log_weights.split(BLOCK)])
 

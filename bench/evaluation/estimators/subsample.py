@@ -13,6 +13,12 @@ def evenly_spaced(n: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(count, n)).round().astype(np.int64))
 
 
+def median(values: np.ndarray) -> float:
+    """Return the median without NaN; NaN if nothing remains."""
+    values = values[~np.isnan(values)]
+    return float(np.median(values)) if len(values) else math.nan
+
+
 class Mean(NamedTuple):
     mean: float
     standard_error: float  # over examples; NaN for one example

@@ -27,7 +27,7 @@ class Settings(GroupSettings):
 def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
     from bench.evaluation.estimators.ais import ais_log_weights
     from bench.evaluation.estimators.likelihood import importance_weighted_nll
-    from bench.evaluation.estimators.proposal import refined_proposal
+    from bench.evaluation.estimators.proposal import refined_gaussian
     from bench.evaluation.estimators.subsample import regression_estimate, scatter_to_full, with_se
     from bench.models.vae import reparametrize_prior
 
@@ -36,7 +36,7 @@ def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
     ctx, model, plain = trained.ctx, reparametrize_prior(trained.ctx.model), trained.basic.columns["nll"]
 
     def block_nll(block: Block) -> dict[str, Tensor]:
-        start = refined_proposal(model, block.x, block.q, ctx.generator("common"), trained.chunk).narrow
+        start = refined_gaussian(model, block.x, block.q, ctx.generator("common"), trained.chunk)
         options = trained.chunk, settings.chains, settings.steps, start
         return {"nll": importance_weighted_nll(ais_log_weights(model, block.x, ctx.generator("annealed"), *options))}
 

@@ -30,7 +30,7 @@ def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
 
     from bench.evaluation.estimators.likelihood import is_diagnostics
     from bench.evaluation.estimators.proposal import refined_log_weights
-    from bench.evaluation.estimators.subsample import regression_estimate, scatter_to_full, with_se
+    from bench.evaluation.estimators.subsample import median, regression_estimate, scatter_to_full, with_se
     from bench.models.vae import reparametrize_prior
 
     plain, elbo = trained.basic.columns["nll"], trained.basic.columns["elbo"]
@@ -44,15 +44,17 @@ def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
         refined = refined_log_weights(
             model, block.x, block.q, generator, trained.chunk, steps=settings.steps, draws=settings.samples
         )
-        return {"elbo": refined.elbo.double(), **is_diagnostics(refined.log_weights)}
+        diagnostics = is_diagnostics(refined.log_weights)
+        return {"elbo": refined.elbo.double(), "full": refined.full_covariance.double(), **diagnostics}
 
     sampled, values = trained.measure_sample(settings.examples, refine)
     amortisation, approximation = values["elbo"] - elbo[sampled], -values["nll"] - values["elbo"]
     metrics = {
         **with_se("nll_refined", regression_estimate(plain, sampled, values["nll"])),
         "ess_refined": float(values["ess"].mean()),
-        "pareto_k_refined": float(np.nanmedian(values["pareto_k"])),
+        "pareto_k_refined": median(values["pareto_k"]),
         "elbo_refined": float(values["elbo"].mean()),
+        "full_covariance": float(values["full"].mean()),
         "gap_amortisation": float(amortisation.mean()),
         "gap_approximation": float(approximation.mean()),
         "gap_inference": float((amortisation + approximation).mean()),
@@ -83,7 +85,8 @@ GROUP = MetricGroup(
         Metric("nll_refined_se", description="standard error of `nll_refined` over examples"),
         Metric("ess_refined", "ESS (refined)", "effective sample size of NLL's weights, of {samples}", digits=1),
         Metric("pareto_k_refined", "Pareto k (refined)", "the same of NLL's weights"),
-        Metric("elbo_refined", description="ELBO of the refined Gaussian, on the sample"),
+        Metric("elbo_refined", description="ELBO of the refined diagonal Gaussian, on the sample"),
+        Metric("full_covariance", description="share of the sample whose proposal has a full covariance"),
         Metric("gap_amortisation", "amort. gap", "ELBO of the refined posterior − ELBO (Cremer et al., 2018)"),
         Metric(
             "gap_approximation",
