@@ -2,20 +2,30 @@
 
 Loss:      the basic VAE's, with p(z) = 1/K Σ_k q(z|u_k) and u_k trained with the decoder; the KL is estimated from the
            sample of the reconstruction.                                        (Tomczak & Welling, AISTATS 2018)
-Defaults:  K = 500, as the authors'; fewer in the reduced presets.
-Deviates:  pixels of u_k are the sigmoid of parameters; text has no pixels, so its u_k are encoder features.
-           Pseudo-images are encoded with the encoder's running statistics.
+Defaults:  K = 500, as the authors'; fewer in the reduced presets. Pseudo-images start at training images, which the
+           authors have as an option.
+Deviates:  pixels of u_k are the sigmoid of parameters, not clamped parameters. The authors' encoder has no BatchNorm:
+           ours encodes pseudo-images with its running statistics, which start at those of the same training images.
+           Text has no pixels, so its u_k are encoder features; they start at N(0, I), because the features of training
+           sentences are nearly equal before training.
+Note:      Compared with jmtomczak/vae_vampprior: models/Model.py, models/VAE.py, utils/load_data.py.
 """
 
+import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 
-from bench.method import VAE, DataInfo, Gaussian, Method, check_ranges
+from bench.method import VAE, Context, DataInfo, Gaussian, Method, check_ranges
 
+from .parts.batch_norm import set_running_statistics
 from .parts.mixture import MixturePrior
+
+PIXELS = (0.05, 0.95)  # range of the pixels of pseudo-images at the start
 
 
 class PseudoInputs(MixturePrior):
@@ -23,10 +33,17 @@ class PseudoInputs(MixturePrior):
 
     def __init__(self, model: VAE, shape: Sequence[int], pixels: bool) -> None:
         super().__init__(model.latent_dim)
-        self.encoder = (model.features, model.head)  # a tuple, so that they are not registered as submodules here
+        # The networks without their weights, in evaluation mode whatever the mode of the model is.
+        skeleton = copy.deepcopy(model.features).to("meta").eval()
+        self.encoder = (model.features, skeleton, model.head)  # a tuple, so that they are not submodules of the prior
         self.inputs = nn.Parameter(torch.randn(shape))
         self.pixels = pixels
         self.cached: Gaussian | None = None  # in evaluation mode
+
+    @torch.no_grad()
+    def start_at(self, images: Tensor) -> None:
+        """Set the pseudo-images to images (K, 1, H, W)."""
+        self.inputs.copy_(images.clamp(*PIXELS).logit())
 
     def train(self, mode: bool = True) -> nn.Module:
         self.cached = None
@@ -42,15 +59,11 @@ class PseudoInputs(MixturePrior):
 
     def encode(self) -> Gaussian:
         """Return the posteriors at the pseudo-inputs (K, D)."""
-        features, head = self.encoder
+        features, skeleton, head = self.encoder
         if not self.pixels:
             return head(self.inputs)
-        training = features.training
-        features.eval()
-        try:
-            return head(features(self.inputs.sigmoid()))
-        finally:
-            features.train(training)
+        weights = {**dict(features.named_parameters()), **dict(features.named_buffers())}
+        return head(functional_call(skeleton, weights, (self.inputs.sigmoid(),)))
 
 
 class VampPrior(Method):
@@ -58,6 +71,7 @@ class VampPrior(Method):
     citation = "Tomczak & Welling, AISTATS 2018"
     family = "prior"
     table_order = 97
+    revision = 2
     preset_overrides = {"quick": {"components": 50}, "small": {"components": 100}}
     vae_settings = "its prior is learned"
 
@@ -73,3 +87,10 @@ class VampPrior(Method):
         shape = (1, *data.shape) if pixels else (model.head.linear.in_features,)
         model.prior = PseudoInputs(model, (self.config.components, *shape), pixels)
         return model
+
+    def on_phase_start(self, ctx: Context) -> None:
+        if ctx.model.prior.pixels:
+            count = math.ceil(self.config.components / ctx.train.batch_size)
+            batches = [ctx.next_batch() for _ in range(count)]
+            set_running_statistics(ctx.model.features, batches)
+            ctx.model.prior.start_at(torch.cat(batches)[: self.config.components])

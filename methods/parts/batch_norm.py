@@ -1,5 +1,7 @@
 """Batch normalisation of posterior parameters."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -65,3 +67,16 @@ def recompute_bn_stats(ctx: Context) -> None:
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value
     ctx.model.train()
+
+
+@torch.no_grad()
+def set_running_statistics(module: nn.Module, batches: Sequence[Tensor]) -> None:
+    """Set the running statistics of all BatchNorm layers to averages over batches, read in training mode."""
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    momentum = [norm.momentum for norm in norms]
+    for number, batch in enumerate(batches, start=1):
+        for norm in norms:
+            norm.momentum = 1 / number  # a plain average over batches
+        module(batch)
+    for norm, value in zip(norms, momentum, strict=True):
+        norm.momentum = value

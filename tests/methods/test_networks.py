@@ -8,6 +8,7 @@ from torch import nn
 
 from bench.methods.parts.brenier import Brenier
 from bench.models.distributions import Gaussian
+from tests.conftest import assert_equal_weights
 
 
 @pytest.mark.parametrize("name", ["bn_vae", "du_vae"])
@@ -43,3 +44,32 @@ def test_negative_dual_kl_trains_the_encoder(text_trainer, tmp_path):
     gradients = torch.autograd.grad(kl, [*model.features.lstm.parameters(), *model.head.parameters()])
     assert all(gradient.any() for gradient in gradients)
     assert not run.method.posterior(run.ctx, x, train=False).kl.any(), "metrics have 0"
+
+
+@torch.no_grad()
+def test_pseudo_images_start_as_data(trainer, tmp_path):
+    """The components' means are spread as those of the posteriors, not near one point."""
+    run = trainer("vamp_prior(components=50)", tmp_path)
+    model, ctx = run.model, run.ctx
+    model.train()
+    run.method.on_phase_start(ctx)
+    components, q = model.prior.components(), model.encode(torch.cat([ctx.next_batch() for _ in range(5)]))
+    ratio = components.mean.std(0).mean() / q.mean.std(0).mean()
+    assert 0.6 < ratio < 1.5
+    assert (components.mean.mean(0) - q.mean.mean(0)).abs().max() < q.mean.std(0).mean()
+
+
+def test_encoding_pseudo_images_changes_no_state(trainer, tmp_path):
+    """They are encoded by the running statistics, with gradients, and the encoder stays in training mode."""
+    model = trainer("vamp_prior(components=4)", tmp_path).model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = []
+    handle = model.features.register_forward_pre_hook(lambda module, inputs: modes.append(module.training))
+    components = model.prior.components()
+    assert not modes and all(module.training for module in model.modules())
+    assert_equal_weights(model.state_dict(), before)
+    parameters = [model.prior.inputs, *model.features.parameters()]
+    assert all(gradient.any() for gradient in torch.autograd.grad(components.mean.square().sum(), parameters))
+    handle.remove()
+    expected = model.eval().encode(model.prior.inputs.sigmoid())
+    torch.testing.assert_close(components.mean, expected.mean)
