@@ -1,17 +1,18 @@
 """Skip-VAE: z enters every layer of the decoder.
 
-Loss:      the basic VAE's. Text: z is also concatenated to the LSTM's output, before the vocabulary layer. Images: the
-           feature maps of z that enter layer 0 also enter the first 1×1 convolution of every residual block.
-           (Dieng et al., AISTATS 2019)
-Defaults:  weights shared with the basic VAE start as the basic VAE's.
-Deviates:  –
+Loss:      the basic VAE's. Text: z is also concatenated to the LSTM's output, before the vocabulary layer. Images:
+           feature maps of z, by a linear layer of its own for each, enter the first 1×1 convolution of every residual
+           block and the last 1×1 convolution, which gives the logits.              (Dieng et al., AISTATS 2019)
+Defaults:  weights shared with the basic VAE start as the basic VAE's; as many feature maps as layer 0 has.
+Deviates:  the authors' masked CNN has gated layers without blocks, each of which reads the maps.
+Note:      Compared with yoonkim/skip-vae: models_img_skip.py, models_text_skip.py.
 """
 
 import torch
 from torch import Tensor, nn
 
 from bench.method import VAE, DataInfo, Method
-from bench.models.image import LatentProjection, MaskedCNNDecoder, conv
+from bench.models.image import LatentProjection, MaskedCNNDecoder
 from bench.models.text import LSTMDecoder, uniform_
 
 
@@ -28,17 +29,31 @@ class LatentReadout(nn.Module):
 
 
 class SkipProjection(nn.Module):
-    """z (N, D) -> biases of layer 0 and of every block, concatenated over channels (N, C + blocks · C // 2, H, W)."""
+    """z (N, D) -> its contributions to layer 0, every block and the logits: (N, C + blocks · C // 2 + 1, H, W)."""
 
-    def __init__(self, layer_projection: LatentProjection, decoder: MaskedCNNDecoder) -> None:
+    def __init__(self, first: LatentProjection, decoder: MaskedCNNDecoder) -> None:
         super().__init__()
-        self.layer_projection = layer_projection
-        channels = len(decoder.blocks) * (decoder.channels // 2)
-        self.block_projection = conv(layer_projection.shape[0], channels, 1)
+        dim, maps, size = first.linear.in_features, first.shape[0], decoder.image_size
+        half = decoder.arguments[0] // 2
+        self.first = first
+        self.blocks = nn.ModuleList(LatentProjection(dim, maps, size, half, 1) for _ in decoder.blocks)
+        self.logits = nn.Linear(dim, size * size)  # one map, and its weight in the convolution
+        nn.init.xavier_uniform_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+        self.shape = (1, size, size)
 
     def forward(self, z: Tensor) -> Tensor:
-        maps = self.layer_projection.linear(z).unflatten(1, self.layer_projection.shape)
-        return torch.cat([self.layer_projection(z), self.block_projection(maps)], dim=1)
+        logits = self.logits(z).unflatten(1, self.shape)
+        return torch.cat([self.first(z), *(projection(z) for projection in self.blocks), logits], dim=1)
+
+
+class SkipDecoder(MaskedCNNDecoder):
+    """A masked CNN for the codes of ``SkipProjection``."""
+
+    def logits(self, code: Tensor, image: Tensor) -> Tensor:
+        channels = self.arguments[0]
+        layer, *blocks, logits = code.split([channels, *[channels // 2] * len(self.blocks), 1], dim=1)
+        return self(layer + image, blocks) + logits
 
 
 class SkipVAE(Method):
@@ -46,6 +61,7 @@ class SkipVAE(Method):
     citation = "Dieng et al., AISTATS 2019"
     family = "decoder"
     table_order = 91
+    revision = 2
     vae_settings = "z always enters every layer"
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
@@ -53,6 +69,10 @@ class SkipVAE(Method):
             extend_output(model.decoder, model.latent_dim)
         else:
             model.latent_to_decoder = SkipProjection(model.latent_to_decoder, model.decoder)
+            decoder = SkipDecoder(*model.decoder.arguments)
+            decoder.load_state_dict(model.decoder.state_dict())
+            model.decoder = decoder
+            model.to(memory_format=torch.channels_last)
         return model
 
 

@@ -149,13 +149,12 @@ class MaskedCNNDecoder(nn.Module):
 
     Layer 0 is causal in the image; z contributes to its pre-activation (``LatentProjection``). The other layers are
     masked residual blocks, with skip blocks from layer j to layer j + 3, the last of them to the output.
-
-    The code of z has C channels, or C + (number of blocks) · C // 2: the rest are biases of the blocks.
     """
 
     def __init__(self, channels: int, kernels: Sequence[int], skips: Sequence[int], image_size: int) -> None:
         super().__init__()
-        self.channels, self.image_size = channels, image_size
+        self.arguments = (channels, kernels, skips, image_size)  # for a method that builds a subclass
+        self.image_size = image_size
         self.from_image = MaskedConv(1, channels, kernels[0], centre=False)
         self.norm = NormELU(channels)
         self.blocks = nn.ModuleList(MaskedBlock(channels, k) for k in kernels[1:])
@@ -188,12 +187,8 @@ class MaskedCNNDecoder(nn.Module):
         return self.from_image(F.pad(x, (0, 0, self.from_image.reach, 0)))
 
     def logits(self, code: Tensor, image: Tensor) -> Tensor:
-        """Return the logits (N, 1, H, W) from the code of z (N, …, H, W) and the image's projection (N, C, H, W)."""
-        if code.shape[1] <= self.channels:
-            return self(code + image)
-        biases = code + F.pad(image, (0, 0, 0, 0, 0, code.shape[1] - self.channels))
-        bias, *block_biases = biases.split([self.channels, *[self.channels // 2] * len(self.blocks)], dim=1)
-        return self(bias, block_biases)
+        """Return the logits (N, 1, H, W) from the code of z (N, C, H, W) and the image's projection (N, C, H, W)."""
+        return self(code + image)
 
     def log_prob(self, code: Tensor, x: Tensor, samples: int = 1) -> Tensor:
         """Return log p(x|z) (B, S) for codes (B·S, …, H, W) and images x (B, 1, H, W) in {0, 1}.

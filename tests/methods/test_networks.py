@@ -1,6 +1,7 @@
 """Networks that methods build: how they start, and what reaches what."""
 
 import itertools
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -73,3 +74,38 @@ def test_encoding_pseudo_images_changes_no_state(trainer, tmp_path):
     handle.remove()
     expected = model.eval().encode(model.prior.inputs.sigmoid())
     torch.testing.assert_close(components.mean, expected.mean)
+
+
+def test_skip_vae_shows_z_to_every_layer(trainer, tmp_path, subtests):
+    """With all paths of z closed but one, every pixel's logit depends on z. Shared weights start as the VAE's."""
+    model = trainer("skip_vae", tmp_path / "skip").model.eval()
+    basic = trainer("vae", tmp_path / "vae").model
+    assert_equal_weights(model.decoder.state_dict(), basic.decoder.state_dict())
+    projection, x = model.latent_to_decoder, torch.rand(1, 1, 7, 7).round()
+    entries = {"layer 0": projection.first, "logits": projection.logits}
+    entries |= {f"block {i}": block for i, block in enumerate(projection.blocks)}
+    for name, entry in entries.items():
+        with subtests.test(name):
+            closed = [p for other in entries.values() if other is not entry for p in other.parameters()]
+            if name == "logits":  # with everything before it closed, too
+                closed += [*model.decoder.blocks.parameters(), *model.decoder.skips.parameters()]
+            with closed_parameters(closed):
+                image = model.decoder.image_projection(x)
+                z = torch.randn(model.latent_dim, generator=torch.Generator().manual_seed(0))
+                dependence = torch.autograd.functional.jacobian(
+                    lambda z, image=image: model.decoder.logits(projection(z.unsqueeze(0)), image).flatten(), z
+                )
+            assert (dependence != 0).all()
+
+
+@contextmanager
+def closed_parameters(parameters):
+    """Set parameters to 0 within the context."""
+    values = [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        for p in parameters:
+            p.zero_()
+    yield
+    with torch.no_grad():
+        for p, value in zip(parameters, values, strict=True):
+            p.copy_(value)
