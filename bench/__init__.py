@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.core import __version__ as __version__
+from bench.core.host import unchanged_process
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -24,17 +25,19 @@ __all__ = ["frame", "load"]
 
 
 def load(cell: str | Path, data_dir: str | Path | None = None, device: str = "cpu") -> TrainedCell:
-    """The trained cell in a folder, with its selected weights: encode, decode, sample, metrics.
+    """Load the trained cell in a folder, with its selected weights: encode, decode, sample, metrics.
 
-    ``UserError`` where there is no finished cell or its weights are not there.
+    ``device``: "cpu", "cuda" or "auto". Raise ``UserError`` if there is no trained cell or its weights are missing.
     """
-    from bench.experiment.trained_cell import TrainedCell
+    with unchanged_process():
+        from bench.experiment.trained_cell import TrainedCell
 
-    return TrainedCell.read(Path(cell), Path(data_dir) if data_dir else None, device)
+        return TrainedCell.read(Path(cell), Path(data_dir) if data_dir else None, device)
 
 
 def frame(out: str | Path = "out") -> DataFrame:
-    """Every stored cell under ``out``, whatever its state: one row each, with settings, metrics, costs and folder."""
-    from bench.reporting.frame import stored_frame
+    """Return one row for every stored cell under ``out``, whatever its state: settings, metrics, costs and folder."""
+    with unchanged_process():
+        from bench.reporting.frame import stored_frame
 
-    return stored_frame(Path(out))
+        return stored_frame(Path(out))

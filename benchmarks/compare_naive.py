@@ -33,7 +33,7 @@ from bench.models.build import build_model
 from bench.models.precision import autocast
 from bench.models.vae import VAE
 from bench.training.context import TrainingContext
-from bench.training.torch_setup import configure_torch
+from bench.training.torch_setup import training_settings
 from benchmarks.naive import NaiveTraining, naive, naive_nll
 
 #: Name -> model size, samples of each example in evaluation, samples that the naive evaluation takes at once.
@@ -52,6 +52,7 @@ class Side:
 
 
 side: Side  # of this worker process
+settings = ExitStack()  # of torch, until the process ends
 
 
 def setup(name: str, precision: str | None, folder: Path) -> None:
@@ -59,7 +60,7 @@ def setup(name: str, precision: str | None, folder: Path) -> None:
     global side
     size, samples, at_once = MODELS[name]
     if precision:
-        configure_torch(threads=1, device="cpu", gpu_share=0)
+        settings.enter_context(training_settings(threads=1, device="cpu", gpu_share=0))
     torch.set_num_threads(1)
     preset, prepared = random_data(size, folder)
     data = tensors.load(prepared, preset.model)

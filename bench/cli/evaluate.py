@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.cli.options import add_options, cell_resources, check_workers, data_folder
+from bench.cli.options import add_options, cell_resources, check_workers
 from bench.core.errors import UserError
 from bench.evaluation.registry import metric_groups
 
@@ -46,6 +46,7 @@ def execute(args: argparse.Namespace) -> int:
     check_workers(args)
     groups, overrides = _parse(args.metrics, args.set)
     from bench.cli.progress import CellProgress, RunProgress, make_console
+    from bench.data.registry import data_folder
     from bench.experiment import queries
     from bench.experiment.cell_folder import CellFolder, lock_cell
     from bench.experiment.plan import cell_state

@@ -16,6 +16,7 @@ from bench.cli import evaluate, lag, merge, report, run, speed, verify
 from bench.cli import list as listing
 from bench.core import __version__
 from bench.core.errors import Stopped, UserError
+from bench.core.host import unchanged_process
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parser().parse_args(argv)
     try:
-        status = args.execute(args)
+        with unchanged_process():
+            status = args.execute(args)
         sys.stdout.flush()
         return status
     except UserError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,14 +109,6 @@ def check_preset(preset: Preset, data: DataInfo, device: str) -> None:
         check_compiler(device)
     for precision in (preset.train.precision, preset.evaluation.precision):
         check_precision(precision, device)
-
-
-def data_folder(data_dir: Path | None) -> Path | None:
-    """Return ``--data-dir``, or else the folder in BENCH_DATA_DIR, or None. The folder must exist."""
-    folder = data_dir or os.environ.get("BENCH_DATA_DIR")
-    if folder and not os.path.isdir(folder):
-        raise UserError(f"data folder '{folder}' does not exist: give another with --data-dir or BENCH_DATA_DIR")
-    return Path(folder) if folder else None
 
 
 def resolve_device(device: str, gpus_per_cell: float | None = None, address: str | None = None) -> str:

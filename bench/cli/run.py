@@ -118,7 +118,7 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     """Parse the methods, prepare the data set and find out which cells are missing."""
     from bench.core.syntax import split_expressions
     from bench.data.cache import cache_dir
-    from bench.data.registry import prepare
+    from bench.data.registry import data_folder, prepare
     from bench.experiment.plan import plan
     from bench.experiment.runtime_estimate import estimate
     from bench.training.expressions import parse_methods, parse_settings
@@ -126,7 +126,7 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     settings, overrides = parse_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
     rows, sweeps = parse_methods(split_expressions(args.methods), args.preset, settings)
     with console.status("preparing the data set: up to a few minutes the first time"):
-        data = prepare(args.dataset, options.data_folder(args.data_dir), cache_dir())
+        data = prepare(args.dataset, data_folder(args.data_dir), cache_dir())
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
     device = options.resolve_device(args.device, args.gpus_per_cell, args.address)
     options.check_preset(preset, data.info, device)

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from bench.cli.options import add_options, check_out, check_range, resolve_device
 from bench.core import provenance
 from bench.core.config import FULL_PRECISION, PRECISIONS
 from bench.core.errors import UserError, error_summary
+from bench.core.host import run_in_subprocess
 from bench.experiment.presets import preset_names
 
 if TYPE_CHECKING:
     from bench.experiment.schema import CellConfig
 
-T = TypeVar("T")
 EPILOG = f"""\
 models are SIZE:PRESET, joined by commas; presets: {", ".join(preset_names())}
   image      images of 28×28
@@ -128,12 +125,6 @@ def plan_tasks(
             else:
                 tasks.append((size, cell.config, data.path))
     return tasks, skipped
-
-
-def run_in_subprocess(function: Callable[..., T], *args: object) -> T:
-    """Return the result of a function in a new process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-        return executor.submit(function, *args).result()
 
 
 def _significant(value: float) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli.options import add_options, data_folder
+from bench.cli.options import add_options
 from bench.core.errors import UserError
 from bench.evaluation.record import EVALUATION_VERSION
 
@@ -38,6 +38,7 @@ def add_parser(commands: Any) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
+    from bench.data.registry import data_folder
     from bench.experiment import queries
 
     data_dir = data_folder(args.data_dir)

@@ -20,12 +20,18 @@ MESSAGE_AFTER = 2.0  #: Seconds of waiting for another process before a message 
 
 
 def cache_dir() -> Path:
-    """Return the cache folder: ``BENCH_CACHE``, or the user's cache folder."""
+    """Return the cache folder: ``BENCH_CACHE``, or the user's cache folder; ``UserError`` without a home folder."""
     if folder := os.environ.get("BENCH_CACHE"):
         return Path(folder)
     import pooch
 
-    return Path(pooch.os_cache("posterior-collapse-bench"))
+    try:
+        path = Path(pooch.os_cache("posterior-collapse-bench"))
+    except (RuntimeError, LookupError, OSError):  # of different versions of platformdirs
+        path = Path()
+    if not path.is_absolute():
+        raise UserError("this user has no home folder for the data cache: set BENCH_CACHE to a writable folder")
+    return path
 
 
 def cached(cache: Path, stem: str, build: Callable[[], tuple[DataInfo, Mapping[str, np.ndarray]]]) -> Prepared:

@@ -154,16 +154,24 @@ def _parse_line(line: bytes, labelled: bool) -> tuple[str, list[str]]:
     label, tab, document = text.partition("\t")
     if labelled != bool(tab):
         raise ValueError(f"{'no' if labelled else 'a'} label, unlike line 1; {LABEL_RULE} on every line or none")
-    label, words = label.strip(), (document if labelled else text).split()
-    if not words or (labelled and not label):
-        raise ValueError("an empty document or label; remove the line")
+    label = label.strip()
+    if labelled and not label:
+        raise ValueError("an empty label; remove the line")
+    return label, document_words(document if labelled else text)
+
+
+def document_words(document: str) -> list[str]:
+    """Return the words of a document; ``ValueError`` if it cannot be used."""
+    words = document.split()
+    if not words:
+        raise ValueError("an empty document; remove it")
     if len(words) > MAX_WORDS:
         raise ValueError(f"a document of {len(words):,} words, more than {MAX_WORDS}; truncate or split it")
     if reserved := RESERVED_WORDS.intersection(words):
         raise ValueError(f"{min(reserved)} is a special token of the benchmark; remove it from the text")
     if (longest := max(map(len, words))) > MAX_CHARACTERS:
         raise ValueError(f"a word of {longest:,} characters, more than {MAX_CHARACTERS}; separate words by spaces")
-    return label, words
+    return words
 
 
 # ---- arrays

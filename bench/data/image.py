@@ -18,6 +18,7 @@ from bench.data.base import Data
 from bench.data.dataset import SPLITS, DataInfo
 
 BINARISATION_SEED = 20_190_506
+VAL_STREAM, TEST_STREAM = 1, 2  #: Random streams of the binarisation of a split.
 POOLINGS = {"mean": "mean of each block", "any": "probability that any pixel of a block is on"}
 
 
@@ -41,8 +42,8 @@ class ImageData(Data):
         return cls(
             info=info,
             train=torch.from_numpy(train),
-            val=torch.from_numpy(binarise(val, stream=1)).unsqueeze(1),
-            test=torch.from_numpy(binarise(test, stream=2)).unsqueeze(1),
+            val=torch.from_numpy(binarise(val, VAL_STREAM)).unsqueeze(1),
+            test=torch.from_numpy(binarise(test, TEST_STREAM)).unsqueeze(1),
             labels={split: arrays[f"{split}_labels"] for split in SPLITS if f"{split}_labels" in arrays},
         )
 

@@ -37,6 +37,14 @@ def load_dataset_module(name: str) -> ModuleType:
     return module
 
 
+def data_folder(data_dir: Path | None) -> Path | None:
+    """Return ``data_dir``, or else the folder in BENCH_DATA_DIR, or None. The folder must exist."""
+    folder = data_dir or os.environ.get("BENCH_DATA_DIR")
+    if folder and not os.path.isdir(folder):
+        raise UserError(f"data folder '{folder}' does not exist: give another with --data-dir or BENCH_DATA_DIR")
+    return Path(folder) if folder else None
+
+
 def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
     """Prepare the data set ``name``, ``name(setting=value, …)``, or the user's data at a path."""
     path = Path(expression)

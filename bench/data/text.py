@@ -73,7 +73,7 @@ class TextData(Data):
     ) -> tuple[np.ndarray, list[Tensor]]:
         """See ``Data.blocks``; sentences are sorted by length, blocks are int64 ``[B, T]``."""
         lengths, rows = self.lengths[split], getattr(self, split)
-        indices = torch.from_numpy(which) if isinstance(which, np.ndarray) else torch.arange(len(lengths[:which]))
+        indices = torch.from_numpy(which if isinstance(which, np.ndarray) else np.arange(len(lengths[:which])))
         indices = indices[lengths[indices].argsort(stable=True)]
         parts = _split_by_length(indices, lengths, size) if equal_lengths else indices.split(size)
         return indices.numpy(), [rows[i.to(rows.device), : int(lengths[i].max())].long() for i in parts]

@@ -25,7 +25,7 @@ from bench.experiment.factory import build_from_config, load_data
 from bench.experiment.presets import Preset, load_preset
 from bench.experiment.schema import CellConfig
 from bench.models.precision import autocast, tf32
-from bench.training.torch_setup import configure_torch
+from bench.training.torch_setup import training_settings
 from bench.training.trainer import Trainer
 
 TRAIN_BATCHES = 8
@@ -78,13 +78,13 @@ class Measurement:
 
 def measure(config: CellConfig, data_path: Path, threads: int, seconds: float) -> list[Measurement]:
     """Measure every kind of update, from ``seconds`` of training in each phase, and the evaluation."""
-    configure_torch(threads, config.device, 0)
-    method, model, seed = build_from_config(config)
-    data = load_data(config, data_path)
-    with tempfile.TemporaryDirectory() as folder:
+    with training_settings(threads, config.device, 0), tempfile.TemporaryDirectory() as folder:
+        method, model, seed = build_from_config(config)
+        data = load_data(config, data_path)
         trainer = Trainer(method, model, data, config.train, seed, Path(folder), lambda *_: {}, lambda history: None)
         updates = _time_updates(trainer, seconds)
-    memory, evaluated, flops = _peak_memory(config.device), _evaluated_per_second(trainer), trainer.ctx.flops_by_kind
+        memory, evaluated = _peak_memory(config.device), _evaluated_per_second(trainer)
+    flops = trainer.ctx.flops_by_kind
     return [
         Measurement(kind.removeprefix("main: "), 1e3 * median, flops[kind] / 1e9, memory / 1e6, evaluated)
         for kind, median in updates.items()
@@ -93,11 +93,10 @@ def measure(config: CellConfig, data_path: Path, threads: int, seconds: float) -
 
 def peak_flops(device: str, threads: int, precision: str) -> float:
     """Return the floating-point operations per second of the product of two large matrices."""
-    configure_torch(threads, device, 0)
     size = PEAK_SIZE[device]
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
-    with tf32() if precision == "tf32" else nullcontext():
+    with training_settings(threads, device, 0), tf32() if precision == "tf32" else nullcontext():
+        a, b = torch.randn(2, size, size, device=device, dtype=dtype)
         return 2 * size**3 / _median_seconds(lambda: a @ b)
 
 

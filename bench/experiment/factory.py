@@ -19,6 +19,7 @@ from bench.models.build import build_model
 from bench.models.vae import VAE
 from bench.training import checkpoint, registry
 from bench.training.expressions import build_modifier
+from bench.training.torch_setup import torch_settings
 
 
 def build_from_config(config: CellConfig) -> tuple[Method, VAE, int]:
@@ -36,8 +37,9 @@ def build_from_config(config: CellConfig) -> tuple[Method, VAE, int]:
     settings = build(cls.Config, record.config, f"method '{cls.name}'")
     method = cls.create(settings, **{modifier.kind: modifier.value for modifier in modifiers})
     seed = derive_seed(config.base_seed, data.name, config.seed)
-    torch.manual_seed(derive_seed(seed, "initialisation"))
-    model = method.build(build_model(config.model, data, method.latent), data)
+    with torch_settings("cpu"):
+        torch.default_generator.manual_seed(derive_seed(seed, "initialisation"))  # not the generators of GPUs
+        model = method.build(build_model(config.model, data, method.latent), data)
     return method, model.to(config.device), seed
 
 
@@ -70,4 +72,5 @@ def _load_data(path: Path, fingerprint: str, model: ImageModelConfig | TextModel
     prepared = Prepared.read(path)
     if prepared is None or prepared.info.fingerprint != fingerprint:
         raise ValueError(f"{path} is missing or has changed since the run was planned: start it again")
-    return load(prepared, model).to(device)
+    with torch_settings("cpu"):  # the next cell may need other tensors than the caller's mode makes
+        return load(prepared, model).to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from bench.experiment.task import CellTask, Resources
 def finished_cells(paths: Iterable[Path]) -> list[CellRecord]:
     """Return the trained cells in these folders and below them, each once; print a line for every other cell.
 
-    Raise ``UserError`` if there is no stored cell at all.
+    Raise ``UserError`` for a path without a stored cell.
     """
-    finished = []
-    for folder in dict.fromkeys(folder for path in paths for folder in _folders_below(path)):
+    below, finished = {path: folders_below(path) for path in paths}, []
+    if empty := [path for path, folders in below.items() if not folders]:
+        raise UserError(f"no stored cells at '{empty[0]}': give a cell's folder, or the folder that --out named")
+    for folder in dict.fromkeys(chain.from_iterable(below.values())):
         try:
             cell = read(folder)
         except ValueError as error:
@@ -36,15 +39,13 @@ def finished_cells(paths: Iterable[Path]) -> list[CellRecord]:
     return finished
 
 
-def _folders_below(path: Path) -> list[CellFolder]:
+def folders_below(path: Path) -> list[CellFolder]:
+    """Return the cells in a folder or below it."""
     root = path.resolve()
     if (root / "config.json").exists():
         return [CellFolder(root)]
     paths = sorted(folder for folder in root.glob("**/seed-*/") if "/." not in str(folder.relative_to(root)))
-    folders = [CellFolder(folder) for folder in paths if ".bak-" not in str(folder.relative_to(root))]
-    if not folders:
-        raise UserError(f"no stored cells at '{path}': give a cell's folder, or the folder that --out named")
-    return folders
+    return [CellFolder(folder) for folder in paths if ".bak-" not in str(folder.relative_to(root))]
 
 
 def check_device(cells: Iterable[CellRecord]) -> None:

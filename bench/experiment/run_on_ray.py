@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import shutil
 import signal
 import tempfile
@@ -12,9 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-# Set before ray is imported: no usage reports, no messages, log files or signal handlers of its own, workers stay in
-# this directory, and the memory monitor kills no worker.
-os.environ |= {
+from bench.core.cancellation import SIGNALS, signal_handlers
+from bench.core.errors import UserError, error_summary
+from bench.core.host import unchanged_process
+from bench.core.provenance import cores
+from bench.experiment.task import CellTask, Resources, TaskReport
+from bench.experiment.worker import run_task
+
+#: While ray is imported and used: no usage reports, no messages, log files or signal handlers of its own, workers stay
+#: in this directory, and the memory monitor kills no worker.
+ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -26,15 +32,10 @@ os.environ |= {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
-import ray
-from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from bench.core.cancellation import SIGNALS, signal_handlers
-from bench.core.errors import UserError, error_summary
-from bench.core.provenance import cores
-from bench.experiment.task import CellTask, Resources, TaskReport
-from bench.experiment.worker import run_task
+with unchanged_process(**ENVIRONMENT):
+    import ray
+    from ray import tune
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 RETRIES = 2  # of a trial whose process died; the last one stores the failure
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -59,7 +60,9 @@ def run_on_ray(tasks: Sequence[CellTask], resources: Resources, wait: bool = Fal
 
     The remaining trials of a cancelled run end at once, because their tasks do.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    if ray.is_initialized():
+        raise UserError("Ray runs in this process already: call ray.shutdown() first, or use --executor local")
+    with unchanged_process(**ENVIRONMENT), tempfile.TemporaryDirectory() as scratch:
         try:
             # Ray replaces the handlers of signals, and its processes inherit that of a closed terminal, SIGNALS[2:].
             with signal_handlers({number: signal.SIG_IGN for number in SIGNALS[2:]}):

@@ -24,7 +24,7 @@ from bench.experiment.presets import Preset
 from bench.method import Method
 from bench.models.build import build_model
 from bench.models.precision import autocast, no_autocast
-from bench.training.torch_setup import gpu_name
+from bench.training.torch_setup import gpu_name, torch_settings
 
 TYPICAL_WORDS = 80  # of a document: the mean of the published data sets
 DECODING_COST = 0.3  # of an update: decoding a batch once
@@ -95,8 +95,8 @@ def seconds_per_update(preset: Preset, data: DataInfo, device: str, threads: int
     except (OSError, ValueError):
         known = {}
     if key not in known:
-        torch.set_num_threads(threads)
-        known[key] = _measure(preset, data, device)
+        with torch_settings(device, threads):
+            known[key] = _measure(preset, data, device)
         with suppress(OSError):  # measured again by the next run
             write_json(path, known)
     return known[key]

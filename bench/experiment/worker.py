@@ -19,7 +19,7 @@ from bench.evaluation.metrics import validate
 from bench.experiment.cell_folder import CellFolder, lock_cell
 from bench.experiment.factory import build_from_config, load_data, load_trained
 from bench.experiment.lag_trace import EXAMPLES, LagTracer
-from bench.experiment.plan import cell_state
+from bench.experiment.plan import CellState, cell_state
 from bench.experiment.schema import CellConfig, Failure, ResultRecord, Status
 from bench.experiment.stored_evaluation import load_evaluation, store_evaluation
 from bench.experiment.task import CellTask, TaskReport
@@ -27,7 +27,7 @@ from bench.models.compilation import compile_networks
 from bench.models.vae import reparametrize_prior
 from bench.training import checkpoint
 from bench.training.result import TrainingResult
-from bench.training.torch_setup import configure_torch, gpu_name
+from bench.training.torch_setup import gpu_name, training_settings
 from bench.training.trainer import Trainer
 
 POLL_SECONDS = 0.5
@@ -66,7 +66,7 @@ def run_cell(task: CellTask) -> None:
     A failure is stored in ``result.json`` after ``ATTEMPTS`` attempts of this run, those whose process died too.
     Raise ``StorageError`` if the folder cannot be written, and ``Interrupted`` if the run was cancelled.
     """
-    folder, cell_id = CellFolder(task.folder), task.config.cell_id
+    folder = CellFolder(task.folder)
     last = folder.attempts()
     started = last.run_id == task.run_id
     if started and last.finished:
@@ -74,13 +74,19 @@ def run_cell(task: CellTask) -> None:
     state = cell_state(folder, task.evaluation, task.force and not started)
     if state.status is Status.DONE:
         return
-    threads = task.resources.cpus_per_cell
-    configure_torch(threads, task.config.device, task.resources.gpus_per_cell)
+    resources = task.resources
+    with training_settings(resources.cpus_per_cell, task.config.device, resources.gpus_per_cell):
+        _run_attempts(task, folder, state)
+
+
+def _run_attempts(task: CellTask, folder: CellFolder, state: CellState) -> None:
+    """Do what is missing of the cell, whose folder has this state."""
+    cell_id = task.config.cell_id
     if state.retrain_reason and folder.path.exists():
         archive_folder(folder, task.config)
     folder.write_config(task.config)
     folder.remove_temp_files()
-    provenance = Provenance.collect(gpu_name(task.config.device), threads, task.command)
+    provenance = Provenance.collect(gpu_name(task.config.device), task.resources.cpus_per_cell, task.command)
     while (attempt := folder.begin_attempt(task.run_id)) <= ATTEMPTS:
         shared = task.cells_per_device
         result = ResultRecord(cell_id=cell_id, attempt=attempt, provenance=provenance, cells_per_device=shared)

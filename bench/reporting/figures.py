@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -68,7 +68,7 @@ def draw(folder: Path, frame: DataFrame, log: Callable[[str], object]) -> list[P
     arrays, traces = _read_arrays(finished, log), _read_lag_traces(finished)
     data = Data(finished, history_frame(finished), arrays, traces, plot_styles_for(frame))
     files = []
-    with matplotlib.rc_context(RC):
+    with matplotlib.style.context(RC, after_reset=True):  # not the user's configuration
         for name, function in FIGURES.items():
             try:
                 files += save(figure, folder / name) if (figure := function(data)) else []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 from bench.core.errors import UserError
 from bench.core.files import file_lock, write_text
+from bench.core.host import run_in_subprocess
 from bench.experiment.cell_folder import CellFolder, cell_folders, check_schema
 from bench.experiment.sweeps import read_sweeps
 from bench.reporting.groups import Group, folders_by_preset, group_cells
@@ -79,8 +80,8 @@ def _run(jobs: list[_Job], processes: int) -> list[tuple[list[Report], list[str]
     """Return the reports and messages of every job, in order."""
     if min(processes, len(jobs)) < 2:
         return [_build(job) for job in jobs]
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=get_context("spawn")) as pool:
-        return [*pool.map(_build, jobs)]
+    with ThreadPoolExecutor(min(processes, len(jobs))) as pool:  # each thread waits for a process
+        return [*pool.map(partial(run_in_subprocess, _build), jobs)]
 
 
 def _build(job: _Job) -> tuple[list[Report], list[str]]:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import seaborn
 from matplotlib.figure import Figure
@@ -22,12 +21,10 @@ if TYPE_CHECKING:
 
 WIDTH = 6.75  # inches: the text width of a page
 DPI = 150  # of PNG files
-#: matplotlib settings of every figure. They start from matplotlib's defaults, not from the user's configuration.
+#: matplotlib settings of every figure, on top of matplotlib's defaults.
 RC: dict[str, Any] = {
-    **matplotlib.rcParamsDefault,
     **seaborn.axes_style("whitegrid"),
     **seaborn.plotting_context("paper", font_scale=0.83),
-    "backend": "agg",
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same bytes on every machine
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -38,6 +35,7 @@ RC: dict[str, Any] = {
     "pdf.fonttype": 42,
     "svg.hashsalt": "figure",
 }
+
 #: File formats, with the metadata that would make the bytes differ between builds.
 METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},

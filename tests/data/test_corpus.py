@@ -101,7 +101,7 @@ def test_unusable_text_is_reported_with_its_line(tmp_path, subtests):
         ({"train": "a </s> b\n"}, r"train\.txt, line 1: </s> is a special token"),
         ({"train": "x\ta\nb\n"}, r"train\.txt, line 2: no label, unlike line 1"),
         ({"train": "a\nx\tb\n"}, r"train\.txt, line 2: a label, unlike line 1"),
-        ({"train": "x\ta\n\tb\n"}, r"train\.txt, line 2: an empty document or label"),
+        ({"train": "x\ta\n\tb\n"}, r"train\.txt, line 2: an empty label"),
         ({"train": "x\ta\n"}, r"only .*val\.txt and .*test\.txt without labels"),
     ]
     for change, message in cases:

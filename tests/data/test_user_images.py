@@ -48,7 +48,7 @@ def test_unusable_images(images, tmp_path, subtests):
         ({"test": np.full((2, 12, 12), 255.0)}, r"array test: values from 255 to 255, not in \[0, 1\]"),
         ({"train": np.full((2, 12, 12), np.nan)}, "array train: values from nan to nan"),
         ({"train": np.ones((2, 12, 12), np.uint8)}, "array train: uint8 values 0 and 1"),
-        ({"train": np.zeros((2, 12, 12), int)}, "array train: int64, neither floats"),
+        ({"train": np.zeros((2, 12, 12), int)}, "array train: int64, not bool, floats"),
         ({"train": np.full((2, 12, 12), None)}, "is damaged or not an .npz file of arrays"),
         ({"train_labels": np.zeros(5, int)}, "labels only of train"),
         ({f"{split}_labels": np.zeros(4, int) for split in SPLITS}, r"train_labels: int64 \(4,\), not 5 integers"),

@@ -1,0 +1,84 @@
+"""The process in which this package runs: what is restored for a caller, and work in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TypeVar
+
+from bench.core.errors import error_summary
+
+T = TypeVar("T")
+
+
+@contextmanager
+def environment(**settings: str) -> Iterator[None]:
+    """Set environment variables; restore the whole environment on exit."""
+    before = dict(os.environ)
+    os.environ |= settings
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ |= before
+
+
+@contextmanager
+def unchanged_process(**variables: str) -> Iterator[None]:
+    """Restore what imported libraries change: environment, warning filters, exception hook, state of ``random``.
+
+    ``variables`` of the environment are set within the context.
+    """
+    hook, numbers = sys.excepthook, random.getstate()
+    try:
+        with environment(**variables), warnings.catch_warnings():
+            yield
+    finally:
+        sys.excepthook = hook
+        random.setstate(numbers)
+
+
+def run_in_subprocess(function: Callable[..., T], *args: object) -> T:
+    """Return ``function(*args)``, computed in a new process; raise its exception here.
+
+    Unlike the processes of ``multiprocessing``, the new one does not import the caller's main script, which therefore
+    needs no ``__main__`` guard. The function belongs to an importable module.
+    """
+    command = [sys.executable, "-P", "-m", "bench.core.host"]
+    path = {"PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)}
+    call = pickle.dumps((function, args))
+    process = subprocess.run(command, input=call, stdout=subprocess.PIPE, env=os.environ | path)
+    if process.returncode or not process.stdout:
+        raise RuntimeError(f"the process of {function.__name__} ended with status {process.returncode}")
+    result, error, trace = pickle.loads(process.stdout)
+    if error is not None:
+        raise error from RuntimeError(f"in the new process:\n{trace}")
+    return result
+
+
+def _serve() -> None:
+    """Run the call on standard input, and write its result, its exception and the traceback to standard output."""
+    with redirect_stdout(sys.stderr):  # what the function prints must not mix with its result
+        try:
+            function, args = pickle.load(sys.stdin.buffer)
+            answer = pickle.dumps((function(*args), None, ""))
+        except Exception as error:
+            trace = traceback.format_exc()
+            try:
+                answer = pickle.dumps((None, error, trace))
+                pickle.loads(answer)
+            except Exception:  # an exception that cannot be pickled
+                answer = pickle.dumps((None, RuntimeError(error_summary(error)), trace))
+    sys.stdout.buffer.write(answer)
+
+
+if __name__ == "__main__":
+    _serve()
