@@ -27,6 +27,11 @@ Written by `{COMMAND}` from the files in `methods/`; a test holds it to them. Th
 the file's own; below it are the settings with their defaults. q is the encoder, p the decoder and prior, z the code,
 rec = E_q[-log p(x|z)]. An expression names settings in parentheses: `beta_vae(beta=0.4)`. All methods have the
 model, data, budget and evaluation of the preset: see [protocol.md](protocol.md).
+
+Not included, because neither code nor a complete formula could be read:
+
+- fraternal dropout for the decoder of a VAE (Petit & Corro, 2021, arXiv 2110.14945);
+- NC-VAE, whose encoder discriminates between codes of data and of noise (2019, arXiv 1907.10430).
 """
 
 

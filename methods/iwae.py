@@ -39,6 +39,9 @@ class ImportanceWeightedAutoencoder(NoKLMethod):
         q = self.posterior(ctx, x, train=True)
         return ELBOTerms.from_samples(ctx.model, x, q, q.rsample(self.config.samples, ctx.generator()))
 
+    def log_weights(self, ctx: Context, terms: ELBOTerms) -> Tensor:
+        """Return log p(x, z_k) - log q(z_k|x) (B, K)."""
+        return ctx.model.prior.log_prob(terms.z) - terms.q.log_prob(terms.z) - terms.rec
+
     def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
-        log_weights = ctx.model.prior.log_prob(terms.z) - terms.q.log_prob(terms.z) - terms.rec  # (B, K)
-        return -(log_weights.logsumexp(1) - math.log(terms.z.shape[1])).mean()
+        return -(self.log_weights(ctx, terms).logsumexp(1) - math.log(terms.z.shape[1])).mean()

@@ -9,6 +9,7 @@ import torch
 from bench.methods.control_vae import ControlVAE
 from bench.methods.geco import GECO
 from bench.methods.mdr import MinimumDesiredRate
+from bench.methods.soft_free_bits import SoftFreeBits
 from tests.methods.gaussians import context
 
 
@@ -33,6 +34,24 @@ def test_mdr_is_inactive_above_its_target():
         method.update_weight(torch.tensor(7.0))
     assert method.multiplier == 0
     assert method.kl_loss(SimpleNamespace(kl=torch.tensor([7.0]))) == 7.0
+
+
+def test_soft_free_bits_change_the_weight_by_ten_per_cent():
+    method = SoftFreeBits(SoftFreeBits.Config(target=5.0, start=0.5))
+    for kl, weight in [(5.3, 0.55), (5.2, 0.55), (4.9, 0.5), (4.9, 0.5 / 1.1)]:
+        method.update_weight(torch.tensor(kl))
+        assert method.weight.item() == pytest.approx(weight)
+
+
+@pytest.mark.parametrize(("target", "expected"), [(9.0, 9.2), (3.0, optimal_kl(1.0))])
+def test_soft_free_bits_keep_the_kl_at_or_above_their_target(target, expected):
+    method = SoftFreeBits(SoftFreeBits.Config(target=target))
+    kl, last = 0.0, []
+    for _ in range(2000):
+        kl += 0.2 * (optimal_kl(method.weight.item()) - kl)
+        method.update_weight(torch.tensor(kl))
+        last.append(kl)
+    assert sum(last[1000:]) / 1000 == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize(("stuck", "bound"), [(0.0, 0), (400.0, 1)])

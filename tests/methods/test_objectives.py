@@ -1,22 +1,27 @@
 """Losses of methods against closed forms and limits."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, stats
+from scipy import integrate, spatial, special, stats
+from torch import nn
 
 from bench.method import ELBOTerms
 from bench.methods.dg_vae import DensityGapVAE
+from bench.methods.dreg import DoublyReparametrisedIWAE
 from bench.methods.iwae import ImportanceWeightedAutoencoder
+from bench.methods.kl_capacity import KLCapacity
 from bench.methods.mae import MutualPosteriorDivergence, pairwise_kl
 from bench.methods.mu_forcing import MuForcing
+from bench.methods.neural_critic import Critic
 from bench.methods.parts.free_bits import PLACEMENTS, FreeBits
 from bench.methods.parts.mmd import mmd
 from bench.methods.self_critic import SelfCritic
-from bench.models.distributions import Gaussian, gaussian_kl
-from tests.methods.gaussians import context, elbo_terms, gaussians, generator
+from bench.models.distributions import Gaussian, StandardNormal, gaussian_kl
+from tests.methods.gaussians import context, elbo_terms, gaussians, generator, split
 
 
 def test_free_bits_have_the_gradient_of_a_mask(subtests):
@@ -37,6 +42,32 @@ def test_free_bits_have_the_gradient_of_a_mask(subtests):
 def test_free_bits_without_kl_per_dimension_fail():
     with pytest.raises(ValueError, match="placement=total_example"):
         FreeBits(4.0)(torch.ones(3), None)
+
+
+def test_kl_capacity_has_a_kink_at_the_capacity(subtests):
+    """C = 0.5 · 5: the slope in the mean KL is γ above it, and -γ below it or, for the hinge, 0."""
+    for form, kl, value, slope in [
+        ("absolute", 4, 3, 2),
+        ("absolute", 1, 3, -2),
+        ("hinge", 4, 3, 2),
+        ("hinge", 1, 0, 0),
+    ]:
+        with subtests.test(form=form, kl=kl):
+            terms = elbo_terms(gaussians())
+            terms.kl = torch.tensor([kl - 1.0, kl + 1.0], dtype=torch.float64, requires_grad=True)
+            method = KLCapacity(KLCapacity.Config(target=5.0, weight=2.0, form=form))
+            loss = method.loss(context(beta=0.5), terms)
+            loss.backward()
+            assert loss.item() == value and terms.kl.grad.tolist() == [slope / 2, slope / 2]
+
+
+def test_kl_capacity_hinge_is_free_bits_up_to_a_constant(subtests):
+    for scale in (0.1, 3.0):
+        with subtests.test(scale=scale):
+            terms = elbo_terms(Gaussian(scale * gaussians().mean, torch.zeros(6, 3).double()))
+            method = KLCapacity(KLCapacity.Config(target=4.0, form="hinge"))
+            expected = FreeBits(4.0, "total_batch")(terms.kl, None) - 4
+            assert method.loss(context(), terms).item() == pytest.approx(expected.item())
 
 
 def test_density_gap_matches_quadrature():
@@ -128,3 +159,60 @@ def test_iwae_bound_rises_to_the_evidence():
         bounds.append(-loss.item())
     assert bounds[0] < bounds[1] - 0.1 < bounds[2] - 0.1 < log_px
     assert bounds[2] == pytest.approx(log_px, abs=0.1)
+
+
+def encoder_gradients(method, samples, mean, variance, a=0.8):
+    """Gradients of (mean, log variance) for 20,000 draws, and that of ``a``: p(x|z) = N(x; a z, 1) for x = 1.5."""
+    parameters = torch.tensor([[mean, math.log(variance)]] * 20_000, dtype=torch.float64, requires_grad=True)
+    a = torch.tensor(a, dtype=torch.float64, requires_grad=True)
+    model = SimpleNamespace(
+        prior=StandardNormal(1),
+        encode=lambda x: split(parameters),
+        log_prob=lambda x, z: -0.5 * ((1.5 - a * z).square() + math.log(2 * math.pi)).sum(-1),
+    )
+    ctx = context(model=model, generator=lambda: generator())
+    method(method.Config(samples=samples)).objective(ctx, None).backward()
+    return len(parameters) * parameters.grad, a.grad
+
+
+def test_dreg_is_unbiased_with_a_lower_variance():
+    (iwae, iwae_decoder), (dreg, dreg_decoder) = (
+        encoder_gradients(method, 5, mean=0.2, variance=0.7)
+        for method in (ImportanceWeightedAutoencoder, DoublyReparametrisedIWAE)
+    )
+    difference = dreg - iwae
+    assert (difference.mean(0).abs() < 4 * difference.std(0) / math.sqrt(len(difference))).all()
+    assert (dreg.std(0) < 0.6 * iwae.std(0)).all()
+    assert torch.allclose(dreg_decoder, iwae_decoder)
+
+
+def test_dreg_with_one_sample_has_the_gradient_of_the_elbo():
+    x, a, mean, variance = 1.5, 0.8, 0.2, 0.7
+    gradient, _ = encoder_gradients(DoublyReparametrisedIWAE, 1, mean, variance, a)
+    expected = torch.tensor([mean - a * (x - a * mean), 0.5 * ((a * a + 1) * variance - 1)], dtype=torch.float64)
+    assert ((gradient.mean(0) - expected).abs() < 4 * gradient.std(0) / math.sqrt(len(gradient))).all()
+
+
+def test_dreg_has_no_variance_at_the_exact_posterior():
+    gradient, _ = encoder_gradients(DoublyReparametrisedIWAE, 5, mean=0.8 * 1.5 / 1.64, variance=1 / 1.64)
+    assert gradient.abs().max() < 1e-12
+
+
+def test_neural_critic_bounds_mutual_information():
+    """The bound is log B for codes that match their examples, and at most 0 for codes without information."""
+    critic = Critic(nn.Identity(), 6, 6, hidden=4, outputs=4)
+    critic.x_layers = critic.z_layers = nn.Identity()
+    x = torch.eye(6)
+    assert critic.bound(x, x).item() == pytest.approx(math.log(6), abs=1e-4)
+    assert critic.bound(torch.ones(6, 6), x + torch.rand(6, 6, generator=generator())) <= 1e-6
+
+
+def test_neural_critic_matches_scipy():
+    z, x = torch.randn(2, 5, 3, generator=generator())
+    critic = Critic(nn.Identity(), 3, 3, hidden=4, outputs=2)
+    with torch.no_grad():
+        codes, examples = critic.z_layers(z).numpy(), critic.x_layers(x).numpy()
+        bound = critic.bound(z, x).item()
+    logits = (1 - spatial.distance.cdist(codes, examples, "cosine")) / 0.07
+    log_probs = [special.log_softmax(logits, axis=axis).diagonal().mean() for axis in (0, 1)]
+    assert bound == pytest.approx(math.log(5) + np.mean(log_probs), abs=1e-4)

@@ -12,6 +12,7 @@ from scipy import integrate, stats
 from bench.methods.bn_vae import BatchNormHead, BatchNormVAE
 from bench.methods.delta_vae import BoundedHead
 from bench.methods.du_vae import DiverseHead, DiverseUncertainVAE
+from bench.methods.fixed_variance import FixedVarianceHead
 from bench.methods.parts.brenier import Brenier
 from bench.methods.parts.flows import AutoregressiveFlow, FlowPosterior
 from bench.methods.parts.mixture import MixturePrior
@@ -94,6 +95,17 @@ def test_delta_vae_bounds_the_kl(subtests):
             assert (kl - delta).abs().max() < 1e-6
             kl = StandardNormal(1).kl_dim(head(torch.tensor([[2.0, 0.3]]).double()))
             assert kl.item() == pytest.approx(delta + 1.0, abs=1e-6)
+
+
+def test_fixed_variance_bounds_the_kl():
+    head = FixedVarianceHead(split, variance=0.5)
+    h = torch.randn(5, 6, generator=generator(), dtype=torch.float64)
+    q = head(h)
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Normal(h[:, :3], math.sqrt(0.5)), torch.distributions.Normal(0.0, 1.0)
+    )
+    assert torch.allclose(StandardNormal(3).kl_dim(q), expected)
+    assert StandardNormal(3).kl(head(torch.zeros(1, 6))).item() == pytest.approx(3 * 0.0966, abs=1e-3)
 
 
 def test_bn_vae_bounds_the_mean_kl():
