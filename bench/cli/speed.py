@@ -59,6 +59,7 @@ def execute(args: argparse.Namespace) -> int:
         raise UserError(f"--seconds must be a positive number up to 3,600, not {args.seconds:g}")
     check_out(args.out)
     import pandas as pd
+    import torch
 
     from bench.experiment.benchmark import measure, peak_flops
     from bench.models.precision import check_precision
@@ -91,7 +92,7 @@ def execute(args: argparse.Namespace) -> int:
         "machine": machine.gpu or machine.processor,
         "threads": args.threads,
         "precision": args.precision,
-        "torch": provenance.versions()["torch"],
+        "torch": torch.__version__,
         "commit": provenance.commit() or "unknown",
         "peak_gflop_per_second": round(peak / 1e9),
     }

@@ -52,7 +52,7 @@ def run_in_subprocess(function: Callable[..., T], *args: object) -> T:
     Unlike the processes of ``multiprocessing``, the new one does not import the caller's main script, which therefore
     needs no ``__main__`` guard. The function belongs to an importable module.
     """
-    command = [sys.executable, "-P", "-m", "bench.core.host"]
+    command = [sys.executable, "-P", "-c", "from bench.core.host import serve; serve()"]
     path = {"PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)}
     call = pickle.dumps((function, args))
     process = subprocess.run(command, input=call, stdout=subprocess.PIPE, env=os.environ | path)
@@ -64,8 +64,8 @@ def run_in_subprocess(function: Callable[..., T], *args: object) -> T:
     return result
 
 
-def _serve() -> None:
-    """Run the call on standard input, and write its result, its exception and the traceback to standard output."""
+def serve() -> None:
+    """Run in the new process the call on standard input, and write its result, its exception and the traceback to standard output."""
     with redirect_stdout(sys.stderr):  # what the function prints must not mix with its result
         try:
             function, args = pickle.load(sys.stdin.buffer)
@@ -78,7 +78,3 @@ def _serve() -> None:
             except Exception:  # an exception that cannot be pickled
                 answer = pickle.dumps((None, RuntimeError(error_summary(error)), trace))
     sys.stdout.buffer.write(answer)
-
-
-if __name__ == "__main__":
-    _serve()

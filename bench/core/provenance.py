@@ -8,9 +8,10 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -55,8 +56,12 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of ``PACKAGES``."""
-    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+    """Return the versions of Python and of those ``PACKAGES`` whose installation says so."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def machine(gpu: str | None) -> Machine:

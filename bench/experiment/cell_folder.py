@@ -145,12 +145,12 @@ class CellFolder:
             file.unlink(missing_ok=True)
 
     def is_trained(self) -> bool:
-        """Return whether training finished; False if ``result.json`` is damaged."""
+        """Return whether training finished; False if one of its records is damaged."""
         try:
             result = self.result()
+            return result is not None and result.status == "ok" and self.history() is not None
         except RecordError:
             return False
-        return result is not None and result.status == "ok"
 
     def has_weights(self) -> bool:
         """Return whether the selected weights are stored."""

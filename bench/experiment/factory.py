@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bench.core.config import ImageModelConfig, TextModelConfig, build
-from bench.core.errors import UserError
+from bench.core.errors import UserError, error_summary
 from bench.core.hashing import derive_seed
 from bench.data.dataset import Prepared
 from bench.data.tensors import Data, apply_model_config, load
@@ -53,12 +53,17 @@ def load_trained(folder: CellFolder, config: CellConfig) -> tuple[Method, VAE, i
     weights = checkpoint.load_best(folder.path, config.device, best_update)
     try:
         model.load_state_dict(weights["model"])
-        method.load_state_dict(weights["method"])
-    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:  # torch's and the methods'
+        method_state = weights["method"]
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:  # torch's
         raise UserError(
             f"{folder.path / 'best.pt'} has other weights than this code builds "
             f"(trained by protocol {config.protocol_version}): train it again"
         ) from error
+    try:
+        method.load_state_dict(method_state)
+    except Exception as error:
+        problem = f"cannot load its state from {folder.path / 'best.pt'} ({error_summary(error)})"
+        raise UserError(f"method '{method.name}' {problem}: repair its load_state_dict") from error
     return method, model, seed
 
 

@@ -151,6 +151,11 @@ def _cell_state(folder: CellFolder, evaluation: EvaluationConfig) -> CellState:
     if result.status == "running":
         return CellState(Status.INCOMPLETE)
     try:
+        folder.history()
+    except RecordError as error:  # a checkpoint has it, too: training continues from there, at its end
+        has_checkpoint = (folder.path / "last.pt").exists()
+        return CellState(Status.INCOMPLETE, str(error), retrain_reason="" if has_checkpoint else str(error))
+    try:
         record = folder.evaluation()
     except RecordError:
         record = None

@@ -17,7 +17,7 @@ from bench.core.config import TrainConfig, training_identity
 from bench.core.files import rename_to_backup
 from bench.core.hashing import short_hash
 from bench.data.tensors import Data
-from bench.method import Method
+from bench.method import Method, State
 from bench.models.build import reference_parameters
 from bench.models.vae import VAE
 from bench.training import checkpoint
@@ -271,15 +271,17 @@ class Trainer:
         for path, saved in checkpoint.load_states(self.folder, self.ctx.device):
             try:
                 self.restore(saved)
-                return
             except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
                 rename_to_backup(path)
                 failure = error
+            else:
+                self.restore_method(saved["method"])
+                return
         if failure:  # it may have changed the model: only a new trainer can start again
             raise checkpoint.DamagedCheckpoint("no checkpoint fits this cell") from failure
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Set the state to that of a checkpoint. Raise ``ValueError`` for a checkpoint of another cell."""
+        """Set all but the method's state to that of a checkpoint. Raise ``ValueError`` for one of another cell."""
         if saved["cell"] != self.identity:
             raise ValueError("a checkpoint of another cell")
         ctx, state = self.ctx, TrainerState(**saved["state"])
@@ -291,10 +293,17 @@ class Trainer:
         ctx.phase = self.phases[state.phase]
         ctx.new_optimisers(state.lr)
         self.model.load_state_dict(saved["model"])
-        self.method.load_state_dict(saved["method"])
         for name, optimiser in ctx.optimisers.items():
             optimiser.load_state_dict(saved["optimisers"][name])
         self.history = [Validation.model_validate(line) for line in saved["history"]]
+
+    def restore_method(self, state: State) -> None:
+        """Set the method's state. An error is one of the method, not a sign of a damaged checkpoint."""
+        try:
+            self.method.load_state_dict(state)
+        except Exception as error:
+            error.add_note(f"in load_state_dict of method '{self.method.name}'")
+            raise
 
     def result(self) -> TrainingResult:
         """Return the record of the finished training."""

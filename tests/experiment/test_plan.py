@@ -86,6 +86,18 @@ def test_damaged_records_are_trained_or_evaluated_again(done):
     assert state.status is Status.MISSING and state.retrain_reason.startswith("result.json is damaged: ")
 
 
+def test_damaged_history_is_restored_from_the_checkpoint(done, task, planned):
+    history, weights = done.history(), (done.path / "best.pt").read_bytes()
+    (done.path / "history.jsonl").write_text("{\n")
+    assert cell_state(done, EVALUATION).status is Status.INCOMPLETE
+    run_cell(task(planned("vae")))
+    assert done.history() == history and (done.path / "best.pt").read_bytes() == weights
+    assert cell_state(done, EVALUATION).status is Status.DONE
+    (done.path / "history.jsonl").write_text("{\n")
+    (done.path / "last.pt").unlink()
+    assert cell_state(done, EVALUATION).retrain_reason.startswith("history.jsonl is damaged: ")
+
+
 def test_without_weights_only_other_basic_settings_retrain(done):
     (done.path / "best.pt").unlink()
     assert cell_state(done, replace(EVALUATION, metrics=("convergence",))).status is Status.DONE

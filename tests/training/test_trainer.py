@@ -136,6 +136,22 @@ class Diverges(Method):
         return super().loss(ctx, terms) * (math.nan if ctx.step == 6 else 1)
 
 
+def test_error_of_a_method_damages_no_checkpoint(trainer, tmp_path):
+    class CannotLoad(Method):
+        name = "cannot_load"
+
+        def load_state_dict(self, state):
+            raise KeyError("momentum")
+
+    trainer("vae", tmp_path).run()
+    run = trainer("vae", tmp_path)
+    run.method = CannotLoad()
+    with pytest.raises(KeyError, match="momentum") as error:
+        run.resume()
+    assert error.value.__notes__ == ["in load_state_dict of method 'cannot_load'"]
+    assert (tmp_path / "last.pt").exists()
+
+
 def test_nan_loss_names_update_and_method(trainer, tmp_path):
     run = with_method(trainer("vae", tmp_path), Diverges())
     with pytest.raises(NonFiniteLoss, match=r"at update 7: loss nan, β 1, lr 0.001, elbo -\d") as caught:
