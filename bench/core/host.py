@@ -65,7 +65,7 @@ def run_in_subprocess(function: Callable[..., T], *args: object) -> T:
 
 
 def serve() -> None:
-    """Run in the new process the call on standard input, and write its result, its exception and the traceback to standard output."""
+    """Run the call on standard input; write its result, its exception and the traceback to standard output."""
     with redirect_stdout(sys.stderr):  # what the function prints must not mix with its result
         try:
             function, args = pickle.load(sys.stdin.buffer)
