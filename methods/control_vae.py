@@ -2,8 +2,8 @@
 
 Loss:      E_q[-log p(x|z)] + w KL(q(z|x) || p(z)), w = P + I; with e = target - KL of the batch,
            P = K_p / (1 + exp(e)) and I ← I + K_i e, limited to keep w in [0, 1].            (Shao et al., ICML 2020)
-Defaults:  target 5 nats; K_p = 0.01 and K_i = -1e-4, the authors' for text. K_i = -1e-3 in the reduced presets, which
-           have about 10³ updates instead of 10⁵. K_i < 0: below the target the weight falls.
+Defaults:  target 5 nats; K_p = 0.01 and K_i = -1e-4, the authors' for text and images. K_i = -1e-3 in the reduced
+           presets, which have about 10³ updates instead of 10⁵. K_i < 0: below the target the weight falls.
 Deviates:  I is clamped instead of frozen when w leaves [0, 1]. Two of the three public controllers test these bounds by
            a condition that is never true, so their integral winds up; a frozen integral can stay at a bound forever.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.method import ELBOTerms, Schedule, check_ranges
+from bench.method import Context, ELBOTerms, Schedule, check_ranges
 
 from .parts.controller import KLController
 
@@ -50,7 +50,7 @@ class ControlVAE(KLController):
     def kl_loss(self, terms: ELBOTerms) -> Tensor:
         return self.weight * super().kl_loss(terms)
 
-    def update_weight(self, measured: Tensor) -> None:
+    def update_weight(self, ctx: Context, measured: Tensor) -> None:
         error = self.config.target - measured
         proportional = self.config.kp * torch.sigmoid(-error)
         self.integral = (self.integral + self.config.ki * error).clamp(-proportional, 1 - proportional)

@@ -1,10 +1,12 @@
 """CR-VAE: consistency regularisation, similar posteriors for an example and its augmentation.
 
 Loss:      L(x) + L(x~) + λ KL(q(z|x~) || q(z|x)), with the negative ELBO L               (Sinha & Dieng, NeurIPS 2021)
-           x~: an image shifted by up to ``shift`` pixels in each direction, or a sentence with words replaced by <unk>
-           with probability ``noise``, in encoder and decoder.
-Defaults:  λ = 0.1, which we recall as the paper's; the released code has 1e-3 on per-pixel means.
-Deviates:  the released code does not run, so the formula could not be checked against it.
+           x~: an image shifted by up to ``shift`` pixels in each direction, or a sentence in which the encoder reads
+           <unk> instead of a word with probability ``noise``; the decoder's words stay those of x.
+Defaults:  λ = 0.1, which we recall as the paper's; the released code (sinhasam/CRVAE:CRVAE/crvae.py, losses.py) has
+           1e-3, with a reconstruction that is a mean over pixels.
+Deviates:  the released code does not run, so the formula could not be checked against it. It is for images, which it
+           rotates, shifts and scales. Decoding <unk> would teach the decoder to write it.
 """
 
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ class ConsistencyVAE(Method):
     summary = "similar posteriors for an example and its augmentation"
     citation = "Sinha & Dieng, NeurIPS 2021"
     table_order = 76
+    revision = 2
     vae_settings = "it also trains on augmented examples"
 
     @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class ConsistencyVAE(Method):
         terms = super().elbo_terms(ctx, x)
         augmented = self.augment(ctx, x)
         q = self.posterior(ctx, augmented, train=True)
+        decoded = x if ctx.data.modality == "text" else augmented
         z = q.rsample(1, ctx.generator("altered"))
-        terms.extra["augmented"] = ELBOTerms.from_samples(ctx.model, augmented, q, z)
+        terms.extra["augmented"] = ELBOTerms.from_samples(ctx.model, decoded, q, z)
         return terms
 
     def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:

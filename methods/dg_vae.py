@@ -3,15 +3,18 @@
 Loss:      E_q[-log p(x|z)] + Σ_d E_{z ~ q_B}[log q_B(z_d) - log p(z_d)], with q_B(z_d) the mean of q(z_d|x) over the
            batch, estimated from ``samples`` draws per example.                         (Zhang et al., NeurIPS 2022)
 Defaults:  32 samples per example.
+           Weights are selected by this loss on validation, as in zhangjf-nlp/DG-VAEs:modules/vae.py: the ELBO counts
+           the mutual information that the method leaves free.
 Deviates:  the whole batch is one aggregate (the authors' |b| = B); an aggregate of one example would be the VAE.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Method, check_ranges
+from bench.method import Context, ELBOTerms, Method, Phase, check_ranges
 from bench.models.distributions import LOG_2PI
 
 
@@ -19,6 +22,7 @@ class DensityGapVAE(Method):
     summary = "KL of the batch's aggregate posterior, per dimension"
     citation = "Zhang et al., NeurIPS 2022"
     table_order = 70
+    revision = 2
     incompatible_with = {"kl_term": "it has its own KL term"}
     vae_settings = "its KL is that of the batch's aggregate posterior"
 
@@ -28,6 +32,9 @@ class DensityGapVAE(Method):
 
         def __post_init__(self) -> None:
             check_ranges(self, "samples")
+
+    def phases(self) -> Sequence[Phase]:
+        return (Phase(selection_metric="loss"),)
 
     def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:
         terms = super().elbo_terms(ctx, x)

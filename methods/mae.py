@@ -3,8 +3,9 @@
 Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) - η Σ_d log sigmoid(M_d) + γ S, with K_ij = KL(q(z|x_i) || q(z|x_j))
            per dimension, M_d its mean and S the standard deviation of Σ_d K_ij over pairs i ≠ j of the batch.
            (Ma et al., ICLR 2019)
-Defaults:  η = 1, γ = 0.5, from memory (the authors' are 0.5, 1 or 2).
-Deviates:  the authors' code adds free bits on the batch's total KL: ``mae+free_bits(placement=total_batch)``.
+Defaults:  η = 1, γ = 0.5, from memory; the defaults of the authors' code are 0 for both.
+Deviates:  the authors' code (XuezheMax/mae:mae/modules/mae.py) also has free bits on the batch's total KL, 0 by
+           default: ``mae+free_bits(placement=total_batch)``.
 """
 
 from dataclasses import dataclass

@@ -3,9 +3,10 @@
 Loss:      E_q[-log p(x|z) - ½ (log q(z|x) + log p(z))], one sample.            (Livne et al., 2020, arXiv 2003.02645)
            Compared with the VAE's loss, log q has the opposite sign and both logs are halved, which favours narrow
            posteriors.
-Defaults:  log-variances of at least -6.
-Deviates:  the floor is ours: without it the loss falls without limit as variances vanish. The authors' perplexity uses
-           the aggregate posterior as the prior; here evaluation uses p(z) = N(0, I), as for all methods. Weights are
+Defaults:  log-variances of at least -10, the authors' (seraphlabs-ca/SentenceMIM-demo:model.py): without a floor the
+           loss falls without limit as variances vanish.
+Deviates:  e^-10 is added to the variance, where theirs clamps the log-variance. The authors' perplexity uses the
+           aggregate posterior as the prior; here evaluation uses p(z) = N(0, I), as for all methods. Weights are
            selected by this loss on validation.
 """
 
@@ -23,12 +24,12 @@ class MutualInformationMachine(NoKLMethod):
     summary = "symmetric objective that favours mutual information (A-MIM)"
     citation = "Livne et al., 2020 (arXiv 2003.02645)"
     table_order = 68
-    revision = 2
+    revision = 3
     vae_settings = "log q has the opposite sign"
 
     @dataclass(frozen=True)
     class Config:
-        floor: float = -6.0  # of the log-variance
+        floor: float = -10.0  # of the log-variance
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
         model.head = FlooredHead(model.head, self.config.floor)

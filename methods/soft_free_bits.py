@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.method import ELBOTerms, Schedule, check_ranges
+from bench.method import Context, ELBOTerms, Schedule, check_ranges
 
 from .parts.controller import KLController
 
@@ -53,7 +53,7 @@ class SoftFreeBits(KLController):
     def kl_loss(self, terms: ELBOTerms) -> Tensor:
         return self.weight * super().kl_loss(terms)
 
-    def update_weight(self, measured: Tensor) -> None:
+    def update_weight(self, ctx: Context, measured: Tensor) -> None:
         target, slack = self.config.target, self.config.slack
         direction = (measured > (1 + slack) * target).float() - (measured < target).float()
         self.weight = (self.weight * (1 + self.config.rate) ** direction).clamp(MIN_WEIGHT, 1)

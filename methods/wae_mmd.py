@@ -1,8 +1,10 @@
 """WAE-MMD: a Wasserstein autoencoder that matches only the aggregate posterior to the prior.
 
-Loss:      E_q[-log p(x|z)] + λ MMD²(q(z), p(z)), with the MMD of ``info_vae``       (Tolstikhin et al., ICLR 2018)
-Defaults:  λ = 10; log-variances of at least -6.
-Deviates:  the floor is ours: nothing else keeps the posterior's variance above 0. Weights are selected by this loss on
+Loss:      E_q[-log p(x|z)] + λ MMD²(q(z), p(z)), with the kernels of ``info_vae``, summed
+           over the scales.                                                          (Tolstikhin et al., ICLR 2018)
+Defaults:  λ = 10, the authors'; log-variances of at least -6.
+Deviates:  the floor is ours: nothing else keeps the posterior's variance above 0. The authors first train the encoder
+           alone to the mean and covariance of the prior (tolstikhin/wae:wae.py). Weights are selected by this loss on
            validation.
 """
 
@@ -21,7 +23,7 @@ class WassersteinAutoencoder(NoKLMethod):
     summary = "MMD of the aggregate posterior to the prior instead of the KL"
     citation = "Tolstikhin et al., ICLR 2018"
     table_order = 66
-    revision = 2
+    revision = 3
     vae_settings = "it has no KL term"
 
     @dataclass(frozen=True)

@@ -6,29 +6,29 @@ from bench.method import Context, ELBOTerms, Method, State
 
 
 class KLController(Method):
-    """Measures a scalar of every batch and updates its state after the step.
+    """Measures every training batch and updates its state after the update on it."""
 
-    The loss must not depend on changes of the state within a step, because a step may compute it more than once.
-    """
-
-    STATE: tuple[str, ...] = ()  # names of the scalar tensors that a checkpoint holds
-    measured: Tensor
+    STATE: tuple[str, ...] = ()  # names of the tensors that a checkpoint holds
 
     def measure(self, terms: ELBOTerms) -> Tensor:
-        """Return the measurement, a scalar; by default the mean KL in nats."""
+        """Return the measurement of a batch; by default the mean KL in nats, a scalar."""
         return terms.kl.mean()
 
-    def update_weight(self, measured: Tensor) -> None:
+    def update_weight(self, ctx: Context, measured: Tensor) -> None:
         """Update the state from the measurement of the step."""
         raise NotImplementedError
 
-    def objective(self, ctx: Context, x: Tensor) -> Tensor:
-        terms = self.elbo_terms(ctx, x)
-        self.measured = self.measure(terms).detach()
-        return self.loss(ctx, terms)
+    def step(self, ctx: Context, x: Tensor) -> Tensor:
+        measured: list[Tensor] = []
 
-    def on_step_end(self, ctx: Context) -> None:
-        self.update_weight(self.measured)
+        def objective() -> Tensor:
+            terms = self.elbo_terms(ctx, x)
+            measured.append(self.measure(terms).detach())
+            return self.loss(ctx, terms)
+
+        loss = ctx.update(objective)
+        self.update_weight(ctx, measured[-1])
+        return loss
 
     def state_dict(self) -> State:
         return {name: getattr(self, name) for name in self.STATE}

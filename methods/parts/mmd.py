@@ -7,7 +7,9 @@ SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def multiquadric(squared: Tensor, dim: int) -> Tensor:
-    """Return Σ_scales C / (C + squared), C = 2 · dim · scale, for squared distances in ``dim`` dimensions."""
+    """Return Σ_scales C / (C + squared), C = 2 · dim · scale, for squared distances (…); the squared distance of two
+    samples of N(0, I) in ``dim`` dimensions is 2 · dim in the mean.
+    """
     return sum((1 + squared / (2 * dim * scale)).reciprocal() for scale in SCALES)  # type: ignore[return-value]
 
 

@@ -1,6 +1,7 @@
 """Losses of methods against closed forms and limits."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,18 +10,28 @@ import torch
 from scipy import integrate, spatial, special, stats
 from torch import nn
 
+from bench.data.dataset import PAD, UNKNOWN
 from bench.method import ELBOTerms
+from bench.methods.autoencoder import Autoencoder
+from bench.methods.coupled_vae import match_distance
 from bench.methods.dg_vae import DensityGapVAE
 from bench.methods.dreg import DoublyReparametrisedIWAE
+from bench.methods.info_vae import InfoVAE
 from bench.methods.iwae import ImportanceWeightedAutoencoder
 from bench.methods.kl_capacity import KLCapacity
 from bench.methods.mae import MutualPosteriorDivergence, pairwise_kl
+from bench.methods.mim import MutualInformationMachine as MIM
 from bench.methods.mu_forcing import MuForcing
 from bench.methods.neural_critic import Critic
 from bench.methods.parts.free_bits import PLACEMENTS, FreeBits
-from bench.methods.parts.mmd import mmd
+from bench.methods.parts.heads import FlooredHead
+from bench.methods.parts.mmd import SCALES, mmd, multiquadric
+from bench.methods.pretrained_free_bits import PretrainedFreeBits
 from bench.methods.self_critic import SelfCritic
+from bench.methods.wae_mmd import WassersteinAutoencoder
 from bench.models.distributions import Gaussian, StandardNormal, gaussian_kl
+from bench.models.text import LatentState
+from tests.conftest import TEXT_TRAIN
 from tests.methods.gaussians import context, elbo_terms, gaussians, generator, split
 
 
@@ -103,6 +114,92 @@ def test_mmd_is_unbiased():
     assert mmd(torch.ones(1, 3), torch.zeros(1, 3)) == 0
 
 
+def test_info_vae_penalty_is_small_where_q_is_the_prior():
+    """Its standard deviation with the default λ for 16 examples in two dimensions is below 4 nats, by closed form.
+
+    The unbiased MMD² has variance 4 ζ (1 / (n (n - 1)) + 1 / n²), with ζ the variance of the centred kernel.
+    """
+    n, dim, method = 16, 2, InfoVAE()
+    penalties = []
+    for seed in range(300):
+        q = Gaussian(*torch.zeros(2, n, dim, dtype=torch.float64))
+        terms = elbo_terms(q, q.rsample(1, generator(seed)))
+        ctx = context(generator=lambda purpose, seed=seed: generator(10_000 + seed))
+        ctx.model.prior = StandardNormal(dim)
+        penalties.append(method.loss(ctx, terms).item())
+    x, y = torch.randn(2, 1000, dim, generator=generator(), dtype=torch.float64)
+    kernel = multiquadric(torch.cdist(x, y).square(), dim) / len(SCALES)
+    centred = kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
+    variance = 4 * centred.square().mean().item() * (1 / (n * (n - 1)) + 1 / n**2)
+    expected = (method.config.lam - 1) * math.sqrt(variance)
+    assert np.std(penalties) == pytest.approx(expected, rel=0.2)
+    assert expected < 4
+
+
+def test_dg_vae_is_selected_by_its_own_loss():
+    """Its loss leaves the mutual information free, which the ELBO counts."""
+    apart = Gaussian(torch.linspace(-2, 2, 40, dtype=torch.float64).unsqueeze(1), torch.full((40, 1), -2.0).double())
+    terms, method = elbo_terms(apart), DensityGapVAE()
+    terms.extra["aggregate"] = apart.rsample(200, generator())
+    assert method.loss(context(), terms) < terms.kl.mean() - 1
+    assert [phase.selection_metric for phase in method.phases()] == ["loss"]
+
+
+def test_floored_variance_has_a_floor_and_a_gradient():
+    for method, floor in ((Autoencoder, -6), (PretrainedFreeBits, -6), (WassersteinAutoencoder, -6), (MIM, -10)):
+        head = FlooredHead(split, method.Config().floor)
+        logvar = torch.tensor([[-30.0], [-12.0], [0.0], [30.0]], dtype=torch.float64, requires_grad=True)
+        q = head(torch.cat([torch.zeros_like(logvar), logvar], dim=1))
+        assert torch.allclose(q.logvar.exp(), logvar.exp() + math.exp(floor))
+        assert StandardNormal(1).kl(q)[0] < -floor / 2
+        StandardNormal(1).kl(q).sum().backward()
+        assert (logvar.grad[:2] < 0).all(), "the KL cannot raise the variance again"
+
+
+@pytest.mark.parametrize("method", [Autoencoder, PretrainedFreeBits, WassersteinAutoencoder, MIM])
+def test_methods_without_a_kl_build_a_floored_head(method):
+    model = SimpleNamespace(head=split, latent_to_decoder=torch.nn.Identity(), decoder=torch.nn.Identity())
+    head = method().build(model, None).head
+    assert isinstance(head, FlooredHead) and head.floor == method.Config().floor
+
+
+def test_coupled_vae_matches_the_learned_layer_only():
+    """With W = 0 the decoder's initial state does not depend on z, and neither does the match; W z does."""
+    z, code = torch.randn(2, 5, 3, generator=generator())
+    projection, twin = LatentState(3, 8), LatentState(3, 8)
+    nn.init.zeros_(projection.linear.weight)
+    nn.init.zeros_(twin.linear.weight)
+    assert match_distance(projection, twin, z, code) == match_distance(projection, twin, 9 * z, code) == -len(SCALES)
+    nn.init.normal_(projection.linear.weight, generator=generator())
+    assert match_distance(projection, twin, z, code) > match_distance(projection, twin, z / 9, code)
+
+
+def test_coupled_vae_kernels_have_the_width_of_the_latent():
+    """C = 2 D s, whatever the size of the layer after z."""
+    for hidden in (8, 80):
+        projection, twin = LatentState(3, hidden), LatentState(3, hidden)
+        nn.init.constant_(projection.linear.weight, 1.0)
+        nn.init.zeros_(twin.linear.weight)
+        z = torch.tensor([[1.0, 2.0, -1.0]])
+        squared = hidden * 2.0**2
+        expected = -sum(2 * 3 * s / (2 * 3 * s + squared) for s in SCALES)
+        assert match_distance(projection, twin, z, z).item() == pytest.approx(expected)
+
+
+def test_cr_vae_corrupts_words_for_the_encoder_only(text_trainer, tmp_path):
+    """After training with half of the words replaced by <unk>, the decoder does not write it."""
+    train = replace(TEXT_TRAIN, epochs=1, epoch_updates=20, optimiser="adam", lr=5e-2)
+    run = text_trainer("cr_vae(noise=0.5)", tmp_path, train)
+    run.run()
+    model = run.model.eval()
+    x = run.data.val[:20]
+    with torch.no_grad():
+        code = model.latent_to_decoder(model.encode(x).mean)
+        states, _ = model.decoder.states(x[:, :-1], code, model.decoder.start(code))
+        probabilities = model.decoder.output(states).softmax(-1)[..., UNKNOWN]
+    assert probabilities[x[:, 1:] != PAD].mean() < 0.02
+
+
 def test_gaussian_kls_match_torch():
     q = gaussians()
     normal = torch.distributions.Normal(q.mean, q.logvar.div(2).exp())
@@ -144,6 +241,15 @@ def test_mu_forcing_penalises_spread_below_the_margin(subtests):
             terms = elbo_terms(Gaussian(mean, torch.zeros(2, 3).double()))
             penalty = MuForcing(MuForcing.Config(margin=0.5)).loss(context(), terms) - terms.kl.mean()
             assert penalty.item() == pytest.approx(expected)
+
+
+def test_mu_forcing_asks_for_the_published_kl():
+    """At the default margin the loss has no penalty, and the KL is the 20.6 nats of the authors' notebook, or less."""
+    mean = math.sqrt(2.5) * torch.tensor([[-1.0] * 16, [1.0] * 16]).double()
+    terms = elbo_terms(Gaussian(mean, torch.zeros(2, 16).double()))
+    assert MuForcing().loss(context(), terms) == terms.kl.mean() == pytest.approx(20.0)
+    closer = elbo_terms(Gaussian(0.99 * mean, torch.zeros(2, 16).double()))
+    assert MuForcing().loss(context(), closer) > closer.kl.mean()
 
 
 def test_iwae_bound_rises_to_the_evidence():
