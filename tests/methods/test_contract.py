@@ -220,8 +220,9 @@ def test_incompatible_modifiers_are_refused():
                 parse_methods([f"{name}+{MODIFIERS[kind]}"], "quick")
 
 
-#: Settings with which a modifier has an effect; with the defaults the weight of the KL does not change here.
-SENSITIVE = {"control_vae": "control_vae(target=0.001)", "free_bits": "free_bits(target=0.0)"}
+#: Expression and modality with which a modifier has an effect; with the defaults the gradient of the KL is the same.
+SENSITIVE = {"control_vae": ("control_vae(target=0.001)", "text"), "free_bits": ("free_bits(target=0.0)", "text")}
+SENSITIVE["kl_capacity"] = ("kl_capacity(target=50.0)", "image")  # the KL of the toy text model starts at 0
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ SENSITIVE = {"control_vae": "control_vae(target=0.001)", "free_bits": "free_bits
     ],
 )
 def test_modifiers_change_training(name, kind, train_once, toy_trainer, tmp_path):
-    expression, modality = SENSITIVE.get(name, quick(name)), fastest_modality(name)
+    expression, modality = SENSITIVE.get(name, (quick(name), fastest_modality(name)))
     run = toy_trainer(f"{expression}+{MODIFIERS[kind]}", modality, tmp_path)
     run.run()
     modified = {key: value.detach() for key, value in run.model.decoder.named_parameters()}
