@@ -92,14 +92,19 @@ class TextData(Data):
         if self.true_nll is not None:
             exact = self.true_nll[:count]
             nlls["true_generator"] = exact.mean().item()
-            nlls["true_generator_se"] = exact.std(ddof=1).item() / math.sqrt(len(exact))
+            deviation = exact.std(ddof=1).item() if len(exact) > 1 else math.nan
+            nlls["true_generator_se"] = deviation / math.sqrt(len(exact))
         return nlls
 
     def unit_metrics(self, nll: float, count: int | None) -> dict[str, float]:
-        """Return perplexity, tokens per sentence (with ``</s>``, without ``<s>``) and the share of unknown words."""
+        """Return perplexity, tokens per sentence (with ``</s>``, without ``<s>``) and the share of unknown words.
+
+        The perplexity of a model that diverged may be infinite.
+        """
         words = (self.lengths["test"][:count] - 1).double().mean().item()
         unknown = (self.test[:count] == UNKNOWN).sum(1).double().mean().item()
-        return {"ppl": math.exp(nll / words), "words": words, "unknown": unknown / words}
+        perplexity = torch.tensor(nll / words, dtype=torch.float64).exp().item()
+        return {"ppl": perplexity, "words": words, "unknown": unknown / words}
 
     def sentences(self, rows: Tensor) -> list[str]:
         """Return token ids ``[B, T]`` as texts without special tokens except ``<unk>``, up to the first ``</s>``."""

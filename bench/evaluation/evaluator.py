@@ -27,7 +27,7 @@ from bench.evaluation.estimators.inference_gap import GRID_LEVELS, true_posterio
 from bench.evaluation.estimators.latent_usage import collapse_curve, variance_ratio_units
 from bench.evaluation.estimators.mutual_information import kl_aggregate_reverse
 from bench.evaluation.metrics import EvaluationContext, Measurement, compute_metrics
-from bench.evaluation.record import Evaluation, EvaluationRecord, GroupRecord, finite
+from bench.evaluation.record import Evaluation, EvaluationRecord, GroupRecord
 from bench.evaluation.registry import GroupResult, metric_groups
 from bench.evaluation.samples import qualitative_samples
 from bench.evaluation.trained_model import TrainedModel
@@ -38,6 +38,9 @@ from bench.models.vae import VAE, reparametrize_prior
 
 #: Test examples whose true posterior mean is stored for the report, if quadrature can compute it.
 NUM_TRUE_MEANS = 50
+
+#: Metrics that are not defined for a posterior without density.
+NEED_DENSITY = {"nll", "nll_se", "nll_mc_se", "ess", "pareto_k", "ppl", "bpd"}
 
 #: A dimension counts as collapsed if its KL is below this, in nats, for 99 % of the examples.
 COLLAPSED_DIMENSION = 0.01
@@ -84,10 +87,9 @@ def evaluate(
             continue
         seconds = time.perf_counter() - started
         group = GroupRecord(settings=settings, seconds=seconds, chunk=chunk, provenance=provenance)
-        record = evaluation.record
+        record = evaluation.record.with_metrics(result.metrics)
         evaluation = _updated(
-            replace(evaluation, columns={**evaluation.columns, **result.columns}),
-            metrics={**record.metrics, **finite(result.metrics)},
+            replace(evaluation, record=record, columns={**evaluation.columns, **result.columns}),
             groups={**record.groups, name: group},
             pending={other: settings for other, settings in record.pending.items() if other != name},
         )
@@ -133,7 +135,9 @@ def evaluate_basic(
     columns = {"index": index[order]} | {name: values.numpy()[order] for name, values in result.examples.items()}
     ctx.block = 0
     metrics, arrays = test_set_metrics(ctx, result)
-    metrics |= data.unit_metrics(metrics["nll"], config.test_examples) | {"n": len(index)}
+    metrics |= data.unit_metrics(result.metrics["nll"], config.test_examples) | {"n": len(index)}
+    if not all(q.has_density for q in result.posteriors):
+        metrics |= dict.fromkeys(metrics.keys() & NEED_DENSITY)
     arrays["means"] = result.means.cpu().numpy()[order]
     if ctx.model.latent_dim in GRID_LEVELS and reparametrize_prior(ctx.model) is ctx.model:
         with autocast(ctx.model, config.precision, frozen=True):
@@ -141,11 +145,11 @@ def evaluate_basic(
     images, texts = qualitative_samples(method, ctx, data, config.pictures) if config.pictures else ({}, None)
     record = EvaluationRecord(
         settings=config.basic,
-        metrics=finite(metrics),
-        references=data.references(config.test_examples),
+        metrics={},
+        references={**data.references(config.test_examples)},
         seconds=time.perf_counter() - started,
         chunk=chunk,
-    )
+    ).with_metrics(metrics)
     return Evaluation(record, columns, arrays | images, texts)
 
 
@@ -156,7 +160,7 @@ def test_set_metrics(ctx: EvaluationContext, result: Measurement) -> tuple[dict[
     n = len(examples["nll"])
     latent = model.latent_dim > 0
     metrics: dict[str, Any] = result.metrics | {
-        "nll_se": (examples["nll"].std() / math.sqrt(n)).item(),
+        "nll_se": examples["nll"].std().item() / math.sqrt(n) if n > 1 else math.nan,
         "nll_mc_se": (examples["nll_mc_se"].square().sum().sqrt() / n).item() if latent else None,
         "ess": examples["ess"].mean().item() if latent else None,
         "pareto_k": examples["pareto_k"].nanmedian().item() if latent else None,

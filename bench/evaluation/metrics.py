@@ -135,7 +135,8 @@ def information_metrics(model: VAE, result: Measurement) -> Metrics:
             in_batch_mutual_information(q, z).item() * len(z) / len(result.z)
             for q, z in zip(result.posteriors, blocks, strict=True)
         ]
-        metrics |= {"mi": bracket.low, "mi_loo": bracket.loo, "mi_high": bracket.high, "mi_batch": sum(in_batch)}
+        metrics |= {"mi": bracket.low, "mi_loo": bracket.loo, "mi_high": bracket.high}
+        metrics["mi_batch"] = sum(in_batch) if len(result.z) > 1 else math.nan
         metrics["kl_aggregate"] = kl_aggregate(log_probs.inclusive, model.prior.log_prob(result.z))
         metrics["collapsed"] = bracket.low < COLLAPSED_BELOW if math.isfinite(bracket.low) else None
     return metrics

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.core.config import FULL_PRECISION, PRECISIONS, check_ranges
+from bench.core.numbers import Finite, Number, storable
 from bench.core.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: Increased by every change that moves a basic metric of a trained model, or adds one.
 EVALUATION_VERSION = 2
 
-Metrics = dict[str, bool | int | float | None]
+Metrics = dict[str, Number]
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,6 @@ class BasicSettings:
         check_ranges(self, "test_examples iw_samples batch_size", "pictures", precision=PRECISIONS)
 
 
-def finite(metrics: Mapping[str, float | None]) -> Metrics:
-    """Replace NaN and infinity, which JSON does not have, by None."""
-    return {name: value if value is None or math.isfinite(value) else None for name, value in metrics.items()}
-
-
 class Record(BaseModel):
     """Base of the stored records."""
 
@@ -50,7 +45,7 @@ class GroupRecord(Record):
     """How a metric group was measured."""
 
     settings: dict[str, Any]
-    seconds: float
+    seconds: Finite
     """Run time of the group."""
     chunk: int
     """(example, sample) pairs decoded at a time."""
@@ -65,9 +60,11 @@ class EvaluationRecord(Record):
     settings: BasicSettings
     metrics: Metrics
     """Metrics of the basic evaluation and of all groups; null: not defined for this method or data set."""
-    references: dict[str, float] = Field(default_factory=dict)
+    not_finite: tuple[str, ...] = ()
+    """Metrics that are null because they were NaN or infinite."""
+    references: dict[str, Number] = Field(default_factory=dict)
     """NLL of reference models in nats per example, and standard errors (``…_se``)."""
-    seconds: float
+    seconds: Finite
     """Run time of the basic evaluation."""
     chunk: int
     """(example, sample) pairs decoded at a time."""
@@ -76,6 +73,13 @@ class EvaluationRecord(Record):
     """Metric groups that were measured."""
     pending: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings of metric groups that are yet to be measured."""
+
+    def with_metrics(self, metrics: Mapping[str, Any]) -> EvaluationRecord:
+        """Return a copy with more metrics; those that are not finite become None and are named in ``not_finite``."""
+        stored = {name: storable(value) for name, value in metrics.items()}
+        before = [name for name in self.not_finite if name not in metrics]
+        now = [name for name, value in metrics.items() if value is not None and stored[name] is None]
+        return self.model_copy(update={"metrics": {**self.metrics, **stored}, "not_finite": (*before, *now)})
 
 
 class DecodedText(Record):

@@ -93,7 +93,7 @@ class Column:
 def panels(
     rows: DataFrame, cell: CellRecord, settings: Mapping[str, dict[str, Any]], baseline: str | None
 ) -> dict[str, list[Column]]:
-    """Return the columns of every panel; those without values are left out.
+    """Return the columns of every panel; those without values are left out, unless the values are not finite.
 
     ``cell`` is one of the table, evaluated if there is one; ``settings`` are those of the metric groups, ``baseline``
     is the method of the baseline's row.
@@ -107,10 +107,12 @@ def panels(
         shown += [("" if metric.name == nll else group.panel, metric, values) for metric in group.metrics]
     shown.sort(key=lambda item: item[1].name != nll)  # the main NLL is the first column
     hidden = {*LIKELIHOODS} - {nll, "nll"} | {*([] if several else ["collapsed"])}
+    has_values = {name for name in rows if rows[name].notna().any()}
+    has_values |= {*cell.evaluation.not_finite} if cell.evaluation else set()
     hidden |= {"encoder_updates"} if not rows["encoder_updates"].any() else set()
     result: dict[str, list[Column]] = {"": [], "Details": _interval_columns(rows, nll, baseline)}
     for panel, metric, values in shown:
-        if metric.heading and metric.name not in hidden and rows[metric.name].notna().any():
+        if metric.heading and metric.name in has_values - hidden:
             digits = (1 if several else 0) if metric.name in COUNTS else metric.digits
             mean = partial(_mean, metric.name, digits, spread=metric.name in (nll, *SPREADS))
             show = {"mi": _bracket, "train_seconds": _seconds, "collapsed": _share}.get(metric.name, mean)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.experiment.lag_trace import LagTrace
-from bench.reporting.style import WIDTH, PlotStyles, legend, subplots, wrap_name
+from bench.reporting.style import WIDTH, PlotStyles, height_of, legend, subplots, wrap_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +99,7 @@ def trajectory(traces: Traces, styles: PlotStyles) -> Figure | None:
     """Draw the path of one example through training, and of the standard deviation over all. None without traces."""
     if not traces:
         return None
-    figure, [[single, spread]] = subplots(2.9, columns=2)
+    figure, [[single, spread]] = subplots(height_of(traces, 2.9), columns=2)
     example = _representative_example(traces)
     for name, trace in traces.items():
         sign, style = np.sign(trace.true_means[-1, example]) or 1.0, styles[name]

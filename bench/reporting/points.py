@@ -9,7 +9,7 @@ import seaborn
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
 from bench.reporting.frame import headline, interval
-from bench.reporting.style import PlotStyles, legend, semantics, subplots
+from bench.reporting.style import PlotStyles, height_of, legend, semantics, subplots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def rate_distortion(finished: DataFrame, styles: PlotStyles) -> Figure | None:
     rate, excess = means["kl"], means["rec"] - means["rec"].median()
     near = means.index[(rate <= 4 * max(rate.median(), 1.0)) & (excess <= 4 * max(excess.abs().median(), 1.0))]
     panels = [finished] if len(near) == len(means) else [finished, finished[finished["method"].isin(near)]]
-    figure, [axes] = subplots(3.1, columns=len(panels))
+    figure, [axes] = subplots(height_of(means.index, 3.1), columns=len(panels))
     for ax, cells in zip(axes, panels, strict=True):
         _points(ax, cells, "kl", "rec", styles)
         ax.set(xlabel="rate: KL (nats)", ylabel="distortion: rec (nats)")
@@ -60,7 +60,7 @@ def nll_cost(finished: DataFrame, styles: PlotStyles, cost: str, label: str) -> 
     if finished.empty:
         return None
     methods = [*finished.groupby("method", sort=False)[nll].mean().sort_values(kind="stable").index]
-    figure, [[ax]] = subplots(max(2.6, 0.13 * len(methods) + 0.6))
+    figure, [[ax]] = subplots(height_of(methods, 2.6))
     _points(ax, finished, cost, nll, styles)
     ax.set(xlabel=label, ylabel=NLL_LABELS[nll], xscale="log")
     first, last = finished[cost].min(), finished[cost].max()

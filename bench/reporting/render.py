@@ -11,6 +11,7 @@ from bench.reporting.statistics import Summary
 from bench.reporting.template import template
 
 DASH = "–"
+LARGE = 1e9
 LINE_WIDTH, NAME_WIDTH = 130, 24  # characters of plain text: of a line, and of a row's name at least
 
 
@@ -83,9 +84,14 @@ class Document:
 
 
 def number(value: float, digits: int) -> str:
-    """Format with fixed digits and thousands separators, without negative zero; a dash for NaN."""
+    """Format with fixed digits and thousands separators, without negative zero; a dash for NaN.
+
+    Numbers from ``LARGE`` on have an exponent.
+    """
     if math.isnan(value):
         return DASH
+    if abs(value) >= LARGE:
+        return f"{value:.{digits}e}"
     text = f"{value:,.{digits}f}"
     return text.removeprefix("-") if not text.strip("-0.,") else text
 

@@ -33,10 +33,10 @@ def summary(values: Iterable[float]) -> Summary:
     n = len(values)
     if n == 0:
         return Summary(NAN, NAN, 0, NAN, NAN)
-    mean = math.fsum(values) / n
+    mean = 1024 * (math.fsum(value / 1024 for value in values) / n)  # without overflow of the sum
     if n == 1:
         return Summary(mean, NAN, 1, NAN, NAN)
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    sd = math.hypot(*(value - mean for value in values)) / math.sqrt(n - 1)  # without overflow of the squares
     half = student_t(0.975, n - 1) * sd / math.sqrt(n)
     return Summary(mean, sd, n, mean - half, mean + half)
 
@@ -72,7 +72,7 @@ def crossed(values: ArrayLike, known: int | None = None) -> Summary:
     over_seeds = summary(rows)
     if seeds < 2 or examples < 2:
         return over_seeds
-    ms_seeds = examples * over_seeds.sd**2
+    ms_seeds = examples * over_seeds.sd * over_seeds.sd
     ms_examples = seeds * float(columns.var(ddof=1))
     residual = values - rows[:, None] - columns + over_seeds.mean
     ms_residual = float((residual**2).sum()) / ((seeds - 1) * (examples - 1))

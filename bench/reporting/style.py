@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 WIDTH = 6.75  # inches: the text width of a page
+LEGEND_LINE = 0.13  # inches
 DPI = 150  # of PNG files
 #: matplotlib settings of every figure, on top of matplotlib's defaults.
 RC: dict[str, Any] = {
@@ -91,6 +92,11 @@ def subplots(
     """Return a figure of this size in inches and its axes ``(rows, columns)``."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def height_of(methods: Collection[str], least: float) -> float:
+    """Return the height in inches, ``least`` at least, of axes with a legend of these methods at their right."""
+    return max(least, LEGEND_LINE * sum(1 + wrap_name(name, 36).count("\n") for name in methods) + 0.6)
 
 
 def legend(ax: Axes, methods: Iterable[str], styles: PlotStyles, lines: bool = True) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 NEGATIVE_GAP = -0.1  # nats below which a negative amortisation gap is more than noise
+UNDEFINED, NOT_FINITE = "undefined for one test example", "not finite"  # footnotes
 REFINED_EXCESS = 0.1  # nats by which the refined NLL may exceed the plain one without a footnote
 PUBLISHED_METRICS = {
     "nll": "NLL",
@@ -84,7 +85,9 @@ def _panel(
     nll, grid = headline(rows), []
     for row in rows.itertuples():
         entries = [column.show(row) for column in columns]
-        if caption not in ("", "Details") and all(entry.text == DASH for entry in entries):
+        is_empty = all(entry.text == DASH for entry in entries)
+        reasons = {note for column in columns for note in notes[row.method][column.name]}
+        if is_empty and caption not in ("", "Details") and not reasons & {UNDEFINED, NOT_FINITE}:
             continue  # only the first two panels show every row
         name = Entry(row.method, letters=letters([] if caption else notes[row.method]["method"]))
         grid.append([name])
@@ -107,8 +110,11 @@ def _row_notes(row: Any, frame: DataFrame, columns: Iterable[Column], is_crossed
     for name in [f"{name}_{kind}" for name in LIKELIHOODS for kind in ("ci", "minus_baseline")]:
         if is_crossed and not getattr(row, f"{name}_examples") and not math.isnan(getattr(row, f"{name}_low")):
             notes[name].append("over seeds only: values per test example are missing")
-    if 0 < row.nll_refined_n < row.n:
-        notes["nll_refined"].append(f"{row.nll_refined_n} of {row.n} seeds")
+    done = cells[cells["status"] == "done"]
+    counts = {column.name: done[column.name].count() for column in columns if column.name in done}
+    for name, count in (counts | {"nll_refined": row.nll_refined_n}).items():
+        if 0 < count < row.n:
+            notes[name].append(f"{count} of {row.n} seeds")
     if row.nll_refined - row.nll > REFINED_EXCESS:
         notes["nll_refined"].append("too high: the refinement failed; IW-NLL, also an upper bound, is lower")
     if row.gap_amortisation < NEGATIVE_GAP:
@@ -116,7 +122,7 @@ def _row_notes(row: Any, frame: DataFrame, columns: Iterable[Column], is_crossed
     for name in ("pareto_k", "pareto_k_refined"):
         if getattr(row, name) > UNRELIABLE_K:
             notes[name].append(f"above {UNRELIABLE_K}: unreliable")
-    shared = cells.loc[cells["status"] == "done", "shared"].max()
+    shared = done["shared"].max()
     if shared > 1:
         notes["train_seconds"].append(f"measured while up to {shared:.0f} cells shared the device")
     if row.collapsed > 0:
@@ -124,9 +130,20 @@ def _row_notes(row: Any, frame: DataFrame, columns: Iterable[Column], is_crossed
         notes["mi"].append("collapsed" + (f" in {count} of {row.n} seeds" if row.n > 1 else ""))
     for column in columns:
         is_difference = column.name.endswith("_minus_baseline")
-        if column.show(row).text == DASH and row.n and not notes[column.name] and not (is_difference and row.baseline):
-            notes[column.name] = _missing_reason(column.name, row, cells["cell"], notes)
+        if column.show(row).text == DASH and row.n and not (is_difference and row.baseline):
+            notes[column.name] += _not_finite_reason(column.name, cells["cell"])
+            notes[column.name] = notes[column.name] or _missing_reason(column.name, row, cells["cell"], notes)
     return notes
+
+
+def _not_finite_reason(name: str, cells: Iterable[CellRecord]) -> list[str]:
+    """Return why a metric that was measured has no value, if it was not finite."""
+    evaluations = [cell.evaluation for cell in cells if cell.evaluation and name in cell.evaluation.not_finite]
+    if not evaluations:
+        return []
+    if name.startswith("pareto_k"):
+        return ["the weights have no tail to fit"]
+    return [UNDEFINED if all(evaluation.metrics["n"] == 1 for evaluation in evaluations) else NOT_FINITE]
 
 
 def _missing_reason(name: str, row: Any, cells: Iterable[CellRecord], notes: Notes) -> list[str]:
@@ -139,9 +156,7 @@ def _missing_reason(name: str, row: Any, cells: Iterable[CellRecord], notes: Not
         return ["evaluated with other settings (see the notes)"]
     if math.isnan(row.kl) and notes.get("kl"):  # metrics of z are missing for the same reason as KL
         return notes["kl"]
-    if values:
-        return ["the weights have no tail to fit" if name.startswith("pareto_k") else "not defined for this method"]
-    return ["not measured"]
+    return ["not defined for this method" if values else "not measured"]
 
 
 def _status_notes(cells: DataFrame) -> list[str]:
@@ -183,13 +198,14 @@ def _notes(group: Group, cell: CellRecord, settings: Mapping[str, dict[str, Any]
     return notes + group.notes
 
 
-def _references(references: Mapping[str, float]) -> list[str]:
+def _references(references: Mapping[str, float | None]) -> list[str]:
     """Return a note on the NLL of each reference model; ``name_se`` is the standard error of ``name``."""
     notes = []
     for name, value in references.items():
-        if not name.endswith("_se"):
+        if value is not None and not name.endswith("_se"):
             description, remark = REFERENCES.get(name, (name.replace("_", " "), ""))
-            error = f" ± {number(references[f'{name}_se'], 2)} (standard error)" if f"{name}_se" in references else ""
+            standard_error = references.get(f"{name}_se")
+            error = "" if standard_error is None else f" ± {number(standard_error, 2)} (standard error)"
             notes.append(f"For reference, NLL of {description}: {number(value, 2)}{error}{remark}.")
     return notes
 

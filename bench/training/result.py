@@ -6,12 +6,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from bench.core.numbers import Finite, Number
+
 
 class Validation(BaseModel):
     """One line of ``history.jsonl``: the state of training and the metrics on the validation set (extra fields)."""
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
-    __pydantic_extra__: dict[str, float | int | bool | None]
+    __pydantic_extra__: dict[str, Number]
 
     phase: str
     """Name of the training phase."""
@@ -19,20 +21,20 @@ class Validation(BaseModel):
     """Decoder updates so far."""
     encoder_updates: int
     """Updates so far that left the decoder unchanged."""
-    seconds: float
+    seconds: Finite
     """Training time so far, without validation and checkpoints."""
-    train_loss: float
+    train_loss: Finite
     """Mean training loss since the previous validation, in nats per example."""
-    beta: float
+    beta: Finite
     """KL weight of the last update."""
-    lr: float
+    lr: Finite
     """Learning rate of the last update."""
     selected: bool
     """Whether the validation score improved and the weights were saved as the best."""
 
     @property
     def metrics(self) -> dict[str, float | int | bool | None]:
-        """Return the metrics on the validation set."""
+        """Return the metrics on the validation set; None: not defined, or not finite."""
         return self.__pydantic_extra__
 
 
@@ -49,11 +51,11 @@ class TrainingResult(BaseModel):
     """Decoder update of the selected weights; None: the last weights were kept."""
     stopped_by: Literal["budget", "decays"]
     """Whether training used all planned updates, or all learning-rate decays of its last phase."""
-    train_seconds: float
-    validation_seconds: float
-    data_seconds: float
-    checkpoint_seconds: float
-    flops: float
+    train_seconds: Finite
+    validation_seconds: Finite
+    data_seconds: Finite
+    checkpoint_seconds: Finite
+    flops: Finite
     """Floating-point operations of all updates."""
     updates_by_kind: dict[str, int]
     """``"phase: group+group"`` → number of updates."""

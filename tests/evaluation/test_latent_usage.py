@@ -39,6 +39,14 @@ def test_normalised_means_of_a_collapsed_posterior_are_active_only():
     assert variance_ratio_units(torch.zeros(10, 2), torch.zeros(10, 2)) == 0
 
 
+def test_counts_are_undefined_where_numbers_are():
+    one, diverged = torch.zeros(1, 3), torch.tensor([[0.0, math.nan], [1.0, 2.0]])
+    assert math.isnan(active_units(one)) and math.isnan(variance_ratio_units(one, one))
+    assert informative_units(one) == 0
+    assert math.isnan(active_units(diverged)) and math.isnan(informative_units(diverged))
+    assert collapse_curve(diverged, torch.ones(2)).isnan().all()
+
+
 def test_collapse_curve_matches_its_definition(subtests):
     for count, delta in itertools.product([100, 1234], [0.0, 0.01, 0.07, 0.29]):
         with subtests.test(count=count, delta=delta):

@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from bench.data.tensors import load
+from bench.evaluation.evaluator import evaluate
 from bench.evaluation.metrics import EvaluationContext
 from bench.evaluation.samples import text_samples
-from bench.experiment.factory import load_trained
+from bench.experiment.factory import build_from_config, load_trained
+from bench.experiment.stored_evaluation import load_evaluation, store_evaluation
+from bench.experiment.trained_cell import TrainedCell
 from bench.experiment.worker import run_cell
-from tests.conftest import TEXT_MODEL, TEXT_TRAIN
+from bench.reporting.report import build
+from tests.conftest import EVALUATION, TEXT_MODEL, TEXT_TRAIN
 
 
 def test_examples_are_stored_in_the_order_of_the_set(text_prepared, text_planned, text_task):
@@ -26,6 +30,41 @@ def test_examples_are_stored_in_the_order_of_the_set(text_prepared, text_planned
     with np.load(cell.folder.path / "arrays.npz") as arrays, torch.no_grad():
         assert arrays["true_means"].shape == (20, 2)
         torch.testing.assert_close(model.eval().encode(x).mean, torch.from_numpy(arrays["means"]))
+
+
+def test_diverged_model_is_evaluated_once(text_prepared, text_planned):
+    """Its perplexity overflows."""
+    cell = text_planned("vae")
+    method, model, seed = build_from_config(cell.config)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.mul_(1e6)
+    cell.folder.write_config(cell.config)
+    evaluation = evaluate(method, model, load(text_prepared, TEXT_MODEL), TEXT_TRAIN, EVALUATION, seed)
+    store_evaluation(cell.folder, evaluation)
+    stored = load_evaluation(cell.folder)
+    assert stored.record == evaluation.record and not EVALUATION.missing(stored.record)
+    assert stored.record.metrics["nll"] > 1e4 and stored.record.metrics["ppl"] is None
+    assert "ppl" in stored.record.not_finite
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_evaluation_of_one_example(modality, request, monkeypatch):
+    prefix = "text_" if modality == "text" else ""
+    planned, task = (request.getfixturevalue(f"{prefix}{name}") for name in ("planned", "task"))
+    monkeypatch.setattr("bench.reporting.figures.draw", lambda *_: [])
+    cell, config = planned("vae"), EVALUATION.with_overrides({"test_examples": 1})
+    run_cell(task(cell, evaluation=config))
+    record = cell.folder.evaluation()
+    assert not config.missing(record) and cell.folder.result().failure is None
+    undefined = {"mi", "mi_loo", "mi_high", "mi_batch", "au", "au_ratio", "shuffle_gap", "nll_se", "nll_refined_se"}
+    assert {name for name in undefined if record.metrics[name] is None} == undefined <= {*record.not_finite}
+    assert all(math.isfinite(record.metrics[name]) for name in ("nll", "kl", "au_kl", "nll_refined", "gap_inference"))
+    [table] = build(cell.folder.path.parents[4])
+    assert "undefined for one test example" in table.text and "nan" not in table.text.split()
+    trained = TrainedCell.read(cell.folder.path)
+    assert len(trained.examples) == 1 and trained.metrics["mi"] is None
 
 
 def test_interpolations_end_at_the_reconstructions(text_trainer, tmp_path):

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 import bench
 from bench.core.errors import UserError
@@ -14,10 +20,19 @@ from bench.experiment.cell_folder import CellFolder, cell_folders
 from bench.experiment.cell_record import read
 from bench.experiment.plan import plan
 from bench.experiment.queries import finished_cells
-from bench.experiment.schema import SCHEMA_VERSION, CellConfig, identify, json_schema, parse, to_json
+from bench.experiment.schema import (
+    SCHEMA_VERSION,
+    CellConfig,
+    EvaluationFile,
+    ResultRecord,
+    identify,
+    json_schema,
+    parse,
+    to_json,
+)
 from bench.reporting.report import build
 from bench.training.expressions import parse_methods
-from tests.conftest import TOY
+from tests.conftest import TOY, steady
 from tests.fixtures import make_cells
 
 FILES = ("config.json", "result.json", "evaluation.json", "history.jsonl")
@@ -45,6 +60,49 @@ def test_records_survive_a_round_trip(planned):
     config = planned("sa_vae(steps=2)+anneal").config
     assert parse(CellConfig, to_json(config)) == config
     assert config.cell_id == identify(config)
+
+
+EXTREME = st.one_of(
+    st.floats(),
+    st.sampled_from([math.nan, math.inf, -math.inf, 1e300, -1e300, 5.8e193, 2.0**63, 10**30, 5e-324, True, None]),
+    st.floats(width=32).map(np.float32),
+    st.integers(-(2**60), 2**60).map(np.int64),
+    st.floats().map(lambda value: torch.tensor(value, dtype=torch.float64)),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> CellFolder:
+    [path, *_] = make_cells.write(tmp_path_factory.mktemp("extreme"), seeds=1)
+    return CellFolder(path)
+
+
+@steady
+@given(EXTREME)
+def test_any_metric_can_be_read_again(folder, value):
+    record = make_cells.evaluation({"old": 1.0, "same": value}, {}, references={"unigram": value})
+    record = record.with_metrics({"nll": value, "old": 2.0})
+    assert isinstance(record.metrics["nll"], (float, int, bool, type(None)))
+    assert (record.not_finite == ("nll",)) == (value is not None and not math.isfinite(value))
+    folder.write_record("evaluation.json", EvaluationFile(cell_id=folder.config.cell_id, evaluation=record))
+    assert folder.evaluation() == record
+
+    lines = [make_cells.validation(40), make_cells.validation(80, kl=value, lag_kl=value)]
+    folder.write_history(lines)
+    assert folder.history() == lines
+
+
+@steady
+@given(EXTREME)
+def test_training_result_is_finite_or_not_made(folder, value):
+    try:
+        record = make_cells.training(flops=value, train_seconds=value)
+    except ValidationError:
+        assert value is None or not math.isfinite(value)
+        return
+    result = ResultRecord(cell_id=folder.config.cell_id, status="ok", training=record)
+    folder.write_record("result.json", result)
+    assert folder.result() == result
 
 
 @pytest.mark.parametrize("file", FILES)

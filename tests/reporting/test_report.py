@@ -142,6 +142,16 @@ def test_other_schema_versions_are_a_one_line_error(out: Path):
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == before
 
 
+@pytest.mark.filterwarnings("error")
+def test_legend_of_many_methods_fits_into_its_figure():
+    cells = pd.DataFrame(
+        [(f"beta_vae(beta={i})", 1.0 + i, 40.0 - i) for i in range(40)], columns=["method", "kl", "rec"]
+    )
+    figure = points.rate_distortion(cells, plot_styles(cells["method"]))
+    figure.get_layout_engine().execute(figure)
+    assert figure.axes[0].get_position().width > 0.2
+
+
 def test_outliers_get_a_second_panel():
     """In rate, as of an autoencoder, or in distortion, as of IWAE."""
     near = [(f"near {i}", 1.0 + i, 40.0 - i) for i in range(5)]

@@ -93,6 +93,20 @@ def test_questionable_values_have_footnotes(out: Path):
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_huge_and_missing_values_fit_into_a_table(text_out: Path):
+    """A perplexity of two seeds whose square overflows, and one of another method that is not finite."""
+    for method, values in {"vae": (5.8e193, 1e300), "sa-vae": (None, None), "aggressive": (None, 120.0)}.items():
+        for file, value in zip(sorted(text_out.glob(f"runs/*/*/{method}/*/evaluation.json")), values, strict=True):
+            metrics = read_json(file)["evaluation"]["metrics"] | {"ppl": value}
+            change_evaluation(file, metrics=metrics, not_finite=[] if value else ["ppl"])
+    [result] = report.build(text_out)
+    table = {line.split()[0].split("[")[0]: line for line in reversed(result.text.splitlines()[:9]) if line}
+    assert "5.00e+299 (7.07e+299)" in table["vae"] and "–[" in table["sa_vae"]
+    assert "] not finite" in result.text and "1 of 2 seeds" in result.text
+    assert max(map(len, table.values())) < 150
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_plain_nll_is_the_headline_without_refined_nll(out: Path):
     names = group_of_metric()
     for file in out.glob("runs/*/*/*/*/evaluation.json"):

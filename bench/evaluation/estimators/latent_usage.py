@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,36 +14,49 @@ from bench.models.distributions import Gaussian, Posterior, Prior, StandardNorma
 from bench.models.vae import VAE
 
 
-def active_units(means: Tensor, threshold: float = 0.01) -> int:
+def active_units(means: Tensor, threshold: float = 0.01) -> float:
     """Count the dimensions whose posterior mean has a variance over the data above ``threshold``: means ``[N, D]``.
 
-    Unbiased variance of posterior means, not of samples (Burda et al., ICLR 2016).
+    Unbiased variance of posterior means, not of samples (Burda et al., ICLR 2016). NaN for one example.
     """
-    return int((means.double().var(dim=0) > threshold).sum())
+    return _count_above(_variance(means), threshold)
 
 
-def informative_units(kl_dim: Tensor, threshold: float = 0.01) -> int:
+def _variance(means: Tensor) -> Tensor:
+    """Return the unbiased variance over the examples: ``[N, D]`` -> ``[D]``, float64; NaN for one example."""
+    return means.double().var(dim=0) if len(means) > 1 else torch.full_like(means[0], math.nan, dtype=torch.float64)
+
+
+def _count_above(values: Tensor, threshold: Tensor | float) -> float:
+    """Count the values ``[D]`` above ``threshold``; NaN if a value is NaN."""
+    return math.nan if values.isnan().any() else int((values > threshold).sum())
+
+
+def informative_units(kl_dim: Tensor, threshold: float = 0.01) -> float:
     """Count the dimensions whose mean KL to the prior is above ``threshold`` nats: KL ``[N, D]``.
 
     Does not depend on the scale of the posterior means, which a normalisation layer in the encoder can set.
     """
-    return int((kl_dim.double().mean(dim=0) > threshold).sum())
+    return _count_above(kl_dim.double().mean(dim=0), threshold)
 
 
-def variance_ratio_units(means: Tensor, variances: Tensor, threshold: float = 0.05) -> int:
+def variance_ratio_units(means: Tensor, variances: Tensor, threshold: float = 0.05) -> float:
     """Count the dimensions whose means contribute more than ``threshold`` of the aggregate posterior's variance.
 
     The ratio Var(μ_d) / (Var(μ_d) + E σ²_d) of posterior means and variances ``[N, D]`` is invariant to the scale of z.
+    NaN for one example.
     """
-    between, within = means.double().var(dim=0), variances.double().mean(dim=0)
-    return int((between > threshold * (between + within)).sum())
+    between, within = _variance(means), variances.double().mean(dim=0)
+    return _count_above(between, threshold * (between + within))
 
 
 def collapse_curve(kl_dim: Tensor, epsilons: Tensor, delta: float = 0.01) -> Tensor:
     """Return the share of (ε, δ)-collapsed dimensions, P_x[KL_d < ε] ≥ 1 - δ (Lucas et al., 2019), for each ε ``[E]``.
 
-    ``kl_dim`` ``[N, D]``: KL to the prior in nats. The curve increases with ε from 0 to 1.
+    ``kl_dim`` ``[N, D]``: KL to the prior in nats. The curve increases with ε from 0 to 1; NaN if a KL is.
     """
+    if kl_dim.isnan().any():
+        return torch.full_like(epsilons, math.nan, dtype=torch.float64)
     exceptions = int(delta * len(kl_dim) + 1e-9)  # examples that may have a KL of ε or more
     critical = kl_dim.double().topk(exceptions + 1, dim=0).values[-1]
     return (critical < epsilons.to(critical).unsqueeze(1)).double().mean(dim=1)

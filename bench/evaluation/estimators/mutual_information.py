@@ -74,8 +74,10 @@ def mutual_information_bracket(log_probs: SampleLogProbs, rate: float) -> Bracke
     (Hoffman & Johnson, 2016). ``loo`` leaves out the own example: in expectation at least I (Poole et al., 2019), and
     far above it if posteriors hardly overlap. The rate equals I + KL(q(z) ‖ p(z)), so ``high`` is the smaller of
     both. The bounds hold in expectation only: if I is small compared with the sampling noise, ``low`` may be slightly
-    negative, or above ``high``.
+    negative, or above ``high``. NaN for one example.
     """
+    if len(log_probs.own) < 2:
+        return Bracket(math.nan, math.nan, math.nan)
     loo = (log_probs.own - log_probs.leave_one_out).mean().item()
     low = (log_probs.own - log_probs.inclusive).mean().item()
     return Bracket(low, loo, min(loo, rate))

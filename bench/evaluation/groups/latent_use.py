@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,11 @@ def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
 
     from bench.evaluation.estimators.latent_usage import coupled_samples, distortion_gaps
 
-    blocks = list(trained.blocks(settings.examples)) if trained.has_latent else []
-    if sum(len(block.x) for block in blocks) < 2:
+    if not trained.has_latent:
         return GROUP.undefined()
+    blocks = list(trained.blocks(settings.examples))
+    if sum(len(block.x) for block in blocks) < 2:
+        return GroupResult(dict.fromkeys(GROUP.metric_names, math.nan))
     trained.ctx.block = 0
     model, generator = trained.ctx.model, trained.ctx.generator("use")
     z = coupled_samples([block.q for block in blocks], model.prior, SAMPLES, generator)
