@@ -32,6 +32,11 @@ Not included, because neither code nor a complete formula could be read:
 
 - fraternal dropout for the decoder of a VAE (Petit & Corro, 2021, arXiv 2110.14945);
 - NC-VAE, whose encoder discriminates between codes of data and of noise (2019, arXiv 1907.10430).
+
+Not included, because every method here has one z with one q(z|x), of which every metric reads samples, mean and KL:
+
+- ladder and other hierarchical VAEs (Sønderby et al., NeurIPS 2016, arXiv 1602.02282): their layers of z have
+  priors that depend on the layer above and, in the ladder, posteriors that contain the decoder's own distributions.
 """
 
 
