@@ -85,8 +85,10 @@ def _run_again(stored: CellRecord, scratch: Path, retrain: bool, data_dir: Path 
 
     again, provenance = CellFolder(scratch), _provenance(stored, retrain)
     if retrain and (version := stored.config.protocol_version) != PROTOCOL_VERSION:
-        commit = provenance.commit if provenance else None
-        raise UserError(f"trained under protocol {version} (commit {commit}), this code has {PROTOCOL_VERSION}")
+        commit = (provenance and provenance.commit) or "unknown"
+        raise UserError(
+            f"trained under protocol {version} (commit {commit}), this code has {PROTOCOL_VERSION}: check out that commit"
+        )
     if not retrain and stored.result:
         if not CellFolder(stored.folder).has_weights():
             raise UserError("its weights are missing (git keeps none); --retrain trains it again")

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from bench.core import __version__
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -44,20 +46,26 @@ class Provenance:
 
 
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "ray")
+THIS_FILE, METHODS = "bench/core/provenance.py", "methods/__init__.py"  # places in a checkout, in git's order
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout, with ``-dirty`` after local changes; None outside a checkout."""
+    """Return the commit of this checkout, with ``-dirty`` after local changes.
+
+    None if this file is not tracked at its place in a checkout: an installed package, or a copy in another repository.
+    """
     try:
-        dirty = _git("status", "--porcelain", ".", "../methods")
+        if _git("ls-files", "--full-name", Path(__file__).name, f":/{METHODS}").split() != [THIS_FILE, METHODS]:
+            return None
+        dirty = _git("status", "--porcelain", "--untracked-files=all", ":/bench", ":/methods")
         return _git("rev-parse", "HEAD") + ("-dirty" if dirty else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of those ``PACKAGES`` whose installation says so."""
-    versions = {"python": platform.python_version()}
+    """Return the versions of Python, of this package and of those ``PACKAGES`` whose installation says so."""
+    versions = {"python": platform.python_version(), "bench": __version__}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
@@ -94,9 +102,12 @@ def now() -> str:
 
 
 def _git(*arguments: str) -> str:
-    folder = Path(__file__).resolve().parents[1]
-    words = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    """Return the output of git in the repository around this file, whatever ``GIT_DIR`` and its kin name."""
+    kept = ("GIT_CONFIG", "GIT_EXEC")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_") or key.startswith(kept)}
+    words = ["git", "--no-optional-locks", "-C", str(Path(__file__).resolve().parent), *arguments]
+    process = subprocess.run(words, env=environment, capture_output=True, timeout=10, check=True)
+    return process.stdout.decode(errors="replace").strip()
 
 
 def _processor() -> str:
