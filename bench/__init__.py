@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bench.experiment.trained_cell import TrainedCell
 
 _FOLDER = Path(__file__).parent
-if not (_FOLDER / "methods").exists():  # a checkout: there ``bench.methods`` is the folder next to this package
+if not (_FOLDER / "methods" / "__init__.py").exists():  # a checkout: ``bench.methods`` is the folder next to this one
     __path__.append(str(_FOLDER.parent))
 
 __all__ = ["frame", "load"]

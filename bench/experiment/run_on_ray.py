@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -35,6 +37,7 @@ ENVIRONMENT = {
 with unchanged_process(**ENVIRONMENT):
     import ray
     from ray import tune
+    from ray.job_config import JobConfig
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 RETRIES = 2  # of a trial whose process died; the last one stores the failure
@@ -97,6 +100,9 @@ def start(resources: Resources, scratch: Path) -> None:
     else:
         options |= {"address": "local", "num_cpus": max(cores(), resources.cpus_per_cell)}
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        # Workers import from where this process does; Ray would put the working directory first, whatever it holds.
+        path = [os.path.abspath(entry) for entry in reversed(sys.path)]
+        options["job_config"] = JobConfig(_client_job=True, _py_driver_sys_path=path)
     try:
         ray.init(**options)
     except Exception as error:  # Ray raises many types
