@@ -28,6 +28,12 @@ def run(*words: object, **options) -> str:
     return process.stdout
 
 
+def settings(sections: dict[str, dict[str, object]]) -> list[str]:
+    """Return options ``--set`` for settings by section."""
+    pairs = [f"{section}.{name}={value}" for section, items in sections.items() for name, value in items.items()]
+    return [word for pair in pairs for word in ("--set", pair)]
+
+
 def occupy(folder: Path) -> Path:
     """Make ``folder`` with files that have the names of packages and modules of this project; none can be imported."""
     for place in ("methods", "methods/parts", "bench", "bench/methods", "bench/core", "tests", "results", "core"):
@@ -93,8 +99,7 @@ def test_an_installation_runs_next_to_folders_of_any_name(installed, tmp_path):
     """Also on Ray, and as a program also next to a package ``bench`` and modules with names of the standard library."""
     cwd, environment = occupy(tmp_path / "cwd"), {**os.environ}
     environment.pop("PYTHONPATH", None)
-    settings = [f"{section}.{name}={value}" for section, items in SMALL.items() for name, value in items.items()]
-    arguments = ["run", "--methods", "vae", *(word for setting in settings for word in ("--set", setting))]
+    arguments = ["run", "--methods", "vae", *settings(SMALL)]
     for command in ([installed / "python", "-m", "bench"], [installed / "posterior-collapse-bench"]):
         printed = run(*command, "list", "methods", cwd=cwd, env=environment).splitlines()
         assert len(printed) == 1 + len(registry.method_names())

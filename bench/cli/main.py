@@ -8,7 +8,6 @@ message after an interruption ends with.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from bench.cli import list as listing
 from bench.core import __version__
 from bench.core.errors import Stopped, UserError
 from bench.core.host import unchanged_process
+from bench.core.output import output_without_errors
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,28 +34,25 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in ``argv`` (default: ``sys.argv``) and return its exit status.
 
-    The status is 2 after a ``UserError`` or a file that cannot be read or written, 141 after a closed pipe, 130 after
-    ^C, and 128 plus the signal's number after another signal. Wrong arguments raise ``SystemExit(2)``.
+    The status is 2 after a ``UserError`` or a file that cannot be read or written, 130 after ^C, and 128 plus the
+    signal's number after another signal; output that cannot be written does not change it. Wrong arguments raise
+    ``SystemExit(2)``.
     """
-    args = parser().parse_args(argv)
-    try:
-        with unchanged_process():
-            status = args.execute(args)
-        sys.stdout.flush()
-        return status
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader has closed the pipe, as "| head" does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush succeeds
-        return 141
-    except OSError as error:
-        file = f"{error.filename}: " if error.filename else ""
-        print(f"error: {UserError(f'{file}{error.strerror or error}')}", file=sys.stderr)
-        return 2
-    except Stopped as stopped:
-        print(f"stopped: {stopped}; {args.after_stop}", file=sys.stderr)
-        return 128 + stopped.signal
-    except KeyboardInterrupt:
-        print(f"\ninterrupted: {args.after_stop}", file=sys.stderr)
-        return 130
+    with output_without_errors():
+        args = parser().parse_args(argv)
+        try:
+            with unchanged_process():
+                return args.execute(args)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            file = f"{error.filename}: " if error.filename else ""
+            print(f"error: {UserError(f'{file}{error.strerror or error}')}", file=sys.stderr)
+            return 2
+        except Stopped as stopped:
+            print(f"stopped: {stopped}; {args.after_stop}", file=sys.stderr)
+            return 128 + stopped.signal
+        except KeyboardInterrupt:
+            print(f"\ninterrupted: {args.after_stop}", file=sys.stderr)
+            return 130

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.core.errors import UserError
+from bench.core.errors import UserError, printable
 from bench.core.files import read_arrays, read_bytes
 from bench.data.cache import cached
 from bench.data.corpus import FILE_NAMES, find_files, label_arrays, prepare_text
@@ -47,7 +47,7 @@ def _text(folder: Path, cache: Path) -> Prepared:
     if not files:
         raise UserError(f"{folder} is no text data set: it needs {FILE_NAMES}, one document per line")
     contents = {split: read_bytes(file) for split, file in files.items()}
-    return prepare_text(slug(folder), files, contents, cache, f"the user's folder {folder.name}")
+    return prepare_text(slug(folder), files, contents, cache, f"the user's folder {printable(folder.name)}")
 
 
 def _images(path: Path, cache: Path) -> Prepared:
@@ -67,7 +67,7 @@ def _images(path: Path, cache: Path) -> Prepared:
             modality="image",
             unit="nats per image",
             shape=shape,
-            source=f"the user's file {path.name}",
+            source=f"the user's file {printable(path.name)}",
             notes=(BINARISATION_NOTE,),
         )
         return info, arrays

@@ -16,6 +16,7 @@ from typing import Any
 from bench.core.cancellation import SIGNALS, signal_handlers
 from bench.core.errors import UserError, error_summary
 from bench.core.host import unchanged_process
+from bench.core.output import output_without_errors
 from bench.core.provenance import cores
 from bench.experiment.task import CellTask, Resources, TaskReport
 from bench.experiment.worker import run_task
@@ -51,7 +52,8 @@ class CellTrial(tune.Trainable):
         self.tasks, self.wait = tasks, wait
 
     def step(self) -> dict[str, Any]:
-        return {"report": asdict(run_task(self.tasks[self.config["cell"]], self.wait)), "done": True}
+        with output_without_errors():
+            return {"report": asdict(run_task(self.tasks[self.config["cell"]], self.wait)), "done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config

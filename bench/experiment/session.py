@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -80,7 +80,8 @@ class RunSession:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        os.write(2, STOPPING.encode())
+        with suppress(OSError):  # standard error may be closed or full
+            os.write(2, STOPPING.encode())
         try:
             self.marker.unlink(missing_ok=True)
         except OSError as error:

@@ -66,7 +66,8 @@ def read_columns(folder: Path) -> DataFrame:
     """Return ``examples.parquet``: one row per test example. ``OSError`` or ``ValueError`` if it cannot be read."""
     import pandas as pd
 
-    return pd.read_parquet(folder / EXAMPLES, partitioning=None)
+    with open(folder / EXAMPLES, "rb") as file:  # pyarrow takes only paths in UTF-8
+        return pd.read_parquet(file)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def read_examples(folder: Path, metrics: Mapping[str, float | int | bool | None]
     from pyarrow.parquet import ParquetFile
 
     try:
-        with ParquetFile(folder / EXAMPLES) as file:  # reads only the columns in this list that the file has
+        with open(folder / EXAMPLES, "rb") as raw, ParquetFile(raw) as file:
+            # reads only the columns in this list that the file has
             table = file.read(["index", "nll", "nll_refined"], use_threads=False).to_pandas()
         table = table.set_index("index").sort_index(kind="stable").astype(np.float64)
         index, values = table.index.to_numpy(np.int64), {str(name): table[name].to_numpy() for name in table}

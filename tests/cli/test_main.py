@@ -1,6 +1,5 @@
 """The program: its commands, their help, and exit statuses."""
 
-import os
 import subprocess
 import sys
 
@@ -71,15 +70,6 @@ def test_errors_are_one_line_and_a_status(capsys, monkeypatch, subtests):
             monkeypatch.setattr(report, "execute", fail)
             assert cli.main(["report"]) == status
             assert capsys.readouterr().err.strip() == message
-
-
-def test_closed_pipe_ends_with_status_141():
-    reader, writer = os.pipe()
-    os.close(reader)
-    command = [sys.executable, "-m", "bench", "list", "presets"]
-    process = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
-    os.close(writer)
-    assert (process.returncode, process.stderr) == (141, "")
 
 
 def test_list_names_everything(capsys):
