@@ -1,4 +1,4 @@
-"""The packages, as a checkout, a wheel and an editable installation: complete, and found next to folders of any name."""
+"""The packages as a checkout, a wheel and an editable installation, next to folders of any name."""
 
 import os
 import shutil
@@ -77,7 +77,7 @@ def wheel(source) -> Path:
 
 @pytest.fixture(params=["wheel", "editable"])
 def installed(request, source, wheel, tmp_path) -> Path:
-    """The programs of a virtual environment in which this project is installed; the libraries are those of the tests."""
+    """The programs of a virtual environment with this project; its libraries are those of the tests."""
     venv.create(tmp_path / "venv")
     programs, libraries = tmp_path / "venv" / "bin", next((tmp_path / "venv").glob("lib/*/site-packages"))
     (libraries / "libraries.pth").write_text(get_path("purelib"))

@@ -87,7 +87,7 @@ def _run_again(stored: CellRecord, scratch: Path, retrain: bool, data_dir: Path 
     if retrain and (version := stored.config.protocol_version) != PROTOCOL_VERSION:
         commit = (provenance and provenance.commit) or "unknown"
         raise UserError(
-            f"trained under protocol {version} (commit {commit}), this code has {PROTOCOL_VERSION}: check out that commit"
+            f"trained under protocol {version}, this code has {PROTOCOL_VERSION}: check out commit {commit}"
         )
     if not retrain and stored.result:
         if not CellFolder(stored.folder).has_weights():

@@ -103,8 +103,8 @@ def now() -> str:
 
 def _git(*arguments: str) -> str:
     """Return the output of git in the repository around this file, whatever ``GIT_DIR`` and its kin name."""
-    kept = ("GIT_CONFIG", "GIT_EXEC")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_") or key.startswith(kept)}
+    foreign = {key for key in os.environ if key.startswith("GIT_") and not key.startswith(("GIT_CONFIG", "GIT_EXEC"))}
+    environment = {key: value for key, value in os.environ.items() if key not in foreign}
     words = ["git", "--no-optional-locks", "-C", str(Path(__file__).resolve().parent), *arguments]
     process = subprocess.run(words, env=environment, capture_output=True, timeout=10, check=True)
     return process.stdout.decode(errors="replace").strip()
