@@ -1,7 +1,7 @@
 """Test which claims of a paper hold for the stored cells, with the numbers behind each verdict.
 
 The claims are data (``claims.toml``); this module has the tests. A claim about every seed *holds* if it does so in all
-seeds, *does not hold* if in none, and is *undecided* otherwise.
+seeds, *does not hold* if in none, and is *undecided* otherwise, and always with one seed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def collapsed(claim: Claim, rows: Rows, expected: bool = True) -> Verdict:
     if cells.empty:
         return Verdict(NOT_TESTED, f"no MI of {claim.row}")
     count = int(cells["collapsed"].sum())
-    metrics = ", ".join(f"{name.upper()} {_with_sd(summary(cells[name]))}" for name in ("kl", "mi", "au"))
+    metrics = ", ".join(f"{name.upper()} {_over_seeds(cells, name)}" for name in ("kl", "mi", "au"))
     verdict = _verdict(count if expected else len(cells) - count, len(cells))
     return Verdict(verdict, f"collapsed in {_of_seeds(count, len(cells))}; {metrics}")
 
@@ -184,7 +184,14 @@ def _ratios(cells: DataFrame, others: DataFrame, name: str) -> list[float]:
 
 
 def _verdict(count: int, n: int) -> str:
-    return {n: HOLDS, 0: FAILS}.get(count, UNDECIDED)
+    return {n: HOLDS, 0: FAILS}.get(count, UNDECIDED) if n > 1 else UNDECIDED
+
+
+def _over_seeds(cells: DataFrame, name: str) -> str:
+    """Return mean and standard deviation, or if only some seeds collapsed every seed."""
+    if cells["collapsed"].nunique() > 1:
+        return ", ".join(number(value, 2) for value in cells.sort_values("mi")[name])
+    return _with_sd(summary(cells[name]))
 
 
 def _with_sd(value: Summary) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench.evaluation.record import Metrics
 from bench.evaluation.registry import Metric, metric_groups
 from bench.experiment.cell_record import CellRecord
-from bench.reporting.frame import LIKELIHOODS, headline
+from bench.reporting.frame import LIKELIHOODS, OF_Z, headline
 from bench.reporting.render import DASH, Entry, difference, number
 from bench.reporting.statistics import Summary
 
@@ -140,7 +140,14 @@ def _interval_columns(rows: DataFrame, nll: str, baseline: str | None) -> list[C
     return result
 
 
+def is_mixed(row: Any) -> bool:
+    """Return whether some seeds of a row collapsed and some did not."""
+    return 0 < row.collapsed < 1
+
+
 def _mean(name: str, digits: int, row: Any, spread: bool = False) -> Entry:
+    """Return the mean over seeds; of a metric of z in a mixed row, over the seeds that did not collapse."""
+    name = f"{name}_not_collapsed" if is_mixed(row) and name in OF_Z else name
     value, sd = getattr(row, name), getattr(row, f"{name}_sd", math.nan)
     text, sortable = number(value, digits), None if math.isnan(value) else float(value)
     return Entry(text, "" if math.isnan(sd) or not spread else number(sd, digits), value=sortable)
@@ -151,9 +158,10 @@ def _bracket(row: Any) -> Entry:
 
     One number if both look the same, or if noise has moved the lower estimate above the upper one.
     """
-    entry, high = _mean("mi", 2, row, spread=True), number(row.mi_high, 2)
-    is_point = high in (DASH, entry.text) or row.mi_high < row.mi
-    return entry if is_point else replace(entry, text=f"{entry.text}–{high}")
+    entry, high = _mean("mi", 2, row, spread=True), _mean("mi_high", 2, row)
+    if entry.value is None or high.value is None or high.text == entry.text or high.value < entry.value:
+        return entry
+    return replace(entry, text=f"{entry.text}–{high.text}")
 
 
 def _seconds(row: Any) -> Entry:

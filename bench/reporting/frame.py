@@ -26,6 +26,8 @@ BASIC_METRICS = (
 COSTS = ("train_seconds", "flops", "updates", "encoder_updates")
 #: Metrics with an interval over seeds and examples, and one of the paired differences to the baseline.
 LIKELIHOODS = ("nll", "nll_refined")
+#: Metrics with a mean over the seeds that did not collapse. If only some did, a mean over all is of no seed.
+OF_Z = ("kl", "mi", "mi_high", "au", "au_kl")
 
 
 def metric_names() -> list[str]:
@@ -127,7 +129,7 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
 
     Columns: ``method``, ``n`` finished cells, the mean of every metric and cost over seeds and its standard deviation
     (``…_sd``), intervals, differences to the baseline, counts of unfinished cells, ``baseline`` and ``selection``.
-    ``collapsed`` is the share of collapsed seeds.
+    ``collapsed`` is the share of collapsed seeds; ``…_not_collapsed`` are of the other seeds.
 
     The last member of a sweep (expression -> methods) is followed by a row *selected on validation*: for each
     replicate the member with the best validation ELBO, at the cost of training all members; ``selection`` names them.
@@ -210,6 +212,11 @@ def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> di
     for name in (*metric_names(), "collapsed", *COSTS):
         value = summary(done[name])
         record |= {name: value.mean, f"{name}_sd": value.sd}
+    for name in OF_Z:
+        value = summary(done.loc[done["collapsed"] == 0, name])
+        record |= {f"{name}_not_collapsed": value.mean, f"{name}_not_collapsed_sd": value.sd}
+        if name == "mi":
+            record |= {"mi_not_collapsed_low": value.low, "mi_not_collapsed_high": value.high}
     for name in LIKELIHOODS:
         mean, examples = interval(done, name)
         record |= {f"{name}_n": mean.n, f"{name}_ci_low": mean.low, f"{name}_ci_high": mean.high}

@@ -72,7 +72,10 @@ def nll_cost(finished: DataFrame, styles: PlotStyles, cost: str, label: str) -> 
 
 
 def seeds(finished: DataFrame, styles: PlotStyles) -> Figure | None:
-    """Draw one row per method: the headline NLL and MI of every seed, their mean, and its 95 % interval."""
+    """Draw one row per method: the headline NLL and MI of every seed, their mean, and its 95 % interval.
+
+    MI has no mean if only some seeds collapsed.
+    """
     nll = headline(finished)
     methods = _methods(finished.dropna(subset=[nll]), styles)
     if finished["replicate"].nunique() < 2 or not methods:
@@ -85,6 +88,8 @@ def seeds(finished: DataFrame, styles: PlotStyles) -> Figure | None:
         seaborn.stripplot(finished, x=column, **row, jitter=False, size=3, alpha=0.6)
         for i, name in enumerate(methods):
             cells = finished[finished["method"] == name]
+            if column == "mi" and cells["collapsed"].nunique() > 1:
+                continue  # of seeds that collapsed and seeds that did not the mean says nothing
             value, _ = interval(cells, column)
             error = [[value.mean - value.low], [value.high - value.mean]]
             marks = {"color": palette[name], "marker": styles[name].marker, "markeredgecolor": "white"}

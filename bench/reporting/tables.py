@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core.config import FULL_PRECISION
 from bench.experiment.cell_record import CellRecord
-from bench.reporting.columns import UNRELIABLE_K, Column, panels
+from bench.reporting.columns import UNRELIABLE_K, Column, is_mixed, panels
 from bench.reporting.compare import matched_panels
-from bench.reporting.frame import LIKELIHOODS, headline
+from bench.reporting.frame import LIKELIHOODS, OF_Z, headline
 from bench.reporting.groups import Group, common_settings, settings_notes
 from bench.reporting.render import DASH, Document, Entry, Panel, number
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PUBLISHED = Path(__file__).with_name("published.csv")
 NEGATIVE_GAP = -0.1  # nats below which a negative amortisation gap is more than noise
 UNDEFINED, NOT_FINITE = "undefined for one test example", "not finite"  # footnotes
+MIXED = "mean of the seeds that did not collapse"  # footnote
 REFINED_EXCESS = 0.1  # nats by which the refined NLL may exceed the plain one without a footnote
 PUBLISHED_METRICS = {
     "nll": "NLL",
@@ -128,12 +129,26 @@ def _row_notes(row: Any, frame: DataFrame, columns: Iterable[Column], is_crossed
     if row.collapsed > 0:
         count = round(row.collapsed * row.n)
         notes["mi"].append("collapsed" + (f" in {count} of {row.n} seeds" if row.n > 1 else ""))
+    if is_mixed(row):
+        for name in OF_Z:
+            notes[name].append(MIXED)
+        for name in [f"{name}_{kind}" for name in LIKELIHOODS for kind in ("ci", "minus_baseline")]:
+            notes[name].append("some seeds collapsed and some did not: the interval may cover less than 95 %")
+        notes["mi"] += _mi_of_seeds(row, done)
     for column in columns:
         is_difference = column.name.endswith("_minus_baseline")
         if column.show(row).text == DASH and row.n and not (is_difference and row.baseline):
             notes[column.name] += _not_finite_reason(column.name, cells["cell"])
             notes[column.name] = notes[column.name] or _missing_reason(column.name, row, cells["cell"], notes)
     return notes
+
+
+def _mi_of_seeds(row: Any, done: DataFrame) -> list[str]:
+    """Return the interval of the seeds that did not collapse, and the MI of every seed."""
+    low, high = row.mi_not_collapsed_low, row.mi_not_collapsed_high
+    parts = [] if math.isnan(low) else [f"95 % interval of these [{number(low, 2)}, {number(high, 2)}]"]
+    parts += [f"MI by seed {', '.join(number(value, 2) for value in sorted(done['mi']))}"] if len(done) else []
+    return ["; ".join(parts)] if parts else []
 
 
 def _not_finite_reason(name: str, cells: Iterable[CellRecord]) -> list[str]:

@@ -43,6 +43,8 @@ def test_collapse_in_every_seed(subtests: pytest.Subtests):
         ((True, True), "holds", "does not hold"),
         ((True, False), "undecided", "undecided"),
         ((False, False), "does not hold", "holds"),
+        ((True,), "undecided", "undecided"),
+        ((False,), "undecided", "undecided"),
         ((None,), "not tested", "not tested"),
     ]
     for collapsed, verdict, opposite in cases:
@@ -50,6 +52,12 @@ def test_collapse_in_every_seed(subtests: pytest.Subtests):
             cells = [cell("a", seed, collapsed=value, mi=0.05) for seed, value in enumerate(collapsed)]
             assert examine(Claim("1", "", "collapsed", "a"), *cells).verdict == verdict
             assert examine(Claim("1", "", "not collapsed", "a"), *cells).verdict == opposite
+
+
+def test_mixed_seeds_are_printed_one_by_one():
+    cells = [cell("a", seed, collapsed=mi < 0.1, mi=mi, kl=2 * mi) for seed, mi in enumerate((3.0, 0.02))]
+    evidence = examine(Claim("1", "", "collapsed", "a"), *cells).evidence
+    assert evidence == "collapsed in 1 of 2 seeds; KL 0.04, 6.00, MI 0.02, 3.00, AU 2.00, 2.00"
 
 
 LOWEST = Claim("1", "", "lowest nll", "a", ("b", "c"))
@@ -113,9 +121,13 @@ ENDS = Claim("1", "", "ends", "a", epochs=2)
 
 def test_end_of_encoder_updates(subtests: pytest.Subtests):
     cases = [
-        ([(5, 5, 0, 0)], "holds", "ended in 1 of 1 seed, after epoch 2, at a validation MI of 2.00"),
-        ([(5, 5, 5, 0)], "does not hold", "ended in 1 of 1 seed, after epoch 3, at a validation MI of 3.00"),
-        ([(5, 5, 5, 5)], "does not hold", "ended in 0 of 1 seed"),
+        ([(5, 5, 0, 0)], "undecided", "ended in 1 of 1 seed, after epoch 2, at a validation MI of 2.00"),
+        (
+            [(5, 5, 5, 0)] * 2,
+            "does not hold",
+            "ended in 2 of 2 seeds, after epoch 3, 3, at a validation MI of 3.00 (0.00)",
+        ),
+        ([(5, 5, 5, 5)] * 2, "does not hold", "ended in 0 of 2 seeds"),
         ([(5, 0, 0), (5, 5, 5)], "undecided", "ended in 1 of 2 seeds, after epoch 1, at a validation MI of 1.00"),
         ([(5, 5, 0), (5, 0, 0)], "holds", "ended in 2 of 2 seeds, after epoch 2, 1, at a validation MI of 1.50 (0.71)"),
         ([(0, 0, 0)], "not tested", "no encoder updates of a recorded"),

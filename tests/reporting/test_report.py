@@ -16,9 +16,10 @@ from bench.cli.main import main
 from bench.core.errors import UserError
 from bench.core.files import read_json, write_json
 from bench.reporting import points, report
+from bench.reporting.frame import cells_frame
 from bench.reporting.style import plot_styles
 from tests.fixtures import make_cells
-from tests.reporting.records import FIXTURES, change, change_evaluation, rows
+from tests.reporting.records import FIXTURES, change, change_evaluation, finished_cell, rows
 
 FIGURES = {"rate_distortion", "nll_time", "nll_flops", "seeds", "gaps", "dynamics", "information"}
 
@@ -150,6 +151,16 @@ def test_legend_of_many_methods_fits_into_its_figure():
     figure = points.rate_distortion(cells, plot_styles(cells["method"]))
     figure.get_layout_engine().execute(figure)
     assert figure.axes[0].get_position().width > 0.2
+
+
+def test_mi_of_mixed_seeds_has_no_mean_in_the_figure():
+    cells = [
+        finished_cell("mixed", seed, metrics={"mi": mi, "collapsed": mi < 0.1}) for seed, mi in enumerate((3.0, 0.02))
+    ]
+    cells += [finished_cell("active", seed, metrics={"mi": 2.0 + seed}) for seed in range(2)]
+    frame = cells_frame(cells)
+    nll, mi = points.seeds(frame, plot_styles(frame["method"].unique())).axes
+    assert (len(nll.containers), len(mi.containers)) == (2, 1)
 
 
 def test_outliers_get_a_second_panel():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -109,7 +111,7 @@ def log_normal(random: np.random.Generator, shape: tuple[int, ...], skew: float)
 
 
 def experiment(random: np.random.Generator, seeds: int, variances: tuple[float, ...], skew: float) -> np.ndarray:
-    """Return values ``(S, N)`` of one method whose true mean is 0."""
+    """Return values ``(S, N)`` of one method whose true mean is 0; ``skew`` is that of the examples, not the seeds."""
     sizes = (seeds, EXAMPLES, seeds * EXAMPLES)
     seed_sd, example_sd, residual_sd = (math.sqrt(v * size) for v, size in zip(variances, sizes, strict=True))
     values = seed_sd * random.normal(size=(seeds, 1)) + example_sd * log_normal(random, (1, EXAMPLES), skew)
@@ -143,6 +145,34 @@ def test_interval_covers_the_true_mean():
 def test_coverage(noise: str, seeds: int, skew: float, differences: bool):
     """Measured at five seeds: 93.8–95.9 %, with a standard error of 0.5 %."""
     assert 0.93 <= coverage(seeds, noise, skew, differences) <= 0.975
+
+
+def coverage_over_seeds(seeds: int, sample: Callable[[np.random.Generator, int], np.ndarray], mean: float) -> float:
+    """Return the share of t intervals over seeds that cover the true mean, of those with two values at least."""
+    random = np.random.default_rng(0)
+    results = [summary(sample(random, seeds)) for _ in range(4000)]
+    return float(np.mean([result.low <= mean <= result.high for result in results if result.n > 1]))
+
+
+def mi_of_seeds(random: np.random.Generator, seeds: int, active: float) -> np.ndarray:
+    """Return the MI of seeds of which each collapses with probability 1 - ``active``."""
+    is_active = random.random(seeds) < active
+    return np.where(is_active, 3.0, 0.02) + np.where(is_active, 0.2, 0.01) * random.normal(size=seeds)
+
+
+@pytest.mark.slow
+def test_coverage_if_seeds_are_skewed_or_bimodal(subtests: pytest.Subtests):
+    """The examples may be skewed, the seeds may not; without collapsed seeds the interval is right again."""
+    for active, low, high in [(0.1, 0.35, 0.5), (0.2, 0.6, 0.75), (0.8, 0.6, 0.75), (0.9, 0.5, 0.65)]:
+        with subtests.test(active=active):
+            mean = 3.0 * active + 0.02 * (1 - active)
+            assert low < coverage_over_seeds(5, partial(mi_of_seeds, active=active), mean) < high
+            others = lambda random, seeds, share=active: (mi := mi_of_seeds(random, seeds, share))[mi > 0.1]  # noqa: E731
+            assert 0.93 < coverage_over_seeds(5, others, 3.0) < 0.97
+    for sigma, low, high in [(0.5, 0.90, 0.94), (1.0, 0.80, 0.86), (1.5, 0.65, 0.73)]:
+        with subtests.test(sigma=sigma):
+            sample = lambda random, seeds, spread=sigma: random.lognormal(0, spread, seeds)  # noqa: E731
+            assert low < coverage_over_seeds(5, sample, math.exp(sigma**2 / 2)) < high
 
 
 @pytest.mark.slow

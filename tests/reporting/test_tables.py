@@ -93,6 +93,21 @@ def test_questionable_values_have_footnotes(out: Path):
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_mean_mi_is_of_seeds_that_did_not_collapse(out: Path):
+    """If only some collapsed: a mean over all would be that of no seed."""
+    for file, mi in zip(sorted(out.glob("runs/*/*/vae/*/evaluation.json")), (3.0, 0.02, 3.4), strict=True):
+        metrics = read_json(file)["evaluation"]["metrics"] | {"mi": mi, "mi_high": mi, "kl": mi + 1, "au": round(mi)}
+        change_evaluation(file, metrics=metrics | {"collapsed": mi < 0.1})
+    [result] = report.build(out)
+    [row] = [line for line in result.text.splitlines()[:9] if line.startswith("vae")]
+    assert "4.20 (0.28)[" in row and "3.20 (0.28)[" in row and "3.0 (0.0)[" in row
+    interval = stats.t.interval(0.95, 1, 3.2, 0.2)
+    assert f"95 % interval of these [{interval[0]:.2f}, {interval[1]:.2f}]; MI by seed 0.02, 3.00, 3.40" in result.text
+    assert "collapsed in 1 of 3 seeds" in result.text and "the interval may cover less than 95 %" in result.text
+    assert float(rows(out)["vae"]["mi"]) == pytest.approx(6.42 / 3)
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_huge_and_missing_values_fit_into_a_table(text_out: Path):
     """A perplexity of two seeds whose square overflows, and one of another method that is not finite."""
     for method, values in {"vae": (5.8e193, 1e300), "sa-vae": (None, None), "aggressive": (None, 120.0)}.items():
