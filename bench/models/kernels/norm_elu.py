@@ -1,8 +1,7 @@
-"""Batch normalisation and ELU as one operation, with closed-form second-order gradients.
+"""Batch normalisation and ELU with closed-form second-order gradients.
 
-Half the time of a masked CNN is spent between its convolutions. PyTorch's ELU computes ``expm1`` of every value, and
-its double backward of batch normalisation makes some thirty passes over the feature maps. This layer uses ``exp`` and
-processes chunks of images that fit into a core's cache, by PyTorch's own kernels.
+PyTorch's double backward of batch normalisation makes some thirty passes over the feature maps. The one here uses
+closed forms and processes chunks of images that fit into a core's cache.
 
 Shapes: x, plus and their gradients (B, C, H, W); weight, bias, mean and variance (C,).
 """
@@ -25,25 +24,26 @@ CHUNK_VALUES = 2**17  # processed at a time on a CPU
 class NormELU(nn.BatchNorm2d):
     """ELU(BatchNorm(x) + plus) with ``above`` rows of zeros on top: (B, C, H, W) -> (B, C, above + H, W).
 
-    The same function as ``nn.BatchNorm2d``, a sum, ``nn.ELU`` and padding. Differentiable twice.
+    Efficient to differentiate twice, and no more than twice, within ``second_order``.
     """
+
+    second_order = False
 
     def __init__(self, channels: int, above: int = 0) -> None:
         super().__init__(channels)
         self.above = above
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
-        self._check_input_dim(x)
-        if self.training and x.numel() == x.shape[1]:
-            raise ValueError(f"batch statistics need more than one value per channel, not {tuple(x.shape)}")
-        if self.training and self.track_running_stats:
-            self.num_batches_tracked.add_(1)
-        if torch.compiler.is_compiling():  # the compiler fuses the definition itself
-            use_running = not self.training or self.track_running_stats
-            mean, var = (self.running_mean, self.running_var) if use_running else (None, None)
-            h = F.batch_norm(x, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
-            return F.pad(F.elu(h if plus is None else h + plus), (0, 0, self.above, 0))
-        return _NormELU.apply(x, self.weight, self.bias, plus, self)
+        if self.second_order:
+            return _NormELU.apply(x, self.weight, self.bias, plus, self)
+        return _elu_of_sum(super().forward(x), plus, self.above)
+
+
+def _elu_of_sum(h: Tensor, plus: Tensor | None, above: int) -> Tensor:
+    """Return ELU(h + plus) below ``above`` rows of zeros; overwrites h."""
+    if plus is not None:
+        h += plus
+    return F.elu_(F.pad(h, (0, 0, above, 0)) if above else h)
 
 
 class _NormELU(torch.autograd.Function):
@@ -53,14 +53,11 @@ class _NormELU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, plus: Tensor | None, norm: NormELU) -> Tensor:
         mean, var = norm.running_mean, norm.running_var
         if norm.training:
+            if norm.track_running_stats:
+                norm.num_batches_tracked.add_(1)
             averages = (mean, var) if norm.track_running_stats else (mean.clone(), var.clone())
             mean, var = torch.batch_norm_update_stats(x, *averages, norm.momentum)
-        slope = weight * (var + norm.eps).rsqrt()
-        batch, channels, height, width = x.shape
-        shape = batch, channels, norm.above + height, width
-        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
-        y[:, :, : norm.above] = 0
-        _elu_of_line(_per_channel(slope), x, _per_channel(bias - slope * mean), plus, y[:, :, norm.above :])
+        y = _elu_of_sum(F.batch_norm(x, mean, var, weight, bias, eps=norm.eps), plus, norm.above)
         ctx.save_for_backward(x, y, weight, mean, var)
         ctx.settings = norm.training, norm.eps, norm.above
         return y
@@ -134,7 +131,7 @@ class _NormELUBackward(torch.autograd.Function):
         to_g[:, :, :above] = to_y[:, :, :above] = 0
         offset, of_v, of_x, of_h = map(_per_channel, (offset, of_v, of_x, of_h))
         inputs, outputs = (k, v_plus, g, inner_y, v, x), (to_g[:, :, above:], to_y[:, :, above:])
-        for ks, ps, gs, ys, vs, xs, to_gs, to_ys, h in _chunks(*inputs, *outputs, buffers=1):
+        for ks, ps, gs, ys, vs, xs, to_gs, to_ys, h in _chunks(*inputs, *outputs):
             if ps is not None:
                 ks += ps
             aten.elu_backward.grad_input(ks, 1, 1, 1, True, ys, grad_input=to_gs)
@@ -154,44 +151,22 @@ def _norm_backward(
     return aten.native_batch_norm_backward(h, x, weight, *statistics, training, eps, (True, True, True))
 
 
-def _elu_of_line(slope: Tensor, x: Tensor, offset: Tensor, plus: Tensor | None, out: Tensor) -> None:
-    """Set out = ELU(slope · x + offset + plus), computed in float32 for types of lower precision."""
-    if not x.is_cpu:
-        torch.addcmul(offset, slope, x, out=out)
-        if plus is not None:
-            out += plus
-        F.elu_(out)
-        return
-    low = x.dtype in (torch.bfloat16, torch.float16)
-    for xs, ps, ys, u, e in _chunks(x, plus, out, buffers=2, dtype=torch.float32 if low else x.dtype):
-        torch.addcmul(offset, slope, u.copy_(xs) if low else xs, out=u)
-        if ps is not None:
-            u += e.copy_(ps) if low else ps
-        # ELU(u) = max(u, exp(min(u, 0)) - 1)
-        torch.clamp(u, max=0, out=e).exp_().sub_(1)
-        ys.copy_(torch.maximum(u, e, out=u)) if low else torch.maximum(u, e, out=ys)
-
-
 def _sum_of_products(v: Tensor, g: Tensor, y: Tensor) -> Tensor:
     """Return Σ v h (C,), with h = g ELU'(u)."""
     total = torch.zeros(v.shape[1], dtype=v.dtype, device=v.device)
-    for vs, gs, ys, h in _chunks(v, g, y, buffers=1):
+    for vs, gs, ys, h in _chunks(v, g, y):
         total += aten.elu_backward.grad_input(gs, 1, 1, 1, True, ys, grad_input=h).mul_(vs).sum((0, 2, 3))
     return total
 
 
-def _chunks(first: Tensor, *others: Tensor | None, buffers: int, dtype: torch.dtype | None = None) -> Iterator[tuple]:
-    """Yield chunks of images of all tensors (None stays None), followed by uninitialised buffers of their shape."""
+def _chunks(first: Tensor, *others: Tensor | None) -> Iterator[tuple]:
+    """Yield chunks of images of all tensors (None stays None), followed by an uninitialised buffer of their shape."""
     count = max(1, min(len(first), CHUNK_VALUES // max(1, first[0].numel()))) if first.is_cpu else len(first)
-    scratch = [torch.empty_like(first[:count], dtype=dtype) for _ in range(buffers)]
+    buffer = torch.empty_like(first[:count])
     chunks = first.split(count)
     other_chunks = [[None] * len(chunks) if t is None else t.split(count) for t in others]
     for chunk, *rest in zip(chunks, *other_chunks, strict=True):
-        yield chunk, *rest, *(buffer[: len(chunk)] for buffer in scratch)
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        yield chunk, *rest, buffer[: len(chunk)]
 
 
 def _per_channel(values: Tensor) -> Tensor:
