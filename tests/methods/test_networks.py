@@ -12,7 +12,7 @@ from bench.models.distributions import Gaussian
 from tests.conftest import assert_equal_weights
 
 
-@pytest.mark.parametrize("name", ["bn_vae", "du_vae"])
+@pytest.mark.parametrize("name", ["bn_vae", "du_vae", "scale_vae"])
 @pytest.mark.parametrize("make", ["trainer", "text_trainer"])
 def test_normalised_means_start_with_a_spread(name, make, request, tmp_path):
     """Normalisation divides by this spread, and multiplies the gradient accordingly."""
