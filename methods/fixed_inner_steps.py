@@ -1,7 +1,7 @@
 """A fixed number of encoder updates before every decoder update, an ablation of aggressive training.
 
-Loss:      the basic VAE's. Neither of the two stopping rules of ``aggressive`` applies. Once the preset's cap on encoder
-           updates is reached, steps are those of the basic VAE.
+Loss:      the basic VAE's. Neither of the two stopping rules of ``aggressive`` applies. Once the preset's cap on
+           encoder updates is reached, steps are those of the basic VAE.
 Defaults:  10 encoder updates; 3 in the reduced presets.
 Deviates:  –
 """

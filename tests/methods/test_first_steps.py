@@ -46,7 +46,7 @@ def trainer_of(prepared, text_prepared, tmp_path):
 
 @pytest.mark.parametrize(("name", "modality"), CASES)
 def test_first_reconstruction_knows_nothing(name, modality, trainer_of):
-    """At the sizes of preset ``quick``: pixels at ½, words uniform over the vocabulary, codes as wide as the prior's."""
+    """At the sizes of preset ``quick``: pixels at ½, words uniform, codes not wider than three times the prior."""
     model = load_preset("quick", modality).model
     run = trainer_of(name, modality, replace(model, vocabulary=None) if modality == "text" else model)
     run.ctx.reseed_streams("step", 0)
