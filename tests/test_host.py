@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -29,7 +33,10 @@ from bench.experiment.worker import run_cell
 from bench.reporting import report
 from bench.training.torch_setup import PRECISIONS, torch_settings
 from tests.conftest import EVALUATION, TEXT_TOY, TOY, planner, tasks
+from tests.fixtures import make_cells
 from tests.host import changed, host_state, torch_state
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +193,59 @@ def test_both_ways_to_set_precision_are_restored(owner, precision):
         assert torch_state() == before
     finally:
         owner.fp32_precision = default
+
+
+IMPORT_EVERYTHING = """
+import importlib, json, os, sys, threading
+from pathlib import Path
+
+def state():
+    children = Path("/proc/self/task", str(os.getpid()), "children")
+    running = children.read_text().split() if children.exists() else []
+    return [dict(os.environ), [thread.name for thread in threading.enumerate()], running, os.getcwd()]
+
+before, names = state(), json.loads(sys.stdin.read())
+for name in names:
+    importlib.import_module(name)
+assert state() == before, (before, state())
+assert not os.listdir(), os.listdir()
+"""
+
+
+@pytest.mark.slow
+def test_imports_start_nothing(tmp_path):
+    files = [path.relative_to(ROOT).with_suffix("") for path in sorted((ROOT / "bench").rglob("*.py"))]
+    names = json.dumps([".".join(path.parts).removesuffix(".__init__") for path in files])
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", IMPORT_EVERYTHING]
+    subprocess.run(command, input=names, text=True, env=environment, cwd=tmp_path, check=True)
+
+
+def script(folder: Path, text: str) -> str:
+    """Return what a script without a ``__main__`` guard prints."""
+    (folder / "script.py").write_text(text)
+    command, environment = [sys.executable, folder / "script.py"], os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=True).stdout
+
+
+def test_import_is_free(tmp_path):
+    loaded = script(tmp_path, "import sys, bench; print({'numpy', 'torch', 'ray', 'pandas'} & {*sys.modules})")
+    assert loaded == "set()\n"
+
+
+def test_script_without_guard_starts_a_process(tmp_path):
+    text = "import os; from bench.core.host import run_in_subprocess as run; print(run(os.getpid) != os.getpid())"
+    assert script(tmp_path, text) == "True\n"
+
+
+@pytest.mark.slow
+def test_script_without_guard_builds_reports_in_parallel(tmp_path):
+    make_cells.write(tmp_path, [make_cells.THREE[1]], seeds=1)
+    make_cells.write(tmp_path, [make_cells.TEXTS[1]], seeds=1, dataset=make_cells.TEXT)
+    text = f"""
+from pathlib import Path
+from bench.reporting.report import build
+print([report.stem for report in build(Path({str(tmp_path)!r}), processes=2)])
+"""
+    assert script(tmp_path, text) == "['glyphs-quick', 'reviews-quick']\n"
+    assert (tmp_path / "report.html").exists()

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,22 @@ def test_cached_data_is_built_once(tmp_path):
     assert cached(tmp_path, "toy", pytest.fail) == prepared
     assert find_by_fingerprint(prepared.info.fingerprint, tmp_path) == prepared
     assert find_by_fingerprint("other", tmp_path) is None
+
+
+def test_user_without_a_home_is_told_to_name_a_cache(monkeypatch, tmp_path):
+    def unknown(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "BENCH_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(UserError, match="no home folder .*: set BENCH_CACHE"):
+        cache.cache_dir()
+    monkeypatch.setattr("pooch.os_cache", lambda name: Path("~/.cache") / name)  # as other versions answer
+    with pytest.raises(UserError, match="set BENCH_CACHE"):
+        cache.cache_dir()
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    assert cache.cache_dir() == tmp_path
 
 
 def test_fingerprint_depends_on_names_types_shapes_and_values():

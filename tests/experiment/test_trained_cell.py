@@ -67,6 +67,39 @@ def test_a_loaded_text_cell(text_prepared, tmp_path, monkeypatch):
     assert (cell.nll(sentences[:1], samples=10) > 0).all()
 
 
+def test_wrong_arguments_are_refused_in_one_line(vae, subtests):
+    cell = bench.load(vae.path)
+    x, z = cell.data.test[:2], torch.zeros(2, 3)
+    calls = {
+        r"z: float32 \(2, 4\), not floats \[N, 3\]": lambda: cell.decode(torch.zeros(2, 4)),
+        r"z: float32 \(3,\)": lambda: cell.decode(z[0, [0, 1, 2]]),
+        r"z: float32 \(0, 3\)": lambda: cell.decode(z[:0]),
+        "z: values that are NaN": lambda: cell.decode(z / 0),
+        "z: bool": lambda: cell.decode(z > 0),
+        "z: not an array": lambda: cell.decode(z.to("meta")),
+        "count must be a whole number of at least 1, not 0": lambda: cell.sample(0),
+        "not -1": lambda: cell.sample(-1),
+        "not 2.5": lambda: cell.sample(2.5),
+        "not True": lambda: cell.sample(True),
+        "samples must be a whole number of at least 1": lambda: cell.nll(x, samples=0),
+        "seed must be a whole number of at least 0, not -1": lambda: cell.encode(x, seed=-1),
+        "seed must be a whole number of at least 0, not 'a'": lambda: cell.sample(1, seed="a"),
+        "images: values from": lambda: cell.nll(255 * x),
+    }
+    for problem, call in calls.items():
+        with subtests.test(problem=problem), pytest.raises(UserError, match=problem):
+            call()
+    assert torch.equal(cell.decode(z.double().numpy()), cell.decode([[0, 0, 0], [0, 0, 0]]))
+    assert torch.equal(cell.sample(np.int64(2), seed=np.int64(1)), cell.sample(2, seed=1))
+
+
+def test_nll_needs_a_density(vae, monkeypatch):
+    cell = bench.load(vae.path)
+    monkeypatch.setattr("bench.models.distributions.Gaussian.has_density", False)
+    with pytest.raises(UserError, match="no density: use metrics"):
+        cell.nll(cell.data.test[:2])
+
+
 def test_weights_that_do_not_fit_are_refused(vae, subtests):
     cases = [
         {"model": {"weight": torch.zeros(1)}, "method": {}},
@@ -81,9 +114,27 @@ def test_weights_that_do_not_fit_are_refused(vae, subtests):
                 load_trained(vae, vae.config)
 
 
+def test_what_to_load_instead_is_said(out, vae, tmp_path, subtests):
+    (vae.path.parent / "empty").mkdir()
+    cases = {
+        "no cell in": (vae.path / "elsewhere", {}),
+        r"has 2 below it: give one of them, such as .*seed-0-": (out, {}),
+        r"has 1 below it: give one of them, such as .*/vae/seed-0-": (vae.path.parent, {}),
+        rf"config.json is a file: give the folder of a cell, such as {vae.path}$": (vae.path / "config.json", {}),
+        "no GPU here: use the device 'cpu'": (vae.path, {"device": "cuda"}),
+        "unknown device 'gpu': there are 'auto', 'cpu' and 'cuda'": (vae.path, {"device": "gpu"}),
+        "unknown device 'meta'": (vae.path, {"device": "meta"}),
+        "data folder '.*nowhere' does not exist": (vae.path, {"data_dir": tmp_path / "nowhere"}),
+    }
+    for problem, (path, options) in cases.items():
+        if "GPU" in problem and torch.cuda.is_available():
+            continue
+        with subtests.test(problem=problem), pytest.raises(UserError, match=problem):
+            bench.load(path, **options)
+    assert bench.load(str(vae.path), device="auto").context.device.type in ("cpu", "cuda")
+
+
 def test_cells_that_cannot_be_loaded(vae):
-    with pytest.raises(UserError, match="no cell in"):
-        bench.load(vae.path / "elsewhere")
     (vae.path / "best.pt").unlink()
     with pytest.raises(UserError, match="weights of .* are missing"):
         bench.load(vae.path)
