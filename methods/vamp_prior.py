@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from bench.method import VAE, Context, DataInfo, Gaussian, Method, check_ranges
 
-from .parts.batch_norm import set_running_statistics
+from .parts.batch_norm import average_statistics
 from .parts.mixture import MixturePrior
 
 PIXELS = (0.05, 0.95)  # range of the pixels of pseudo-images at the start
@@ -92,5 +92,6 @@ class VampPrior(Method):
         if ctx.model.prior.pixels:
             count = math.ceil(self.config.components / ctx.train.batch_size)
             batches = [ctx.next_batch() for _ in range(count)]
-            set_running_statistics(ctx.model.features, batches)
+            norms = [layer for layer in ctx.model.features.modules() if isinstance(layer, nn.BatchNorm2d)]
+            average_statistics(norms, ctx.model.features, batches)
             ctx.model.prior.start_at(torch.cat(batches)[: self.config.components])

@@ -1,6 +1,7 @@
 """Batch normalisation of posterior parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,31 +53,26 @@ def reset_text_encoder(model: VAE) -> None:
             layer.reset_parameters()
 
 
-@torch.no_grad()
 def recompute_bn_stats(ctx: Context) -> None:
     """Set the statistics of every ``AffineFreeBatchNorm`` to averages over training batches, all else in eval mode."""
     norms = [module for module in ctx.model.modules() if isinstance(module, AffineFreeBatchNorm)]
-    momentum = [norm.momentum for norm in norms]
     ctx.model.eval()
     for norm in norms:
         norm.train()
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over batches
-    for _ in range(STATISTICS_BATCHES):
-        ctx.model.encode(ctx.next_batch())
-    for norm, value in zip(norms, momentum, strict=True):
-        norm.momentum = value
+    average_statistics(norms, ctx.model.encode, (ctx.next_batch() for _ in range(STATISTICS_BATCHES)))
     ctx.model.train()
 
 
 @torch.no_grad()
-def set_running_statistics(module: nn.Module, batches: Sequence[Tensor]) -> None:
-    """Set the running statistics of all BatchNorm layers to averages over batches, read in training mode."""
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+def average_statistics(
+    norms: Sequence[nn.modules.batchnorm._BatchNorm], encode: Callable[[Tensor], Any], batches: Iterable[Tensor]
+) -> None:
+    """Set the running statistics of BatchNorm layers in training mode to averages over batches read by ``encode``."""
     momentum = [norm.momentum for norm in norms]
-    for number, batch in enumerate(batches, start=1):
-        for norm in norms:
-            norm.momentum = 1 / number  # a plain average over batches
-        module(batch)
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over batches
+    for batch in batches:
+        encode(batch)
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value
