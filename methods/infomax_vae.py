@@ -38,7 +38,7 @@ class InfoMaxVAE(Method):
             check_ranges(self, "lr", "gamma")
 
     def expected_cost(self, train: TrainConfig) -> float:
-        return 1.1
+        return 1.3
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
         if not self.config.gamma:
