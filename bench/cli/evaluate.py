@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.cli.options import add_options, cell_resources, check_workers
+from bench.cli.options import add_options, cell_resources, check_workers, path
+from bench.core.config import suggest
 from bench.core.errors import UserError
-from bench.evaluation.registry import metric_groups
+from bench.evaluation.registry import group_of_metric, metric_groups
 
 EXAMPLES = """\
 examples:
@@ -35,7 +36,7 @@ def add_parser(commands: Any) -> None:
         epilog=f"groups of metrics:\n{groups}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("out", type=Path, metavar="OUT", help="output folder of a run, or a folder of some of its cells")
+    p.add_argument("out", type=path, metavar="OUT", help="output folder of a run, or a folder of some of its cells")
     p.add_argument("--metrics", metavar="GROUP,…", help="groups of metrics (default: those of each cell's preset)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="evaluation.iw_samples=500, …")
     add_options(p, "--data-dir", "--executor", "--cpus-per-cell", "--gpus-per-cell")
@@ -98,9 +99,14 @@ def _parse(metrics: str | None, settings: Sequence[str]) -> tuple[list[str] | No
     groups = None
     if metrics is not None:
         groups = [name.strip() for name in metrics.split(",") if name.strip()]
-        if not groups or {*groups} - {*metric_groups()}:
-            raise UserError(f"--metrics {metrics!r}: give some of {', '.join(metric_groups())}, joined by commas")
+        if not groups:
+            raise UserError(f"--metrics names no group: give some of {', '.join(metric_groups())}, joined by commas")
+        for name in groups:
+            if name not in metric_groups():
+                owner = group_of_metric().get(name)
+                remedy = f"its group is '{owner}'" if owner else suggest(name, metric_groups())
+                raise UserError(f"--metrics has no group '{name}': {remedy}")
     methods, overrides = parse_settings(settings)
     if methods or {*overrides} - {"evaluation"}:
-        raise UserError("--set changes settings of the evaluation only: these cells are already trained")
+        raise UserError("--set changes settings of the evaluation only; 'python -m bench run' trains with others")
     return groups, overrides

@@ -26,6 +26,6 @@ def add_parser(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     if any(setting.partition("=")[0].strip() == SCALAR.partition("=")[0] for setting in args.set):
-        raise UserError("--set model.latent_dim is not available: the lag study needs a scalar latent")
+        raise UserError("--set model.latent_dim is 1 in the lag study: leave the setting out")
     args.set = [*args.set, SCALAR]
     return run.execute(args)

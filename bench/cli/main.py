@@ -14,9 +14,12 @@ from collections.abc import Sequence
 from bench.cli import evaluate, lag, merge, report, run, speed, verify
 from bench.cli import list as listing
 from bench.core import __version__
+from bench.core.config import suggest
 from bench.core.errors import Stopped, UserError
 from bench.core.host import unchanged_process
 from bench.core.output import output_without_errors
+
+COMMANDS = (run, report, evaluate, verify, merge, lag, speed, listing)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--version", action="version", version=f"posterior-collapse-bench {__version__}")
     commands = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (run, report, evaluate, verify, merge, lag, speed, listing):
+    for command in COMMANDS:
         command.add_parser(commands)
     return p
 
@@ -39,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ``SystemExit(2)``.
     """
     with output_without_errors():
-        args = parser().parse_args(argv)
+        after_stop = "nothing was changed"
         try:
+            args = parse(sys.argv[1:] if argv is None else argv)
+            after_stop = args.after_stop
             with unchanged_process():
                 return args.execute(args)
         except UserError as error:
@@ -51,8 +56,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {UserError(f'{file}{error.strerror or error}')}", file=sys.stderr)
             return 2
         except Stopped as stopped:
-            print(f"stopped: {stopped}; {args.after_stop}", file=sys.stderr)
+            print(f"stopped: {stopped}; {after_stop}", file=sys.stderr)
             return 128 + stopped.signal
         except KeyboardInterrupt:
-            print(f"\ninterrupted: {args.after_stop}", file=sys.stderr)
+            print(f"\ninterrupted: {after_stop}", file=sys.stderr)
             return 130
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the parsed arguments. Raise ``UserError`` for an unknown command and for an option without a value."""
+    names = [command.__name__.rpartition(".")[2] for command in COMMANDS]
+    if argv and not argv[0].startswith("-") and argv[0] not in names:
+        raise UserError(f"unknown command '{argv[0]}': {suggest(argv[0], names)}")
+    args = parser().parse_args(argv)
+    for name, value in vars(args).items():
+        if value == "":
+            raise UserError(f"--{name.replace('_', '-')} has no value: write one, or leave the option out")
+    return args

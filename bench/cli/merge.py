@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.cli.options import path
 from bench.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ def add_parser(commands: Any) -> None:
         description="Copy the cells of several output folders into one and report on all of them. Two different "
         "results of one cell are an error.",
     )
-    p.add_argument("sources", nargs="+", type=Path, metavar="OUT", help="output folders of runs")
-    p.add_argument("--out", type=Path, required=True, metavar="OUT", help="target folder; its own cells stay")
+    p.add_argument("sources", nargs="+", type=path, metavar="OUT", help="output folders of runs")
+    p.add_argument("--out", type=path, required=True, metavar="OUT", help="target folder; its own cells stay")
     p.set_defaults(execute=lambda args: merge(args.sources, args.out), after_stop="the same command copies the rest")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core.config import ImageModelConfig, suggest
 from bench.core.errors import UserError
+from bench.core.files import expand_user
 from bench.core.provenance import cores, memory
 from bench.experiment.presets import preset_names
 
@@ -23,10 +24,17 @@ MAX_REMOTE_THREADS = 1024  # per cell on a cluster, whose machines are not known
 BYTES_PER_PARAMETER = 16  # the float32 parameter, its gradient and Adam's two moments
 
 
+def path(text: str) -> Path:
+    """Return the path of an argument. ``~`` is the home folder, also in ``--out=~/o``, where no shell replaces it."""
+    if not text:
+        raise UserError("a path in the arguments is empty: write . for the working folder")
+    return expand_user(text)
+
+
 SET = "a setting of a method (sa_vae.steps=10) or of the protocol (train.epochs=5, evaluation.iw_samples=100)"
 OPTIONS: dict[str, dict[str, Any]] = {
     "--set": dict(action="append", default=[], metavar="KEY=VALUE", help=SET),
-    "--data-dir": dict(type=Path, metavar="DIR", help="folder with data sets (default: BENCH_DATA_DIR)"),
+    "--data-dir": dict(type=path, metavar="DIR", help="folder with data sets (default: BENCH_DATA_DIR)"),
     "--device": dict(choices=["auto", "cpu", "cuda"], default="auto", help="default: cuda if available"),
     "--executor": dict(
         choices=["ray", "local"], default="ray", help="ray: cells in parallel (default); local: in turn"
@@ -88,12 +96,19 @@ def cell_resources(args: argparse.Namespace, device: str) -> Resources:
 
 def check_preset(preset: Preset, data: DataInfo, device: str) -> None:
     """Check that the preset fits the data set, this machine's memory, and the arithmetic of ``device``."""
+    image = isinstance(preset.model, ImageModelConfig)
+    if image and preset.train.batch_size < 2:
+        raise UserError("train.batch_size = 1, but batch normalisation needs 2 images: use --set train.batch_size=2")
     if preset.train.batch_size > data.sizes["train"]:
         raise UserError(
-            f"train.batch_size = {preset.train.batch_size}, but there are only {data.sizes['train']} training examples"
+            f"train.batch_size = {preset.train.batch_size}, but there are only {data.sizes['train']} training "
+            "examples: use a smaller --set train.batch_size"
         )
-    if isinstance(preset.model, ImageModelConfig) and data.shape[-1] % preset.model.image_size:
-        raise UserError(f"model.image_size = {preset.model.image_size} does not divide the image size {data.shape[-1]}")
+    if image and (size := data.shape[-1]) % (wanted := preset.model.image_size):
+        nearest = min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: (abs(n - wanted), -n))
+        raise UserError(
+            f"model.image_size = {wanted} does not divide the image size {size}: use --set model.image_size={nearest}"
+        )
     from bench.data.tensors import apply_model_config
     from bench.models.build import parameters
     from bench.models.compilation import check_compiler
@@ -119,7 +134,9 @@ def resolve_device(device: str, gpus_per_cell: float | None = None, address: str
     if not available and not address and (device == "cuda" or gpus_per_cell):
         raise UserError("torch finds no GPU here: leave out --device cuda and --gpus-per-cell, or use --device cpu")
     if not address and (gpus_per_cell or 0) > torch.cuda.device_count():
-        raise UserError(f"--gpus-per-cell {gpus_per_cell:g}, but this machine has {torch.cuda.device_count()}")
+        raise UserError(
+            f"--gpus-per-cell {gpus_per_cell:g}, but this machine has {torch.cuda.device_count()}: give less"
+        )
     if device == "cpu" and gpus_per_cell:
         raise UserError("--gpus-per-cell contradicts --device cpu: leave one of them out")
     return ("cuda" if available else "cpu") if device == "auto" else device

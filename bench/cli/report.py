@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from bench.cli.options import path
 from bench.core.errors import UserError
 
 
@@ -16,7 +16,7 @@ def add_parser(commands: Any) -> None:
         help="rebuild tables, figures and the page from stored cells",
         description="Rebuild every table and figure and the page from stored cells, without training.",
     )
-    p.add_argument("out", nargs="?", default="out", type=Path, metavar="OUT", help="output folder (default: out)")
+    p.add_argument("out", nargs="?", default="out", type=path, metavar="OUT", help="output folder (default: out)")
     p.set_defaults(execute=execute, after_stop="the same command writes the rest")
 
 

@@ -68,7 +68,7 @@ def add_arguments(p: argparse.ArgumentParser, methods: str = "core", dataset: st
     what.add_argument("--seed", type=int, default=0, metavar="S", help="base seed (default: 0)")
     options.add_options(what, "--set")
     where = p.add_argument_group("where")
-    where.add_argument("--out", type=Path, default=Path("out"), metavar="OUT", help="output folder (default: out)")
+    where.add_argument("--out", type=options.path, default="out", metavar="OUT", help="output folder (default: out)")
     options.add_options(where, "--data-dir")
     how = p.add_argument_group("how")
     options.add_options(how, "--device", "--executor", "--cpus-per-cell", "--gpus-per-cell")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli.options import add_options
+from bench.cli.options import add_options, path
 from bench.core.errors import UserError
 from bench.evaluation.record import EVALUATION_VERSION
 
@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
         description="Evaluate stored cells again, from their weights, and compare every number with the stored one. "
         "No stored file is changed. The exit status is 0 if all cells match.",
     )
-    p.add_argument("cells", nargs="+", type=Path, metavar="CELL", help="folder of one cell or of several")
+    p.add_argument("cells", nargs="+", type=path, metavar="CELL", help="folder of one cell or of several")
     p.add_argument("--retrain", action="store_true", help="train again too, from scratch; needs no weights")
     add_options(p, "--data-dir")
     p.set_defaults(execute=execute, after_stop="nothing was changed")
@@ -44,7 +44,7 @@ def execute(args: argparse.Namespace) -> int:
     data_dir = data_folder(args.data_dir)
     cells = [cell for cell in queries.finished_cells(args.cells) if cell.evaluation]
     if not cells:
-        raise UserError("none of these cells is trained and evaluated: there is nothing to verify")
+        raise UserError("none of these cells is trained and evaluated: run 'python -m bench evaluate' on them first")
     queries.check_device(cells)
     matches = [_verify(cell, args.retrain, data_dir) for cell in cells]
     if len(matches) > 1:

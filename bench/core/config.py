@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bench.core.errors import UserError
+from bench.core.syntax import parse_value
 
 #: Arithmetic of the networks, see ``bench.models.precision``.
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -152,9 +155,8 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
 def with_overrides(config: Any, values: Mapping[str, Any], where: str) -> Any:
     """Return ``config`` with some fields replaced.
 
-    Values must have the annotated types; only lists become tuples and integers floats, and infinity and NaN are
-    rejected. Raise ``UserError``, beginning with ``where``, for unknown names, wrong types and whatever
-    ``__post_init__`` rejects.
+    Values must have the annotated types, after ``_convert``; infinity and NaN are rejected. Raise ``UserError``,
+    beginning with ``where``, for unknown names, wrong types and whatever ``__post_init__`` rejects.
     """
     hints = get_type_hints(type(config))
     typed = {}
@@ -163,21 +165,58 @@ def with_overrides(config: Any, values: Mapping[str, Any], where: str) -> Any:
             raise UserError(f"{where} has no setting '{key}': {suggest(key, hints)}")
         adapter = TypeAdapter(hints[key], config=ConfigDict(strict=True, allow_inf_nan=False))
         try:
-            typed[key] = adapter.validate_python(tuple(value) if isinstance(value, list) else value)
+            typed[key] = adapter.validate_python(_convert(value, hints[key]))
         except ValidationError as error:
-            problem = error.errors()[0]["msg"].removeprefix("Input ")
-            raise UserError(f"{where}: '{key}' {problem}, not {reprlib.repr(value)}") from error
+            raise UserError(f"{where}: '{key}' takes {_describe(hints[key])}, not {reprlib.repr(value)}") from error
     try:
         return replace(config, **typed)
     except (ValueError, ArithmeticError) as error:  # from __post_init__
         raise UserError(f"{where}: {error}") from error
 
 
+def _convert(value: Any, hint: Any) -> Any:
+    """Return ``value`` as typed on the command line or read from JSON in the type ``hint``, if that is unambiguous.
+
+    A whole number may be written as 1e3, a tuple as a list, as text with commas, or as its only value.
+    """
+    kinds = _kinds(hint)
+    if int in kinds and float not in kinds and isinstance(value, float) and value.is_integer():
+        return int(value)
+    for kind in kinds:
+        if get_origin(kind) is tuple and value is not None:
+            item = get_args(kind)[0]
+            if isinstance(value, str):
+                parts = [part.strip() for part in value.split(",")]
+                value = parts if item is str else [parse_value(part) for part in parts]
+            return tuple(_convert(part, item) for part in (value if isinstance(value, (list, tuple)) else [value]))
+    return value
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the type itself."""
+    return get_args(hint) if isinstance(hint, UnionType) else (hint,)
+
+
+def _describe(hint: Any) -> str:
+    """Return what a setting of this type takes, for an error message."""
+    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word", NoneType: "none"}
+    return " or ".join(
+        f"{'words' if get_args(kind)[0] is str else 'numbers'} joined by commas, or ()"
+        if get_origin(kind) is tuple
+        else names.get(kind, str(kind))
+        for kind in _kinds(hint)
+    )
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error message: the most similar name in ``known``, or all names."""
+    """Return the end of an error message: the most similar name in ``known``, or all names.
+
+    Neither case nor hyphens and underscores matter: sa_vae is suggested for SA-VAE.
+    """
     names = sorted(known)
-    if similar := get_close_matches(word, names, n=1, cutoff=0.5):
-        return f"did you mean '{similar[0]}'?"
+    plain = {re.sub(r"[\W_]", "", name).lower(): name for name in reversed(names)}
+    if similar := get_close_matches(re.sub(r"[\W_]", "", word).lower(), plain, n=1, cutoff=0.5):
+        return f"did you mean '{plain[similar[0]]}'?"
     return f"there are {', '.join(names)}" if names else "there are none"
 
 

@@ -32,6 +32,14 @@ class StorageError(OSError):
     """A file could not be written: the disk is full, or the folder is missing or not writable."""
 
 
+def expand_user(path: str | Path) -> Path:
+    """Return the path with ``~`` replaced by the home folder; ``UserError`` if that is unknown."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"the home folder of '{path}' is unknown: write the whole path, or ./{path}") from error
+
+
 def rename_to_backup(path: Path) -> Path:
     """Rename a file or folder to ``<name>.bak-<n>`` so that it is not overwritten; return the new path."""
     number = 1

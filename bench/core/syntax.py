@@ -15,7 +15,8 @@ from typing import Any
 
 from bench.core.errors import UserError
 
-_CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", re.DOTALL)
+#: No name has a hyphen: with one it is reported as unknown, with the right name.
+_CALL = re.compile(r"\s*([^\W\d][\w-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.files import UNFINISHED, StorageError, file_lock, replace, write_json
+from bench.core.files import UNFINISHED, StorageError, expand_user, file_lock, replace, write_json
 from bench.data.dataset import SPLITS, DataInfo, Prepared, fingerprint
 
 MESSAGE_AFTER = 2.0  #: Seconds of waiting for another process before a message says so.
@@ -22,7 +22,7 @@ MESSAGE_AFTER = 2.0  #: Seconds of waiting for another process before a message 
 def cache_dir() -> Path:
     """Return the cache folder: ``BENCH_CACHE``, or the user's cache folder; ``UserError`` without a home folder."""
     if folder := os.environ.get("BENCH_CACHE"):
-        return Path(folder)
+        return expand_user(folder)
     import pooch
 
     try:

@@ -9,6 +9,7 @@ from types import ModuleType
 
 from bench.core.config import suggest
 from bench.core.errors import UserError
+from bench.core.files import expand_user
 from bench.core.plugins import Registry
 from bench.core.syntax import parse_call, parse_value
 from bench.data import user_data
@@ -39,15 +40,16 @@ def load_dataset_module(name: str) -> ModuleType:
 
 def data_folder(data_dir: Path | None) -> Path | None:
     """Return ``data_dir``, or else the folder in BENCH_DATA_DIR, or None. The folder must exist."""
-    folder = data_dir or os.environ.get("BENCH_DATA_DIR")
-    if folder and not os.path.isdir(folder):
+    named = data_dir or os.environ.get("BENCH_DATA_DIR")
+    folder = expand_user(named) if named else None
+    if folder and not folder.is_dir():
         raise UserError(f"data folder '{folder}' does not exist: give another with --data-dir or BENCH_DATA_DIR")
-    return Path(folder) if folder else None
+    return folder
 
 
 def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
     """Prepare the data set ``name``, ``name(setting=value, …)``, or the user's data at a path."""
-    path = Path(expression)
+    path = expand_user(expression)
     is_path = len(path.parts) > 1 or path.suffix == ".npz" or os.path.exists(expression)
     if is_path and expression not in dataset_names():
         data = user_data.prepare(path, cache)

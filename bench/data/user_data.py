@@ -90,7 +90,7 @@ def _image_arrays(given: Mapping[str, np.ndarray], path: Path) -> dict[str, np.n
         raise UserError(f"{path}: no array {' or '.join(missing)}; the arrays of images are train, val and test")
     images = {split: image_means(given[split], f"{path}, array {split}") for split in SPLITS}
     if len(sizes := {array.shape[1] for array in images.values()}) > 1:
-        raise UserError(f"{path}: images of sizes {', '.join(map(str, sorted(sizes)))}; all must have one size")
+        raise UserError(f"{path}: images of sizes {', '.join(map(str, sorted(sizes)))}; pad or crop them to one size")
     labels = {split: given[f"{split}_labels"] for split in SPLITS if f"{split}_labels" in given}
     if 0 < len(labels) < len(SPLITS):
         raise UserError(f"{path}: labels only of {' and '.join(labels)}; give labels for every split or none")
@@ -106,7 +106,7 @@ def image_means(array: np.ndarray, where: str) -> np.ndarray:
     """Return images as Bernoulli means, float32 ``[N, S, S]`` in [0, 1]; errors begin with ``where``."""
     flat = array[:, 0] if array.ndim == 4 and array.shape[1] == 1 else array
     if flat.ndim != 3 or flat.shape[1] != flat.shape[2] or flat.size == 0:
-        raise UserError(f"{where}: shape {array.shape}, not square images [N, S, S] or [N, 1, S, S]")
+        raise UserError(f"{where}: shape {array.shape}, not square images [N, S, S] or [N, 1, S, S]; pad or crop them")
     if flat.dtype == np.uint8:
         if flat.max() == 1:
             raise UserError(f"{where}: uint8 values 0 and 1, but uint8 means 0 to 255; use bool or float")
@@ -114,5 +114,7 @@ def image_means(array: np.ndarray, where: str) -> np.ndarray:
     if flat.dtype.kind not in "fb":
         raise UserError(f"{where}: {array.dtype}, not bool, floats in [0, 1] or uint8; convert it to one of them")
     if not (flat.min() >= 0 and flat.max() <= 1):  # also with NaN
-        raise UserError(f"{where}: values from {flat.min():.4g} to {flat.max():.4g}, not in [0, 1] or uint8")
+        raise UserError(
+            f"{where}: values from {flat.min():.4g} to {flat.max():.4g}, not in [0, 1]; scale them to it, or use uint8"
+        )
     return flat.astype(np.float32)

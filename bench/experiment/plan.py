@@ -136,7 +136,9 @@ def cell_state(folder: CellFolder, evaluation: EvaluationConfig, force: bool = F
     try:
         return _cell_state(folder, evaluation)
     except OSError as error:  # not damage: finished results may be there
-        raise UserError(f"cannot read {error.filename or folder.path}: {error.strerror or error}") from error
+        raise UserError(
+            f"cannot read {error.filename or folder.path}: {error.strerror or error}: repair it or move it away"
+        ) from error
 
 
 def _cell_state(folder: CellFolder, evaluation: EvaluationConfig) -> CellState:

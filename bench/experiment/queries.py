@@ -60,7 +60,7 @@ def check_device(cells: Iterable[CellRecord]) -> None:
 def evaluation_as_stored(cell: CellRecord) -> EvaluationConfig:
     """Return the settings of a cell's evaluation: those of the basic metrics and of every group that it has."""
     if cell.evaluation is None:
-        raise UserError(f"{cell.folder} has no evaluation")
+        raise UserError(f"{cell.folder} has no evaluation: run 'python -m bench evaluate' on it")
     evaluation = EvaluationConfig().with_stored(cell.evaluation)
     return replace(evaluation, metrics=tuple(name for name in cell.evaluation.groups if name in evaluation.groups))
 

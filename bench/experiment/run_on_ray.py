@@ -127,7 +127,9 @@ def check_cluster(task: CellTask, resources: Resources) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     needs = {"CPU": resources.cpus_per_cell, "GPU": resources.gpus_per_cell}
     if not any(all(node["Resources"].get(kind, 0) >= need for kind, need in needs.items()) for node in nodes):
-        raise UserError(f"the cluster at {resources.address} has no node with the CPUs and GPUs of one cell")
+        raise UserError(
+            f"the cluster at {resources.address} has no node for a cell: give less to one by --cpus-per-cell"
+        )
     paths = [path for path in (task.marker, task.data) if path]
     find = ray.remote(num_cpus=0)(_missing)
     for node in nodes:

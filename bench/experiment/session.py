@@ -16,7 +16,7 @@ from types import FrameType
 from bench.core.cancellation import SIGNALS, signal_handlers
 from bench.core.errors import Stopped, UserError
 from bench.core.files import file_lock
-from bench.experiment.cell_folder import CellFolder, remove_stale_files
+from bench.experiment.cell_folder import CellFolder, lock_cell, remove_stale_files
 from bench.experiment.plan import PlannedCell
 from bench.experiment.run_local import RunStats, execute
 from bench.experiment.schema import ResultRecord, Status
@@ -26,13 +26,17 @@ STOPPING = "\nstopping: running cells write a checkpoint; press ^C again to stop
 
 
 def write_configs(cells: Sequence[PlannedCell]) -> None:
-    """Write ``config.json`` of every cell, and ``result.json`` of those that are skipped."""
+    """Write ``config.json`` of every cell, and ``result.json`` of those that are skipped.
+
+    A cell that another run holds is left to it.
+    """
     for cell in cells:
-        if not cell.state.retrain_reason:  # otherwise the worker archives the folder first
-            cell.folder.write_config(cell.config)
-        if cell.status is Status.SKIPPED:
-            record = ResultRecord(cell_id=cell.config.cell_id, status="skipped", reason=cell.state.reason)
-            cell.folder.write_record("result.json", record)
+        with lock_cell(cell.folder.path) as free:
+            if free and not cell.state.retrain_reason:  # otherwise the worker archives the folder first
+                cell.folder.write_config(cell.config)
+            if free and cell.status is Status.SKIPPED:
+                record = ResultRecord(cell_id=cell.config.cell_id, status="skipped", reason=cell.state.reason)
+                cell.folder.write_record("result.json", record)
 
 
 def run_tasks(

@@ -48,4 +48,4 @@ def check_compiler(device: str) -> None:
         available = False
     if not available:
         needed = "Triton" if device == "cuda" else "a C++ compiler (g++, or the one named by CXX)"
-        raise UserError(f"--compile needs {needed}, which was not found")
+        raise UserError(f"--compile needs {needed}, which was not found: install it or leave --compile out")

@@ -71,7 +71,7 @@ def parse_methods(
     used = {row.method.name for row in rows.values()}
     for name in settings:
         if name not in used:
-            raise UserError(f"--set {name}.…: '{name}' is not a method of this run: {suggest(name, used)}")
+            raise UserError(f"--set {name}.…: '{name}' is not in --methods: add it, or leave the setting out")
     return list(rows.values()), sweeps
 
 
@@ -86,7 +86,7 @@ def _expand_sweep(expression: str) -> Iterator[list[tuple[str, dict[str, Any]]]]
     calls = parse_expression(expression)
     alternatives = [values for call in calls for values in call.settings.values()]
     if (size := math.prod(map(len, alternatives))) > MAX_ROWS:
-        raise UserError(f"'{expression}' is a sweep of {size:,} rows: at most {MAX_ROWS:,} are possible")
+        raise UserError(f"'{expression}' is a sweep of {size:,} rows: split it, at most {MAX_ROWS:,} are possible")
     for combination in itertools.product(*alternatives):
         values = iter(combination)
         yield [(call.name, {key: parse_value(next(values)) for key in call.settings}) for call in calls]
@@ -118,7 +118,7 @@ def _parse_modifiers(method: type[Method], calls: Sequence[tuple[str, dict[str, 
         if modifier.kind in modifiers:
             raise UserError(f"'+{name}' is a second {MODIFIER_NAMES[modifier.kind]}: remove one")
         if reason := method.incompatible_with.get(modifier.kind):
-            raise UserError(f"'+{name}' cannot be combined with {method.name}: {reason}")
+            raise UserError(f"'+{name}' cannot be combined with {method.name}, leave it out: {reason}")
         modifiers[modifier.kind] = modifier
     return {kind: modifiers[kind] for kind in MODIFIER_NAMES if kind in modifiers}
 
@@ -154,6 +154,8 @@ def parse_settings(assignments: Iterable[str]) -> tuple[dict[str, dict[str, Any]
         owner, dot, setting = key.strip().partition(".")
         if not (equals and dot and setting):
             raise UserError(f"cannot read --set {assignment}: write method.setting=value or section.setting=value")
+        if not value.strip():
+            raise UserError(f"--set {assignment} has no value: write one after '=', none or ()")
         known = {*registry.method_names(), *SECTIONS}
         if owner not in known:
             raise UserError(f"--set {assignment}: no method or section '{owner}': {suggest(owner, known)}")

@@ -106,6 +106,14 @@ def test_wrong_argument_is_one_line_and_status_2(tmp_path, capsys, subtests):
         (["--set", "sa_vae.stps=1", "--methods", "sa_vae"], "did you mean 'steps'?"),
         (["--set", "nonsense"], "method.setting=value"),
         (["--data-dir", "nowhere"], "'nowhere' does not exist"),
+        (["--methods", "SA-VAE(steps=2)"], "did you mean 'sa_vae'?"),
+        (["--methods", "vae+free-bits"], "did you mean 'free_bits'?"),
+        (["--dataset", "Omniglot"], "did you mean 'omniglot'?"),
+        (["--set", "train.lr="], "--set train.lr= has no value: write one"),
+        (["--out="], "write . for the working folder"),
+        (["--data-dir="], "write . for the working folder"),
+        (["--out", "~nobody-here/o"], "write the whole path, or ./~nobody-here/o"),
+        *(([f"--{option}="], f"--{option} has no value") for option in ("methods", "dataset", "preset", "address")),
     ]
     for arguments, message in cases:
         with subtests.test(arguments=arguments):
@@ -117,7 +125,9 @@ def test_wrong_setting_is_one_line_and_status_2(toy, capsys, subtests):
     cases = [
         ("train.epocs=1", "did you mean 'epochs'?"),
         ("train.batch_size=1000000", "there are only 100 training examples"),
-        ("model.image_size=13", "does not divide the image size 28"),
+        ("model.image_size=13", "does not divide the image size 28: use --set model.image_size=14"),
+        ("train.batch_size=1", "use --set train.batch_size=2"),
+        ("evaluation.metrics=refined-iw", "did you mean 'refined_iw'?"),
         ("model.features=10**12", "features"),
         ("model.features=1000000000", "GiB"),
     ]

@@ -90,7 +90,8 @@ def test_evaluate_waits_for_another_run(finished, capsys):
 
 def test_wrong_argument_of_evaluate_is_one_line(finished, capsys, subtests):
     cases = [
-        (["--metrics", "refined"], "--metrics 'refined': give some of"),
+        (["--metrics", "refined"], "--metrics has no group 'refined': did you mean 'refined_iw'?"),
+        (["--metrics", "nll_refined"], "its group is 'refined_iw'"),
         (["--metrics", " ,"], "give some of"),
         (["--set", "train.epochs=3"], "settings of the evaluation only"),
         (["--set", "evaluation.refined_iw_exmples=3"], "did you mean 'refined_iw_examples'"),

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import pytest
 
@@ -11,6 +11,7 @@ from bench.core.config import (
     TextModelConfig,
     TrainConfig,
     build,
+    suggest,
     training_identity,
     with_overrides,
 )
@@ -24,6 +25,11 @@ CLASSES = (
 )
 
 
+@dataclass(frozen=True)
+class BasicTuple:
+    names: tuple[str, ...] | None = ()
+
+
 def test_values_are_converted_to_their_annotations(subtests):
     cases = [
         (TrainConfig, "lr", 1, 1.0),
@@ -32,6 +38,13 @@ def test_values_are_converted_to_their_annotations(subtests):
         (TrainConfig, "compile", True, True),
         (ImageModelConfig, "encoder_channels", [3, 5], (3, 5)),
         (ImageModelConfig, "skips", [], ()),
+        (ImageModelConfig, "skips", 3, (3,)),
+        (ImageModelConfig, "encoder_channels", "3, 5", (3, 5)),
+        (ImageModelConfig, "encoder_channels", [3, 5.0], (3, 5)),
+        (TrainConfig, "epochs", 1e3, 1000),
+        (TrainConfig, "epoch_updates", 2.0, 2),
+        (BasicTuple, "names", "mi", ("mi",)),
+        (BasicTuple, "names", "mi,1", ("mi", "1")),
     ]
     for cls, name, value, result in cases:
         with subtests.test(name=name, value=value):
@@ -42,25 +55,35 @@ def test_values_are_converted_to_their_annotations(subtests):
 def test_values_of_other_types_are_rejected(subtests):
     cases = [
         (TrainConfig, "epochs", True),
-        (TrainConfig, "epochs", 1.0),
+        (TrainConfig, "epochs", 1.5),
         (TrainConfig, "epochs", None),
         (TrainConfig, "lr", "1e-3"),
         (TrainConfig, "lr", math.nan),
         (TrainConfig, "lr", math.inf),
         (TrainConfig, "compile", 1),
         (TrainConfig, "optimiser", ("adam",)),
-        (ImageModelConfig, "kernels", 3),
-        (ImageModelConfig, "kernels", [3, 5.0]),
+        (ImageModelConfig, "kernels", "3,x"),
+        (ImageModelConfig, "kernels", [3, 5.5]),
+        (ImageModelConfig, "kernels", None),
     ]
     for cls, name, value in cases:
         with subtests.test(name=name, value=value):
-            with pytest.raises(UserError, match=f"^here: '{name}' should be "):
+            with pytest.raises(UserError, match=f"^here: '{name}' takes "):
                 with_overrides(cls(), {name: value}, "here")
 
 
 def test_unknown_settings_are_rejected():
     with pytest.raises(UserError, match="here has no setting 'epoch': did you mean 'epochs'"):
         build(TrainConfig, {"epoch": 1}, "here")
+
+
+def test_names_in_another_spelling_are_suggested(subtests):
+    names = ["vae", "sa_vae", "beta_vae", "free_bits", "omniglot", "small"]
+    cases = {"VAE": "vae", "sa-vae": "sa_vae", "SA-VAE": "sa_vae", "betaVAE": "beta_vae", "Free Bits": "free_bits"}
+    for word, name in cases.items():
+        with subtests.test(word=word):
+            assert suggest(word, names) == f"did you mean '{name}'?"
+    assert suggest("xyz", names) == "there are beta_vae, free_bits, omniglot, sa_vae, small, vae"
 
 
 def test_values_out_of_range_are_rejected(subtests):

@@ -42,7 +42,7 @@ def test_exception_that_cannot_be_pickled_keeps_its_text():
 
 def test_packages_without_metadata_are_left_out(monkeypatch):
     monkeypatch.setattr(provenance, "PACKAGES", ("numpy", "not-installed"))
-    assert provenance.versions().keys() == {"python", "numpy"}
+    assert provenance.versions().keys() == {"python", "bench", "numpy"}
 
 
 def test_environment_and_hooks_are_restored(monkeypatch):

@@ -11,6 +11,7 @@ from bench.core.errors import UserError
 from bench.data import cache
 from bench.data.cache import cached, find_by_fingerprint
 from bench.data.dataset import SPLITS, DataInfo, fingerprint
+from bench.data.registry import data_folder
 
 INFO = DataInfo("toy", "toy", "image", "nats per image", (4, 4), source="here", notes=("note",))
 MEANS = np.random.default_rng(0).random((3, 4, 4), np.float32)
@@ -43,6 +44,14 @@ def test_user_without_a_home_is_told_to_name_a_cache(monkeypatch, tmp_path):
         cache.cache_dir()
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
     assert cache.cache_dir() == tmp_path
+
+
+def test_home_folder_in_the_environment(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    for name, value in {"HOME": str(tmp_path), "BENCH_CACHE": "~/cache", "BENCH_DATA_DIR": "~/data"}.items():
+        monkeypatch.setenv(name, value)
+    assert cache.cache_dir() == tmp_path / "cache"
+    assert data_folder(None) == data_folder(Path("~/data")) == tmp_path / "data"
 
 
 def test_fingerprint_depends_on_names_types_shapes_and_values():

@@ -115,7 +115,7 @@ def test_invalid_settings_are_refused(subtests):
         ({"groups": {}}, "evaluation has no setting 'groups'"),
         ({"metrics": ("refined",)}, "'metrics' has no group 'refined': did you mean 'refined_iw'?"),
         ({"ais_chains": 0}, "metric group ais: 'chains' must be positive"),
-        ({"ais_chains": "x"}, "metric group ais: 'chains' should be a valid integer"),
+        ({"ais_chains": "x"}, "metric group ais: 'chains' takes a whole number, not 'x'"),
     ]
     for settings, message in cases:
         with subtests.test(settings=settings):

@@ -144,13 +144,13 @@ def test_expression_errors(subtests):
         ("beta_vae(beta=)", "write settings as name=value"),
         ("beta_vae(beta=1,beta=2)", "sets 'beta' twice"),
         ("beta_vae(bta=1)", "no setting 'bta': did you mean 'beta'?"),
-        ("sa_vae(steps=2.5)", "'steps' should be a valid integer, not 2.5"),
+        ("sa_vae(steps=2.5)", "'steps' takes a whole number, not 2.5"),
         ("sa_vae(steps=-1)", "'steps' must not be negative, not -1"),
         ("sa_vae(steps=1|2|3|4|5|6|7|8|9|10,lr=1|2|3|4|5|6|7|8|9|10,clip=1|2|3|4|5|6|7|8|9|10|11)", "1,100 rows"),
         ("vae+cyclical(cycles=0)", "'cycles' must be positive, not 0"),
         ("vae+aneal", "unknown schedule or KL term '+aneal': did you mean 'anneal'?"),
         ("vae+anneal+cyclical", "'+cyclical' is a second schedule"),
-        ("kl_annealing+anneal", "cannot be combined with kl_annealing: it has"),
+        ("kl_annealing+anneal", "cannot be combined with kl_annealing, leave it out: it has"),
     ]
     for expression, message in cases:
         with subtests.test(expression=expression):
@@ -167,5 +167,5 @@ def test_set_errors(subtests):
 
 
 def test_set_for_a_method_outside_the_run():
-    with pytest.raises(UserError, match="'sa_vae' is not a method of this run"):
+    with pytest.raises(UserError, match="'sa_vae' is not in --methods: add it"):
         parse_methods(["vae"], "quick", {"sa_vae": {"steps": "2"}})

@@ -66,7 +66,7 @@ def load_preset(
         raise UserError(f"unknown preset '{name}': {suggest(name, preset_names())}")
     file = _read(PRESETS / f"{name}.toml")
     if modality not in file.__pydantic_extra__:
-        raise UserError(f"preset '{name}' has no models for {modality} data")
+        raise UserError(f"preset '{name}' has no models for {modality} data: use another preset")
     shared, own = file.__pydantic_extra__[modality], file.__pydantic_extra__.get(protocol, _Part())
     notes = list((shared.notes or []) if own.notes is None else own.notes)
     where, changes = f"preset {name}, [{protocol or modality}", overrides or {}
