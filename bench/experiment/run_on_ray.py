@@ -34,6 +34,8 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
+if os.path.expanduser("~") == "~":  # a user without a home folder, whom Ray does not expect
+    ENVIRONMENT["HOME"] = tempfile.gettempdir()
 
 with unchanged_process(**ENVIRONMENT):
     import ray

@@ -12,6 +12,8 @@ from bench.core.errors import Stopped, UserError
 from bench.data.registry import dataset_names
 from bench.run import main as run_main
 from bench.training import registry
+from tests.cli.conftest import only_cell
+from tests.host import changed, host_state
 
 COMMANDS = ["run", "report", "evaluate", "verify", "merge", "lag", "speed", "list"]
 
@@ -84,3 +86,18 @@ def test_list_of_one_kind_has_nothing_else(capsys):
     assert cli.main(["list", "datasets"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "data sets" and len(lines) == 1 + len(dataset_names())
+
+
+def test_commands_leave_the_process_unchanged(finished, tmp_path, capsys):
+    commands = [
+        ["list"],
+        ["report", str(finished)],
+        ["evaluate", str(finished), "--metrics", "latent_use", "--executor", "local"],
+        ["verify", str(only_cell(finished, "vae").path)],
+        ["merge", str(finished), "--out", str(tmp_path / "merged")],
+        ["run", "--out", str(tmp_path / "new"), "--executor", "local", "--methods", "vae"],
+        ["run", "--methods", "unknown"],
+    ]
+    before = host_state()
+    statuses = [cli.main(command) for command in commands]
+    assert (statuses, changed(before)) == ([0, 0, 0, 0, 0, 0, 2], {})
