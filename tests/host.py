@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import locale
 import logging
 import os
@@ -36,6 +37,7 @@ def host_state() -> dict[str, Any]:
         "hooks": (sys.excepthook, sys.displayhook, sys.unraisablehook, threading.excepthook),
         "streams": (sys.stdout, sys.stderr),
         "warnings": (list(warnings.filters), warnings.showwarning),
+        "faults": faulthandler.is_enabled(),
         "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
         "threads": [thread.name for thread in threading.enumerate()],
         "logging": (logging.root.level, list(logging.root.handlers), logging.root.manager.disable),

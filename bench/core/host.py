@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
 import traceback
@@ -33,17 +35,24 @@ def environment(**settings: str) -> Iterator[None]:
 
 @contextmanager
 def unchanged_process(**variables: str) -> Iterator[None]:
-    """Restore what imported libraries change: environment, warning filters, exception hook, state of ``random``.
+    """Restore what libraries change when they are imported or used.
 
-    ``variables`` of the environment are set within the context.
+    That is the environment, warning filters, the exception hook, signal handlers, the fault handler and the state of
+    ``random``. ``variables`` of the environment are set within the context.
     """
-    hook, numbers = sys.excepthook, random.getstate()
+    hook, numbers, faults = sys.excepthook, random.getstate(), faulthandler.is_enabled()
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     try:
         with environment(**variables), warnings.catch_warnings():
             yield
     finally:
         sys.excepthook = hook
         random.setstate(numbers)
+        if not faults:
+            faulthandler.disable()
+        for number, handler in handlers.items():  # only the main thread can have changed them
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 def run_in_subprocess(function: Callable[..., T], *args: object) -> T:

@@ -85,7 +85,9 @@ def seeds(finished: DataFrame, styles: PlotStyles) -> Figure | None:
     palette = {name: styles[name].color for name in methods}
     for ax, (column, title) in zip(axes, columns.items(), strict=True):
         row = {"y": "method", "hue": "method", "order": methods, "palette": palette, "legend": False, "ax": ax}
+        state = np.random.get_state()
         seaborn.stripplot(finished, x=column, **row, jitter=False, size=3, alpha=0.6)
+        np.random.set_state(state)  # it draws numbers even without jitter
         for i, name in enumerate(methods):
             cells = finished[finished["method"] == name]
             if column == "mi" and cells["collapsed"].nunique() > 1:

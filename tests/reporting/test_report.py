@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pandas as pd
 import pytest
 
@@ -19,6 +20,7 @@ from bench.reporting import points, report
 from bench.reporting.frame import cells_frame
 from bench.reporting.style import plot_styles
 from tests.fixtures import make_cells
+from tests.host import changed, host_state
 from tests.reporting.records import FIXTURES, change, change_evaluation, finished_cell, rows
 
 FIGURES = {"rate_distortion", "nll_time", "nll_flops", "seeds", "gaps", "dynamics", "information"}
@@ -103,7 +105,10 @@ def test_report_is_reproducible_to_the_byte(out: Path):
     assert any("no images of autoregressive" in line for line in lines)
     before = {file: (out / file).read_bytes() for file in (*first.files, Path("report.html"))}
     shutil.rmtree(out / "figures")
-    assert report.build(out) == [first]
+    with matplotlib.rc_context({"font.size": 30, "savefig.dpi": 10}):
+        state = host_state()
+        assert report.build(out) == [first]
+        assert changed(state) == {}
     assert {file: (out / file).read_bytes() for file in before} == before
 
 
