@@ -3,9 +3,9 @@
 Loss:      E_q[-log p(x|z)] + Σ_d E_{z ~ q_B}[log q_B(z_d) - log p(z_d)], with q_B(z_d) the mean of q(z_d|x) over the
            batch, estimated from ``samples`` draws per example.                         (Zhang et al., NeurIPS 2022)
 Defaults:  32 samples per example.
-           Weights are selected by this loss on validation, as in zhangjf-nlp/DG-VAEs:modules/vae.py: the ELBO counts
-           the mutual information that the method leaves free.
 Deviates:  the whole batch is one aggregate (the authors' |b| = B); an aggregate of one example would be the VAE.
+Note:      Weights are selected by this loss on validation, as in zhangjf-nlp/DG-VAEs:modules/vae.py: the ELBO counts
+           the mutual information that the method leaves free.
 """
 
 import math

@@ -21,7 +21,7 @@ from bench.models.vae import fixed_statistics
 class LatentReconstruction(Method):
     summary = "the encoder must find z again in the decoder's output"
     citation = "Song et al., 2025 (arXiv 2508.12530)"
-    table_order = 78
+    table_order = 77.5
     modalities = ("image",)
     vae_settings = {"alpha": 0.0}
 

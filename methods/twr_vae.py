@@ -23,7 +23,7 @@ from bench.method import PAD, Context, ELBOTerms, Method, Phase
 class TimestepWiseVAE(Method):
     summary = "a KL after every word that the encoder reads"
     citation = "Li et al., COLING 2020 (arXiv 2011.01136)"
-    table_order = 75
+    table_order = 75.5
     modalities = ("text",)
     vae_settings = {"last": 0.0}
 
