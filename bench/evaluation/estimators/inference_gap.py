@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench.evaluation.estimators.full_gaussian import FullGaussian, fit_full_gaussian
 from bench.evaluation.estimators.proposal import NUM_SAMPLES, joint_log_prob, refined
-from bench.models.distributions import Gaussian, Posterior
+from bench.models.distributions import LOG_2PI, Gaussian, Posterior
 from bench.models.vae import VAE
 
 #: Latent dimensions -> nodes decoded per example at each level of the grid, from coarse to fine.
@@ -34,7 +34,9 @@ TAIL_MASS = {1: 1e-6, 2: 1e-3}
 PEAK_DEPTH = 40.0  # nats below the highest node at which a local maximum may still be the flank of a peak
 FIT_ITERATIONS = 6  # of the Gaussian whose scale is compared with the grid's step
 FRAME_BOUND = 8.0  # half width of the first grid along the posterior's axes, in its standard deviations
-EMPTY = 20.0  # nats below the mass around the fit's mean at which the grid along its axes need not cover a cell
+MAX_STEP = 1.5  # of a grid that resolves a peak, in standard deviations along its shortest axis
+MAX_DEVIATION = 0.2  # nats by which the mass of a nearly Gaussian peak differs from that of a Gaussian of equal height
+OTHER_MASS = 1e-5  # of a cell relative to the peak
 BLOCK = 64  # examples whose grids are in memory at a time
 
 
@@ -76,24 +78,32 @@ def true_posterior(model: VAE, x: Tensor, guess: Tensor, chunk: int) -> TruePost
 
 
 def _true_posterior(model: VAE, x: Tensor, guess: Tensor, chunk: int) -> TruePosterior:
-    """Integrate on a grid along the axes of z, and where that is too coarse on one along the axes of the posterior."""
+    """Integrate on a grid along the axes of z, and where that is too coarse on one along the axes of the posterior.
+
+    The second grid covers one peak. Its result is used if that peak is nearly Gaussian and the first grid has found no
+    mass elsewhere.
+    """
+    dim = guess.shape[1]
     low, high = (guess - MEAN_MARGIN).clamp(max=-PRIOR_BOUND), (guess + MEAN_MARGIN).clamp(min=PRIOR_BOUND)
     grid = _integrate(lambda z, rows: joint_log_prob(model, x[rows], z, chunk), low, high, guess)
     mean, log_px = grid.mean(), grid.log_mass()
     fit = fit_full_gaussian(model, x, FullGaussian.diagonal(grid.gaussian()), chunk, FIT_ITERATIONS)
-    if len(coarse := (grid.step.amax(1) > fit.smallest_scale()).nonzero().squeeze(1)):
+    if len(coarse := (grid.step.amax(1) > MAX_STEP * fit.smallest_scale()).nonzero().squeeze(1)):
         frame = fit_full_gaussian(model, x[coarse], fit[coarse], chunk)  # u ~ N(0, I) if the posterior is Gaussian
-        peak = joint_log_prob(model, x[coarse], frame.mean.unsqueeze(1).to(frame.dtype), chunk)  # (N, 1)
-        mass = grid.log_joint[coarse] + (grid.step[coarse].log().sum(1) - frame.log_volume()).unsqueeze(1)
-        places = frame.whiten(grid.nodes[coarse]).where((mass > peak - EMPTY).unsqueeze(2), 0)  # (N, M, D)
-        low, high = places.amin(1).clamp(max=-FRAME_BOUND), places.amax(1).clamp(min=FRAME_BOUND)
 
         def log_joint_at(u: Tensor, rows: Tensor) -> Tensor:
             return joint_log_prob(model, x[coarse[rows]], frame[rows].transform(u).to(frame.dtype), chunk)
 
-        finer = _integrate(log_joint_at, low, high, torch.zeros_like(low))
-        mean[coarse] = frame.transform(finer.mean().unsqueeze(1)).squeeze(1)
-        log_px[coarse] = finer.log_mass() + frame.log_volume()
+        origin = torch.zeros_like(frame.mean)
+        finer = _integrate(log_joint_at, origin - FRAME_BOUND, origin + FRAME_BOUND, origin)
+        expected = log_joint_at(origin.unsqueeze(1), torch.arange(len(coarse))).squeeze(1) + 0.5 * dim * LOG_2PI
+        is_gaussian = (finer.log_mass() - expected).abs() < MAX_DEVIATION
+        outside = frame.whiten(grid.nodes[coarse]).abs().amax(2) > FRAME_BOUND  # (N, M)
+        cells = grid.log_joint[coarse] + (grid.step[coarse].log().sum(1) - frame.log_volume()).unsqueeze(1)
+        is_alone = ~(outside & (cells > expected.unsqueeze(1) + math.log(OTHER_MASS))).any(1)
+        use = is_gaussian & is_alone
+        mean[coarse[use]] = frame.transform(finer.mean().unsqueeze(1)).squeeze(1)[use]
+        log_px[coarse[use]] = (finer.log_mass() + frame.log_volume())[use]
     return TruePosterior(mean, log_px)
 
 
