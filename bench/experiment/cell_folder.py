@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from bench.experiment.schema import (
 from bench.training.result import Validation
 
 STALE_SECONDS = 3600  # age at which a temporary file of a report is left over from a killed process
+PARQUET = b"PAR1"  # first and last bytes of a file
 FOLDER_NAME = re.compile(r"seed-\d+-([0-9a-f]{12})")
 
 R = TypeVar("R", bound=BaseModel)
@@ -151,6 +153,17 @@ class CellFolder:
             return result is not None and result.status == "ok" and self.history() is not None
         except RecordError:
             return False
+
+    def has_torn_arrays(self) -> bool:
+        """Return whether the end of a binary file of the evaluation is lost. A missing file is not damaged."""
+        examples, arrays = self.path / "examples.parquet", self.path / "arrays.npz"
+        if examples.exists():
+            with open(examples, "rb") as file:
+                start = file.read(len(PARQUET))
+                file.seek(max(0, examples.stat().st_size - len(PARQUET)))
+                if not start == file.read() == PARQUET:
+                    return True
+        return arrays.exists() and not zipfile.is_zipfile(arrays)
 
     def has_weights(self) -> bool:
         """Return whether the selected weights are stored."""

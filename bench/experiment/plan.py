@@ -161,6 +161,8 @@ def _cell_state(folder: CellFolder, evaluation: EvaluationConfig) -> CellState:
         record = folder.evaluation()
     except RecordError:
         record = None
+    if folder.has_torn_arrays():
+        record = None
     missing = evaluation.missing(record)
     if not missing:
         return CellState(Status.DONE, trained=True)

@@ -73,7 +73,8 @@ class TrainedCell:
         with torch_settings(device):
             method, model, seed = load_trained(folder, config)
             info = apply_model_config(config.dataset, config.model)
-            context = EvaluationContext(model.eval(), info, config.train, derive_seed(seed, "load"))
+            model.eval().requires_grad_(False)
+            context = EvaluationContext(model, info, config.train, derive_seed(seed, "load"))
         return cls(folder, config, method, model, context, data_dir)
 
     @property
@@ -100,7 +101,9 @@ class TrainedCell:
     def encode(self, examples: Examples, seed: int = 0) -> Posterior:
         """Return q(z|x): ``.mean`` ``[N, D]``, ``.rsample(S)`` ``[N, S, D]``, ``.log_prob(z)``."""
         with self._evaluation(seed) as ctx:
-            return self.method.posterior(ctx, self.tensor(examples), train=False)
+            q = self.method.posterior(ctx, self.tensor(examples), train=False)
+            q.mean  # noqa: B018 some compute it when it is first read: do that here
+            return q
 
     def decode(self, z: Tensor | np.ndarray, seed: int = 0) -> Tensor | list[str]:
         """Decode z ``[N, D]``: text greedily, images by sampling x ~ p(x|z)."""

@@ -86,6 +86,17 @@ def test_damaged_records_are_trained_or_evaluated_again(done):
     assert state.status is Status.MISSING and state.retrain_reason.startswith("result.json is damaged: ")
 
 
+@pytest.mark.parametrize("name", ["examples.parquet", "arrays.npz"])
+def test_torn_arrays_are_measured_again(done, task, planned, name):
+    stored = done.evaluation().metrics
+    content = (done.path / name).read_bytes()
+    (done.path / name).write_bytes(content[:-100])
+    assert cell_state(done, EVALUATION).status is Status.INCOMPLETE and cell_state(done, EVALUATION).trained
+    run_cell(task(planned("vae")))
+    assert cell_state(done, EVALUATION).status is Status.DONE
+    assert done.evaluation().metrics == stored and (done.path / name).stat().st_size == len(content)
+
+
 def test_damaged_history_is_restored_from_the_checkpoint(done, task, planned):
     history, weights = done.history(), (done.path / "best.pt").read_bytes()
     (done.path / "history.jsonl").write_text("{\n")
