@@ -16,7 +16,7 @@ class InverseLipschitzVAE(IdentifiableVAE):
     summary = "decoder maps that expand distances by at least L"
     citation = "Kinoshita et al., ICML 2023"
     table_order = 93
-    revision = 2
+    revision = 3
     display_params = ("inverse_lipschitz",)
 
     @dataclass(frozen=True)

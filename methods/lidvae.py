@@ -38,7 +38,7 @@ class IdentifiableVAE(Method):
     citation = "Wang et al., NeurIPS 2021"
     family = "decoder"
     table_order = 92
-    revision = 2
+    revision = 3
     vae_settings = "z always passes through its maps"
 
     @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 SLOPE = 0.2  # of the leaky ReLU below 0
 MIN_SCALE = 0.1  # of the convex part's Jacobian at the start
+ACROSS_SCALE = 0.05  # of A at the start, relative to PyTorch's default
 
 
 class Brenier(nn.Module):
@@ -17,7 +18,8 @@ class Brenier(nn.Module):
     distances by at least L. The gradient is written out, so a forward pass needs no autograd.
 
     Starts near an isometry: the rows of W are those of a scaled orthogonal matrix Q and of -Q, of which exactly one of
-    each pair is in the leaky ReLU's upper branch, so that Wᵀ diag(…) W is nearly a multiple of I.
+    each pair is in the leaky ReLU's upper branch, so that Wᵀ diag(…) W is nearly a multiple of I. A is small: it adds
+    Aᵀ (…), whose length does not depend on that of z, and the decoder of text starts with short inputs.
     """
 
     def __init__(self, dim: int, inverse_lipschitz: float = 0.0) -> None:
@@ -27,11 +29,10 @@ class Brenier(nn.Module):
         self.log_inner = nn.Parameter(torch.full((width, width), 1 / width).log() + 0.1 * torch.randn(width, width))
         self.log_outer = nn.Parameter(0.1 * torch.randn(width))
         self.inverse_lipschitz = inverse_lipschitz
-        outer_slope = (1 + (1 + SLOPE) / 2) / 2  # between its bounds for pairs of opposite rows
-        scale = max(1 - inverse_lipschitz, MIN_SCALE) / (2 * (1 + SLOPE**2) * outer_slope)
+        scale = max(1 - inverse_lipschitz, MIN_SCALE) / (2 * (1 + SLOPE**2))
         with torch.no_grad():
             q = math.sqrt(scale) * nn.init.orthogonal_(torch.empty(dim, dim))
-            a = self.across.weight[:dim].clone()
+            a = ACROSS_SCALE * self.across.weight[:dim]
             for layer, rows in ((self.first, q), (self.across, a)):
                 layer.weight.copy_(torch.cat([rows, -rows]))
                 layer.bias.zero_()

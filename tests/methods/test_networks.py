@@ -34,6 +34,18 @@ def test_brenier_maps_start_near_an_isometry(subtests):
             assert values.max() / values.min() < 5
 
 
+def test_brenier_maps_start_with_outputs_as_long_as_inputs(subtests):
+    """Also for the decoder of text, whose states are short at the start: two dimensions of z and 50 of 0.01 N(0, I)."""
+    states = torch.tensor([0.01] * 50 + [1.0] * 2)
+    for widths, inverse_lipschitz in itertools.product([torch.ones(2), torch.ones(52), states], [0.0, 0.5]):
+        with subtests.test(dim=len(widths), inverse_lipschitz=inverse_lipschitz):
+            torch.manual_seed(0)
+            maps = nn.Sequential(*(Brenier(len(widths), inverse_lipschitz) for _ in range(2)))
+            z = widths * torch.randn(20, len(widths))
+            ratio = maps(z).norm(dim=1) / z.norm(dim=1)
+            assert 0.5 < ratio.min() and ratio.max() < 2
+
+
 def test_negative_dual_kl_trains_the_encoder(text_trainer, tmp_path):
     """With ν near 1 everywhere, the estimate ν - exp ν + 1 is about -0.7."""
     run = text_trainer("implicit_vae", tmp_path)
