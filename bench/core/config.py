@@ -155,7 +155,7 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
 def with_overrides(config: Any, values: Mapping[str, Any], where: str) -> Any:
     """Return ``config`` with some fields replaced.
 
-    Values must have the annotated types, after ``_convert``; infinity and NaN are rejected. Raise ``UserError``,
+    Values must have the annotated types, after ``convert``; infinity and NaN are rejected. Raise ``UserError``,
     beginning with ``where``, for unknown names, wrong types and whatever ``__post_init__`` rejects.
     """
     hints = get_type_hints(type(config))
@@ -165,7 +165,7 @@ def with_overrides(config: Any, values: Mapping[str, Any], where: str) -> Any:
             raise UserError(f"{where} has no setting '{key}': {suggest(key, hints)}")
         adapter = TypeAdapter(hints[key], config=ConfigDict(strict=True, allow_inf_nan=False))
         try:
-            typed[key] = adapter.validate_python(_convert(value, hints[key]))
+            typed[key] = adapter.validate_python(convert(value, hints[key]))
         except ValidationError as error:
             raise UserError(f"{where}: '{key}' takes {_describe(hints[key])}, not {reprlib.repr(value)}") from error
     try:
@@ -174,7 +174,7 @@ def with_overrides(config: Any, values: Mapping[str, Any], where: str) -> Any:
         raise UserError(f"{where}: {error}") from error
 
 
-def _convert(value: Any, hint: Any) -> Any:
+def convert(value: Any, hint: Any) -> Any:
     """Return ``value`` as typed on the command line or read from JSON in the type ``hint``, if that is unambiguous.
 
     A whole number may be written as 1e3, a tuple as a list, as text with commas, or as its only value.
@@ -188,7 +188,7 @@ def _convert(value: Any, hint: Any) -> Any:
             if isinstance(value, str):
                 parts = [part.strip() for part in value.split(",")]
                 value = parts if item is str else [parse_value(part) for part in parts]
-            return tuple(_convert(part, item) for part in (value if isinstance(value, (list, tuple)) else [value]))
+            return tuple(convert(part, item) for part in (value if isinstance(value, (list, tuple)) else [value]))
     return value
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from bench.core.config import suggest
+from bench.core.config import convert, suggest
 from bench.core.errors import UserError
 from bench.core.files import expand_user
 from bench.core.plugins import Registry
@@ -63,7 +63,7 @@ def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
     for key in call.settings:
         if key not in known:
             raise UserError(f"data set '{name}' has no setting '{key}': {suggest(key, known)}")
-    settings = {key: parse_value("|".join(values)) for key, values in call.settings.items()}
+    settings = {key: convert(parse_value("|".join(values)), type(known[key])) for key, values in call.settings.items()}
     try:
         data = module.prepare(data_dir, cache, **settings)
     except UserError:
