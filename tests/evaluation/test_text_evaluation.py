@@ -49,7 +49,7 @@ def test_diverged_model_is_evaluated_once(text_prepared, text_planned):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("modality", ["text", "image"])
+@pytest.mark.parametrize("modality", ["text", pytest.param("image", marks=pytest.mark.slow)])
 def test_evaluation_of_one_example(modality, request, monkeypatch):
     prefix = "text_" if modality == "text" else ""
     planned, task = (request.getfixturevalue(f"{prefix}{name}") for name in ("planned", "task"))

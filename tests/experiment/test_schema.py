@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -77,7 +77,7 @@ def folder(tmp_path_factory) -> CellFolder:
     return CellFolder(path)
 
 
-@steady
+@settings(steady, max_examples=40)
 @given(EXTREME)
 def test_any_metric_can_be_read_again(folder, value):
     record = make_cells.evaluation({"old": 1.0, "same": value}, {}, references={"unigram": value})
@@ -92,7 +92,7 @@ def test_any_metric_can_be_read_again(folder, value):
     assert folder.history() == lines
 
 
-@steady
+@settings(steady, max_examples=40)
 @given(EXTREME)
 def test_training_result_is_finite_or_not_made(folder, value):
     try:
