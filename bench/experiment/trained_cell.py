@@ -155,9 +155,11 @@ class TrainedCell:
         array, width = as_array(z, "z"), self.model.latent_dim
         if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != width or not len(array):
             raise UserError(f"z: {array.dtype} {array.shape}, not floats [N, {width}] with at least one row")
-        if not np.isfinite(array).all():
-            raise UserError("z: values that are NaN or infinite")
-        return torch.from_numpy(array.astype(np.float32)).to(self.context.device)
+        with np.errstate(over="ignore"):
+            codes = torch.from_numpy(array.astype(np.float32))
+        if not codes.isfinite().all():
+            raise UserError("z: values that are NaN or infinite in float32")
+        return codes.to(self.context.device)
 
     @contextmanager
     def _evaluation(self, seed: int) -> Iterator[EvaluationContext]:

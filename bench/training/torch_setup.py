@@ -120,7 +120,7 @@ def available_device(device: str) -> str:
         raise UserError(f"unknown device {device!r}: there are 'auto', 'cpu' and 'cuda'")
     if parsed.type == "cuda" and (parsed.index or 0) >= gpus:
         raise UserError(f"torch finds {f'{gpus} GPUs' if gpus else 'no GPU'} here: use the device 'cpu' or 'auto'")
-    return str(parsed)
+    return "cpu" if parsed.type == "cpu" else str(parsed)
 
 
 def gpu_name(device: str) -> str | None:

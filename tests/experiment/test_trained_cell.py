@@ -75,6 +75,7 @@ def test_wrong_arguments_are_refused_in_one_line(vae, subtests):
         r"z: float32 \(3,\)": lambda: cell.decode(z[0, [0, 1, 2]]),
         r"z: float32 \(0, 3\)": lambda: cell.decode(z[:0]),
         "z: values that are NaN": lambda: cell.decode(z / 0),
+        "z: values that are NaN or infinite": lambda: cell.decode(np.full((2, 3), 1e300)),
         "z: bool": lambda: cell.decode(z > 0),
         "z: not an array": lambda: cell.decode(z.to("meta")),
         "count must be a whole number of at least 1, not 0": lambda: cell.sample(0),
@@ -131,6 +132,7 @@ def test_what_to_load_instead_is_said(out, vae, tmp_path, subtests):
             continue
         with subtests.test(problem=problem), pytest.raises(UserError, match=problem):
             bench.load(path, **options)
+    assert bench.load(vae.path, device="cpu:0").config.device == "cpu"
     assert bench.load(str(vae.path), device="auto").context.device.type in ("cpu", "cuda")
 
 
