@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,8 @@ from tests.fixtures import make_cells
 from tests.host import changed, host_state, torch_state
 
 ROOT = Path(__file__).parents[1]
+SHORT = {"epochs": 1, "epoch_updates": 2}
+QUICK = replace(EVALUATION, metrics=(), iw_samples=5)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +47,8 @@ def cells(prepared, text_prepared, tmp_path_factory):
     """An output folder with one finished cell of images and one of texts, and their folders by modality."""
     out, folders = tmp_path_factory.mktemp("stored") / "out", {}
     for data, preset in ((prepared, TOY), (text_prepared, TEXT_TOY)):
-        cell = planner(data, preset, out)("vae")
-        run_cell(tasks(data)(cell, evaluation=replace(EVALUATION, metrics=())))
+        cell = planner(data, preset, out)("vae", replace(preset.train, **SHORT))
+        run_cell(tasks(data)(cell, evaluation=QUICK))
         folders[data.info.modality] = cell.folder.path
     return out, folders
 
@@ -112,7 +115,8 @@ def library_calls(cells: tuple[Path, dict[str, Path]], tmp_path: Path, prepared)
     """Return a call of every function that users may call, by name; the results do not depend on the clock."""
     out, folders = cells
     config, trained = CellFolder(folders["image"]).config, CellFolder(folders["image"])
-    task = tasks(prepared)(planner(prepared, TOY, tmp_path)("beta_vae"))
+    cell = planner(prepared, TOY, tmp_path)("beta_vae", replace(TOY.train, **SHORT))
+    task = tasks(prepared)(cell, evaluation=QUICK)
     calls = {f"{kind} {name}": call for kind in folders for name, call in trained_cell_calls(folders[kind]).items()}
     return calls | {
         "load": lambda: bench.load(folders["image"]).model.state_dict(),
@@ -164,6 +168,20 @@ def outcome(call: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
     before = host_state()
     result = call()
     return comparable(result), changed(before)
+
+
+@pytest.mark.usefixtures("caches")
+def test_calls_from_several_threads_wait_for_each_other(cells):
+    cell, before = bench.load(cells[1]["image"]), torch.get_default_dtype()
+    images, expected = cell.data.test[:4], cell.encode(cell.data.test[:4]).mean
+    torch.set_default_dtype(torch.float64)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            means = [*pool.map(lambda _: cell.encode(images).mean, range(40))]
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(mean, expected) for mean in means)
 
 
 def test_every_public_function_is_called(cells, caches, tmp_path, prepared):

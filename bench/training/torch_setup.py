@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -32,16 +33,19 @@ PRECISIONS: tuple[Any, ...] = (
 )
 
 
+_LOCK = threading.RLock()
+
+
 @contextmanager
 def torch_settings(device: str, threads: int | None = None) -> Iterator[None]:
     """Set torch's global state to that of every cell, and restore the caller's on exit.
 
     Within the context: float32 in full precision without autocast, deterministic convolutions, the CPU as default
     device, gradients on, ``threads`` threads (None: the caller's). torch's random generators may be seeded: their
-    states are restored, too.
+    states are restored, too. Other threads of this process wait, because they share the state.
     """
     uses_gpu = torch.device(device).type == "cuda"
-    with ExitStack() as stack:
+    with _LOCK, ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([torch.cuda.current_device()] if uses_gpu else []))
         stack.enter_context(environment())
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuDNN's LSTMs are not deterministic
