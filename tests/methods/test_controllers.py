@@ -79,7 +79,7 @@ def test_mdr_rewards_the_kl_below_its_target():
     assert kl.grad.sum() > -0.2, "far above 1 the KL overshoots"
 
 
-def test_controllers_update_once_per_step_by_the_batch_they_trained_on():
+def test_controllers_update_once_per_step_from_its_batch():
     method = MinimumDesiredRate(MinimumDesiredRate.Config(target=5.0, start=0.5, lr=0.01))
     terms = SimpleNamespace(kl=torch.tensor([2.0, 4.0]), rec=torch.tensor([[1.0], [3.0]]))
     method.elbo_terms = lambda ctx, x: terms
