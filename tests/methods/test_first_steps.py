@@ -137,4 +137,5 @@ def test_effective_steps_equal_the_committed_table(name, modality, trainer_of, t
     if isinstance(table, dict):
         table[modality, name] = ratios
         pytest.skip("written")
+    assert (modality, name) in table.index, f"no row in {TABLE.name}: write it with BENCH_WRITE_STEPS=1"
     assert ratios == pytest.approx(table.loc[(modality, name)].dropna().to_dict(), rel=0.05, abs=1e-3)
