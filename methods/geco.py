@@ -59,7 +59,7 @@ class GECO(KLController):
 
     def phases(self) -> Sequence[Phase]:
         share = self.config.share
-        return Phase("vae", share), Phase("main", 1 - share, selection_metric=None)
+        return Phase("unconstrained", share), Phase("main", 1 - share, selection_metric=None)
 
     def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
         return terms.rec.mean() + self.kl_loss(terms) / self.multiplier
@@ -82,7 +82,7 @@ class GECO(KLController):
             self.multiplier = (self.multiplier * change.exp()).clamp(1 / MAX_MULTIPLIER, MAX_MULTIPLIER)
 
     def on_epoch_end(self, ctx: Context) -> None:
-        config, first_phase = self.config, ctx.phase.name == "vae"
+        config, first_phase = self.config, ctx.phase.name == "unconstrained"
         if config.kappa is None and first_phase:
             self.kappa = self.reconstruction - config.margin
         elif config.kappa is None and self.reconstruction < self.kappa:

@@ -66,7 +66,7 @@ class LagrangianVAE(KLController):
 
     def phases(self) -> Sequence[Phase]:
         share = self.config.share
-        return Phase("vae", share), Phase("main", 1 - share, selection_metric=None)
+        return Phase("unconstrained", share), Phase("main", 1 - share, selection_metric=None)
 
     def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:
         terms = super().elbo_terms(ctx, x)
@@ -76,7 +76,7 @@ class LagrangianVAE(KLController):
 
     def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
         rec, kl = terms.rec.mean(), terms.kl.mean()
-        if ctx.phase.name == "vae":
+        if ctx.phase.name == "unconstrained":
             return rec + kl
         bound_weight, mmd_weight = self.multipliers.to(rec)
         rec_weight = bound_weight + max(self.config.mi, 0)
@@ -89,7 +89,7 @@ class LagrangianVAE(KLController):
 
     def update_weight(self, ctx: Context, measured: Tensor) -> None:
         negative_elbo, divergence = measured
-        if ctx.phase.name == "vae":
+        if ctx.phase.name == "unconstrained":
             self.total, self.count = self.total + negative_elbo, self.count + 1
             return
         excess = torch.stack([negative_elbo - self.bound, MMD_SCALE * (divergence - self.config.mmd)])
@@ -98,7 +98,7 @@ class LagrangianVAE(KLController):
         self.multipliers = (self.multipliers.to(excess) + step).clamp(*MULTIPLIER_RANGE)
 
     def on_epoch_end(self, ctx: Context) -> None:
-        if ctx.phase.name == "vae":
+        if ctx.phase.name == "unconstrained":
             if self.config.bound is None:
                 self.bound = self.total / self.count + self.config.margin
             self.total, self.count = torch.zeros(()), torch.zeros(())

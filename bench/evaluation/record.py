@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 #: Increased by every change that moves a basic metric of a trained model, or adds one.
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 
 Metrics = dict[str, Number]
 
