@@ -44,14 +44,15 @@ def torch_settings(device: str, threads: int | None = None) -> Iterator[None]:
     device, gradients on, ``threads`` threads (None: the caller's). torch's random generators may be seeded: their
     states are restored, too. Other threads of this process wait, because they share the state.
     """
-    uses_gpu = torch.device(device).type == "cuda"
+    gpu = torch.device(device)
+    gpus = [] if gpu.type == "cpu" else [torch.cuda.current_device() if gpu.index is None else gpu.index]
     with _LOCK, ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng([torch.cuda.current_device()] if uses_gpu else []))
+        stack.enter_context(torch.random.fork_rng(gpus))
         stack.enter_context(environment())
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuDNN's LSTMs are not deterministic
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        for kind in ("cpu", "cuda") if uses_gpu else ("cpu",):
+        for kind in ("cpu", "cuda") if gpus else ("cpu",):
             stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
