@@ -101,3 +101,10 @@ def test_commands_leave_the_process_unchanged(finished, tmp_path, capsys):
     before = host_state()
     statuses = [cli.main(command) for command in commands]
     assert (statuses, changed(before)) == ([0, 0, 0, 0, 0, 0, 2], {})
+
+
+@pytest.mark.slow
+def test_ray_leaves_the_process_unchanged(toy):
+    before = host_state()
+    assert cli.main(["run", "--out", str(toy), "--methods", "vae"]) == 0
+    assert changed(before) == {}
