@@ -30,14 +30,16 @@ def load(cell: str | Path, data_dir: str | Path | None = None, device: str = "cp
     ``device``: "cpu", "cuda" or "auto". Raise ``UserError`` if there is no trained cell or its weights are missing.
     """
     with unchanged_process():
+        from bench.core.files import expand_user
         from bench.experiment.trained_cell import TrainedCell
 
-        return TrainedCell.read(Path(cell), Path(data_dir) if data_dir else None, device)
+        return TrainedCell.read(expand_user(cell), Path(data_dir) if data_dir else None, device)
 
 
 def frame(out: str | Path = "out") -> DataFrame:
     """Return one row for every stored cell under ``out``, whatever its state: settings, metrics, costs and folder."""
     with unchanged_process():
+        from bench.core.files import expand_user
         from bench.reporting.frame import stored_frame
 
-        return stored_frame(Path(out))
+        return stored_frame(expand_user(out))
