@@ -124,7 +124,7 @@ def test_geco_meets_a_given_constraint(kappa):
     first, main = method.phases()
     decoder.train(method, first, 500)
     assert method.multiplier == 1
-    decoder.train(method, main, 2000)
+    decoder.train(method, main, 3000)
     assert decoder.rec(decoder.kl) == pytest.approx(kappa, rel=0.05) and method.kappa == pytest.approx(kappa)
     assert 1 / MAX_MULTIPLIER < method.multiplier < MAX_MULTIPLIER
 
