@@ -9,8 +9,8 @@ vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +50,19 @@ class LSTM(nn.LSTM):
             x = torch.cat([x, constant.unsqueeze(1).expand(-1, x.shape[1], -1)], dim=-1)
         if state is not None:
             state = state[0].contiguous(), state[1].contiguous()  # cuDNN takes no other
-        with torch.backends.cudnn.flags(enabled=False) if self.second_order else nullcontext():
+        with without_cudnn() if self.second_order else nullcontext():
             return super().forward(x, state)
+
+
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Disable cuDNN; ``torch.backends.cudnn.flags`` also reads the other flags, which may contradict each other."""
+    enabled = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = enabled
 
 
 class LSTMFeatures(nn.Module):

@@ -87,10 +87,8 @@ def full_precision() -> Iterator[None]:
     try:
         yield
     finally:
-        if matmul is not None:
-            torch.set_float32_matmul_precision(matmul)
-        if cudnn is not None:
-            backends.cudnn.allow_tf32 = cudnn
+        torch.set_float32_matmul_precision("highest" if matmul is None else matmul)  # torch's default if unreadable
+        backends.cudnn.allow_tf32 = True if cudnn is None else cudnn
         for owner, value in zip(PRECISIONS, before, strict=True):
             owner.fp32_precision = value
 

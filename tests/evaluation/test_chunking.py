@@ -95,7 +95,7 @@ def test_evaluation_halves_the_chunk_if_memory_runs_out(evaluation_of, monkeypat
     assert record.metrics.keys() == expected.metrics.keys()
     for name, value in expected.metrics.items():
         if isinstance(value, float):
-            value = pytest.approx(value, rel=2e-4, abs=1e-5)
+            value = pytest.approx(value, rel=1e-2 if name.startswith("pareto_k") else 2e-4, abs=1e-5)
         assert record.metrics[name] == value, name
 
 
