@@ -1,4 +1,4 @@
-"""Coupled-VAE: a deterministic autoencoder that shares the encoder guides the decoder's first layer.
+"""Coupled-VAE: the decoder's first layer is matched to that of a deterministic autoencoder with the same encoder.
 
 Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) - λ_r log p_c(x|z_c) + λ_m d(init(z), stopgrad init_c(z_c))
            z_c: a second head on the shared features; p_c: a second decoder; init: the first layer after z, of text W z;
@@ -20,7 +20,7 @@ from .parts.mmd import multiquadric
 
 
 class CoupledVAE(Method):
-    summary = "guided by a deterministic autoencoder with a shared encoder"
+    summary = "matched to a deterministic autoencoder with a shared encoder"
     citation = "Wu et al., ACL 2020"
     table_order = 75
     revision = 2

@@ -5,9 +5,9 @@ Loss:      the basic VAE's. With the roots l < u of log v - v + 2δ + 1 = 0 and 
            (Razavi et al., ICLR 2019)
 Defaults:  δ = 0.1 nats per dimension.
 Deviates:  the paper's AR(1) prior needs a sequence of latents, which these models do not have.
-Note:      A rate is not information: the KL is at least δ D even if all examples have the same posterior. Where b < 0
-           for every example, as on text after the first updates of SGD, no gradient raises b again: the KL is δ D, and
-           posteriors differ in σ and in the mean that σ implies.
+Note:      A KL above 0 does not imply mutual information: it is at least δ D even if all posteriors are the same.
+           Where b < 0 for every example, as on text after the first updates of SGD, no gradient raises b again: the KL
+           is δ D, and posteriors differ in σ and in the mean that σ implies.
 """
 
 import math

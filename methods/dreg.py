@@ -2,8 +2,8 @@
 
 Loss:      that of ``iwae``, with its gradient for the decoder. The encoder's gradient is that of
            -E[Σ_k w̃_k² log w_k], w_k = p(x|z_k) p(z_k) / q(z_k|x), through z_k alone: w̃_k = w_k / Σ_j w_j and the
-           parameters of q in log q(z_k|x) are constants. It has the same expectation as IWAE's, and a signal that does
-           not vanish as K grows.                                                           (Tucker et al., ICLR 2019)
+           parameters of q in log q(z_k|x) are constants. It has the same expectation as IWAE's, and its signal-to-noise
+           ratio does not vanish as K grows.                                                (Tucker et al., ICLR 2019)
 Defaults:  K = 5, as ``iwae``.
 Deviates:  –
 Note:      Checked against google-research/google-research:dreg_estimators/model.py.

@@ -6,7 +6,7 @@ Defaults:  σ² = 0.5, a floor of 0.097 nats per dimension, as that of ``delta_v
 Deviates:  –
 Note:      Known from the option --fix_var (no default) of bohanli/vae-pretraining-encoder:modules/encoders/enc_lstm.py
            (Li et al., EMNLP 2019); no paper that proposes it alone was found. It is the Gaussian counterpart of a
-           fixed κ (``vmf_vae``). A rate is not information: the KL is at its floor if all means are 0.
+           fixed κ (``vmf_vae``). A KL above 0 does not imply mutual information: at the floor all means are 0.
 """
 
 import math

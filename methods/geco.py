@@ -4,14 +4,14 @@ Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) / λ. Phase 1, ``share`` of the
            Phase 2: after every update λ ← λ exp(η C), with C the moving average of E_q[-log p(x|z)] minus κ; while C
            is negative, η is ``speedup`` times larger.                (Rezende & Viola, 2018, arXiv 1810.00597)
 Defaults:  κ = None: the basic VAE's mean reconstruction in the last epoch of phase 1, minus ``margin``. A κ that the
-           decoder reaches without z makes GECO collapse. Therefore this κ is lowered while it is met at a KL below
-           ``margin``. A given κ stays.
+           decoder reaches without z makes GECO collapse. Therefore the default κ is lowered by ``margin`` minus the KL
+           after every epoch in which it is met at a KL below ``margin``. A given κ is constant.
 Deviates:  the paper's loss, KL + λ (E_q[-log p(x|z)] - κ), is divided by λ, so that the reconstruction keeps its
            weight in SGD and clipping, as in applied-ai-lab/genesis:utils/geco.py, train.py. There η = 1e-5 for 64×64
            pixels and 2·10⁶ updates, with a speedup of 10; denproc/Taming-VAEs:train.py starts after two epochs, and
            per 100 updates λ rises by at most 5 % and falls by at most 10 %. Our η is 1e-4, and 1.25e-3 in the reduced
-           presets, which have about 10³ updates. The last weights are kept, because the ELBO favours those that
-           violate the constraint.
+           presets, which have about 10³ updates; our average has a memory of 0.9, Genesis of 0.99. The last weights
+           are kept, because the ELBO favours those that violate the constraint.
 """
 
 from collections.abc import Sequence

@@ -7,8 +7,9 @@ Loss:      E_q[-log p(x|z)] + β KL, z = G(h(x), ε), ε ~ N(0, I), with G linea
 Defaults:  5 updates of ν, a network of three hidden layers of 512 units, by Adam with learning rate 1e-5, the authors'
            for about 10⁵ updates; 1e-4 in the reduced presets, which have about 10³.
 Deviates:  each update of ν has new samples of q. Encoder and decoder are trained as the preset says; the authors start
-           both at U(±0.1), as G does here, and train them by Adam. Text only: on images, with a KL of tens of nats, ν
-           diverged within 250 updates (the dual form needs about exp(KL) samples).
+           both at U(±0.1), as G does here, train them by Adam, and raise β from 0.1 to 1 over ten epochs:
+           ``implicit_vae+anneal``. Text only: on images, with a KL of tens of nats, ν diverged within 250 updates (the
+           dual form needs about exp(KL) samples).
 Note:      Compared with fangleai/Implicit-LVM: lang_model_ptb/train_ptb.py, models_ptb.py. The estimate is too low
            while ν is not optimal, and the ELBO too high; where it is below 0, the bound given by ν = 0, metrics have 0,
            but its gradient trains the encoder. Without a density there is no importance-weighted NLL under q; the

@@ -1,4 +1,4 @@
-"""KL capacity: the KL is pulled towards a capacity C, which rises to a target.
+"""KL capacity: a penalty on the distance of the KL from a capacity C, which rises to a target.
 
 Loss:      E_q[-log p(x|z)] + γ |KL(q(z|x) || p(z)) - C(t)|, with the mean KL of the batch, or with form=hinge
            E_q[-log p(x|z)] + γ max(0, KL - C(t)).         (Burgess et al., 2018; for text Prokhorov et al., NGT 2019)
@@ -8,9 +8,9 @@ Defaults:  target 5 nats; γ = 1, as in VictorProkhorov/KL_Text_VAE:Scripts/Mode
            epochs to between 3 and 100. 1Konny/Beta-VAE:solver.py, a re-implementation of Burgess et al., has γ = 1000
            and C rising to 25 over 10⁵ updates, for disentangling.
 Deviates:  –
-Note:      With γ = 1 a nat above C costs what it costs in the VAE, and a nat below C earns as much. The hinge with
-           γ = 1 and constant C has the gradient of ``free_bits(placement=total_batch)``. A rate is not information:
-           the KL can reach C without it.
+Note:      With γ = 1 the KL has weight 1 above C, as in the VAE, and -1 below it. The hinge with γ = 1 and constant C
+           has the gradient of ``free_bits(placement=total_batch)``. A KL of C does not imply mutual information:
+           posteriors that do not depend on x can have it.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ FORMS = ("absolute", "hinge")
 
 
 class KLCapacity(Method):
-    summary = "KL pulled towards a capacity that rises to a target"
+    summary = "distance of the KL from a capacity that rises to a target"
     citation = "Burgess et al., 2018 (arXiv 1804.03599); Prokhorov et al., NGT 2019"
     table_order = 60.5
     display_params = ("target",)

@@ -12,7 +12,7 @@ Deviates:  the loss is divided by the weight of rec, which changes nothing for A
            clipping. The authors (ermongroup/lagvae:methods/lagvae.py) set ε_1 by hand for MNIST (86 to 88), have no
            phase 1, s = 10,000 and a biased MMD with one Gaussian kernel, whose bias alone would exceed their ε_2 of
            5 / s to 8 / s in the batches here; here s = 100 and the MMD is that of ``info_vae``.
-Note:      As the authors', the last weights are kept: the ELBO would select those with the least information.
+Note:      As in the authors' code, the last weights are kept: the ELBO would select those with the least information.
 """
 
 from collections.abc import Sequence

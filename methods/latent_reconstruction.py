@@ -1,4 +1,4 @@
-"""Latent reconstruction: the encoder must find z again in what the decoder makes of it.
+"""Latent reconstruction: the encoder is trained to recover z from the decoder's output.
 
 Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) + α E_q[|μ(D(z)) - z|²], with μ the mean of q and D(z) the decoder's
            output. α rises linearly from 0 during the first ``ramp`` of the updates.
@@ -19,7 +19,7 @@ from bench.models.vae import fixed_statistics
 
 
 class LatentReconstruction(Method):
-    summary = "the encoder must find z again in the decoder's output"
+    summary = "the encoder is trained to recover z from the decoder's output"
     citation = "Song et al., 2025 (arXiv 2508.12530)"
     table_order = 77.5
     modalities = ("image",)

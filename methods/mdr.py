@@ -6,7 +6,7 @@ Defaults:  target 5 nats, u starts at 0.5 with step size 1e-3, the authors' for 
            presets, which have about 10³.
 Deviates:  u is limited to [0, 1.1]. Above 1 the KL itself is rewarded, which is what raises a KL below the target. The
            authors' |u| has no upper limit (tom-pelsmaeker/vae-lagging-encoder:text.py), so the KL overshoots by tens of
-           nats while u falls back.
+           nats before u has decreased again.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Neural critic: two networks must match the codes of a batch with their examples.
+"""Neural critic: two networks are trained to match the codes of a batch with their examples.
 
 Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) - λ I, with I = log B - ½ (C_rows + C_columns): the cross-entropies of
            the (B, B) logits s cos(f(z_j), g(x_i)) with label i = j. VAE and critic minimise it together. I is a lower
@@ -46,7 +46,7 @@ class Critic(nn.Module):
 
 
 class NeuralCritic(Method):
-    summary = "a critic must match codes with their examples"
+    summary = "a critic is trained to match codes with their examples"
     citation = "Menon et al., UAI 2022"
     table_order = 72.5
     vae_settings = {"lam": 0.0}

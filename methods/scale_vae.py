@@ -1,12 +1,13 @@
-"""Scale-VAE: the decoder sees posteriors with rescaled means; the KL is that of the unscaled ones.
+"""Scale-VAE: the decoder reads samples of posteriors with rescaled means; the KL is that of the unscaled ones.
 
 Loss:      E[-log p(x|z)] + KL(N(μ, σ²) || p(z)), z ~ N(f μ, σ²), f_d = spread / sd_B(μ_d).
            (Song et al., LREC-COLING 2024)
 Defaults:  spread 1. In evaluation f uses averages over training batches.
-Deviates:  metrics use the scaled posterior, which the decoder sees; the KL in the loss is smaller. The text encoder
-           starts at PyTorch's defaults, as that of ``bn_vae``: at the basic VAE's start the means differ by 10⁻⁵, and f
-           would scale their common part to 17 standard deviations of the prior. Known from the abstract and a
-           re-implementation; the paper's later switch to one f for all dimensions could not be verified and is omitted.
+Deviates:  metrics use the scaled posterior, whose samples the decoder reads; the KL in the loss is smaller. The text
+           encoder starts at PyTorch's defaults, as that of ``bn_vae``: at the basic VAE's start the means differ by
+           10⁻⁵, and f would scale their common part to 17 standard deviations of the prior. Known from the abstract
+           and a re-implementation; the paper's later switch to one f for all dimensions could not be verified and is
+           omitted.
 """
 
 from dataclasses import dataclass

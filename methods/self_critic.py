@@ -1,4 +1,4 @@
-"""Self critic: the posterior must identify the example a code comes from.
+"""Self critic: the densities of the posteriors at a code are trained to identify its example.
 
 Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) + λ E_j[-log softmax_i(log q(z_j|x_i))_j], z_j ~ q(z|x_j), i over the
            batch. log B minus the last term is a lower bound (InfoNCE) on the mutual information under q.

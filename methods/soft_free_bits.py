@@ -6,7 +6,7 @@ Loss:      E_q[-log p(x|z)] + γ KL(q(z|x) || p(z)). After every update γ ← (
 Defaults:  rate 0.1 and slack 0.05, the paper's; γ starts at 0.1, as in tom-pelsmaeker/deep-generative-lm:
            model/base_decoder.py, which has the lower bound too. Target 5 nats.
 Deviates:  –
-Note:      At γ = 1 it is the VAE; the target is a floor.
+Note:      γ = 1 is the VAE, so a KL that exceeds the target there is not reduced to it.
 """
 
 from dataclasses import dataclass

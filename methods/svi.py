@@ -4,7 +4,7 @@ Loss:      E_q[-log p(x|z)] + KL at λ_K for the decoder; λ_0 is the prior, wit
            takes the same steps.                       (Hoffman et al., JMLR 2013; baseline of Kim et al., ICML 2018)
 Defaults:  K = 20; fewer in the reduced presets.
 Deviates:  –
-Note:      Without amortisation inference cannot lag, but it finds nothing if the decoder ignores z.
+Note:      There is no inference network that could lag, but if the decoder ignores z, refinement stays at the prior.
 """
 
 from dataclasses import dataclass

@@ -200,7 +200,7 @@ def test_every_public_function_is_called(cells, caches, tmp_path, prepared):
     ],
 )
 def test_both_ways_to_set_precision_are_restored(owner, precision):
-    """torch has old and new settings of precision, and refuses to read the old ones after some of the new."""
+    """torch has old and new settings of precision; after some of the new ones, reading an old one is an error."""
     default = owner.fp32_precision
     owner.fp32_precision = precision
     try:

@@ -1,6 +1,6 @@
 """Evaluation of a trained model: the basic metrics, then the metric groups.
 
-Needs the model and the method's posterior alone. Deterministic: noise belongs to blocks of fixed size, and the memory
+Needs the model and the method's posterior alone. Deterministic: noise is drawn per block of fixed size, and the memory
 budget only decides how many samples of a block are decoded at a time.
 """
 

@@ -1,4 +1,4 @@
-"""A table document, and its Markdown and plain text. Knows the layout of tables, not the meaning of the numbers."""
+"""A table document, and its Markdown and plain text. It has the layout of tables, not the meaning of the numbers."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_a_repository_in_the_environment_is_ignored(checkout, other, tmp_path, m
 
 @pytest.mark.parametrize("script", ["", "#!/bin/sh\nexit 128\n", "#!/bin/sh\necho HEAD\n"])
 def test_without_a_working_git_there_is_no_commit(checkout, tmp_path, monkeypatch, script):
-    """Git is not installed, refuses the owner of the folder, or is another program."""
+    """Git is not installed, rejects the owner of the folder, or is another program."""
     program = tmp_path / "bin" / "git"
     program.parent.mkdir()
     if script:

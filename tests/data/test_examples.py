@@ -1,4 +1,4 @@
-"""Examples given from Python: converted like the data set and the user's files, or refused in one line."""
+"""Examples given from Python: converted like the data set and the user's files, or rejected in one line."""
 
 import numpy as np
 import pytest
@@ -80,8 +80,8 @@ def test_wrong_images_are_refused_in_one_line(images, problem):
         image_inputs(images, MODEL)
 
 
-def test_both_doors_have_the_same_rule():
-    """The reader of files refuses what the Python door refuses, with the same words."""
+def test_files_and_python_have_the_same_rule():
+    """What the reader of files rejects is rejected from Python, with the same message."""
     for images in (IMAGES * 3, (IMAGES > 0).astype(np.uint8), IMAGES.astype(int), IMAGES[0]):
         with pytest.raises(UserError) as from_file:
             image_means(images, "images")

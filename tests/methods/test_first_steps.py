@@ -45,7 +45,7 @@ def trainer_of(prepared, text_prepared, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "modality"), CASES)
-def test_first_reconstruction_knows_nothing(name, modality, trainer_of):
+def test_first_reconstruction_is_that_of_uniform_predictions(name, modality, trainer_of):
     """At the sizes of preset ``quick``: pixels at ½, words uniform, codes not wider than three times the prior."""
     model = load_preset("quick", modality).model
     run = trainer_of(name, modality, replace(model, vocabulary=None) if modality == "text" else model)
@@ -54,10 +54,10 @@ def test_first_reconstruction_knows_nothing(name, modality, trainer_of):
     with torch.no_grad():
         terms = run.method.elbo_terms(run.ctx, x)
     if modality == "image":
-        ignorance = x[0].numel() * math.log(2)
+        uniform = x[0].numel() * math.log(2)
     else:
-        ignorance = (x[:, 1:] != PAD).sum().item() / len(x) * math.log(run.data.info.vocabulary)
-    assert terms.rec.mean() < 1.15 * ignorance
+        uniform = (x[:, 1:] != PAD).sum().item() / len(x) * math.log(run.data.info.vocabulary)
+    assert terms.rec.mean() < 1.15 * uniform
     assert not terms.z.numel() or terms.z.square().mean().sqrt() < 3
 
 

@@ -88,7 +88,7 @@ def test_encoding_pseudo_images_changes_no_state(trainer, tmp_path):
     torch.testing.assert_close(components.mean, expected.mean)
 
 
-def test_skip_vae_shows_z_to_every_layer(trainer, tmp_path, subtests):
+def test_skip_vae_gives_z_to_every_layer(trainer, tmp_path, subtests):
     """With all paths of z closed but one, every pixel's logit depends on z. Shared weights start as the VAE's."""
     model = trainer("skip_vae", tmp_path / "skip").model.eval()
     basic = trainer("vae", tmp_path / "vae").model

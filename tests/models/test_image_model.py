@@ -39,7 +39,7 @@ def test_presets_build_their_models(subtests):
 
 
 @pytest.mark.parametrize("preset", ["quick", pytest.param("paper", marks=pytest.mark.slow)])
-def test_initial_decoder_knows_nothing(preset):
+def test_initial_decoder_predicts_uniform_pixels(preset):
     """The output convolutions start as the reference's: uniform within 1 / √C, and nearly every pixel at ½."""
     config = load_preset(preset, "image").model
     torch.manual_seed(0)

@@ -25,7 +25,7 @@ class Conv2d(nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.second_order:
-            # weight[:] is not a leaf, so that autograd knows whether its gradient is needed
+            # weight[:] is not a leaf, so that autograd decides whether to compute its gradient
             return _Convolution.apply(input, weight[:], self.stride, self.padding)
         return super()._conv_forward(input, weight, bias)
 
