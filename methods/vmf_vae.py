@@ -55,7 +55,7 @@ class VonMisesFisherVAE(Method):
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
         if model.latent_dim < 2:
-            raise ValueError("a sphere needs at least two latent dimensions")
+            raise ValueError("a sphere needs two latent dimensions: use --set model.latent_dim=2")
         model.head = SphericalHead(model.head, model.latent_dim, self.config.kappa)
         model.prior = UniformSphere(model.latent_dim)
         return model

@@ -8,8 +8,10 @@ message after an interruption ends with.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from bench.cli import evaluate, lag, merge, report, run, speed, verify
 from bench.cli import list as listing
@@ -22,9 +24,25 @@ from bench.core.output import output_without_errors
 COMMANDS = (run, report, evaluate, verify, merge, lag, speed, listing)
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are a ``UserError``: one line with the remedy instead of the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; '{self.prog} --help' describes the arguments")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown and unknown[0].startswith("-"):
+            option, known = unknown[0].partition("=")[0], re.findall(r"--[a-z-]+", self.format_help())
+            raise UserError(f"unknown option '{option}': {suggest(option, known)}")
+        if unknown:
+            raise UserError(f"'{unknown[0]}' belongs to no option: join values with commas, quote those with spaces")
+        return namespace, unknown
+
+
+def parser() -> Parser:
     """Return the parser of every command."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m bench", description="Compare methods against posterior collapse in variational autoencoders."
     )
     p.add_argument("--version", action="version", version=f"posterior-collapse-bench {__version__}")
@@ -37,9 +55,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in ``argv`` (default: ``sys.argv``) and return its exit status.
 
-    The status is 2 after a ``UserError`` or a file that cannot be read or written, 130 after ^C, and 128 plus the
-    signal's number after another signal; output that cannot be written does not change it. Wrong arguments raise
-    ``SystemExit(2)``.
+    The status is 2 after a ``UserError``, which wrong arguments are too, or a file that cannot be read or written, 130
+    after ^C, and 128 plus the signal's number after another signal; output that cannot be written does not change it.
     """
     with output_without_errors():
         after_stop = "nothing was changed"
@@ -64,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the parsed arguments. Raise ``UserError`` for an unknown command and for an option without a value."""
+    """Return the parsed arguments. Raise ``UserError`` if they are wrong or an option has no value."""
     names = [command.__name__.rpartition(".")[2] for command in COMMANDS]
     if argv and not argv[0].startswith("-") and argv[0] not in names:
         raise UserError(f"unknown command '{argv[0]}': {suggest(argv[0], names)}")

@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.core.config import ImageModelConfig, suggest
+from bench.core.config import ImageModelConfig, convert, suggest
 from bench.core.errors import UserError
 from bench.core.files import expand_user
 from bench.core.provenance import cores, memory
+from bench.core.syntax import parse_value
 from bench.experiment.presets import preset_names
 
 if TYPE_CHECKING:
     from bench.data.dataset import DataInfo
     from bench.experiment.presets import Preset
     from bench.experiment.task import Resources
+    from bench.training.expressions import MethodSpec
 
 MAX_CELLS = 100_000  # of one run: more would take hours to plan
 MAX_REMOTE_THREADS = 1024  # per cell on a cluster, whose machines are not known here
@@ -27,8 +31,16 @@ BYTES_PER_PARAMETER = 16  # the float32 parameter, its gradient and Adam's two m
 def path(text: str) -> Path:
     """Return the path of an argument. ``~`` is the home folder, also in ``--out=~/o``, where no shell replaces it."""
     if not text:
-        raise UserError("a path in the arguments is empty: write . for the working folder")
+        raise argparse.ArgumentTypeError("the path is empty: write . for the working folder")
     return expand_user(text)
+
+
+def whole(text: str) -> int:
+    """Return the whole number of an argument, which may be written as 1e3."""
+    number = convert(parse_value(text), int)
+    if type(number) is not int:
+        raise argparse.ArgumentTypeError(f"write a whole number, not '{text}'")
+    return number
 
 
 SET = "a setting of a method (sa_vae.steps=10) or of the protocol (train.epochs=5, evaluation.iw_samples=100)"
@@ -39,7 +51,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--executor": dict(
         choices=["ray", "local"], default="ray", help="ray: cells in parallel (default); local: in turn"
     ),
-    "--cpus-per-cell": dict(type=int, default=1, metavar="N", help="cores and threads (default: 1)"),
+    "--cpus-per-cell": dict(type=whole, default=1, metavar="N", help="cores and threads (default: 1)"),
     "--gpus-per-cell": dict(type=float, metavar="F", help="GPUs or a fraction of one (default on a GPU: 1)"),
 }
 
@@ -81,6 +93,8 @@ def check_out(out: Path) -> None:
 def check_workers(args: argparse.Namespace) -> None:
     """Check the cores and GPUs per cell against this machine, or loosely for a cluster at ``--address``."""
     check_range("--cpus-per-cell", args.cpus_per_cell, 1, MAX_REMOTE_THREADS if args.address else max(cores(), 1))
+    if getattr(args, "address", None) and args.executor == "local":
+        raise UserError("--address contradicts --executor local: leave one of them out")
     share = args.gpus_per_cell
     if share is not None and not (0 <= share <= 1 or (share < math.inf and share == int(share))):
         raise UserError(f"--gpus-per-cell must be a fraction of one GPU or a whole number of GPUs, not {share:g}")
@@ -94,36 +108,59 @@ def cell_resources(args: argparse.Namespace, device: str) -> Resources:
     return Resources(args.executor, args.cpus_per_cell, gpus if device == "cuda" else 0.0, args.address)
 
 
-def check_preset(preset: Preset, data: DataInfo, device: str) -> None:
-    """Check that the preset fits the data set, this machine's memory, and the arithmetic of ``device``."""
+def check_preset(preset: Preset, data: DataInfo, device: str, rows: Sequence[MethodSpec]) -> None:
+    """Check that preset and methods fit the data set, this machine's memory, and the arithmetic of ``device``."""
     image = isinstance(preset.model, ImageModelConfig)
     if image and preset.train.batch_size < 2:
         raise UserError("train.batch_size = 1, but batch normalisation needs 2 images: use --set train.batch_size=2")
     if preset.train.batch_size > data.sizes["train"]:
         raise UserError(
-            f"train.batch_size = {preset.train.batch_size}, but there are only {data.sizes['train']} training "
-            "examples: use a smaller --set train.batch_size"
+            f"train.batch_size = {preset.train.batch_size}, but the number of training examples is "
+            f"{data.sizes['train']}: use --set train.batch_size={data.sizes['train']} or less"
         )
     if image and (size := data.shape[-1]) % (wanted := preset.model.image_size):
         nearest = min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: (abs(n - wanted), -n))
         raise UserError(
             f"model.image_size = {wanted} does not divide the image size {size}: use --set model.image_size={nearest}"
         )
-    from bench.data.tensors import apply_model_config
-    from bench.models.build import parameters
     from bench.models.compilation import check_compiler
     from bench.models.precision import check_precision
 
-    needed = BYTES_PER_PARAMETER * parameters(preset.model, apply_model_config(data, preset.model))
-    if needed > (available := memory()):
-        raise UserError(
-            f"training a model of this size takes at least {needed / 2**30:,.0f} GiB, this machine has "
-            f"{available / 2**30:,.0f}: make the model smaller with --set model.…"
-        )
+    check_methods(rows, preset, data)
     if preset.train.compile:
         check_compiler(device)
     for precision in (preset.train.precision, preset.evaluation.precision):
         check_precision(precision, device)
+
+
+def check_methods(rows: Sequence[MethodSpec], preset: Preset, data: DataInfo) -> None:
+    """Build every method's model on the meta device, and check that it can be built and fits this machine's memory."""
+    import torch
+
+    from bench.data.tensors import apply_model_config
+    from bench.models.build import build_model, parameters
+
+    info = apply_model_config(data, preset.model)
+    _check_memory("the model", parameters(preset.model, info), "model")
+    with torch.device("meta"):
+        models = {latent: build_model(preset.model, info, latent) for latent in (True, False)}
+        for row in {f"{row.method.name} {row.config}": row for row in rows if not row.method.skip(data)}.values():
+            try:
+                model = row.instance().build(deepcopy(models[row.method.latent]), info)
+            except ValueError as error:
+                raise UserError(f"{row.expression} cannot be built: {error}, or leave it out of --methods") from error
+            except Exception:  # for example an operation that needs numbers; if it is a fault, the cell fails
+                continue
+            _check_memory(row.expression, sum(p.numel() for p in model.parameters()), row.method.name)
+
+
+def _check_memory(what: str, parameters: float, section: str) -> None:
+    needed = BYTES_PER_PARAMETER * parameters
+    if needed > (available := memory()):
+        raise UserError(
+            f"training {what} takes at least {needed / 2**30:,.0f} GiB, this machine has "
+            f"{available / 2**30:,.0f}: make it smaller with --set {section}.…"
+        )
 
 
 def resolve_device(device: str, gpus_per_cell: float | None = None, address: str | None = None) -> str:

@@ -64,8 +64,8 @@ def add_arguments(p: argparse.ArgumentParser, methods: str = "core", dataset: st
         "(default: %(default)s, without download)",
     )
     what.add_argument("--preset", default="quick", help="quick, small or paper (default: quick)")
-    what.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: the preset's)")
-    what.add_argument("--seed", type=int, default=0, metavar="S", help="base seed (default: 0)")
+    what.add_argument("--seeds", type=options.whole, metavar="N", help="number of seeds (default: the preset's)")
+    what.add_argument("--seed", type=options.whole, default=0, metavar="S", help="base seed (default: 0)")
     options.add_options(what, "--set")
     where = p.add_argument_group("where")
     where.add_argument("--out", type=options.path, default="out", metavar="OUT", help="output folder (default: out)")
@@ -129,7 +129,7 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
         data = prepare(args.dataset, data_folder(args.data_dir), cache_dir())
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
     device = options.resolve_device(args.device, args.gpus_per_cell, args.address)
-    options.check_preset(preset, data.info, device)
+    options.check_preset(preset, data.info, device, rows)
     seeds = preset.seeds if args.seeds is None else args.seeds
     if len(rows) * seeds > options.MAX_CELLS:
         raise UserError(f"{len(rows)} methods × {seeds:,} seeds exceed {options.MAX_CELLS:,} cells: split the run")

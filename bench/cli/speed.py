@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli.options import add_options, check_out, check_range, path, resolve_device
+from bench.cli.options import add_options, check_out, check_range, path, resolve_device, whole
 from bench.core import provenance
 from bench.core.config import FULL_PRECISION, PRECISIONS
 from bench.core.errors import UserError, error_summary
@@ -47,7 +47,7 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--models", default="image:quick,text:quick", metavar="SIZE:PRESET,…", help="(default: %(default)s)")
     p.add_argument("--precision", choices=PRECISIONS, default=FULL_PRECISION, help=f"default: {FULL_PRECISION}")
     p.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of updates for each row (default: 2)")
-    p.add_argument("--threads", type=int, default=1, metavar="N", help="processor threads (default: 1, as in a run)")
+    p.add_argument("--threads", type=whole, default=1, metavar="N", help="processor threads (default: 1, as in a run)")
     add_options(p, "--device")
     p.add_argument("--out", type=path, default=Path("out"), help="folder for speed.csv (default: out)")
     p.set_defaults(execute=execute, after_stop="nothing is stored before everything is measured")

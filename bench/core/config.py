@@ -140,6 +140,9 @@ class TrainConfig:
         return self.epochs * self.updates_per_epoch(batches)
 
 
+#: The largest absolute value of a setting, by its type: indices of tensors, and float32 numbers.
+LARGEST = {int: 2**31 - 1, float: 3e38}
+
 #: Sections of a preset, and of the settings on the command line.
 SECTIONS = ("model", "train", "evaluation")
 
@@ -168,6 +171,9 @@ def with_overrides(config: Any, values: Mapping[str, Any], where: str) -> Any:
             typed[key] = adapter.validate_python(convert(value, hints[key]))
         except ValidationError as error:
             raise UserError(f"{where}: '{key}' takes {_describe(hints[key])}, not {reprlib.repr(value)}") from error
+        for number in typed[key] if isinstance(typed[key], tuple) else (typed[key],):
+            if (limit := LARGEST.get(type(number))) and abs(number) > limit:
+                raise UserError(f"{where}: '{key}' takes numbers up to {limit:,}, not {number:.3g}")
     try:
         return replace(config, **typed)
     except (ValueError, ArithmeticError) as error:  # from __post_init__

@@ -34,14 +34,17 @@ def split_expressions(text: str) -> list[str]:
 
 def parse_expression(text: str) -> list[Call]:
     """Return the calls of an expression. Raise ``UserError`` if it does not follow the grammar."""
-    return [parse_call(part) for part in _split(text, "+")]
+    parts = _split(text, "+")
+    if not all(part.strip() for part in parts):
+        raise UserError(f"cannot read '{text}': write a name on both sides of '+', such as vae+anneal, or no '+'")
+    return [parse_call(part) for part in parts]
 
 
 def parse_call(text: str) -> Call:
     """Return the single call of an expression without ``+``."""
     match = _CALL.fullmatch(text)
     if not match:
-        raise UserError(f"cannot read the expression '{text}': write name, name(setting=value) or name+anneal")
+        raise UserError(f"cannot read '{text}': write a name, or name(setting=value)")
     settings: dict[str, list[str]] = {}
     for item in split_expressions(match[2] or ""):
         key, _, value = (piece.strip() for piece in item.partition("="))
@@ -50,6 +53,8 @@ def parse_call(text: str) -> Call:
         if key in settings:
             raise UserError(f"'{text}' sets '{key}' twice: remove one")
         settings[key] = [piece.strip() for piece in value.split("|")]
+        if "" in settings[key]:
+            raise UserError(f"cannot read '{item}' in '{text}': write a value on both sides of '|', or no '|'")
     return Call(match[1], settings)
 
 

@@ -81,7 +81,9 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     except MemoryError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise many types
-        raise UserError(f"{path} is damaged or not an .npz file of arrays; write it with numpy.savez") from error
+        raise UserError(
+            f"{path} is damaged or not an .npz file of arrays of numbers or strings; write it with numpy.savez"
+        ) from error
 
 
 def _image_arrays(given: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
@@ -105,15 +107,22 @@ def _image_arrays(given: Mapping[str, np.ndarray], path: Path) -> dict[str, np.n
 def image_means(array: np.ndarray, where: str) -> np.ndarray:
     """Return images as Bernoulli means, float32 ``[N, S, S]`` in [0, 1]; errors begin with ``where``."""
     flat = array[:, 0] if array.ndim == 4 and array.shape[1] == 1 else array
-    if flat.ndim != 3 or flat.shape[1] != flat.shape[2] or flat.size == 0:
-        raise UserError(f"{where}: shape {array.shape}, not square images [N, S, S] or [N, 1, S, S]; pad or crop them")
+    if flat.size == 0:
+        raise UserError(f"{where}: shape {array.shape}, no images; give at least one")
+    if flat.ndim != 3 or flat.shape[1] != flat.shape[2]:
+        raise UserError(
+            f"{where}: shape {array.shape}, not square grey images [N, S, S] or [N, 1, S, S]; "
+            f"{'pad or crop' if flat.ndim == 3 else 'reshape'} them"
+        )
     if flat.dtype == np.uint8:
         if flat.max() == 1:
             raise UserError(f"{where}: uint8 values 0 and 1, but uint8 means 0 to 255; use bool or float")
         return flat.astype(np.float32) / np.float32(255)
     if flat.dtype.kind not in "fb":
         raise UserError(f"{where}: {array.dtype}, not bool, floats in [0, 1] or uint8; convert it to one of them")
-    if not (flat.min() >= 0 and flat.max() <= 1):  # also with NaN
+    if np.isnan(flat).any():
+        raise UserError(f"{where}: NaN among the values; replace it by a number in [0, 1]")
+    if not (flat.min() >= 0 and flat.max() <= 1):
         raise UserError(
             f"{where}: values from {flat.min():.4g} to {flat.max():.4g}, not in [0, 1]; scale them to it, or use uint8"
         )

@@ -130,7 +130,10 @@ def build_modifier(name: str, values: Mapping[str, Any]) -> Modifier:
     elif name in registry.method_names() and (term := registry.method(name).exported_kl_term):
         kind, cls = "kl_term", term
     else:
-        raise UserError(f"unknown schedule or KL term '+{name}': {suggest(name, {*SCHEDULES, *registry.kl_terms()})}")
+        known = {*SCHEDULES, *registry.kl_terms()}
+        if name in registry.method_names():
+            raise UserError(f"'+{name}' is a method: write it first, and after '+' one of {', '.join(sorted(known))}")
+        raise UserError(f"unknown schedule or KL term '+{name}': {suggest(name, known)}")
     return Modifier(kind, name, with_overrides(cls(), values, f"{MODIFIER_NAMES[kind]} '{name}'"))
 
 

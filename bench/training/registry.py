@@ -28,6 +28,8 @@ def method_names() -> tuple[str, ...]:
 def method(name: str) -> type[Method]:
     """Return the class of a method. Raise ``UserError`` if it is unknown, cannot be imported or breaks the contract."""
     if name not in method_names():
+        if name in suites():
+            raise UserError(f"'{name}' is a suite, without settings and '+': name methods, such as {suites()[name][0]}")
         raise UserError(f"unknown method '{name}': {suggest(name, {*method_names(), *suites()})}")
     result = _method(name)
     if isinstance(result, UserError):

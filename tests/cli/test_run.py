@@ -110,8 +110,15 @@ def test_wrong_argument_is_one_line_and_status_2(tmp_path, capsys, subtests):
         (["--methods", "vae+free-bits"], "did you mean 'free_bits'?"),
         (["--dataset", "Omniglot"], "did you mean 'omniglot'?"),
         (["--set", "train.lr="], "--set train.lr= has no value: write one"),
-        (["--out="], "write . for the working folder"),
-        (["--data-dir="], "write . for the working folder"),
+        (["--out="], "argument --out: the path is empty: write . for the working folder"),
+        (["--data-dir="], "argument --data-dir: the path is empty: write . for the working folder"),
+        (["--datset", "glyphs"], "unknown option '--datset': did you mean '--dataset'?"),
+        (["--dry_run"], "unknown option '--dry_run': did you mean '--dry-run'?"),
+        (["--methods", "vae", "beta_vae"], "'beta_vae' belongs to no option: join values with commas"),
+        (["--seeds", "1.5"], "argument --seeds: write a whole number, not '1.5'"),
+        (["--device", "gpu"], "argument --device: invalid choice: 'gpu' (choose from 'auto', 'cpu', 'cuda')"),
+        (["--executor", "local", "--address", "head:1"], "--address contradicts --executor local"),
+        (["--out"], "argument --out: expected one argument; 'python -m bench run --help'"),
         (["--out", "~nobody-here/o"], "write the whole path, or ./~nobody-here/o"),
         *(([f"--{option}="], f"--{option} has no value") for option in ("methods", "dataset", "preset", "address")),
     ]
@@ -124,16 +131,20 @@ def test_wrong_argument_is_one_line_and_status_2(tmp_path, capsys, subtests):
 def test_wrong_setting_is_one_line_and_status_2(toy, capsys, subtests):
     cases = [
         ("train.epocs=1", "did you mean 'epochs'?"),
-        ("train.batch_size=1000000", "there are only 100 training examples"),
+        ("train.batch_size=1000000", "use --set train.batch_size=100 or less"),
         ("model.image_size=13", "does not divide the image size 28: use --set model.image_size=14"),
         ("train.batch_size=1", "use --set train.batch_size=2"),
         ("evaluation.metrics=refined-iw", "did you mean 'refined_iw'?"),
         ("model.features=10**12", "features"),
         ("model.features=1000000000", "GiB"),
+        ("train.epochs=1e300", "'epochs' takes numbers up to 2,147,483,647, not 1e+300"),
+        ("train.lr=1e300", "'lr' takes numbers up to 3e+38, not 1e+300"),
+        ("vamp_prior.components=1000000000", "make it smaller with --set vamp_prior.…"),
+        ("model.latent_dim=1", "two latent dimensions: use --set model.latent_dim=2, or leave it out of --methods"),
     ]
     for setting, message in cases:
         with subtests.test(setting=setting):
-            assert bench(toy, "--set", setting) == 2
+            assert bench(toy, "--methods", "vae,vamp_prior,vmf_vae", "--set", setting) == 2
             assert_error(capsys, message)
 
 

@@ -42,11 +42,12 @@ def test_uint8_bool_and_channel_axis(images, tmp_path):
 def test_unusable_images(images, tmp_path, subtests):
     cases = [
         ({"val": None}, "no array val"),
-        ({"val": np.zeros((2, 12, 11))}, r"array val: shape \(2, 12, 11\), not square images"),
-        ({"val": np.zeros((0, 12, 12))}, r"array val: shape \(0, 12, 12\), not square images"),
+        ({"val": np.zeros((2, 12, 11))}, r"array val: shape \(2, 12, 11\), not square grey .*; pad or crop them"),
+        ({"val": np.zeros((2, 12, 12, 3))}, r"array val: shape \(2, 12, 12, 3\), .*; reshape them"),
+        ({"val": np.zeros((0, 12, 12))}, r"array val: shape \(0, 12, 12\), no images; give at least one"),
         ({"test": np.zeros((2, 14, 14))}, "images of sizes 12, 14"),
         ({"test": np.full((2, 12, 12), 255.0)}, r"array test: values from 255 to 255, not in \[0, 1\]"),
-        ({"train": np.full((2, 12, 12), np.nan)}, "array train: values from nan to nan"),
+        ({"train": np.full((2, 12, 12), np.nan)}, "array train: NaN among the values; replace it"),
         ({"train": np.ones((2, 12, 12), np.uint8)}, "array train: uint8 values 0 and 1"),
         ({"train": np.zeros((2, 12, 12), int)}, "array train: int64, not bool, floats"),
         ({"train": np.full((2, 12, 12), None)}, "is damaged or not an .npz file of arrays"),

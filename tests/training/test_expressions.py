@@ -138,8 +138,12 @@ def test_expressions_take_precedence_over_set():
 def test_expression_errors(subtests):
     cases = [
         ("vea", "unknown method 'vea': did you mean 'vae'?"),
-        ("vae(", "cannot read the expression"),
-        ("", "cannot read the expression"),
+        ("vae(", "cannot read 'vae(': write a name, or name(setting=value)"),
+        ("", "cannot read ''"),
+        ("vae+", "cannot read 'vae+': write a name on both sides of '+'"),
+        ("beta_vae(beta=0.4|)", "cannot read 'beta=0.4|' in 'beta_vae(beta=0.4|)': write a value on both sides of '|'"),
+        ("free_bits+vae", "'+vae' is a method: write it first, and after '+' one of anneal, cyclical, free_bits"),
+        ("core+anneal", "'core' is a suite, without settings and '+': name methods, such as autoregressive"),
         ("beta_vae(0.4)", "write settings as name=value"),
         ("beta_vae(beta=)", "write settings as name=value"),
         ("beta_vae(beta=1,beta=2)", "sets 'beta' twice"),
