@@ -6,20 +6,25 @@ package costs nothing: torch, pandas and ray are imported by what uses them.
 
 from __future__ import annotations
 
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.core import __version__ as __version__
-from bench.core.host import unchanged_process
+from bench.core.host import LOCK, unchanged_process
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from bench.experiment.trained_cell import TrainedCell
 
-_FOLDER = Path(__file__).parent
-if not (_FOLDER / "methods" / "__init__.py").exists():  # a checkout: ``bench.methods`` is the folder next to this one
-    __path__.append(str(_FOLDER.parent))
+_METHODS = Path(__file__).parent / "methods" / "__init__.py"
+if not _METHODS.exists():  # a checkout: ``bench.methods`` is the folder next to this one
+    _spec = spec_from_file_location(f"{__name__}.methods", _METHODS.parents[2] / "methods" / "__init__.py")
+    if _spec and _spec.loader:
+        methods = sys.modules[_spec.name] = module_from_spec(_spec)
+        _spec.loader.exec_module(methods)
 
 __all__ = ["frame", "load"]
 
@@ -29,7 +34,7 @@ def load(cell: str | Path, data_dir: str | Path | None = None, device: str = "cp
 
     ``device``: "cpu", "cuda" or "auto". Raise ``UserError`` if there is no trained cell or its weights are missing.
     """
-    with unchanged_process():
+    with LOCK, unchanged_process():
         from bench.core.files import expand_user
         from bench.experiment.trained_cell import TrainedCell
 
@@ -38,7 +43,7 @@ def load(cell: str | Path, data_dir: str | Path | None = None, device: str = "cp
 
 def frame(out: str | Path = "out") -> DataFrame:
     """Return one row for every stored cell under ``out``, whatever its state: settings, metrics, costs and folder."""
-    with unchanged_process():
+    with LOCK, unchanged_process():
         from bench.core.files import expand_user
         from bench.reporting.frame import stored_frame
 

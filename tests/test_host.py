@@ -8,8 +8,9 @@ import random
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +183,25 @@ def test_calls_from_several_threads_wait_for_each_other(cells):
     finally:
         torch.set_default_dtype(before)
     assert all(torch.equal(mean, expected) for mean in means)
+
+
+def test_a_load_during_another_call_leaves_nothing_of_that_call(cells):
+    before = host_state()
+    with ThreadPoolExecutor(1) as pool:
+        with torch_settings("cpu"):
+            loading = pool.submit(bench.load, cells[1]["image"])
+            assert not wait([loading], timeout=0.2).done
+        assert loading.result().method.name == "vae"
+    assert changed(before) == {}
+
+
+def test_imports_during_a_call_change_nothing():
+    """Some libraries add warning filters, or replace hooks, when they are imported."""
+    before = host_state()
+    with torch_settings("cpu"):
+        warnings.simplefilter("ignore")
+        sys.excepthook = print
+    assert changed(before) == {}
 
 
 def test_every_public_function_is_called(cells, caches, tmp_path, prepared):

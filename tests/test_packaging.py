@@ -6,11 +6,13 @@ import subprocess
 import sys
 import venv
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from sysconfig import get_path
 
 import pytest
 
+import bench
 from bench.training import registry
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +61,11 @@ def test_methods_of_a_checkout_are_its_own(tmp_path):
         environment = os.environ | {"PYTHONPATH": str(path)}
         count = len([*path.glob("methods/[!_]*.py")])
         assert int(run(sys.executable, "-c", COUNT, cwd=cwd, env=environment)) == count
+
+
+def test_a_checkout_adds_no_packages_but_methods():
+    assert [find_spec(f"bench.{name}") for name in ("bench", "tests", "docs")] == [None] * 3
+    assert Path(find_spec("bench.methods").origin).parent.name == "methods" and bench.methods.__path__
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ from typing import TypeVar
 from bench.core.errors import error_summary
 
 T = TypeVar("T")
+
+#: Held while the state of the process is changed for a short time; two calls would restore each other's changes.
+LOCK = threading.RLock()
 
 
 @contextmanager
@@ -50,7 +54,7 @@ def unchanged_process(**variables: str) -> Iterator[None]:
         random.setstate(numbers)
         if not faults:
             faulthandler.disable()
-        for number, handler in handlers.items():  # only the main thread can have changed them
+        for number, handler in handlers.items() if threading.current_thread() is threading.main_thread() else ():
             if handler is not None and signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
 

@@ -167,6 +167,8 @@ def document_words(document: str) -> list[str]:
         raise ValueError("an empty document; remove it")
     if len(words) > MAX_WORDS:
         raise ValueError(f"a document of {len(words):,} words, more than {MAX_WORDS}; truncate or split it")
+    if "\0" in document:
+        raise ValueError("a NUL character, which arrays of words cannot hold; remove it")
     if reserved := RESERVED_WORDS.intersection(words):
         raise ValueError(f"{min(reserved)} is a special token of the benchmark; remove it from the text")
     if (longest := max(map(len, words))) > MAX_CHARACTERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -85,8 +86,8 @@ class EvaluationConfig(BasicSettings):
         return BasicSettings(**{f.name: getattr(self, f.name) for f in fields(BasicSettings)})
 
     def group(self, name: str) -> dict[str, Any]:
-        """Return a group's settings as JSON holds them."""
-        return asdict(self.groups[name])
+        """Return a group's settings as JSON holds them: with lists, not tuples."""
+        return json.loads(json.dumps(asdict(self.groups[name])))
 
     def missing(self, record: EvaluationRecord | None) -> tuple[str, ...]:
         """Return what an evaluation lacks of these settings: "basic" and all groups, some groups, or nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,13 +65,16 @@ class TrainedCell:
         try:
             cell = read(folder)
         except ValueError as error:
-            raise UserError(f"the cell in {path} cannot be read: {error}") from error
+            raise UserError(f"the cell in {path} cannot be read: {error}; run it again") from error
         if not cell.trained:
             reason = f"{cell.status}: {cell.reason}" if cell.reason else cell.status
             raise UserError(f"the cell in {path} is not trained ({reason}): finish it with 'python -m bench run …'")
         config = cell.config.model_copy(update={"device": device})
         with torch_settings(device):
-            method, model, seed = load_trained(folder, config)
+            try:
+                method, model, seed = load_trained(folder, config)
+            except (UserError, OSError) as error:
+                raise UserError(f"the cell in {path} cannot be loaded: {error}") from error
             info = apply_model_config(config.dataset, config.model)
             model.eval().requires_grad_(False)
             context = EvaluationContext(model, info, config.train, derive_seed(seed, "load"))
@@ -109,16 +112,16 @@ class TrainedCell:
         """Decode z ``[N, D]``: text greedily, images by sampling x ~ p(x|z)."""
         with self._evaluation(seed) as ctx:
             codes = self._codes(z)
-            if isinstance(self.data, TextData):
-                return self.data.sentences(greedy(self.model.decoder, self.model.latent_to_decoder(codes)))
-            return self.model.sample(codes, ctx.generator("decode")).squeeze(1)
+            if isinstance(self.config.model, ImageModelConfig):
+                return self.model.sample(codes, ctx.generator("decode")).squeeze(1)
+            return self._text.sentences(greedy(self.model.decoder, self.model.latent_to_decoder(codes)))
 
     def sample(self, count: int, seed: int = 0) -> Tensor | list[str]:
         """Sample z from the prior and x ~ p(x|z)."""
         with self._evaluation(seed) as ctx:
             generator, count = ctx.generator("sample"), _whole_number("count", count, 1)
             x = self.model.sample(self.model.prior.sample(count, generator, ctx.device), generator)
-            return self.data.sentences(x) if isinstance(self.data, TextData) else x.squeeze(1)
+            return x.squeeze(1) if isinstance(self.config.model, ImageModelConfig) else self._text.sentences(x)
 
     def nll(self, examples: Examples, samples: int = 500, seed: int = 0) -> Tensor:
         """Return the importance-weighted estimate of -log p(x) with q as proposal: ``[N]`` in nats.
@@ -144,12 +147,13 @@ class TrainedCell:
             if isinstance(config.model, ImageModelConfig):
                 inputs = image_inputs(examples, config.model)
             else:
-                inputs = text_inputs(examples, config.model, config.dataset.vocabulary, self._vocabulary)
+                inputs = text_inputs(examples, config.model, config.dataset.vocabulary, lambda: self._text.vocabulary)
             return inputs.to(self.context.device)
 
-    def _vocabulary(self) -> Sequence[str]:
+    @property
+    def _text(self) -> TextData:
         assert isinstance(self.data, TextData)
-        return self.data.vocabulary
+        return self.data
 
     def _codes(self, z: Tensor | np.ndarray) -> Tensor:
         array, width = as_array(z, "z"), self.model.latent_dim

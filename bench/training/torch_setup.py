@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import backends
 
 from bench.core.errors import UserError
-from bench.core.host import environment
+from bench.core.host import LOCK, environment, unchanged_process
 from bench.models.allocator import tune_malloc
 
 #: Flags of torch's backends: object, attribute, value.
@@ -33,9 +32,6 @@ PRECISIONS: tuple[Any, ...] = (
 )
 
 
-_LOCK = threading.RLock()
-
-
 @contextmanager
 def torch_settings(device: str, threads: int | None = None) -> Iterator[None]:
     """Set torch's global state to that of every cell, and restore the caller's on exit.
@@ -46,9 +42,9 @@ def torch_settings(device: str, threads: int | None = None) -> Iterator[None]:
     """
     gpu = torch.device(device)
     gpus = [] if gpu.type == "cpu" else [torch.cuda.current_device() if gpu.index is None else gpu.index]
-    with _LOCK, ExitStack() as stack:
+    with LOCK, ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(gpus))
-        stack.enter_context(environment())
+        stack.enter_context(unchanged_process())  # what is imported within the context may change it
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuDNN's LSTMs are not deterministic
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())

@@ -1,11 +1,14 @@
 """The process of this package: its environment, its packages, and work in a process of its own."""
 
 import os
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from bench.core import provenance
+from bench.core.cancellation import signal_handlers
 from bench.core.errors import UserError
 from bench.core.host import environment, run_in_subprocess, unchanged_process
 from bench.core.syntax import parse_call
@@ -55,3 +58,12 @@ def test_environment_and_hooks_are_restored(monkeypatch):
     with pytest.raises(KeyError), environment(KEPT="within"):
         raise KeyError
     assert os.environ["KEPT"] == "before"
+
+
+def test_calls_in_other_threads_keep_handlers_that_the_program_sets():
+    with ThreadPoolExecutor(1) as pool, signal_handlers({}):
+        context = unchanged_process()
+        pool.submit(context.__enter__).result()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        pool.submit(context.__exit__, None, None, None).result()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN

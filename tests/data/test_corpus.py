@@ -98,6 +98,7 @@ def test_unusable_text_is_reported_with_its_line(tmp_path, subtests):
         ({"train": b"a\nb\n\xff\xfe\n"}, r"train\.txt, line 3: not UTF-8"),
         ({"val": "a\n" + "b " * 501 + "\n"}, r"val\.txt, line 2: a document of 501 words, more than 500"),
         ({"val": "a" * 201}, r"val\.txt, line 1: a word of 201 characters"),
+        ({"train": "a b\0\n"}, r"train\.txt, line 1: a NUL character"),
         ({"train": "a </s> b\n"}, r"train\.txt, line 1: </s> is a special token"),
         ({"train": "x\ta\nb\n"}, r"train\.txt, line 2: no label, unlike line 1"),
         ({"train": "a\nx\tb\n"}, r"train\.txt, line 2: a label, unlike line 1"),

@@ -123,6 +123,7 @@ def test_sentences_are_truncated_like_the_data_set():
         (["a", ""], "number 1: an empty document"),
         (["label\ta"], "number 0: a tab or line break"),
         (["a\nb"], "number 0: a tab or line break"),
+        (["a b\0"], "number 0: a NUL character"),
         (["a </s> b"], "</s> is a special token"),
         (["a " * 501], "501 words, more than 500"),
         (["a" * 201], "201 characters"),

@@ -1,5 +1,5 @@
 import math
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -107,6 +107,16 @@ def test_missing_parts_of_an_evaluation():
     assert config.missing(complete.model_copy(update={"version": 1}))[0] == "basic"
     assert EvaluationConfig().with_stored(complete).groups == config.groups
     assert EvaluationRecord.model_validate_json(complete.model_dump_json()) == complete
+
+
+def test_settings_of_many_values_are_found_again():
+    """JSON has lists where settings have tuples."""
+    LevelSettings = make_dataclass("LevelSettings", [("levels", tuple[int, ...], (1, 2))], frozen=True)
+    config = EvaluationConfig(metrics=("levels",), groups={"levels": LevelSettings()})
+    group = GroupRecord(settings=config.group("levels"), seconds=1, chunk=1)
+    record = EvaluationRecord(settings=config.basic, metrics={}, seconds=1, chunk=1, groups={"levels": group})
+    stored = EvaluationRecord.model_validate_json(record.model_dump_json())
+    assert config.missing(stored) == () and config.with_stored(stored) == config
 
 
 def test_invalid_settings_are_refused(subtests):

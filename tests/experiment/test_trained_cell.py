@@ -138,11 +138,23 @@ def test_what_to_load_instead_is_said(out, vae, tmp_path, subtests):
 
 def test_cells_that_cannot_be_loaded(vae):
     (vae.path / "best.pt").unlink()
+    (vae.path / "best.pt").mkdir()
+    with pytest.raises(UserError, match="cell in .* cannot be loaded: .*Is a directory"):
+        bench.load(vae.path)
+    (vae.path / "best.pt").rmdir()
     with pytest.raises(UserError, match="weights of .* are missing"):
         bench.load(vae.path)
     vae.write_record("result.json", vae.result().model_copy(update={"status": "running"}))
     with pytest.raises(UserError, match=r"not trained \(incomplete\)"):
         bench.load(vae.path)
+
+
+def test_image_models_decode_without_their_data(vae, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    cell = bench.load(vae.path)
+    assert cell.sample(2).shape == cell.decode(np.zeros((2, 3))).shape == (2, 7, 7)
+    with pytest.raises(UserError, match="not in the cache"):
+        cell.data  # noqa: B018
 
 
 def test_a_frame_has_one_row_per_cell(out, vae, tmp_path):
