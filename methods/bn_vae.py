@@ -63,9 +63,7 @@ class BatchNormVAE(BatchNormMethod):
         tau: float = 0.5  # of version 2
 
         def __post_init__(self) -> None:
-            check_ranges(self, "gamma", "tau")
-            if self.version not in (1, 2) or self.tau > 1:
-                raise ValueError("'version' must be 1 or 2, and 'tau' at most 1")
+            check_ranges(self, "gamma", "tau", at_most_one="tau", version=(1, 2))
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
         if data.modality == "text":

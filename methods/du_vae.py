@@ -51,9 +51,7 @@ class DiverseUncertainVAE(BatchNormMethod):
         alpha: float = 1.0
 
         def __post_init__(self) -> None:
-            check_ranges(self, "gamma alpha", "dropout")
-            if self.dropout >= 1:
-                raise ValueError(f"'dropout' must be below 1, not {self.dropout}")
+            check_ranges(self, "gamma alpha", "dropout", below_one="dropout")
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
         if data.modality == "text":

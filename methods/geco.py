@@ -48,9 +48,7 @@ class GECO(KLController):
         memory: float = 0.9  # decay of the moving average
 
         def __post_init__(self) -> None:
-            check_ranges(self, "margin share eta speedup", "memory")
-            if self.share >= 1 or self.memory >= 1:
-                raise ValueError("'share' and 'memory' must be below 1")
+            check_ranges(self, "margin share eta speedup", "memory", below_one="share memory")
 
     def __init__(self, config: Any = None, schedule: Schedule | None = None) -> None:
         super().__init__(config, schedule)

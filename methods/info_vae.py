@@ -31,9 +31,7 @@ class InfoVAE(Method):
         lam: float = 100.0
 
         def __post_init__(self) -> None:
-            check_ranges(self, not_negative="lam alpha")
-            if self.alpha > 1:
-                raise ValueError(f"'alpha' must be at most 1, or the KL would be maximised, not {self.alpha}")
+            check_ranges(self, not_negative="lam alpha", at_most_one="alpha")  # above 1 the KL would be maximised
 
     def kl_loss(self, terms: ELBOTerms) -> Tensor:
         return (1 - self.config.alpha) * super().kl_loss(terms)

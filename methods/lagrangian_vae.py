@@ -54,9 +54,7 @@ class LagrangianVAE(KLController):
         lr: float = 1e-4  # of the multipliers
 
         def __post_init__(self) -> None:
-            check_ranges(self, "share lr", "margin mmd")
-            if self.share >= 1:
-                raise ValueError(f"'share' must be below 1, not {self.share}")
+            check_ranges(self, "share lr", "margin mmd", below_one="share")
 
     def __init__(self, config: Any = None, schedule: Schedule | None = None) -> None:
         super().__init__(config, schedule)

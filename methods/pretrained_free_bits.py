@@ -42,9 +42,7 @@ class PretrainedFreeBits(Method):
         floor: float = -6.0  # of the log-variance
 
         def __post_init__(self) -> None:
-            check_ranges(self, "share", "target")
-            if self.share >= 1:
-                raise ValueError(f"'share' must be below 1, not {self.share}")
+            check_ranges(self, "share", "target", below_one="share")
 
     def __init__(self, config: Any = None, schedule: Schedule | None = None) -> None:
         super().__init__(config, schedule)

@@ -42,9 +42,7 @@ class SoftFreeBits(KLController):
         slack: float = 0.05  # relative excess of the KL above which the weight rises
 
         def __post_init__(self) -> None:
-            check_ranges(self, "target start", "rate slack")
-            if self.start > 1:
-                raise ValueError(f"'start' must be at most 1, the weight in the ELBO, not {self.start}")
+            check_ranges(self, "target start", "rate slack", at_most_one="start")
 
     def __init__(self, config: Any = None, schedule: Schedule | None = None) -> None:
         super().__init__(config, schedule)

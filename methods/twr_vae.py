@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bench.method import PAD, Context, ELBOTerms, Method, Phase
+from bench.method import PAD, Context, ELBOTerms, Method, Phase, check_ranges
 
 
 class TimestepWiseVAE(Method):
@@ -32,8 +32,7 @@ class TimestepWiseVAE(Method):
         last: float = 1.0  # fraction of the steps that have a KL, counted from the end
 
         def __post_init__(self) -> None:
-            if not 0 <= self.last <= 1:
-                raise ValueError(f"'last' is a fraction of the time steps, between 0 and 1, not {self.last}")
+            check_ranges(self, not_negative="last", at_most_one="last")
 
     def phases(self) -> Sequence[Phase]:
         return (Phase(selection_metric="loss" if self.config.last else "elbo"),)

@@ -42,9 +42,7 @@ class WordDropout(Method):
         rate: float = 0.25
 
         def __post_init__(self) -> None:
-            check_ranges(self, not_negative="rate")
-            if self.rate > 1:
-                raise ValueError(f"'rate' must be at most 1, not {self.rate}")
+            check_ranges(self, not_negative="rate", at_most_one="rate")
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
         model.decoder.embedding = WordDropoutEmbedding(model.decoder.embedding, self.config.rate)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import NoneType, UnionType
@@ -20,20 +21,33 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 FULL_PRECISION = "float32"
 
 
-def check_ranges(config: Any, positive: str = "", not_negative: str = "", **choices: Sequence[Any]) -> None:
+def check_ranges(
+    config: Any,
+    positive: str = "",
+    not_negative: str = "",
+    below_one: str = "",
+    at_most_one: str = "",
+    **choices: Sequence[Any],
+) -> None:
     """Raise ``ValueError`` if a setting of ``config`` is out of range; for ``__post_init__``.
 
-    ``positive`` and ``not_negative`` are names separated by spaces, ``choices`` the allowed values of other settings.
-    None is always in range.
+    The ranges take names separated by spaces, ``choices`` the allowed values of other settings. None is always in
+    range.
     """
-    for names, requirement, allows_zero in ((positive, "be positive", 0), (not_negative, "not be negative", 1)):
+    rules: list[tuple[str, str, Callable[[Any, int], bool], int]] = [
+        (positive, "be positive", operator.gt, 0),
+        (not_negative, "not be negative", operator.ge, 0),
+        (below_one, "be below 1", operator.lt, 1),
+        (at_most_one, "be at most 1", operator.le, 1),
+    ]
+    for names, requirement, holds, bound in rules:
         for name in names.split():
             value = getattr(config, name)
-            if value is not None and not (value > 0 or (allows_zero and value == 0)):  # NaN is neither
+            if value is not None and not holds(value, bound):  # NaN is in no range
                 raise ValueError(f"'{name}' must {requirement}, not {value}")
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
-            raise ValueError(f"'{name}' is one of {', '.join(allowed)}, not '{getattr(config, name)}'")
+            raise ValueError(f"'{name}' is one of {', '.join(map(str, allowed))}, not '{getattr(config, name)}'")
 
 
 @dataclass(frozen=True)
@@ -79,9 +93,7 @@ class TextModelConfig:
     words: int | None = None  #: Maximum number of words, after which documents are truncated. None: no maximum.
 
     def __post_init__(self) -> None:
-        check_ranges(self, "latent_dim embedding hidden words", "dropout")
-        if self.dropout >= 1:
-            raise ValueError(f"'dropout' must be below 1, not {self.dropout}")
+        check_ranges(self, "latent_dim embedding hidden words", "dropout", below_one="dropout")
         if self.vocabulary is not None and self.vocabulary < 5:
             raise ValueError(f"'vocabulary' includes four special tokens and must be at least 5, not {self.vocabulary}")
 
@@ -121,15 +133,13 @@ class TrainConfig:
             self,
             "epochs epoch_updates batch_size lr clip patience decay max_decays val_examples",
             "decay_from ramp max_encoder_updates lag_examples",
+            below_one="decay",
+            at_most_one="ramp",
             optimiser=("adam", "sgd"),
             clip_by=("joint", "group"),
             mi_rule=("mi_batch", "mi"),
             precision=PRECISIONS,
         )
-        if self.decay >= 1:
-            raise ValueError(f"'decay' must be below 1, not {self.decay}")
-        if self.ramp > 1:
-            raise ValueError(f"'ramp' is a fraction of the updates, at most 1, not {self.ramp}")
 
     def updates_per_epoch(self, batches: int) -> int:
         """Return the updates per epoch for a number of ``batches`` per pass over the training set."""

@@ -49,9 +49,7 @@ class Linear:
     ramp: float | None = None  # fraction of the updates; None: the preset's
 
     def __post_init__(self) -> None:
-        check_ranges(self, not_negative="start ramp")
-        if self.ramp is not None and self.ramp > 1:
-            raise ValueError(f"'ramp' is a fraction of the updates, at most 1, not {self.ramp}")
+        check_ranges(self, not_negative="start ramp", at_most_one="ramp")
 
     def weight(self, step: int, total: int, ramp: float) -> float:
         length = (ramp if self.ramp is None else self.ramp) * total
@@ -66,9 +64,7 @@ class Cyclical:
     ratio: float = 0.5
 
     def __post_init__(self) -> None:
-        check_ranges(self, "cycles ratio")
-        if self.ratio > 1:
-            raise ValueError(f"'ratio' is a fraction of a cycle, at most 1, not {self.ratio}")
+        check_ranges(self, "cycles ratio", at_most_one="ratio")
 
     def weight(self, step: int, total: int, ramp: float) -> float:
         position = (step * self.cycles / total) % 1 if step < total else 1.0
