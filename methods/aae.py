@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, ParamGroup, TrainConfig, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, TrainConfig, check_ranges
 
+from .parts.auxiliary import AuxiliaryAdam
 from .parts.no_kl import NoKLMethod
 
 
-class AdversarialAutoencoder(NoKLMethod):
+class AdversarialAutoencoder(AuxiliaryAdam, NoKLMethod):
     summary = "discriminator between codes and prior samples instead of the KL"
     citation = "Makhzani et al., 2015 (arXiv 1511.05644)"
     table_order = 67
@@ -41,11 +42,6 @@ class AdversarialAutoencoder(NoKLMethod):
         layers = nn.Linear(model.latent_dim, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2)
         model.aux["discriminator"] = nn.Sequential(*layers, nn.Linear(hidden, 1))
         return model
-
-    def param_groups(self, model: VAE) -> dict[str, ParamGroup]:
-        groups = super().param_groups(model)
-        groups["aux"].optimiser, groups["aux"].lr = "adam", self.config.lr
-        return groups
 
     def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
         return terms.rec.mean()

@@ -57,9 +57,9 @@ class AutoregressiveFlowPosterior(Method):
         return model
 
     def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:
+        if not self.config.flows:
+            return super().elbo_terms(ctx, x)
         q = self.posterior(ctx, x, train=True)
-        if not isinstance(q, FlowPosterior):
-            return ELBOTerms.from_samples(ctx.model, x, q, q.rsample(1, ctx.generator()))
         z, log_q = q.sample_with_log_prob(1, ctx.generator())
         kl = (log_q - ctx.model.prior.log_prob(z)).mean(1)  # (B,)
         return ELBOTerms(x, q, z, -ctx.model.log_prob(x, z), kl, None)

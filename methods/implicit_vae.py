@@ -22,9 +22,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, Method, ParamGroup, Posterior, TrainConfig, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Posterior, TrainConfig, check_ranges
 from bench.models.vae import fixed_statistics
 
+from .parts.auxiliary import AuxiliaryAdam
 from .parts.implicit import ImplicitHead, ImplicitPosterior
 
 KL_SAMPLES = 16  # for estimates in validation and evaluation
@@ -32,7 +33,7 @@ HIDDEN_LAYERS = 3  # of ν
 DUAL = "a dual estimate, too low if its network is not optimal"
 
 
-class ImplicitVAE(Method):
+class ImplicitVAE(AuxiliaryAdam):
     summary = "posteriors sampled by a network, with a dual estimate of their KL (iVAE)"
     citation = "Fang et al., EMNLP 2019"
     family = "posterior"
@@ -68,11 +69,6 @@ class ImplicitVAE(Method):
         layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.LeakyReLU())]
         model.aux["dual"] = nn.Sequential(*layers, nn.Linear(hidden, 1))
         return model
-
-    def param_groups(self, model: VAE) -> dict[str, ParamGroup]:
-        groups = super().param_groups(model)
-        groups["aux"].optimiser, groups["aux"].lr = "adam", self.config.lr
-        return groups
 
     def posterior(self, ctx: Context, x: Tensor, train: bool) -> Posterior:
         q = ctx.model.encode(x)

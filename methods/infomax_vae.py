@@ -18,12 +18,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, Method, ParamGroup, Phase, TrainConfig, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Phase, TrainConfig, check_ranges
+
+from .parts.auxiliary import AuxiliaryAdam
 
 HIDDEN = (1000, 400, 100)  # units of the critic's hidden layers
 
 
-class InfoMaxVAE(Method):
+class InfoMaxVAE(AuxiliaryAdam):
     summary = "ELBO plus a critic's estimate of the mutual information"
     citation = "Rezaabad & Vishwanath, ISIT 2020 (arXiv 1912.13361)"
     table_order = 72.7
@@ -50,12 +52,6 @@ class InfoMaxVAE(Method):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         model.aux["critic"] = nn.Sequential(*layers, nn.Linear(HIDDEN[-1], 1))
         return model
-
-    def param_groups(self, model: VAE) -> dict[str, ParamGroup]:
-        groups = super().param_groups(model)
-        if self.config.gamma:
-            groups["aux"].optimiser, groups["aux"].lr = "adam", self.config.lr
-        return groups
 
     def phases(self) -> Sequence[Phase]:
         return (Phase(selection_metric="loss" if self.config.gamma else "elbo"),)

@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, Method, ParamGroup, TrainConfig, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, TrainConfig, check_ranges
+
+from .parts.auxiliary import AuxiliaryAdam
 
 
 class Critic(nn.Module):
@@ -45,7 +47,7 @@ class Critic(nn.Module):
         return math.log(len(z)) - 0.5 * (F.cross_entropy(logits, label) + F.cross_entropy(logits.T, label))
 
 
-class NeuralCritic(Method):
+class NeuralCritic(AuxiliaryAdam):
     summary = "a critic is trained to match codes with their examples"
     citation = "Menon et al., UAI 2022"
     table_order = 72.5
@@ -69,12 +71,6 @@ class NeuralCritic(Method):
             features, sizes = deepcopy(model.features), (self.config.hidden, self.config.outputs)
             model.aux["critic"] = Critic(features, model.head.linear.in_features, model.latent_dim, *sizes)
         return model
-
-    def param_groups(self, model: VAE) -> dict[str, ParamGroup]:
-        groups = super().param_groups(model)
-        if "aux" in groups:
-            groups["aux"].optimiser, groups["aux"].lr = "adam", self.config.lr
-        return groups
 
     def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
         loss = super().loss(ctx, terms)

@@ -19,9 +19,7 @@ def mmd(a: Tensor, b: Tensor) -> Tensor:
     if n < 2:
         return a.new_zeros(())
     off_diagonal = ~torch.eye(n, dtype=torch.bool, device=a.device)
-    aa, bb, ab = (multiquadric(_squared_distances(*pair), dim) for pair in ((a, a), (b, b), (a, b)))  # (N, N)
+    aa, bb, ab = (
+        multiquadric((u.unsqueeze(1) - v).square().sum(-1), dim) for u, v in ((a, a), (b, b), (a, b))
+    )  # (N, N)
     return aa[off_diagonal].mean() + bb[off_diagonal].mean() - 2 * ab.mean()
-
-
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    return (a.unsqueeze(1) - b.unsqueeze(0)).square().sum(-1)
