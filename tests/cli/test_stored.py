@@ -38,12 +38,6 @@ def test_report_rebuilds_the_tables(finished, capsys):
     assert "toy, preset quick" in capsys.readouterr().out
 
 
-def test_report_without_cells_is_an_error(tmp_path, capsys):
-    assert main(["report", str(tmp_path / "none")]) == 2
-    assert main(["report", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.count("python -m bench run") == 2
-
-
 @pytest.mark.parametrize("version", [1, 99])
 def test_report_of_another_schema_version_is_an_error(finished, version, capsys):
     change(only_cell(finished, "vae").path / "config.json", lambda record: record.update(schema_version=version))

@@ -42,14 +42,6 @@ def test_cycles_are_equal(cycles, ratio, length, ramp, data):
     assert weights == pytest.approx([min(1, position / length / ratio)] * cycles, abs=1e-6)
 
 
-def test_known_values():
-    linear = [Linear().weight(step, 100, 0.5) for step in range(101)]
-    assert linear[0] == pytest.approx(0.1) and linear[25] == pytest.approx(0.55)
-    assert linear[49] < 1 and linear[50:] == [1.0] * 51
-    cyclical = [Cyclical(cycles=4, ratio=0.5).weight(step, 400, 0.1) for step in range(401)]
-    assert cyclical[0] == cyclical[100] == 0.0 and cyclical[25] == pytest.approx(0.5) and cyclical[50] == 1.0
-
-
 def test_warm_up_of_the_paper_is_ten_epochs():
     train = load_preset("paper", "image").train
     assert train.ramp * train.epochs == pytest.approx(10)

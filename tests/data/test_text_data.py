@@ -15,15 +15,6 @@ from tests.conftest import TEXT_MODEL, TEXT_TRAIN
 EQUAL = replace(TEXT_TRAIN, batch_size=8, equal_lengths=True)
 
 
-def test_equal_lengths_fill_batches_with_one_length_each(text_prepared):
-    data = load(text_prepared, TEXT_MODEL)
-    order = data.order(8, True, torch.Generator().manual_seed(0))
-    assert torch.equal(torch.cat(order).sort().values, torch.arange(len(data.train))), "every sentence once"
-    assert all(len(data.lengths["train"][index].unique()) == 1 for index in order)
-    assert len(order) == batches_per_pass(text_prepared, TEXT_MODEL, EQUAL)
-    assert all((data.batch(index, torch.Generator()) != PAD).all() for index in order)
-
-
 def test_cut_documents_need_fewer_batches_of_equal_length(text_prepared):
     sizes = replace(TEXT_MODEL, words=3)
     order = load(text_prepared, sizes).order(8, True, torch.Generator())

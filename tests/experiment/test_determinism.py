@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from bench.core.cancellation import Interrupted
 from bench.data.cache import cached
@@ -182,24 +181,6 @@ def test_another_process_order_and_environment(modality, toys, tmp_path):
     subprocess.run(command, cwd=tmp_path, env=kept | environment, check=True, timeout=1000)
     for (folder, _), name in zip(cells, supported(modality), strict=True):
         assert_same_outcome(folder, toys.undisturbed(name, modality))
-
-
-def test_global_state_of_the_process(toys):
-    undisturbed = toys.undisturbed("sa_vae(steps=2)", "text")
-    random.seed(9)
-    np.random.seed(9)
-    torch.manual_seed(9)
-    torch.set_num_threads(2)
-    torch.set_default_dtype(torch.float64)
-    torch.set_float32_matmul_precision("medium")
-    try:
-        folder = toys.run("sa_vae(steps=2)", "text")
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_float32_matmul_precision("highest")
-        torch.set_num_threads(1)
-    assert_same_outcome(folder, undisturbed)
 
 
 def test_a_cache_built_again(toys, prepared, tmp_path):

@@ -51,12 +51,6 @@ def test_folder_names_suit_any_file_system(prepared, tmp_path):
     assert not set(name) & set('()|*?<>:" ')
 
 
-def test_unsupported_data_is_skipped_with_a_reason(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(registry.method("vae"), "modalities", ("text",))
-    (cell,) = cells(prepared, tmp_path)
-    assert cell.status is Status.SKIPPED and cell.state.reason == "for text data only" and not cell.pending
-
-
 @pytest.fixture
 def done(planned, task):
     """A trained and evaluated cell."""

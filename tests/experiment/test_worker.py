@@ -64,14 +64,6 @@ def test_failed_evaluation_keeps_the_training(planned, task, monkeypatch):
     assert cell.folder.result().failure is None
 
 
-def test_a_finished_cell_is_not_run_again(planned, task):
-    cell = planned("vae")
-    run_cell(task(cell))
-    files = {path: path.stat().st_mtime_ns for path in cell.folder.path.iterdir()}
-    run_cell(task(cell))
-    assert files == {path: path.stat().st_mtime_ns for path in cell.folder.path.iterdir()}
-
-
 def test_force_archives_the_cell_once_per_run(planned, task):
     cell = planned("vae")
     run_cell(task(cell))
@@ -81,15 +73,6 @@ def test_force_archives_the_cell_once_per_run(planned, task):
     run_cell(forced)
     assert cell.folder.evaluation().metrics == before
     assert len([*cell.folder.path.parent.glob("*.bak-*")]) == 1
-
-
-def test_more_metrics_need_no_training(planned, task):
-    cell = planned("vae")
-    run_cell(task(cell, evaluation=replace(EVALUATION, metrics=())))
-    training = cell.folder.result()
-    run_cell(task(cell))
-    assert cell.folder.evaluation().groups.keys() == {*EVALUATION.metrics}
-    assert cell.folder.result() == training
 
 
 @pytest.mark.parametrize(

@@ -145,11 +145,6 @@ def test_refinement_keeps_running_averages(ctx, x):
     assert all(torch.equal(before[name], value) for name, value in ctx.model.decoder.state_dict().items())
 
 
-def test_zero_steps_return_the_encoder_posterior(ctx, x):
-    q = ctx.model.encode(x)
-    assert refine(ctx, x, q, 0, LR, MOMENTUM, 5.0, differentiable=True) is q
-
-
 def test_backward_pass_repeats_the_dropout_of_the_forward_pass(text_trainer, tmp_path):
     run = text_trainer("sa_vae(steps=2)", tmp_path)
     method, ctx, model = run.method, run.ctx, run.model.double().train()

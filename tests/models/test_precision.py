@@ -67,8 +67,3 @@ def test_tf32_needs_a_gpu(planned):
     _, model, _ = build_from_config(planned("vae").config)
     with pytest.raises(UserError, match="needs a GPU"), autocast(model, "tf32"):
         pass
-
-
-def test_precision_is_part_of_a_cell_identity(planned):
-    reduced = planned("vae", replace(TOY.train, precision="bfloat16")).config
-    assert reduced.cell_id != planned("vae").config.cell_id

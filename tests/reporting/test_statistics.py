@@ -14,7 +14,7 @@ from scipy import stats
 
 from bench.experiment.stored_evaluation import regression_values
 from bench.reporting.frame import cells_frame, interval
-from bench.reporting.statistics import crossed, summary, wilson
+from bench.reporting.statistics import crossed, summary
 from tests.reporting.records import finished_cell
 
 
@@ -79,14 +79,6 @@ def test_fewer_measured_examples_widen_the_interval():
     values = np.random.default_rng(0).normal(size=(3, 200)) + np.random.default_rng(1).normal(size=200)
     widths = [(result := crossed(values, known)).high - result.low for known in (None, 200, 20, 3)]
     assert widths[0] == widths[1] < widths[2] < widths[3]
-
-
-def test_wilson_agrees_with_scipy(subtests: pytest.Subtests):
-    for count, n in [(0, 1), (0, 5), (2, 5), (5, 5), (7, 10)]:
-        with subtests.test(count=count, n=n):
-            expected = stats.binomtest(count, n).proportion_ci(0.95, "wilson")
-            assert wilson(count, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
-            assert all(math.isnan(end) for end in wilson(0, 0))
 
 
 # -- coverage ------------------------------------------------------------------------------------------------------

@@ -119,16 +119,6 @@ def test_resume_after_a_decay_is_bit_exact(trainer, tmp_path):
     assert [line.model_copy(update={"seconds": 0}) for line in resumed.history] == strip
 
 
-def test_torn_checkpoint_falls_back_to_the_previous_one(trainer, tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)
-    run = trainer("vae", tmp_path)
-    run.run()
-    (tmp_path / "last.pt").write_bytes(b"torn")
-    again = trainer("vae", tmp_path)
-    again.run()
-    assert_equal_weights(again.model.state_dict(), run.model.state_dict())
-
-
 class Diverges(Method):
     name = "diverges"
 
