@@ -59,7 +59,7 @@ class AutoregressiveFlowPosterior(Method):
     def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:
         if not self.config.flows:
             return super().elbo_terms(ctx, x)
-        q = self.posterior(ctx, x, train=True)
+        q: FlowPosterior = ctx.model.encode(x)
         z, log_q = q.sample_with_log_prob(1, ctx.generator())
         kl = (log_q - ctx.model.prior.log_prob(z)).mean(1)  # (B,)
         return ELBOTerms(x, q, z, -ctx.model.log_prob(x, z), kl, None)
