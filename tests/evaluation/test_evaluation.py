@@ -45,6 +45,15 @@ def test_all_groups_yield_their_metrics(evaluation_of, prepared):
     assert metrics["mi"] <= metrics["mi_loo"] and metrics["mi_high"] == min(metrics["mi_loo"], metrics["kl"])
 
 
+@pytest.mark.parametrize(("examples", "first_class"), [(1, 0), (30, 3)])
+def test_probe_of_one_example_or_no_known_class_is_undefined(evaluation_of, prepared, examples, first_class):
+    data = tensors.load(prepared, MODEL)
+    labels = {"train": np.arange(len(data.train)) % 3, "test": np.arange(len(data.test)) % 3 + first_class}
+    config = with_metrics("probe").with_overrides({"probe_examples": examples})
+    record = evaluation_of("vae", config, replace(data, labels=labels)).record
+    assert record.metrics["probe"] is None and not record.pending
+
+
 def test_model_without_latent_has_an_exact_nll(evaluation_of):
     metrics = evaluation_of("autoregressive", ALL_GROUPS).record.metrics
     assert metrics["nll_refined"] == metrics["nll"] and metrics["nll_refined_se"] > 0

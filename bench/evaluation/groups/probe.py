@@ -33,13 +33,15 @@ def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
     if not {"train", "test"} <= labels.keys() or not trained.has_latent:
         return GroupResult({})
     sample = evenly_spaced(len(labels["train"]), settings.examples)
+    train_labels, test_labels = labels["train"][sample], labels["test"][trained.basic.columns["index"]]
+    if len(sample) < 2 or not np.isin(test_labels, train_labels).any():
+        return GROUP.undefined()  # no cross-validation, or no test example of a known class
     blocks = []
     for ctx.block, index in enumerate(torch.from_numpy(sample).to(data.train.device).split(trained.config.batch_size)):
         ctx.check_cancelled()
         x = data.batch(index, ctx.generator("probe"))
         blocks.append(trained.method.posterior(ctx, x, train=False).mean.cpu().numpy())
     train, test = np.concatenate(blocks), trained.basic.arrays["means"]  # (M, D), (N, D)
-    train_labels, test_labels = labels["train"][sample], labels["test"][trained.basic.columns["index"]]
     few = few_label_accuracy(train, train_labels, test, test_labels, FEW_LABELS)
     return GroupResult(
         {
