@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -222,6 +223,11 @@ def _describe(hint: Any) -> str:
         else names.get(kind, str(kind))
         for kind in _kinds(hint)
     )
+
+
+def json_settings(config: Any) -> dict[str, Any]:
+    """Return the settings of a dataclass as a record holds them: with lists instead of tuples."""
+    return json.loads(json.dumps(asdict(config)))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from bench.core.config import build, suggest, with_overrides
+from bench.core.config import build, json_settings, suggest, with_overrides
 from bench.core.errors import UserError
 from bench.evaluation.record import EVALUATION_VERSION, BasicSettings, EvaluationRecord
 from bench.evaluation.registry import metric_groups
@@ -86,8 +85,8 @@ class EvaluationConfig(BasicSettings):
         return BasicSettings(**{f.name: getattr(self, f.name) for f in fields(BasicSettings)})
 
     def group(self, name: str) -> dict[str, Any]:
-        """Return a group's settings as JSON holds them: with lists, not tuples."""
-        return json.loads(json.dumps(asdict(self.groups[name])))
+        """Return a group's settings as its record holds them."""
+        return json_settings(self.groups[name])
 
     def missing(self, record: EvaluationRecord | None) -> tuple[str, ...]:
         """Return what an evaluation lacks of these settings: "basic" and all groups, some groups, or nothing."""

@@ -6,9 +6,10 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from bench.core.config import json_settings
 from bench.core.errors import UserError
 from bench.data.dataset import DataInfo
 from bench.evaluation.config import EvaluationConfig
@@ -107,7 +108,7 @@ def method_record(row: MethodSpec) -> MethodRecord:
     return MethodRecord(
         name=method.name,
         expression=row.expression,
-        config=asdict(row.config),
+        config=json_settings(row.config),
         schedule=_component(row.modifiers.get("schedule")),
         kl_term=_component(row.modifiers.get("kl_term")),
         revision=method.revision,
@@ -123,7 +124,7 @@ def method_record(row: MethodSpec) -> MethodRecord:
 
 
 def _component(modifier: Modifier | None) -> Component | None:
-    return Component(name=modifier.name, settings=asdict(modifier.value)) if modifier else None
+    return Component(name=modifier.name, settings=json_settings(modifier.value)) if modifier else None
 
 
 def cell_state(folder: CellFolder, evaluation: EvaluationConfig, force: bool = False) -> CellState:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from inspect import isfunction, ismethod, signature
@@ -10,7 +9,7 @@ from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from bench.core.config import MODELS, build, suggest, with_overrides
+from bench.core.config import MODELS, build, json_settings, suggest, with_overrides
 from bench.core.errors import UserError
 from bench.core.syntax import parse_expression
 from bench.method import Method
@@ -72,7 +71,7 @@ def _check_settings(cls: type[Method]) -> None:
         raise UserError("'Config' must be decorated with @dataclass(frozen=True)")
     try:
         default = cls.Config()
-        restored = build(cls.Config, json.loads(json.dumps(asdict(default))), "Config")
+        restored = build(cls.Config, json_settings(default), "Config")
     except Exception as error:  # anything that a dataclass's own check may raise
         raise UserError(f"every setting of 'Config' needs a JSON default of its annotated type: {error}") from error
     if restored != default:

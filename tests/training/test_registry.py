@@ -8,8 +8,12 @@ import pytest
 
 import bench.methods
 from bench.core import plugins
+from bench.core.config import build
 from bench.core.errors import UserError
+from bench.experiment.plan import method_record
+from bench.experiment.schema import MethodRecord
 from bench.training import registry
+from bench.training.expressions import parse_methods
 
 HEADER = """
 from dataclasses import dataclass
@@ -44,6 +48,14 @@ def test_a_file_is_a_method(add_method):
     add_method("mine_ok", HEADER)
     assert "mine_ok" in registry.method_names()
     assert registry.method("mine_ok").name == "mine_ok" and "mine_ok" in registry.suites()["all"]
+
+
+def test_settings_of_many_values_are_recorded(add_method):
+    config = "    @dataclass(frozen=True)\n    class Config:\n        widths: tuple[int, ...] = (1, 2)\n"
+    add_method("mine_many", f"{HEADER}\n{config}")
+    (row,), _ = parse_methods(["mine_many(widths=(3,4))"], "quick")
+    record = MethodRecord.model_validate_json(method_record(row).model_dump_json())
+    assert build(row.method.Config, record.config, "Config") == row.config and row.config.widths == (3, 4)
 
 
 def test_an_entry_point_is_a_method(add_method, monkeypatch):
