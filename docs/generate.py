@@ -142,14 +142,14 @@ def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
         "suites": "; ".join(f"{suite}: {_codes(rows)}" for suite, rows in joins.items() if rows),
         **{f"no {MODIFIER_NAMES[kind]} can be attached": reason for kind, reason in cls.incompatible_with.items()},
         "columns that mean something else, or nothing": "; ".join(
-            f"{_codes(name for name, text in cls.footnotes.items() if text == said)}: {said}" for said in footnotes
+            f"{_codes(name for name, text in cls.footnotes.items() if text == note)}: {note}" for note in footnotes
         ),
     }
     yield from (_item(f"{name}: {text}") for name, text in facts.items() if text)
 
 
 def _setting(config: type, field: Field) -> str:
-    """The line of a setting in the file that defines it, with what is said there of it."""
+    """The line of a setting in the file that defines it, with its comment."""
     owner = next(cls for cls in config.__mro__ if field.name in inspect.get_annotations(cls))
     return next(
         line.strip() for line in inspect.getsource(owner).splitlines() if line.strip().startswith(f"{field.name}:")
@@ -187,10 +187,10 @@ def _flat(settings: Any) -> dict[str, Any]:
 
 
 def _row(name: str, values: Iterable[Any]) -> str:
-    return f"| `{name}` | {' | '.join(map(_said, values))} |"
+    return f"| `{name}` | {' | '.join(map(_value, values))} |"
 
 
-def _said(value: Any) -> str:
+def _value(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return "–" if value is None else f"{value:,}" if type(value) is int else str(value)
