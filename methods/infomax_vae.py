@@ -7,8 +7,8 @@ Defaults:  γ = 20 and, on images, a critic of three hidden layers (1000, 400 an
            trained by Adam with learning rate 1e-5: the authors' (AliLotfi92/InfoMaxVAE:main.py, utils/train.py). Their
            losses are summed nats, as here. 1e-4 in the reduced presets, which have about 10³ updates.
 Deviates:  the paper has no text. There the critic reads the encoder's features, of which q(z|x) is a function, without
-           a gradient. One backward pass gives the critic γ times the gradient of I, a factor that Adam removes.
-           Weights are selected by this loss on validation; the authors keep the last ones.
+           a gradient. One backward pass gives the critic γ times the gradient of I; up to clipping, Adam removes the
+           factor. Weights are selected by this loss on validation; the authors keep the last ones.
 Note:      z' contains about one z of its own x. In a batch of B the optimal I is then about log B at most.
 """
 

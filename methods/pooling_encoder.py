@@ -3,7 +3,7 @@
 Loss:      the basic VAE's, with features from the maximum or mean over states.    (Long et al., 2019, arXiv 1911.03976)
 Defaults:  maximum.
 Deviates:  –
-Note:      A control for an encoder that forgets the start of a sentence or is too weak.
+Note:      A control for an encoder whose last state does not depend on the start of a sentence.
 """
 
 from dataclasses import dataclass

@@ -73,7 +73,7 @@ def evaluate(
     groups = _groups_to_measure(config, record)
     if stored is None or "basic" in config.missing(record):
         basic, chunk = retry_with_smaller_chunk(chunk, partial(evaluate_basic, method, ctx, data, config))
-        # Groups are pending until they are measured, so an interrupted evaluation forgets none.
+        # Groups are pending until they are measured, so that an interrupted evaluation omits none.
         stored = _updated(basic, provenance=provenance, pending=groups)
         save(stored)
     trained = TrainedModel(method, ctx, data, config, stored)

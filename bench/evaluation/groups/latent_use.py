@@ -1,4 +1,4 @@
-"""Use of z by the decoder: how much reconstruction suffers if z comes from another example, or from the prior."""
+"""Use of z by the decoder: increase of the reconstruction loss with z of another example, or from the prior."""
 
 from __future__ import annotations
 
