@@ -102,7 +102,7 @@ def test_lagrangian_is_the_authors_divided_by_the_weight_of_rec(mi):
 
 
 def test_lagrangian_multipliers_ascend_by_rmsprop():
-    """Steps of lr · g / √(mean square), with means that start at 1 and forget a tenth per update."""
+    """Steps of lr · g / √(mean square), with means that start at 1 and decay by a tenth per update."""
     method = LagrangianVAE(LagrangianVAE.Config(bound=50.0, lr=0.1))
     main = context(phase=method.phases()[1])
     expected, square = torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)

@@ -62,8 +62,8 @@ def test_an_update_leaves_other_groups_unchanged(trainer, tmp_path):
     assert (ctx.encoder_updates, ctx.decoder_updates, ctx.step) == (1, 0, 0)
 
 
-class ForgetsParameters(Method):
-    name = "forgets"
+class LeavesOutTheEncoder(Method):
+    name = "incomplete"
 
     def param_groups(self, model):
         return {"decoder": super().param_groups(model)["decoder"]}
@@ -71,8 +71,10 @@ class ForgetsParameters(Method):
 
 def test_every_parameter_is_in_one_group(trainer, tmp_path):
     run = trainer("vae", tmp_path)
-    run.ctx.method = ForgetsParameters()
-    with pytest.raises(ValueError, match="of method 'forgets' must have .* every trainable parameter in exactly one"):
+    run.ctx.method = LeavesOutTheEncoder()
+    with pytest.raises(
+        ValueError, match="of method 'incomplete' must have .* every trainable parameter in exactly one"
+    ):
         run.ctx.new_optimisers(1e-3)
 
 
