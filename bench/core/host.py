@@ -83,6 +83,8 @@ def serve() -> None:
         try:
             function, args = pickle.load(sys.stdin.buffer)
             answer = pickle.dumps((function(*args), None, ""))
+        except KeyboardInterrupt:  # of the terminal, which interrupts the caller, too
+            sys.exit(130)
         except Exception as error:
             trace = traceback.format_exc()
             try:

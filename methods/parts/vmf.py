@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from scipy.special import gammaln, ive
+from scipy.special import gammaln, hyp0f1, ive
 from torch import Tensor
 
 from bench.method import Posterior, Prior
@@ -12,15 +12,23 @@ from bench.method import Posterior, Prior
 NODES = 2**14  # of the angle's tabulated distribution function
 
 
+def log_bessel(order: float, kappa: float) -> float:
+    """Return log(I_order(κ) e^-κ)."""
+    if value := ive(order, kappa):
+        return math.log(value)
+    # κ is far below the order, and the power (κ/2)^order underflows: DLMF 10.39.9.
+    return order * math.log(kappa / 2) - float(gammaln(order + 1)) + math.log(hyp0f1(order + 1, kappa**2 / 4)) - kappa
+
+
 def log_normaliser(dim: int, kappa: float) -> float:
     """Return log C_D(κ) of the density C_D(κ) exp(κ μ·z)."""
     order = dim / 2 - 1
-    return order * math.log(kappa) - dim / 2 * math.log(2 * math.pi) - (math.log(ive(order, kappa)) + kappa)
+    return order * math.log(kappa) - dim / 2 * math.log(2 * math.pi) - (log_bessel(order, kappa) + kappa)
 
 
 def mean_length(dim: int, kappa: float) -> float:
     """Return |E z| = I_{D/2}(κ) / I_{D/2-1}(κ)."""
-    return float(ive(dim / 2, kappa) / ive(dim / 2 - 1, kappa))
+    return math.exp(log_bessel(dim / 2, kappa) - log_bessel(dim / 2 - 1, kappa))
 
 
 def log_uniform(dim: int) -> float:

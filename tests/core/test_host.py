@@ -16,7 +16,7 @@ from bench.core.syntax import parse_call
 
 def test_result_and_exception_come_back():
     assert run_in_subprocess(os.path.join, "a", "b") == os.path.join("a", "b")
-    with pytest.raises(UserError, match="cannot read the expression") as error:
+    with pytest.raises(UserError, match="cannot read '1") as error:
         run_in_subprocess(parse_call, "1+")
     assert "parse_call" in str(error.value.__cause__)
     with pytest.raises(RuntimeError, match="ended with status 3"):
@@ -25,6 +25,16 @@ def test_result_and_exception_come_back():
 
 def test_output_does_not_mix_with_the_result():
     assert run_in_subprocess(print, "text") is None
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_interrupted_process_prints_no_traceback(capfd):
+    with pytest.raises(RuntimeError, match="ended with status 130"):
+        run_in_subprocess(interrupt)
+    assert capfd.readouterr().err == ""
 
 
 class TwoArguments(Exception):

@@ -41,6 +41,15 @@ def test_vmf_kl_matches_quadrature(subtests):
             assert kl_to_uniform(dim, kappa) == pytest.approx(log_density - math.log(mass) + math.log(area), abs=1e-4)
 
 
+def test_vmf_in_many_dimensions_matches_its_series():
+    """E cos θ = κ/D - κ³/(D²(D+2)) + …, whose integral over κ is κ²/(2D) - κ⁴/(4D²(D+2)); KL = κ E cos θ - that."""
+    dim, kappa = 2000, 13.0
+    mean = kappa / dim - kappa**3 / (dim**2 * (dim + 2))
+    integral = kappa**2 / (2 * dim) - kappa**4 / (4 * dim**2 * (dim + 2))
+    assert mean_length(dim, kappa) == pytest.approx(mean, rel=1e-6)
+    assert kl_to_uniform(dim, kappa) == pytest.approx(kappa * mean - integral, rel=1e-6)
+
+
 def test_vmf_samples_have_its_mean_and_angles(subtests):
     for dim, kappa in [(2, 1.0), (3, 13.0), (8, 100.0), (32, 13.0)]:
         with subtests.test(dim=dim, kappa=kappa):
