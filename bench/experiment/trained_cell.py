@@ -82,8 +82,11 @@ class TrainedCell:
 
     @property
     def metrics(self) -> Mapping[str, float | int | bool | None]:
-        """Metrics on the test set; empty without an evaluation."""
-        evaluation = self.folder.evaluation()
+        """Metrics on the test set; empty without an evaluation. ``UserError`` if they cannot be read."""
+        try:
+            evaluation = self.folder.evaluation()
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read the metrics of {self.folder.path}: {error}") from error
         return evaluation.metrics if evaluation else {}
 
     @property

@@ -94,6 +94,14 @@ def test_wrong_arguments_are_refused_in_one_line(vae, subtests):
     assert torch.equal(cell.sample(np.int64(2), seed=np.int64(1)), cell.sample(2, seed=1))
 
 
+@pytest.mark.parametrize("name", ["evaluation.json", "examples.parquet"])
+def test_files_damaged_after_loading(vae, name):
+    cell = bench.load(vae.path)
+    (vae.path / name).write_text("torn")
+    with pytest.raises(UserError, match=f"cannot read the (metrics|examples) of {vae.path}"):
+        _ = cell.metrics, cell.examples
+
+
 def test_nll_needs_a_density(vae, monkeypatch):
     cell = bench.load(vae.path)
     monkeypatch.setattr("bench.models.distributions.Gaussian.has_density", False)
