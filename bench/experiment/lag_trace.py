@@ -38,8 +38,8 @@ class LagTrace:
     kl: np.ndarray  # (F, N) KL(q(z|x) ‖ p(z|x)) in nats
 
     def __post_init__(self) -> None:
-        shapes = {array.shape for array in (self.means, self.true_means, self.kl)}
-        if len(shapes) != 1 or self.means.ndim != 2 or self.updates.shape != self.means.shape[:1]:
+        shape, others = self.means.shape, {self.true_means.shape, self.kl.shape}
+        if others != {shape} or len(shape) != 2 or 0 in shape or self.updates.shape != shape[:1]:
             raise ValueError("not the arrays of a lag trace")
 
     @property

@@ -103,6 +103,10 @@ def test_damaged_trace_is_not_read(tmp_path):
     assert LagTrace.read(tmp_path) is None
     np.savez(tmp_path / "lag_trace.npz", updates=[0, 1], means=np.zeros((2, 3)), true_means=np.zeros(2), kl=np.zeros(2))
     assert LagTrace.read(tmp_path) is None
+    for shape in ((0, 3), (2, 0)):
+        arrays = dict.fromkeys(("means", "true_means", "kl"), np.zeros(shape))
+        np.savez(tmp_path / "lag_trace.npz", updates=np.arange(shape[0]), **arrays)
+        assert LagTrace.read(tmp_path) is None, "without stages or examples"
 
 
 def test_figures_of_traces():
