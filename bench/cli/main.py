@@ -33,10 +33,10 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown and unknown[0].startswith("-"):
-            option, known = unknown[0].partition("=")[0], re.findall(r"--[a-z-]+", self.format_help())
+            option, known = unknown[0].partition("=")[0], {*re.findall(r"--[a-z-]+", self.format_help())}
             raise UserError(f"unknown option '{option}': {suggest(option, known)}")
         if unknown:
-            raise UserError(f"'{unknown[0]}' belongs to no option: join values with commas, quote those with spaces")
+            raise UserError(f"'{unknown[0]}' belongs to no option: write --name value, with values joined by commas")
         return namespace, unknown
 
 

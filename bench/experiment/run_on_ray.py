@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -108,6 +109,9 @@ def start(resources: Resources, scratch: Path) -> None:
         path = [os.path.abspath(entry) for entry in reversed(sys.path)]
         options["job_config"] = JobConfig(_client_job=True, _py_driver_sys_path=path)
     try:
+        host, _, port = (resources.address or "").rpartition(":")
+        if port.isdecimal() and "/" not in host:  # if nothing answers, Ray ends this process
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(**options)
     except Exception as error:  # Ray raises many types
         known = "check that a cluster runs there, and that its token is known here (RAY_AUTH_MODE)"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from bench.core.config import SECTIONS, suggest, with_overrides
+from bench.core.config import MODELS, SECTIONS, TrainConfig, suggest, with_overrides
 from bench.core.errors import UserError
 from bench.core.modifiers import SCHEDULES
 from bench.core.syntax import parse_expression, parse_value
@@ -148,6 +148,12 @@ def _arguments(config: Any, default: Any, always: Sequence[str] = ()) -> str:
     return f"({','.join(parts)})" if parts else ""
 
 
+def _section_settings() -> list[tuple[str, set[str]]]:
+    """Return the sections of the presets with the names of their settings, for all modalities."""
+    classes = [("train", TrainConfig), *(("model", cls) for cls in MODELS.values())]
+    return [(section, {f.name for f in fields(cls)}) for section, cls in classes]
+
+
 def parse_settings(assignments: Iterable[str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Return the settings of methods and those of preset sections from the ``KEY=VALUE`` texts of ``--set``."""
     methods: dict[str, dict[str, Any]] = {}
@@ -156,7 +162,11 @@ def parse_settings(assignments: Iterable[str]) -> tuple[dict[str, dict[str, Any]
         key, equals, value = assignment.partition("=")
         owner, dot, setting = key.strip().partition(".")
         if not (equals and dot and setting):
-            raise UserError(f"cannot read --set {assignment}: write method.setting=value or section.setting=value")
+            section = next((name for name, settings in _section_settings() if equals and key.strip() in settings), None)
+            remedy = (
+                f"did you mean {section}.{assignment}?" if section else "write method.setting=value or train.lr=0.01"
+            )
+            raise UserError(f"cannot read --set {assignment}: {remedy}")
         if not value.strip():
             raise UserError(f"--set {assignment} has no value: write one after '=', none or ()")
         known = {*registry.method_names(), *SECTIONS}

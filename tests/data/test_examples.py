@@ -55,7 +55,7 @@ IMAGES = np.full((2, 7, 7), 0.5, np.float32)
     "images, problem",
     [
         (IMAGES * 255, "values from 127.5 to 127.5"),
-        (np.where(IMAGES > 0, np.nan, 0), "values from nan to nan"),
+        (np.where(IMAGES > 0, np.nan, 0), "NaN among the values"),
         (IMAGES + np.inf, "values from inf to inf"),
         (-IMAGES, "values from -0.5"),
         ((IMAGES > 0).astype(np.uint8), "use bool or float"),

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 
 import pytest
 
+from bench.core.errors import UserError
 from bench.experiment.cell_folder import lock_cell
 from bench.experiment.run_local import RunStats, execute
 from bench.experiment.task import Resources
@@ -111,3 +113,13 @@ def test_a_cell_whose_ray_worker_is_killed_is_run_again(planned, task, tmp_path,
     execute([task(cell)], Resources())
     assert (tmp_path / "killed").exists()
     assert cell.folder.evaluation() and cell.folder.attempts().finished
+
+
+def test_address_without_a_cluster_is_an_error(tmp_path):
+    from bench.experiment.run_on_ray import start
+
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # not listening
+        resources = Resources(address=f"127.0.0.1:{unused.getsockname()[1]}")
+        with pytest.raises(UserError, match="cannot start or reach Ray .*: check that a cluster runs there"):
+            start(resources, tmp_path)

@@ -166,7 +166,7 @@ def test_expression_errors(subtests):
 def test_set_errors(subtests):
     for assignment in ["vae", "vae.x", "vea.x=1"]:
         with subtests.test(assignment=assignment):
-            with pytest.raises(UserError, match="write method.setting=value|did you mean 'vae'"):
+            with pytest.raises(UserError, match="write method.setting=value or train|did you mean 'vae'"):
                 parse_settings([assignment])
 
 
