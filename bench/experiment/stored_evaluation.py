@@ -93,6 +93,8 @@ def read_examples(folder: Path, metrics: Mapping[str, float | int | bool | None]
             # reads only the columns in this list that the file has
             table = file.read(["index", "nll", "nll_refined"], use_threads=False).to_pandas()
         table = table.set_index("index").sort_index(kind="stable").astype(np.float64)
+        if not table.index.is_unique:
+            raise ValueError("examples that are stored twice")
         index, values = table.index.to_numpy(np.int64), {str(name): table[name].to_numpy() for name in table}
         nll = values["nll"]
     except FileNotFoundError:

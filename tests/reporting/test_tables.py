@@ -158,6 +158,7 @@ def test_intervals_use_the_values_per_example(out: Path):
     [
         (lambda file: file.write_bytes(file.read_bytes()[:100]), "damaged"),
         (lambda file: pd.DataFrame({"index": [0], "nll": [1.0]}).to_parquet(file), "does not belong"),
+        (lambda file: pd.concat([pd.read_parquet(file)] * 2).to_parquet(file), "damaged"),
         (Path.unlink, ""),
     ],
 )
