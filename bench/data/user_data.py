@@ -16,6 +16,7 @@ from bench.data.corpus import FILE_NAMES, find_files, label_arrays, prepare_text
 from bench.data.dataset import BINARISATION_NOTE, SPLITS, DataInfo, Prepared
 
 PREPARATION_VERSION = 1  #: Increase when the same images give different arrays.
+MAX_NAME = 100  #: Characters of a data set's name: file names that contain it have at most 255.
 
 TEXT_FILES = {"train": ("train.txt",), "val": ("val.txt", "valid.txt"), "test": ("test.txt",)}
 
@@ -39,7 +40,7 @@ def prepare(path: Path, cache: Path) -> Prepared:
 def slug(path: Path) -> str:
     """Return a name for the data at ``path`` that is safe in file names and on the command line."""
     stem = path.name if path.is_dir() else path.stem
-    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "data"
+    return re.sub(r"[^a-z0-9]+", "-", stem.lower())[:MAX_NAME].strip("-") or "data"
 
 
 def _text(folder: Path, cache: Path) -> Prepared:

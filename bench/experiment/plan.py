@@ -18,6 +18,9 @@ from bench.experiment.presets import Preset
 from bench.experiment.schema import CellConfig, Component, MethodRecord, Status, identify
 from bench.training.expressions import MethodSpec, Modifier
 
+#: Characters of the folder named by an expression, which may have more than the 255 of a file name. Cell ids differ.
+MAX_FOLDER_NAME = 200
+
 #: Why a finished cell is trained again: the user asked for it.
 FORCED = "--force"
 
@@ -88,7 +91,7 @@ def plan(
                 base_seed=base_seed,
             )
             config = config.model_copy(update={"cell_id": identify(config)})
-            slug = re.sub(r"[^\w.=+-]+", "-", row.expression.replace(")", ""))
+            slug = re.sub(r"[^\w.=+-]+", "-", row.expression.replace(")", ""))[:MAX_FOLDER_NAME]
             folder = CellFolder(out / "runs" / data.name / preset.name / slug / f"seed-{seed}-{config.cell_id}")
             state = cell_state(folder, preset.evaluation, force)
             if skip_reason:

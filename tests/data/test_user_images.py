@@ -31,6 +31,12 @@ def test_images_and_labels(images, tmp_path):
     assert arrays["label_names"].tolist() == ["1", "3", "7"] and arrays["test_labels"].tolist() == [2, 0, 1]
 
 
+def test_long_file_names_leave_room_in_those_of_the_report(images, tmp_path):
+    file = tmp_path / f"{'x' * 240}.npz"
+    np.savez_compressed(file, **images)
+    assert len(user_data.prepare(file, tmp_path / "cache").info.name) <= 100
+
+
 def test_uint8_bool_and_channel_axis(images, tmp_path):
     grey = {split: np.rint(255 * array).astype(np.uint8) for split, array in images.items()}
     arrays = prepare(tmp_path, {split: array[:, None] for split, array in grey.items()}).arrays()

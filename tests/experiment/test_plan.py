@@ -122,3 +122,14 @@ def test_records_of_another_cell_do_not_count(planned, task, done):
     assert cell_state(done, EVALUATION).status is Status.DONE
     (backup,) = done.path.parent.glob("*bak-*")
     assert other.config.cell_id in (backup / "result.json").read_text("utf-8")
+
+
+def test_folder_of_a_long_expression_can_be_created(prepared, tmp_path):
+    number = "1.2345678901234567e-100"
+    expression = (
+        f"sa_vae(steps=3,lr={number},momentum={number},clip={number},difference={number},gradient=differences)"
+        f"+free_bits(target={number})+anneal(start={number},ramp={number})"
+    )
+    [cell] = cells(prepared, tmp_path, expression)
+    assert len(cell.variant.expression) > 255
+    cell.folder.path.mkdir(parents=True)
