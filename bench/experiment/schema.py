@@ -205,7 +205,7 @@ def identify(config: CellConfig) -> str:
     identity |= {
         "train": training_identity(record["train"]),
         "method": {key: method[key] for key in ("name", "config", "schedule", "kl_term", "revision")},
-        "data": config.dataset.fingerprint,
+        "data": [config.dataset.name, config.dataset.fingerprint],  # seeds are derived from the name
         "seed": [config.base_seed, config.seed],
     }
     return short_hash(identity)

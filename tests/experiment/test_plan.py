@@ -33,9 +33,10 @@ def test_cell_id_depends_on_what_changes_numbers(prepared, tmp_path):
         cell_id(preset=replace(TOY, train=replace(TRAIN, lr=1e-4))),
         cell_id(preset=replace(TOY, model=replace(TOY.model, maps=3))),
         cell_id(data=replace(prepared.info, fingerprint="0" * 64)),
+        cell_id(data=replace(prepared.info, name="other")),
         cells(prepared, tmp_path, seeds=2)[1].config.cell_id,
     }
-    assert len(different) == 7 and same not in different
+    assert len(different) == 8 and same not in different
 
 
 def test_a_methods_revision_is_part_of_the_cell_id(planned, monkeypatch):
