@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.method import VAE, Context, DataInfo, ELBOTerms, TrainConfig, check_ranges
 
-from .parts.auxiliary import AuxiliaryAdam
+from .parts.auxiliary import AuxiliaryAdam, mlp
 from .parts.no_kl import NoKLMethod
 
 
@@ -39,8 +39,7 @@ class AdversarialAutoencoder(AuxiliaryAdam, NoKLMethod):
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
         hidden = self.config.hidden
-        layers = nn.Linear(model.latent_dim, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2)
-        model.aux["discriminator"] = nn.Sequential(*layers, nn.Linear(hidden, 1))
+        model.aux["discriminator"] = mlp((model.latent_dim, hidden, hidden, 1), nn.LeakyReLU(0.2))
         return model
 
     def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from bench.method import PAD, START, VAE, Context, DataInfo, ELBOTerms, Method, check_ranges
 
+from .parts.auxiliary import mlp
+
 
 class BagOfWords(Method):
     summary = "z predicts a sentence's words without their order"
@@ -31,9 +33,7 @@ class BagOfWords(Method):
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
         if self.config.weight:
-            hidden = self.config.hidden
-            layers = nn.Linear(model.latent_dim, hidden), nn.Tanh(), nn.Linear(hidden, data.vocabulary)
-            model.aux["bag"] = nn.Sequential(*layers)
+            model.aux["bag"] = mlp((model.latent_dim, self.config.hidden, data.vocabulary), nn.Tanh())
         return model
 
     def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:

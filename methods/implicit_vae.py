@@ -17,7 +17,6 @@ Note:      Compared with fangleai/Implicit-LVM: lang_model_ptb/train_ptb.py, mod
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from bench.method import VAE, Context, DataInfo, ELBOTerms, Posterior, TrainConfig, check_ranges
 from bench.models.vae import fixed_statistics
 
-from .parts.auxiliary import AuxiliaryAdam
+from .parts.auxiliary import AuxiliaryAdam, mlp
 from .parts.implicit import ImplicitHead, ImplicitPosterior
 
 KL_SAMPLES = 16  # for estimates in validation and evaluation
@@ -65,9 +64,8 @@ class ImplicitVAE(AuxiliaryAdam):
     def build(self, model: VAE, data: DataInfo) -> VAE:
         features, hidden = model.head.linear.in_features, self.config.hidden
         model.head = ImplicitHead(features, model.latent_dim)
-        widths = [model.latent_dim + (0 if self.config.aggregate else features), *[hidden] * HIDDEN_LAYERS]
-        layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.LeakyReLU())]
-        model.aux["dual"] = nn.Sequential(*layers, nn.Linear(hidden, 1))
+        inputs = model.latent_dim + (0 if self.config.aggregate else features)
+        model.aux["dual"] = mlp((inputs, *[hidden] * HIDDEN_LAYERS, 1), nn.LeakyReLU())
         return model
 
     def posterior(self, ctx: Context, x: Tensor, train: bool) -> Posterior:

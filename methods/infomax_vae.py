@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bench.method import VAE, Context, DataInfo, ELBOTerms, Phase, TrainConfig, check_ranges
 
-from .parts.auxiliary import AuxiliaryAdam
+from .parts.auxiliary import AuxiliaryAdam, mlp
 
 HIDDEN = (1000, 400, 100)  # units of the critic's hidden layers
 
@@ -47,10 +47,7 @@ class InfoMaxVAE(AuxiliaryAdam):
         if not self.config.gamma:
             return model
         read = model.head.linear.in_features if data.modality == "text" else model.decoder.image_size**2
-        layers: list[nn.Module] = []
-        for inputs, outputs in zip((read + model.latent_dim, *HIDDEN), HIDDEN, strict=False):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-        model.aux["critic"] = nn.Sequential(*layers, nn.Linear(HIDDEN[-1], 1))
+        model.aux["critic"] = mlp((read + model.latent_dim, *HIDDEN, 1), nn.ReLU())
         return model
 
     def phases(self) -> Sequence[Phase]:

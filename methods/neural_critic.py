@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bench.method import VAE, Context, DataInfo, ELBOTerms, TrainConfig, check_ranges
 
-from .parts.auxiliary import AuxiliaryAdam
+from .parts.auxiliary import AuxiliaryAdam, mlp
 
 
 class Critic(nn.Module):
@@ -31,8 +31,7 @@ class Critic(nn.Module):
         super().__init__()
         self.features = features
         self.x_layers, self.z_layers = (
-            nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
-            for inputs in (feature_dim, latent_dim)
+            mlp((inputs, hidden, outputs), nn.ReLU()) for inputs in (feature_dim, latent_dim)
         )
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 

@@ -12,7 +12,7 @@ import torch
 from torch import backends
 
 from bench.core.errors import UserError
-from bench.core.host import LOCK, environment, unchanged_process
+from bench.core.host import LOCK, unchanged_process
 from bench.models.allocator import tune_malloc
 
 #: Flags of torch's backends: object, attribute, value.
@@ -95,7 +95,7 @@ def training_settings(threads: int, device: str, gpu_share: float) -> Iterator[N
 
     ``gpu_share`` limits this process to a fraction of the GPU's memory; 0 and 1 set no limit.
     """
-    with environment(), torch_settings(device, threads), ExitStack() as stack:
+    with torch_settings(device, threads), ExitStack() as stack:
         tune_malloc()
         gc.collect()
         if device == "cuda":

@@ -1,6 +1,17 @@
-"""Base class of methods with networks beside the VAE, such as a critic or a discriminator."""
+"""Networks in addition to the VAE, such as a critic or a discriminator, and the base class of methods with them."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
 
 from bench.method import VAE, Method, ParamGroup
+
+
+def mlp(widths: Sequence[int], activation: nn.Module) -> nn.Sequential:
+    """Return linear layers between consecutive ``widths``, with an activation without state after all but the last."""
+    layers = [layer for inputs, outputs in pairwise(widths) for layer in (nn.Linear(inputs, outputs), activation)]
+    return nn.Sequential(*layers[:-1])
 
 
 class AuxiliaryAdam(Method):
