@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.method import VAE, DataInfo, Method, ParamGroup, TrainConfig, check_ranges
-from bench.models.text import LSTMDecoder, uniform_
+from bench.models.text import LSTMDecoder
 
 from .parts.brenier import Brenier
 
@@ -81,6 +81,6 @@ class IdentifiableVAE(Method):
         weights["lstm.weight_ih_l0"] = weights["lstm.weight_ih_l0"][:, :embedding]
         decoder.load_state_dict(weights, strict=False)
         decoder.output = nn.Linear(hidden + dim, words, bias=False)
-        uniform_(decoder.output.weight)
+        basic.initial.weight_(decoder.output.weight)
         decoder.readout = InjectiveReadout(*self.maps(hidden + dim))
         return decoder

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bench.method import VAE, DataInfo, Method
 from bench.models.image import LatentProjection, MaskedCNNDecoder
-from bench.models.text import LSTMDecoder, uniform_
+from bench.models.text import LSTMDecoder
 
 
 class LatentReadout(nn.Module):
@@ -80,6 +80,6 @@ def extend_output(decoder: LSTMDecoder, dim: int) -> None:
     """Let the vocabulary layer read z of ``dim`` dimensions in addition to the states."""
     basic, decoder.readout = decoder.output, LatentReadout(dim)
     decoder.output = nn.Linear(decoder.hidden + dim, basic.out_features, bias=False)
-    uniform_(decoder.output.weight)
+    decoder.initial.weight_(decoder.output.weight)
     with torch.no_grad():
         decoder.output.weight[:, : decoder.hidden] = basic.weight

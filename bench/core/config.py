@@ -90,11 +90,19 @@ class TextModelConfig:
     embedding: int = 512
     hidden: int = 1024
     dropout: float = 0.5  #: Of the decoder's input embeddings and its outputs.
+    #: Of the networks: "reference" (U(±0.01), made for 1,024 units) or "width" (U(±1/√hidden), N(0, 1) for embeddings).
+    initialisation: str = "reference"
     vocabulary: int | None = None  #: Vocabulary size, the most frequent words; the others become ``<unk>``. None: all.
     words: int | None = None  #: Maximum number of words, after which documents are truncated. None: no maximum.
 
     def __post_init__(self) -> None:
-        check_ranges(self, "latent_dim embedding hidden words", "dropout", below_one="dropout")
+        check_ranges(
+            self,
+            "latent_dim embedding hidden words",
+            "dropout",
+            below_one="dropout",
+            initialisation=("reference", "width"),
+        )
         if self.vocabulary is not None and self.vocabulary < 5:
             raise ValueError(f"'vocabulary' includes four special tokens and must be at least 5, not {self.vocabulary}")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,37 @@ from bench.models.kernels.cross_entropy import chunked_token_nll
 from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
 
 State = tuple[Tensor, Tensor]  # of an LSTM: (h, c), each (1, N, H)
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """Initial weights: U(-bound, bound), and for embeddings U(-0.1, 0.1) or N(0, 1). The defaults are the reference's.
+
+    They suit 1,024 hidden units. In a smaller network the encoder's state hardly depends on the words, so that no
+    method gets information into z.
+    """
+
+    bound: float = 0.01
+    normal_embeddings: bool = False
+
+    @classmethod
+    def from_config(cls, config: TextModelConfig) -> Initialisation:
+        """Return that of ``config.initialisation``; "width" is PyTorch's for LSTMs and embeddings."""
+        return cls() if config.initialisation == "reference" else cls(config.hidden**-0.5, normal_embeddings=True)
+
+    def weight_(self, weight: Tensor) -> None:
+        """Initialise a weight or bias in place."""
+        nn.init.uniform_(weight, -self.bound, self.bound)
+
+    def embedding_(self, weight: Tensor) -> None:
+        """Initialise the weight of an embedding in place."""
+        if self.normal_embeddings:
+            nn.init.normal_(weight)
+        else:
+            nn.init.uniform_(weight, -0.1, 0.1)
+
+
+REFERENCE = Initialisation()
 
 
 class LSTM(nn.LSTM):
@@ -68,13 +100,13 @@ def without_cudnn() -> Iterator[None]:
 class LSTMFeatures(nn.Module):
     """Words (B, T) -> the encoder's state after ``</s>`` (B, H)."""
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
+    def __init__(self, vocabulary: int, embedding: int, hidden: int, initial: Initialisation = REFERENCE) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, embedding)
         self.lstm = LSTM(embedding, hidden)
-        uniform_(self.embedding.weight, bound=0.1)
+        initial.embedding_(self.embedding.weight)
         for parameter in self.lstm.parameters():
-            uniform_(parameter)
+            initial.weight_(parameter)
 
     def states(self, x: Tensor) -> Tensor:
         """Return the state after every word (B, T, H)."""
@@ -89,10 +121,10 @@ class LSTMFeatures(nn.Module):
 class LatentState(nn.Module):
     """z (N, D) -> the decoder's code (N, D + H): z, read with every word, and the initial cell state W z."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, initial: Initialisation = REFERENCE) -> None:
         super().__init__()
         self.linear = nn.Linear(dim, hidden, bias=False)
-        uniform_(self.linear.weight)
+        initial.weight_(self.linear.weight)
 
     def forward(self, z: Tensor) -> Tensor:
         return torch.cat([z, self.linear(z)], dim=-1)
@@ -108,20 +140,30 @@ class LSTMDecoder(nn.Module):
 
     second_order = False
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int, dim: int, dropout: float, longest: int) -> None:
+    def __init__(
+        self,
+        vocabulary: int,
+        embedding: int,
+        hidden: int,
+        dim: int,
+        dropout: float,
+        longest: int,
+        initial: Initialisation = REFERENCE,
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, embedding)
         self.lstm = LSTM(embedding + dim, hidden)
         self.output = nn.Linear(hidden, vocabulary, bias=False)
         self.dim, self.hidden, self.dropout, self.longest = dim, hidden, dropout, longest
+        self.initial = initial  # for the weights that a method adds
         self.readout: nn.Module | None = None
-        uniform_(self.embedding.weight, bound=0.1)
+        initial.embedding_(self.embedding.weight)
         with torch.no_grad():
             word_weight, latent_weight = self.lstm.weight_ih_l0.split([embedding, dim], dim=1)
         for weight in (word_weight, self.lstm.weight_hh_l0, self.lstm.bias_ih_l0, self.lstm.bias_hh_l0):
-            uniform_(weight)
-        uniform_(self.output.weight)
-        uniform_(latent_weight)  # last, so that all other weights are the same with and without a latent
+            initial.weight_(weight)
+        initial.weight_(self.output.weight)
+        initial.weight_(latent_weight)  # last, so that all other weights are the same with and without a latent
 
     def start(self, code: Tensor) -> State:
         """Return the state before the first word from a code (N, D + H)."""
@@ -194,11 +236,6 @@ def embed_time_major(embedding: nn.Embedding, words: Tensor) -> Tensor:
     return embedding(words.t()).transpose(0, 1)
 
 
-def uniform_(weight: Tensor, bound: float = 0.01) -> None:
-    """Initialise by U(-bound, bound): in the reference 0.1 for embeddings and 0.01 for all other weights."""
-    nn.init.uniform_(weight, -bound, bound)
-
-
 def build_text_model(config: TextModelConfig, vocabulary: int, longest: int, latent: bool = True) -> VAE:
     """Return a freshly initialised model; without a latent, the decoder's language model alone.
 
@@ -208,12 +245,12 @@ def build_text_model(config: TextModelConfig, vocabulary: int, longest: int, lat
         longest: Maximum length T of a row of word ids.
         latent: Whether there is a latent variable.
     """
-    sizes = (config.embedding, config.hidden)
+    sizes, initial = (config.embedding, config.hidden), Initialisation.from_config(config)
     dim = config.latent_dim if latent else 0
-    decoder = LSTMDecoder(vocabulary, *sizes, dim, config.dropout, longest)
+    decoder = LSTMDecoder(vocabulary, *sizes, dim, config.dropout, longest, initial)
     if not latent:
         return VAE(EmptyFeatures(), EmptyHead(), nn.Identity(), decoder, latent_dim=0)
-    latent_to_decoder = LatentState(dim, config.hidden)
+    latent_to_decoder = LatentState(dim, config.hidden, initial)
     head = GaussianHead(config.hidden, dim, bias=False)
-    uniform_(head.linear.weight)
-    return VAE(LSTMFeatures(vocabulary, *sizes), head, latent_to_decoder, decoder, dim)
+    initial.weight_(head.linear.weight)
+    return VAE(LSTMFeatures(vocabulary, *sizes, initial), head, latent_to_decoder, decoder, dim)

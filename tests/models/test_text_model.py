@@ -54,6 +54,15 @@ def test_initial_weights_are_uniform_as_in_the_reference():
         assert 0.97 * bound < parameter.abs().max() <= bound, name
 
 
+def test_initialisation_by_width_is_that_of_pytorch():
+    sizes = TextModelConfig(latent_dim=8, embedding=64, hidden=64, initialisation="width")
+    for name, parameter in build_text_model(sizes, 500, longest=9).named_parameters():
+        if "embedding" in name:
+            assert 0.98 < parameter.std() < 1.02, name
+        else:
+            assert 0.97 / 8 < parameter.abs().max() <= 1 / 8, name
+
+
 def test_log_prob_sums_the_steps_of_next(model):
     x, z = sentences([5, 5]), torch.randn(2, 3)
     code = model.latent_to_decoder(z)
