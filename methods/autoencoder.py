@@ -21,6 +21,7 @@ class Autoencoder(NoKLMethod):
     citation = "Hinton & Salakhutdinov, Science 2006"
     family = "reference"
     table_order = 5
+    suites = {"controls": ["autoencoder"]}
     revision = 3
     vae_settings = "it has no KL term"
     footnotes = dict.fromkeys(

@@ -14,7 +14,7 @@ class Autoregressive(Method):
     citation = "van den Oord et al., ICML 2016 (PixelCNN)"
     family = "reference"
     table_order = 0
-    suites = {"core": ["autoregressive"], "paper": ["autoregressive"]}
+    suites = {"core": ["autoregressive"], "paper": ["autoregressive"], "controls": ["autoregressive"]}
     latent = False
     vae_settings = "it has no latent"
     incompatible_with = dict.fromkeys(("schedule", "kl_term"), "it has no latent, hence no KL")

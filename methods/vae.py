@@ -12,5 +12,5 @@ class BasicVAE(Method):
     summary = "the basic VAE"
     citation = "Kingma & Welling, ICLR 2014"
     table_order = 10
-    suites = {"core": ["vae"], "paper": ["vae", "vae+anneal"], "lag": ["vae"]}
+    suites = {"core": ["vae"], "paper": ["vae", "vae+anneal"], "lag": ["vae"], "controls": ["vae"]}
     baseline = True
