@@ -38,11 +38,35 @@ def test_image_run_writes_table_figures_and_page(finished_run):
 
 
 def test_second_run_trains_nothing(finished, capsys):
-    before = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*") if path.is_file()}
-    assert bench(finished, "--methods", "vae,beta_vae(beta=0.2)") == 0
+    assert_nothing_is_trained(finished, capsys)
+
+
+def test_without_ignored_files_nothing_is_trained(finished, capsys):
+    """Git keeps the records, tables and PNG figures of ``results/``, without weights; a later run continues there."""
+    names = {f"results/{file.relative_to(finished)}" for file in finished.rglob("*") if file.is_file()}
+    command = ["git", "-C", str(ROOT), "check-ignore", "--no-index", "--stdin"]
+    process = subprocess.run(command, input="\n".join(names), capture_output=True, text=True, check=False)
+    if process.returncode > 1:
+        pytest.skip("no git repository")
+    ignored = process.stdout.splitlines()
+    records = ("config.json", "history.jsonl", "result.json", "evaluation.json", "examples.parquet", "arrays.npz")
+    kept = names - {*ignored}
+    assert {Path(name).name for name in kept if "/runs/" in name} == {*records}
+    assert {Path(name).suffix for name in kept if "/runs/" not in name} == {".json", ".csv", ".md", ".tex", ".png"}
+    for name in ignored:
+        (finished / name.removeprefix("results/")).unlink()
+    assert_nothing_is_trained(finished, capsys)
+
+
+def assert_nothing_is_trained(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run again: no cell runs, no record is written, and the tables are the same."""
+    records = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}
+    tables = {path: path.read_bytes() for path in (out / "tables").iterdir()}
+    assert bench(out, "--methods", "vae,beta_vae(beta=0.2|0.4)") == 0
     printed = capsys.readouterr().out
-    assert "2 done" in printed and "to run" not in printed and "beta_vae" in printed
-    assert before == {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*") if path.is_file()}
+    assert "3 done" in printed and "to run" not in printed and "beta_vae" in printed
+    assert records == {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}
+    assert tables == {path: path.read_bytes() for path in (out / "tables").iterdir()}
 
 
 def test_cell_does_not_depend_on_other_cells(finished_run, toy):
