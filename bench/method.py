@@ -141,8 +141,12 @@ class Context:
         """
         raise NotImplementedError
 
-    def encoder_updates_left(self) -> float:
-        """Return how many updates without the decoder the preset still allows (may be infinite)."""
+    def extra_updates_allowed(self) -> bool:
+        """Return whether the preset allows more updates without the decoder (``train.extra_updates_until``).
+
+        For methods that make any number of them by a rule of their own. A False is recorded: the preset has then ended
+        a part of training that the method would have continued.
+        """
         raise NotImplementedError
 
     def log_event(self, text: str) -> None:

@@ -7,10 +7,16 @@ Loss:      the basic VAE's. While aggressive, each step updates the encoder alon
 Defaults:  the paper's. Windows of 10 updates on images and 15 on text. It ends at the fifth epoch with an MI below the
            best so far on images (bad epochs are never reset), and at the first with an MI below the last on text.
            ``reset`` counts consecutive bad epochs.
-Deviates:  encoder updates do not change the decoder's BatchNorm statistics. Presets can cap the number of encoder
-           updates.
+Deviates:  encoder updates do not change the decoder's BatchNorm statistics. The presets ``quick`` and ``small`` end it
+           after a share of the updates (``train.extra_updates_until``), and use ``guarded``: the MI rule ignores epochs
+           in which the KL weight was below 1, because a rising weight alone can lower MI, and those before MI has
+           reached 0.1 nats or ``train.decay_from`` epochs have passed, because it would compare noise with noise.
+           ``aggressive(guarded=False)`` is the paper's rule there, too.
+Note:      the window means of a loss that has stopped falling are almost independent. They would end an inner loop
+           after e = 2.72 windows on average, so the training record has the mean number of windows for comparison.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +28,9 @@ from bench.method import Context, Method, Schedule, State, TrainConfig, check_ra
 
 WINDOW = {"image": 10, "text": 15}  # encoder updates between comparisons of the loss
 PATIENCE = {"image": 5, "text": 1}  # bad epochs that end aggressive training
+COLLAPSED_BELOW = 0.1  # nats of MI
+EXPECTED_EPOCHS = 5  # that aggressive training lasts, for the estimate of the cost
+STATE = ("active", "mi_threshold", "bad_epochs", "min_beta", "used", "loops", "windows")
 
 
 class Aggressive(Method):
@@ -29,8 +38,14 @@ class Aggressive(Method):
     citation = "He et al., ICLR 2019"
     family = "optimisation"
     table_order = 50
-    suites = {"core": ["aggressive"], "paper": ["aggressive", "aggressive+anneal"], "lag": ["aggressive"]}
+    suites = {
+        "core": ["aggressive"],
+        "paper": ["aggressive", "aggressive(guarded=False)", "aggressive+anneal"],
+        "lag": ["aggressive"],
+    }
     vae_settings = {"max_inner": 0}
+    preset_overrides = {"quick": {"guarded": True}, "small": {"guarded": True}}
+    revision = 2
 
     @dataclass(frozen=True)
     class Config:
@@ -38,6 +53,7 @@ class Aggressive(Method):
         window: int | None = None  # None: 10 for images, 15 for text
         patience: int | None = None  # None: 5 epochs below the best MI for images, 1 below the last for text
         reset: bool = False
+        guarded: bool = False  # whether the MI rule waits until z is in use at a KL weight of 1
 
         def __post_init__(self) -> None:
             check_ranges(self, "window patience", "max_inner")
@@ -45,25 +61,33 @@ class Aggressive(Method):
     def __init__(self, config: Any = None, schedule: Schedule | None = None) -> None:
         super().__init__(config, schedule)
         self.active = self.config.max_inner > 0
-        self.mi_threshold = float("-inf")  # an epoch with a lower MI is bad
+        self.mi_threshold = -math.inf  # an epoch with a lower MI is bad
         self.bad_epochs = 0
+        self.min_beta = math.inf  # the lowest KL weight of the epoch
+        self.used = False  # whether MI has reached the threshold of collapse at a KL weight of 1
+        self.loops = self.windows = 0  # inner loops, and complete windows in them
 
     def expected_cost(self, train: TrainConfig) -> float:
-        return 1 + (2 if train.max_encoder_updates is None else train.max_encoder_updates) * (self.config.max_inner > 0)
+        inner = min(self.config.max_inner, math.e * (self.config.window or WINDOW["text"]))
+        epochs = max(EXPECTED_EPOCHS, train.decay_from if self.config.guarded else 0)
+        limit = 1.0 if train.extra_updates_until is None else train.extra_updates_until
+        return 1 + inner * min(limit, epochs / train.epochs)
 
     def step(self, ctx: Context, x: Tensor) -> Tensor:
-        if self.active and ctx.encoder_updates_left() <= 0:
-            self.deactivate(ctx, "the preset's cap on encoder updates is reached")
+        if self.active and not ctx.extra_updates_allowed():
+            self.deactivate(ctx, "the preset's limit is reached")
         if not self.active:
             return super().step(ctx, x)
+        self.min_beta = min(self.min_beta, ctx.beta)
         self.fit_encoder(ctx, x)
         return ctx.update(lambda: self.objective(ctx, x), groups=["decoder"])
 
     def fit_encoder(self, ctx: Context, x: Tensor) -> None:
         """Update the encoder until the loss per word or image stops falling."""
         window = self.config.window or WINDOW[ctx.data.modality]
-        previous, losses, units = float("inf"), [], []
-        for inner in range(int(min(self.config.max_inner, ctx.encoder_updates_left()))):
+        previous, losses, units = math.inf, [], []
+        self.loops += 1
+        for inner in range(self.config.max_inner):
             batch = x if inner == 0 else ctx.next_batch()
             loss = ctx.update(partial(self.objective, ctx, batch), groups=["encoder"])  # nats per example
             losses.append(loss * len(batch))  # nats of the batch
@@ -71,6 +95,7 @@ class Aggressive(Method):
             if len(losses) == window:
                 mean = (torch.stack(losses).sum() / torch.stack(units).sum()).item()  # nats per word or image
                 losses, units = [], []
+                self.windows += 1
                 if mean > previous:
                     return
                 previous = mean
@@ -78,24 +103,33 @@ class Aggressive(Method):
     def on_epoch_end(self, ctx: Context) -> None:
         if not self.active:
             return
-        text = ctx.data.modality == "text"
-        mi = ctx.val[ctx.train.mi_rule]
-        if mi < self.mi_threshold:
-            self.bad_epochs += 1
-        elif self.config.reset:
-            self.bad_epochs = 0
-        self.mi_threshold = mi if text else max(mi, self.mi_threshold)
-        if self.bad_epochs >= (self.config.patience or PATIENCE[ctx.data.modality]):
-            self.deactivate(ctx, "validation MI stopped rising")
+        mi, min_beta, self.min_beta = ctx.val[ctx.train.mi_rule], self.min_beta, math.inf
+        self.used = self.used or (mi >= COLLAPSED_BELOW and min_beta >= 1)
+        epochs = round(ctx.progress * ctx.train.epochs)
+        is_asked = min_beta >= 1 and (self.used or epochs > ctx.train.decay_from)
+        if is_asked or not self.config.guarded:
+            if mi < self.mi_threshold:
+                self.bad_epochs += 1
+            elif self.config.reset:
+                self.bad_epochs = 0
+            self.mi_threshold = mi if ctx.data.modality == "text" else max(mi, self.mi_threshold)
+            if self.bad_epochs >= (self.config.patience or PATIENCE[ctx.data.modality]):
+                self.deactivate(ctx, "validation MI stopped rising")
+        if self.active and ctx.progress >= 1:
+            self.deactivate(ctx, "training ended")
 
     def deactivate(self, ctx: Context, reason: str) -> None:
         """Continue with basic VAE updates for the rest of training."""
         self.active = False
-        ctx.log_event(f"aggressive training ended after {ctx.step} updates: {reason}")
+        mi, windows = ctx.val.get(ctx.train.mi_rule, math.nan), self.windows / max(self.loops, 1)
+        ctx.log_event(
+            f"aggressive training ended after {ctx.step} updates at a validation MI of {mi:.3g}: {reason}; "
+            f"{windows:.2f} windows per inner loop (independent means: {math.e:.2f})"
+        )
 
     def state_dict(self) -> State:
-        return {"active": self.active, "mi_threshold": self.mi_threshold, "bad_epochs": self.bad_epochs}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: State) -> None:
-        self.active, self.mi_threshold = state["active"], state["mi_threshold"]
-        self.bad_epochs = state["bad_epochs"]
+        for name in STATE:
+            setattr(self, name, state[name])

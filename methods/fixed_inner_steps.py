@@ -1,7 +1,7 @@
 """A fixed number of encoder updates before every decoder update, an ablation of aggressive training.
 
-Loss:      the basic VAE's. Neither of the two stopping rules of ``aggressive`` applies. Once the preset's cap on
-           encoder updates is reached, steps are those of the basic VAE.
+Loss:      the basic VAE's. Neither of the two stopping rules of ``aggressive`` applies, nor the preset's limit, because
+           the cost of a step is fixed.
 Defaults:  10 encoder updates; 3 in the reduced presets.
 Deviates:  –
 """
@@ -22,6 +22,7 @@ class FixedInnerSteps(Method):
     display_params = ("steps",)
     preset_overrides = {"quick": {"steps": 3}, "small": {"steps": 3}}
     vae_settings = {"steps": 0}
+    revision = 2
 
     @dataclass(frozen=True)
     class Config:
@@ -34,7 +35,7 @@ class FixedInnerSteps(Method):
         return 1 + self.config.steps
 
     def step(self, ctx: Context, x: Tensor) -> Tensor:
-        if not self.config.steps or ctx.encoder_updates_left() < self.config.steps:
+        if not self.config.steps:
             return super().step(ctx, x)
         for inner in range(self.config.steps):
             batch = x if inner == 0 else ctx.next_batch()

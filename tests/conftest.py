@@ -35,7 +35,7 @@ MODEL = ImageModelConfig(
     maps=2,
 )
 TRAIN = TrainConfig(
-    epochs=3, epoch_updates=4, batch_size=10, ramp=0.5, val_examples=20, max_encoder_updates=6.0, mi_rule="mi"
+    epochs=3, epoch_updates=4, batch_size=10, ramp=0.5, val_examples=20, extra_updates_until=0.2, mi_rule="mi"
 )
 EVALUATION = EvaluationConfig.build(
     {

@@ -24,7 +24,7 @@ EPILOG = """\
 methods are expressions, joined by commas:
   vae  beta_vae(beta=0.2)  beta_vae(beta=0.2|0.4)  aggressive+anneal
   bn_vae+free_bits(target=4)+cyclical
-or suites: core (six methods), paper (the eleven rows of He et al., 2019), all,
+or suites: core (six methods), paper (the rows of He et al., 2019), all,
 and the families objective, posterior, decoder, optimisation, prior.
 'python -m bench list' prints every method, modifier and suite.
 

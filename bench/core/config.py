@@ -124,14 +124,13 @@ class TrainConfig:
     clip: float = 5.0  #: Maximum norm of a gradient.
     clip_by: str = "joint"  #: "joint": one norm over encoder and decoder, in all updates. "group": one per group.
     patience: int = 20  #: Epochs without improvement of the validation ELBO after which the learning rate decays.
-    decay_from: int = 0  #: Epochs before which the learning rate does not decay.
+    decay_from: int = 0  #: Epochs of training before which the learning rate does not decay, in any phase.
     decay: float = 0.5  #: Factor of a learning-rate decay.
     max_decays: int = 5  #: Number of decays after which training stops.
     ramp: float = 0.01  #: Length of a KL ramp as a fraction of all updates.
     val_examples: int | None = None  #: Number of validation examples, the first ones. None: all.
-    max_encoder_updates: float | None = (
-        None  #: Maximum updates without the decoder per planned update. None: no maximum.
-    )
+    #: Fraction of the planned decoder updates after which aggressive training ends. None: only by its own rule.
+    extra_updates_until: float | None = None
     mi_rule: str = "mi_batch"  #: MI estimate for methods that use one: "mi_batch" or "mi".
     lag_examples: int = 0  #: Number of validation examples for the inference lag. 0: not measured.
     precision: str = FULL_PRECISION  #: Of the networks in training and validation.
@@ -141,9 +140,9 @@ class TrainConfig:
         check_ranges(
             self,
             "epochs epoch_updates batch_size lr clip patience decay max_decays val_examples",
-            "decay_from ramp max_encoder_updates lag_examples",
+            "decay_from ramp extra_updates_until lag_examples",
             below_one="decay",
-            at_most_one="ramp",
+            at_most_one="ramp extra_updates_until",
             optimiser=("adam", "sgd"),
             clip_by=("joint", "group"),
             mi_rule=("mi_batch", "mi"),

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from bench.training.trainer import Trainer
 
 TRAIN_BATCHES = 8
 MIN_STEPS = 4  # of every phase; the first update of each kind is not counted
-MAX_ENCODER_UPDATES = 3  # per step: enough to time one, and no step takes minutes
+MAX_INNER = 3  # updates of an inner loop: enough to time one, and no step takes minutes
 EVALUATED = 10  # test examples, with as many samples each
 PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # rows of the square matrices whose product gives the peak
 #: Name -> modality, section of the preset, example shape and vocabulary: the sizes of the paper's data sets.
@@ -80,6 +80,8 @@ def measure(config: CellConfig, data_path: Path, threads: int, seconds: float) -
     """Measure every kind of update, from ``seconds`` of training in each phase, and the evaluation."""
     with training_settings(threads, config.device, 0), tempfile.TemporaryDirectory() as folder:
         method, model, seed = build_from_config(config)
+        if hasattr(method.config, "max_inner"):
+            method.config = replace(method.config, max_inner=MAX_INNER)
         data = load_data(config, data_path)
         trainer = Trainer(method, model, data, config.train, seed, Path(folder), lambda *_: {}, lambda history: None)
         updates = _time_updates(trainer, seconds)
@@ -115,13 +117,11 @@ def _time_updates(trainer: Trainer, at_least: float) -> dict[str, float]:
         return loss
 
     ctx.update = timed  # type: ignore[method-assign]
-    ctx.encoder_updates_left = lambda: MAX_ENCODER_UPDATES - ctx.encoder_updates  # type: ignore[method-assign]
     trainer.model.train()
     for phase in range(len(trainer.phases)):
         trainer.start_phase(phase)
         started, first_step = time.perf_counter(), ctx.step
         while ctx.step < first_step + MIN_STEPS or time.perf_counter() - started < at_least:
-            ctx.encoder_updates = 0
             ctx.reseed_streams("outside updates", ctx.step)
             trainer.method.step(ctx, ctx.next_main_batch())
             ctx.step += 1

@@ -125,16 +125,16 @@ def cost(claim: Claim, rows: Rows) -> Verdict:
     evidence = f"{with_interval(summary(flops))} times the FLOPs and {number(summary(seconds).mean, 2)} times the "
     evidence += f"seconds of {other}, within the bounds in {_of_seeds(within, len(flops))}"
     for name in (claim.row, other):
-        if any(map(is_capped, rows[name]["cell"])):  # the ratio is then a choice of the preset
-            return Verdict(NOT_TESTED, f"{name} reached the preset's limit of encoder updates; {evidence}")
+        if any(map(is_limited, rows[name]["cell"])):  # the ratio is then a choice of the preset
+            return Verdict(NOT_TESTED, f"the preset's limit ended the encoder updates of {name}; {evidence}")
     return Verdict(_verdict(within, len(flops)), evidence)
 
 
 def ends(claim: Claim, rows: Rows) -> Verdict:
     """Test whether ``row`` stops its additional encoder updates by itself within ``epochs`` epochs."""
     cells = [cell for cell in rows[claim.row]["cell"] if cell.history]
-    if capped := sum(map(is_capped, cells)):
-        return Verdict(NOT_TESTED, f"the preset's limit ended the encoder updates in {_of_seeds(capped, len(cells))}")
+    if limited := sum(map(is_limited, cells)):
+        return Verdict(NOT_TESTED, f"the preset's limit ended the encoder updates in {_of_seeds(limited, len(cells))}")
     last = [last_encoder_epoch(cell.history) for cell in cells]
     if not any(last):
         return Verdict(NOT_TESTED, f"no encoder updates of {claim.row} recorded")
@@ -156,14 +156,9 @@ TESTS: dict[str, Callable[[Claim, Rows], Verdict]] = {
 }
 
 
-def is_capped(cell: CellRecord) -> bool:
-    """Return whether a finished cell used all encoder updates that its preset allows."""
-    limit, training = cell.config.train.max_encoder_updates, cell.result.training if cell.result else None
-    if limit is None or not cell.history or training is None:
-        return False
-    planned = cell.config.train.epochs * cell.history[0].update  # one validation per epoch
-    # The remainder of the limit may be less than one update.
-    return training.encoder_updates > limit * planned - 1
+def is_limited(cell: CellRecord) -> bool:
+    """Return whether the preset ended additional encoder updates that the method would have made."""
+    return bool(cell.result and cell.result.training and cell.result.training.limit_reached)
 
 
 def last_encoder_epoch(history: Sequence[Validation]) -> int:

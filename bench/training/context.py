@@ -6,7 +6,6 @@ no generator state, and training resumes bit-exactly.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -64,6 +63,7 @@ class TrainingContext(Context):
         self.draws = 0  # inner batches so far
         self.decoder_updates = 0  # in this step
         self.events: list[str] = []
+        self.limit_reached = False  # whether the preset ended a method's additional encoder updates
         self.updates_by_kind: dict[str, int] = {}
         self.flops_by_kind: dict[str, int] = {}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
@@ -129,10 +129,11 @@ class TrainingContext(Context):
             return [[name] for name in names]
         return [joint, *([name] for name in names if name not in joint)]
 
-    def encoder_updates_left(self) -> float:
-        if self.train.max_encoder_updates is None:
-            return math.inf
-        return self.train.max_encoder_updates * self.total - self.encoder_updates
+    def extra_updates_allowed(self) -> bool:
+        limit = self.train.extra_updates_until
+        allowed = limit is None or self.progress < limit
+        self.limit_reached |= not allowed
+        return allowed
 
     def log_event(self, text: str) -> None:
         self.events.append(text)

@@ -51,6 +51,8 @@ class TrainingResult(BaseModel):
     """Decoder update of the selected weights; None: the last weights were kept."""
     stopped_by: Literal["budget", "decays"]
     """Whether training used all planned updates, or all learning-rate decays of its last phase."""
+    limit_reached: bool = False
+    """Whether the preset (``extra_updates_until``) ended additional encoder updates that the method would have made."""
     train_seconds: Finite
     validation_seconds: Finite
     data_seconds: Finite

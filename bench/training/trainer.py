@@ -26,7 +26,7 @@ from bench.training.result import TrainingResult, Validation
 
 CHECKPOINT_SECONDS = 60
 #: Attributes of the context that a checkpoint stores.
-COUNTERS = ("step", "encoder_updates", "draws", "events", "val", "updates_by_kind", "flops_by_kind")
+COUNTERS = ("step", "encoder_updates", "draws", "events", "val", "updates_by_kind", "flops_by_kind", "limit_reached")
 FINITE_CHECK_UPDATES = 20  # losses are read from the device once in so many updates
 
 
@@ -316,6 +316,7 @@ class Trainer:
             encoder_updates=ctx.encoder_updates,
             best_update=state.best_update,
             stopped_by=state.stopped_by,
+            limit_reached=ctx.limit_reached,
             **{f"{purpose}_seconds": seconds for purpose, seconds in ctx.clock.seconds.items()},
             flops=ctx.flops(),
             updates_by_kind=ctx.updates_by_kind,

@@ -348,3 +348,4 @@ def test_suites_expand_to_expressions():
         "beta_vae(beta=0.2)", "beta_vae(beta=0.4)", "beta_vae(beta=0.6)", "beta_vae(beta=0.8)",
         "sa_vae", "sa_vae+anneal", "aggressive", "aggressive+anneal",
     ]  # fmt: skip
+    assert "aggressive(guarded=False)" in [row.expression for row in parse_methods(["paper"], "small")[0]]

@@ -134,7 +134,7 @@ def test_first_posterior_means_differ(name, modality, trainer_of):
 
 @pytest.mark.parametrize(("name", "modality"), CASES)
 def test_effective_steps_equal_the_committed_table(name, modality, trainer_of, table, baseline):
-    settings = {"optimiser": "sgd", "lr": 0.1, "epochs": 4, "epoch_updates": UPDATES // 4, "max_encoder_updates": 3.0}
+    settings = {"optimiser": "sgd", "lr": 0.1, "epochs": 4, "epoch_updates": UPDATES // 4, "extra_updates_until": 0.1}
     model = WIDTH if modality == "text" else None  # otherwise the encoder of a toy model hardly depends on its input
     if modality not in baseline:
         baseline[modality] = effective_steps(trainer_of("vae", modality, model, **settings))

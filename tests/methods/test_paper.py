@@ -50,8 +50,8 @@ def documents():
 def test_row_trains_resumes_and_evaluates(modality, build, expression, tmp_path, monkeypatch):
     torch.set_num_threads(1)
     data, preset = cached(tmp_path / "cache", modality, build), load_preset("paper", modality)
-    train = replace(preset.train, epochs=1, val_examples=10, max_encoder_updates=2.0, lag_examples=2)
-    rows, _ = parse_methods([expression], "paper")
+    train = replace(preset.train, epochs=1, val_examples=10, lag_examples=2)
+    rows, _ = parse_methods([expression.replace("aggressive", "aggressive(max_inner=2)")], "paper")
     (cell,) = plan(rows, data.info, replace(preset, train=train), 1, 0, "cpu", tmp_path)
     evaluation = EvaluationConfig(test_examples=10, iw_samples=5, pictures=0)
     task = CellTask(cell.config, cell.folder.path, data.path, evaluation, command="pytest")

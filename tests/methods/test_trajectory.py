@@ -119,8 +119,8 @@ class PlainLoop:
 def setting(request, prepared, text_prepared):
     """Modality, data and preset, without dropout."""
     if request.param == "image":
-        return "image", prepared, replace(TOY, train=replace(TOY.train, clip=CLIP, max_encoder_updates=None))
-    train = replace(TEXT_TOY.train, clip=CLIP, max_encoder_updates=None)
+        return "image", prepared, replace(TOY, train=replace(TOY.train, clip=CLIP, extra_updates_until=None))
+    train = replace(TEXT_TOY.train, clip=CLIP, extra_updates_until=None)
     return "text", text_prepared, replace(TEXT_TOY, model=replace(TEXT_TOY.model, dropout=0.0), train=train)
 
 

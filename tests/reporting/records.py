@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,10 @@ def finished_cell(
     costs: dict[str, Any] | None = None,
     result: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
-    max_encoder_updates: float | None = None,
     **config: Any,
 ) -> CellRecord:
     """Return a finished cell of a text data set; the arguments change its records."""
-    settings = {"dataset": TEXT, "preset": "small", "train": replace(TRAIN, max_encoder_updates=max_encoder_updates)}
+    settings = {"dataset": TEXT, "preset": "small", "train": TRAIN}
     record = make_cells.config(make_cells.method(method, 1), seed, **settings | config)
     ended = {"training": training(**{"flops": 100.0, "train_seconds": 10.0} | (costs or {})), "provenance": PROVENANCE}
     values = {"nll": 50.0, "kl": 1.0, "rec": 49.0, "mi": 0.9, "au": 2, "collapsed": False} | (metrics or {})

@@ -62,6 +62,19 @@ def test_an_update_leaves_other_groups_unchanged(trainer, tmp_path):
     assert (ctx.encoder_updates, ctx.decoder_updates, ctx.step) == (1, 0, 0)
 
 
+@pytest.mark.parametrize(("share", "steps"), [(0.25, 3), (0.26, 4), (None, 12)])
+def test_limit_counts_decoder_updates(share, steps, trainer, tmp_path):
+    result = trainer("aggressive(max_inner=2)", tmp_path, replace(TRAIN, extra_updates_until=share)).run()
+    kinds = {"main: encoder": 2 * steps, "main: decoder": steps, "main: encoder+decoder": 12 - steps}
+    assert result.updates_by_kind == {kind: count for kind, count in kinds.items() if count}
+    assert result.limit_reached is (share is not None)
+
+
+def test_limit_is_not_reached_by_other_methods(trainer, tmp_path):
+    result = trainer("fixed_inner_steps(steps=2)", tmp_path, replace(TRAIN, extra_updates_until=0.25)).run()
+    assert result.updates_by_kind == {"main: encoder": 24, "main: decoder": 12} and not result.limit_reached
+
+
 class LeavesOutTheEncoder(Method):
     name = "incomplete"
 
