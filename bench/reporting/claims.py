@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.experiment.cell_record import CellRecord
+from bench.reporting.assay import WITHHELD, Assay
 from bench.reporting.frame import interval
 from bench.reporting.render import Claims, Verdict, difference, number, with_interval
 from bench.reporting.statistics import Summary, summary
@@ -45,11 +46,11 @@ class Claim:
 Rows = Mapping[Hashable, "DataFrame"]  # method -> its finished cells
 
 
-def evaluate(cells: Sequence[CellRecord], frame: DataFrame) -> Claims | None:
+def evaluate(cells: Sequence[CellRecord], frame: DataFrame, assay: Assay) -> Claims | None:
     """Return the verdicts for one group of cells (and its ``cells_frame``); None if no claim can be tested.
 
-    Claims about another modality are omitted. Unless protocol and data are the paper's, verdicts are marked as an
-    analogue.
+    Claims about another modality are omitted. Without a valid ``assay`` verdicts are withheld and only the evidence is
+    given. Unless protocol and data are the paper's, verdicts are marked as an analogue.
     """
     paper = tomllib.loads(CLAIMS.read_text("utf-8"))
     data = cells[0].config.dataset
@@ -59,11 +60,15 @@ def evaluate(cells: Sequence[CellRecord], frame: DataFrame) -> Claims | None:
     for claim in read_claims():
         if claim.modality in (None, data.modality):
             result = examine(claim, rows)
-            suffix = "" if is_replication or result.verdict == NOT_TESTED else " (analogue)"
-            verdicts.append(replace(result, id=claim.id, claim=claim.text, verdict=result.verdict + suffix))
+            verdict = result.verdict
+            if verdict != NOT_TESTED:
+                verdict = WITHHELD if not assay.is_valid else verdict if is_replication else f"{verdict} (analogue)"
+            verdicts.append(replace(result, id=claim.id, claim=claim.text, verdict=verdict))
     if all(verdict.verdict == NOT_TESTED for verdict in verdicts):
         return None
-    notes = [f"{paper['citation']}.", *([] if is_replication else [paper["analogue"]])]
+    notes = [f"{paper['citation']}."]
+    notes += [] if assay.is_valid else [f"Verdicts are {WITHHELD}: assay {assay.verdict}."]
+    notes += [] if is_replication else [paper["analogue"]]
     return Claims(paper["title"], verdicts, notes)
 
 

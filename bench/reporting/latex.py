@@ -37,11 +37,13 @@ def _float(document: Document, index: int, panel: Panel) -> str:
         if letter in letters
     ]
     notes = [] if index else [r"\par", *map(escape, document.notes)]
+    best = ["Lowest NLL in bold."] if document.has_best else []
+    sentences = [f"{document.title}.", *([f"{panel.caption}."] if index else filter(None, [document.assay, *best]))]
     rows = [" & ".join(map(_entry, row)) + r" \\" for row in (panel.columns, *panel.rows)]
     lines = [
         r"\begin{table}[tbp]",
         r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{escape(document.title)}. {escape(panel.caption) or 'Lowest NLL in bold'}.}}",
+        rf"\caption{{{' '.join(map(escape, sentences))}}}",
         rf"\label{{tab:{label}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(panel.columns) - 1)}}}",
         *(r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"),

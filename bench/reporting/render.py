@@ -62,11 +62,13 @@ class Claims:
 class Document:
     """The panels of one group with their footnotes (text -> letter), notes, and verdicts on a paper's claims.
 
-    ``reference`` is a panel of published numbers, printed last, in Markdown and on the page only.
+    ``assay`` says in one line whether the controls passed, ``reference`` is a panel of published numbers, printed last,
+    in Markdown and on the page only.
     """
 
     title: str
     label: str
+    assay: str = ""
     panels: list[Panel] = field(default_factory=list)
     claims: Claims | None = None
     reference: Panel | None = None
@@ -148,7 +150,7 @@ def text(document: Document) -> str:
         for column in panel.columns:
             for letter in column.letters:
                 titles.setdefault(letter, []).append(column.text)
-    lines = [document.title, ""]
+    lines = [document.title, *([document.assay] if document.assay else []), ""]
     for panel in document.panels:
         lines += [*([panel.caption] if panel.caption else []), *_text_table(panel), ""]
     lines += ["* lowest NLL"] if document.has_best else []

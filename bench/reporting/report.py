@@ -95,14 +95,15 @@ def _build(job: _Job) -> tuple[list[Report], list[str]]:
 
 
 def _write(out: Path, dataset: str, preset: str, group: Group, log: Callable[[str], object]) -> Report:
-    from bench.reporting import claims, figures, html, latex, render, tables, texts
+    from bench.reporting import assay, claims, figures, html, latex, render, tables, texts
     from bench.reporting.frame import cells_frame, rows_frame
 
     frame = cells_frame(group.cells)
     sweeps = read_sweeps(out).get(preset, {})
     rows = rows_frame(frame, sweeps)
-    document = tables.document(group, frame, rows, sweeps)
-    document.claims = claims.evaluate(group.cells, frame)
+    controls = assay.assess(frame)
+    document = tables.document(group, frame, rows, controls, sweeps)
+    document.claims = claims.evaluate(group.cells, frame, controls)
     samples = texts.read_samples(frame, log)
     contents = {
         Path("tables", f"{group.stem}.csv"): tables.to_csv(rows),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core.config import FULL_PRECISION
 from bench.experiment.cell_record import CellRecord
+from bench.reporting.assay import Assay
 from bench.reporting.columns import UNRELIABLE_K, Column, is_mixed, panels
 from bench.reporting.compare import matched_panels
 from bench.reporting.frame import LIKELIHOODS, OF_Z, headline
@@ -48,22 +49,25 @@ def to_csv(rows: DataFrame) -> str:
     return plain.to_csv(index=False, float_format="%.8g", lineterminator="\n")
 
 
-def document(group: Group, frame: DataFrame, rows: DataFrame, sweeps: Mapping[str, Collection[str]] = {}) -> Document:
+def document(
+    group: Group, frame: DataFrame, rows: DataFrame, assay: Assay, sweeps: Mapping[str, Collection[str]] = {}
+) -> Document:
     """Return the tables of one group: the main panel in the layout of He et al. (2019), details and comparisons.
 
     Args:
         group: the cells.
         frame, rows: their ``cells_frame`` and ``rows_frame``.
+        assay: their ``assess``; only if it is valid the lowest NLL is marked.
         sweeps: sweep -> methods, as for ``rows_frame``.
     """
     cell = next((cell for cell in group.cells if cell.evaluation), group.cells[0])
     settings = common_settings(group.cells)
-    result = Document(f"{cell.config.dataset.title}, preset {cell.config.preset}", label=group.stem)
+    result = Document(f"{cell.config.dataset.title}, preset {cell.config.preset}", group.stem, assay.line)
     baseline = next(iter(rows.loc[rows["baseline"], "method"]), None)
     shown = panels(rows, cell, settings, baseline)
     columns = [column for panel in shown.values() for column in panel]
     notes = {row.method: _row_notes(row, frame, columns, _is_crossed(rows)) for row in rows.itertuples()}
-    result.panels = [_panel(result, caption, panel, rows, notes) for caption, panel in shown.items()]
+    result.panels = [_panel(result, caption, panel, rows, notes, assay.is_valid) for caption, panel in shown.items()]
     result.panels += matched_panels(result, frame, sweeps)
     if cell.as_published:
         result.reference = _published(cell.config.dataset.title, list(rows["method"]))
@@ -77,7 +81,12 @@ def _is_crossed(rows: DataFrame) -> bool:
 
 
 def _panel(
-    document: Document, caption: str, columns: list[Column], rows: DataFrame, notes: Mapping[str, Notes]
+    document: Document,
+    caption: str,
+    columns: list[Column],
+    rows: DataFrame,
+    notes: Mapping[str, Notes],
+    is_ranked: bool,
 ) -> Panel:
     def letters(texts: Iterable[str]) -> tuple[str, ...]:
         return tuple(document.footnote(text) for text in dict.fromkeys(texts))
@@ -93,7 +102,7 @@ def _panel(
         name = Entry(row.method, letters=letters([] if caption else notes[row.method]["method"]))
         grid.append([name])
         for column, entry in zip(columns, entries, strict=True):
-            is_best = column.name == nll and getattr(row, nll) == rows[nll].min()
+            is_best = is_ranked and column.name == nll and getattr(row, nll) == rows[nll].min()
             grid[-1].append(replace(entry, letters=letters(notes[row.method][column.name]), best=is_best))
     return Panel(caption, [Entry("method"), *header], grid)
 

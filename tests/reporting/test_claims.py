@@ -12,6 +12,7 @@ from scipy import stats
 
 from bench.experiment.cell_record import CellRecord
 from bench.reporting import claims, tables
+from bench.reporting.assay import FAILED, VALID, WITHHELD, Assay, Control
 from bench.reporting.claims import Claim
 from bench.reporting.frame import cells_frame
 from bench.reporting.render import Claims, Verdict
@@ -158,8 +159,11 @@ def paper_cells(**config: Any) -> list[CellRecord]:
     ]
 
 
-def evaluate(cells: list[CellRecord]) -> Claims | None:
-    return claims.evaluate(cells, cells_frame(cells))
+PASSED, NOT_PASSED = Control(VALID, ""), Control(FAILED, "")
+
+
+def evaluate(cells: list[CellRecord], positive: Control = PASSED) -> Claims | None:
+    return claims.evaluate(cells, cells_frame(cells), Assay(positive, PASSED, PASSED))
 
 
 YAHOO = replace(TEXT, title="yahoo (Yang 2017)")
@@ -178,6 +182,14 @@ def test_every_claim_can_hold(subtests: pytest.Subtests):
             assert [verdict.id for verdict in result.verdicts] == ["C1", "C2", "C3", "C4", "C5", "C6"]
             assert {verdict.verdict for verdict in result.verdicts} == {f"holds{suffix}"}
             assert any(note.startswith("Analogue") for note in result.notes) == bool(suffix)
+
+
+def test_verdicts_are_withheld_without_a_valid_assay():
+    cells = [cell for cell in paper_cells() if cell.folder.name != "sa_vae"]
+    result, tested = evaluate(cells, NOT_PASSED), evaluate(cells)
+    assert {verdict.verdict for verdict in result.verdicts} == {WITHHELD, "not tested"}
+    assert [verdict.evidence for verdict in result.verdicts] == [verdict.evidence for verdict in tested.verdicts]
+    assert len(result.notes) == len(tested.notes) + 1
 
 
 def test_claims_about_text_are_omitted_for_images():

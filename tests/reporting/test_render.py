@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 
 from bench.core.files import read_json
 from bench.reporting import latex, render, tables, texts
+from bench.reporting.assay import assess
 from tests.reporting.records import FIXTURES, change, frames
 
 
@@ -60,6 +61,6 @@ def test_terminal_lines_fit_with_long_names(out: Path):
     for file in out.glob("runs/*/*/beta-vae*/seed-*/config.json"):
         change(file, method=read_json(file)["method"] | {"expression": name})
     group, frame, table = frames(out)
-    lines = render.text(tables.document(group, frame, table)).split("\n\n")[1].splitlines()
+    lines = render.text(tables.document(group, frame, table, assess(frame))).split("\n\n")[1].splitlines()
     assert any(line.startswith(name) for line in lines)
     assert max(len(line) for line in lines if not line.startswith(name)) <= render.LINE_WIDTH

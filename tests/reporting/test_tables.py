@@ -118,7 +118,7 @@ def test_huge_and_missing_values_fit_into_a_table(text_out: Path):
     table = {line.split()[0].split("[")[0]: line for line in reversed(result.text.splitlines()[:9]) if line}
     assert "5.00e+299 (7.07e+299)" in table["vae"] and "–[" in table["sa_vae"]
     assert "] not finite" in result.text and "1 of 2 seeds" in result.text
-    assert max(map(len, table.values())) < 150
+    assert max(len(line) for method, line in table.items() if method != "Assay") < 150
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -130,7 +130,7 @@ def test_plain_nll_is_the_headline_without_refined_nll(out: Path):
         (file.parent / "examples.parquet").unlink(missing_ok=True)
     [result] = report.build(out)
     best = min(rows(out).values(), key=lambda row: float(row["nll"]))
-    assert f"*{float(best['nll']):.2f}" in result.text and "IW-NLL" not in result.text
+    assert f" {float(best['nll']):.2f}" in result.text and "IW-NLL" not in result.text
     assert {(row["nll_refined"], row["nll_ci_examples"]) for row in rows(out).values()} == {("", "0")}
 
 

@@ -29,6 +29,7 @@ class Preset:
     model: Any
     train: TrainConfig
     evaluation: EvaluationConfig
+    collapse_by_design: bool = False  # chosen so that the basic VAE collapses
 
 
 class _Part(BaseModel):
@@ -37,6 +38,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     notes: list[str] | None = None
+    collapse_by_design: bool | None = None
     model: dict[str, Any] = {}
     train: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
@@ -82,7 +84,16 @@ def load_preset(
         training[section] = changed
     evaluation = EvaluationConfig.build(shared.evaluation | own.evaluation, f"{where}.evaluation]")
     evaluation = evaluation.with_overrides(changes.get("evaluation", {}))
-    return Preset(name, file.summary, file.seeds, tuple(notes), **training, evaluation=evaluation)
+    by_design = shared.collapse_by_design if own.collapse_by_design is None else own.collapse_by_design
+    return Preset(
+        name,
+        file.summary,
+        file.seeds,
+        tuple(notes),
+        **training,
+        evaluation=evaluation,
+        collapse_by_design=bool(by_design),
+    )
 
 
 def _read(path: Path) -> _PresetFile:
