@@ -28,7 +28,7 @@ class SemiAmortisedVAE(Method):
     table_order = 40
     revision = 2
     suites = {"core": ["sa_vae"], "paper": ["sa_vae", "sa_vae+anneal"]}
-    preset_overrides = {"quick": {"steps": 2}, "small": {"steps": 5}}
+    preset_overrides = {"quick": {"steps": 2}, "small": {"steps": 3}}
     vae_settings = {"steps": 0}
 
     @dataclass(frozen=True)

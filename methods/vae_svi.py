@@ -22,7 +22,7 @@ class VAEWithSVI(Method):
     family = "posterior"
     table_order = 42
     revision = 2
-    preset_overrides = {"quick": {"steps": 2}, "small": {"steps": 5}}
+    preset_overrides = {"quick": {"steps": 2}, "small": {"steps": 3}}
     vae_settings = {"steps": 0}
 
     @dataclass(frozen=True)
