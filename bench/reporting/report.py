@@ -1,4 +1,4 @@
-"""Build every table, figure and text page of an output directory, and ``report.html``, from its stored cells."""
+"""Build tables, figures, text pages and ``report.html`` of an output folder from its stored cells, and its README."""
 
 from __future__ import annotations
 
@@ -44,12 +44,14 @@ class Report:
 def build(out: Path, *, log: Callable[[str], object] = print, processes: int = 1) -> list[Report]:
     """Write the reports of all cells stored under ``out``, one per group of comparable cells, and the page.
 
-    The same cells give the same bytes. ``log`` receives what was skipped and why. ``processes``: number of (data set,
-    preset) pairs to build in parallel.
+    If ``out`` has a template ``README.md.j2``, ``README.md`` is written as well (``bench.reporting.readme``). The same
+    cells give the same bytes. ``log`` receives what was skipped and why. ``processes``: number of (data set, preset)
+    pairs to build in parallel.
 
     Raises ``UserError`` if ``out`` has no readable cells (nothing is written then) or cannot be written.
     """
     from bench.reporting.html import page
+    from bench.reporting.readme import write_readme
 
     check_schema(cell_folders(out))
     folders = folders_by_preset(out)
@@ -66,6 +68,7 @@ def build(out: Path, *, log: Callable[[str], object] = print, processes: int = 1
                 log(message)
             write_text(out / PAGE, page([(report.stem, report.title, report.section) for report in reports]))
             _remove_stale(out, reports)
+            write_readme(out)
     except BrokenPipeError:  # raised by ``log``
         raise
     except OSError as error:

@@ -13,12 +13,16 @@ TEMPLATES = Path(__file__).with_name("templates")
 @cache
 def template(name: str) -> Template:
     """Return the template ``templates/<name>``; an undefined name in it raises an error."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+    return environment(TEMPLATES).get_template(name)
+
+
+def environment(folder: Path) -> Environment:
+    """Return the environment of the templates in a folder."""
+    return Environment(
+        loader=FileSystemLoader(folder),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(name)

@@ -1,0 +1,129 @@
+"""``OUT/README.md`` from the template ``OUT/README.md.j2``, whose numbers are looked up in the tables of ``OUT``.
+
+In the template, ``stem`` names a table such as ``synthetic-small``:
+
+- ``tables``                          stems of all tables
+- ``rows(stem)``                      rows of ``tables/<stem>.csv``: column -> number, NaN where empty; ``method``
+- ``value(stem, method, column)``     one of these numbers
+- ``difference(stem, method)``        the paired difference of the NLL to the baseline, with its 95 % interval
+- ``assay(stem)``                     the line of ``tables/<stem>.md`` on the controls
+- ``verdicts(stem)``                  id of a claim -> verdict, of ``tables/<stem>.md``; ``claims`` are all claims
+- ``published(title, method, metric)``  a number of ``published.csv`` that was compared with the paper
+- ``number``                          filter: fixed digits, two by default
+- ``code``                            filter: a method's name as code
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from bench.core.config import suggest
+from bench.core.errors import UserError
+from bench.core.files import write_text
+from bench.reporting.claims import read_claims
+from bench.reporting.render import code, number
+from bench.reporting.render import difference as format_difference
+from bench.reporting.statistics import NAN, Summary
+from bench.reporting.tables import PUBLISHED
+from bench.reporting.template import environment
+
+FILE = "README.md"
+TEMPLATE = "README.md.j2"
+VERDICT = re.compile(r"^\| (\w+) \|(?:\\.|[^|\\])*\| ([^|]*) \|", re.MULTILINE)
+
+
+def write_readme(out: Path) -> None:
+    """Write ``OUT/README.md`` if ``OUT`` has a template of it."""
+    if (out / TEMPLATE).exists():
+        write_text(out / FILE, readme(out))
+
+
+def readme(out: Path) -> str:
+    """Return the text of ``OUT/README.md.j2``.
+
+    Raise ``UserError`` for a table, row or column that does not exist, and for an error in the template.
+    """
+    lookup = Lookup(out)
+    names = {name: getattr(lookup, name) for name in ("tables", "rows", "value", "difference", "assay", "verdicts")}
+    try:
+        templates = environment(out)
+        templates.filters |= {"number": fixed, "code": code}
+        return templates.get_template(TEMPLATE).render(**names, claims=read_claims(), published=published)
+    except (UserError, TemplateError) as error:
+        raise UserError(f"{out / TEMPLATE}: {error}") from error
+
+
+class Row(dict[str, Any]):
+    """A row of a table: column -> number, NaN where empty; ``method`` is text. Another column is an error."""
+
+    def __init__(self, stem: str, record: dict[str, str]):
+        super().__init__({name: float(text or NAN) for name, text in record.items() if name != "method"})
+        self.stem, self["method"] = stem, record["method"]
+
+    def __missing__(self, column: str) -> Any:
+        raise UserError(f"table {self.stem} has no column '{column}': {suggest(column, self)}")
+
+
+class Lookup:
+    """The tables of an output folder."""
+
+    def __init__(self, out: Path):
+        self.folder = out / "tables"
+        self.tables = sorted(file.stem for file in self.folder.glob("*.csv"))
+
+    def rows(self, stem: str) -> list[Row]:
+        """Return the rows of a table, in its order."""
+        with self._file(stem, "csv").open(encoding="utf-8", newline="") as file:
+            return [Row(stem, record) for record in csv.DictReader(file)]
+
+    def value(self, stem: str, method: str, column: str) -> float:
+        """Return the number in a row and column; NaN if it is empty."""
+        return float(self._row(stem, method)[column])
+
+    def difference(self, stem: str, method: str, column: str = "nll_refined") -> str:
+        """Return the paired difference to the baseline with its sign and 95 % interval."""
+        row, name = self._row(stem, method), f"{column}_minus_baseline"
+        n, mean, low, high = (row[name + end] for end in ("_n", "", "_low", "_high"))
+        return format_difference(Summary(mean, NAN, int(n), low, high))
+
+    def assay(self, stem: str) -> str:
+        """Return the line on the controls."""
+        lines = self._file(stem, "md").read_text("utf-8").splitlines()
+        if not (line := next((line for line in lines if line.startswith("Assay ")), "")):
+            raise UserError(f"table {stem} has no assay: rebuild it with 'python -m bench report'")
+        return line
+
+    def verdicts(self, stem: str) -> dict[str, str]:
+        """Return the verdict on every claim that the table is about."""
+        return dict(VERDICT.findall(self._file(stem, "md").read_text("utf-8")))
+
+    def _row(self, stem: str, method: str) -> Row:
+        rows = {row["method"]: row for row in self.rows(stem)}
+        if method not in rows:
+            raise UserError(f"table {stem} has no row '{method}': {suggest(method, rows)}")
+        return rows[method]
+
+    def _file(self, stem: str, suffix: str) -> Path:
+        if stem not in self.tables:
+            raise UserError(f"no table '{stem}': {suggest(stem, self.tables)}")
+        return self.folder / f"{stem}.{suffix}"
+
+
+def fixed(value: float, digits: int = 2) -> str:
+    """Format a number with fixed digits, as in the tables."""
+    return number(value, digits)
+
+
+def published(title: str, method: str, metric: str) -> str:
+    """Return a published number, as printed in the paper, that was compared with its text."""
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        records = [record for record in csv.DictReader(file) if record["checked"] == "yes"]
+    for record in records:
+        if (record["dataset"], record["method"], record["metric"]) == (title, method, metric):
+            return record["value"]
+    raise UserError(f"published.csv has no checked '{metric}' of '{method}' on '{title}'")

@@ -1,0 +1,158 @@
+"""``results/``: tables that are those of the records, and a page whose numbers are looked up in the tables."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from jinja2 import Environment
+
+from bench.core.errors import UserError
+from bench.reporting import readme, report
+from bench.reporting.tables import PUBLISHED
+from tests.fixtures import make_cells
+
+RESULTS = Path(__file__).parents[1] / "results"
+#: <data set>-<preset> of every table, the one with the fewest cells first; the others are slow.
+GROUPS = sorted(
+    (f"{folder.parent.name}-{folder.name}" for folder in RESULTS.glob("runs/*/*")),
+    key=lambda group: len([*(RESULTS / "runs").glob("/".join(group.rsplit("-", 1)) + "/*/*")]),
+)
+DECIMAL = re.compile(r"(?<![\w.=])\d[\d,]*\.\d+(?![\w.])")
+#: What may have digits in the text of a template: code, links, versions, years.
+NOT_TYPED = re.compile(r"^    .*$|`[^`]*`|\]\([^)]*\)|version \d\.\d\.\d|\(\d{4}\)", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def pilot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fabricated cells of data sets that the template is about, with their tables and the page."""
+    out = tmp_path_factory.mktemp("pilot")
+    controls = [
+        (make_cells.method("autoencoder", 5), 118.0, 7.5, 2, 1.0),
+        (make_cells.method("shuffled_encoder", 6), 118.9, 0.02, 0, 1.0),
+    ]
+    yahoo = {"dataset": replace(make_cells.TEXT, name="yahoo"), "preset": "small"}
+    make_cells.write(out, **make_cells.TEXT_CELLS | yahoo | {"methods": [*make_cells.TEXTS, *controls]})
+    make_cells.write(out, seeds=1, dataset=replace(make_cells.DATA, name="omniglot"), preset="small")
+    (out / readme.TEMPLATE).write_bytes((RESULTS / readme.TEMPLATE).read_bytes())
+    build_without_figures(out)
+    return out
+
+
+def build_without_figures(out: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.reporting.figures.draw", lambda *_: [])
+        report.build(out, log=lambda line: None)
+
+
+def test_page_is_the_rendered_template():
+    text = (RESULTS / readme.FILE).read_text("utf-8")
+    assert readme.readme(RESULTS) == text, "run python -m bench report results"
+    assert not typed_numbers((RESULTS / readme.TEMPLATE).read_text("utf-8"))
+    assert not unknown_numbers(text, RESULTS)
+
+
+@pytest.mark.parametrize("group", [*GROUPS[:1], *(pytest.param(group, marks=pytest.mark.slow) for group in GROUPS[1:])])
+def test_tables_are_those_of_the_records(group: str, tmp_path: Path):
+    dataset, _, preset = group.rpartition("-")
+    (tmp_path / "runs" / dataset).mkdir(parents=True)
+    (tmp_path / "runs" / dataset / preset).symlink_to(RESULTS / "runs" / dataset / preset)
+    if (RESULTS / "sweeps.json").exists():
+        (tmp_path / "sweeps.json").symlink_to(RESULTS / "sweeps.json")
+    build_without_figures(tmp_path)
+    built = {file.name: file.read_bytes() for file in (tmp_path / "tables").iterdir()}
+    assert built == {file: (RESULTS / "tables" / file).read_bytes() for file in built}, (
+        "run python -m bench report results"
+    )
+
+
+def test_every_table_has_records():
+    assert {re.sub(r"-[0-9a-f]{8}$", "", file.stem) for file in (RESULTS / "tables").glob("*")} == {*GROUPS}
+
+
+def test_records_name_no_place_of_a_machine():
+    files = [file for name in ("config", "result") for file in RESULTS.glob(f"runs/*/*/*/*/{name}.json")]
+    texts = {file: file.read_text("utf-8") for file in files}
+    assert not [file for file, text in texts.items() if re.search(r"[\"' =](?:/|~/|[A-Z]:\\)\w", text)]
+
+
+def test_every_table_has_a_section(pilot: Path):
+    text, tables = (pilot / readme.FILE).read_text("utf-8"), {file.stem for file in (pilot / "tables").glob("*.csv")}
+    assert {*sections(text)} - {""} == tables and len(tables) == 2
+    assert "Assay valid" in text and "Assay not tested" in text and text.count("- Basic VAE") == 1
+    assert not unknown_numbers(text, pilot)
+    assert "\n\n\n" not in text and " \n" not in text
+
+
+def test_numbers_that_are_typed_are_noticed(pilot: Path):
+    template, text = (RESULTS / readme.TEMPLATE).read_text("utf-8"), (pilot / readme.FILE).read_text("utf-8")
+    for typed in ("MI is 3.917 nats.", "In 5 of 5 seeds.", "{{ 3.917 }}", "{{ '3.917' }}", "{{ mi + 3.917 }}"):
+        assert typed_numbers(template.replace("# Results", f"# Results\n\n{typed}")), typed
+    where = text.index("\n", text.index("(tables/yahoo-small.md)"))
+    assert unknown_numbers(f"{text[:where]}\nMI is 3.917 nats.{text[where:]}", pilot) == {"3.917"}
+
+
+@pytest.mark.parametrize(
+    ("lookup", "message"),
+    [
+        ("value('yahoo-smal', 'vae', 'mi')", "no table 'yahoo-smal': did you mean 'yahoo-small'?"),
+        ("value('yahoo-small', 'agressive', 'mi')", "no row 'agressive': did you mean 'aggressive'?"),
+        ("value('yahoo-small', 'vae', 'nll_refned')", "no column 'nll_refned': did you mean 'nll_refined'?"),
+        ("rows('yahoo-small')[0].nll_refned", "no column 'nll_refned'"),
+        ("published('yahoo (Yang 2017)', 'vae', 'mii')", "no checked 'mii' of 'vae'"),
+        ("valeu('yahoo-small', 'vae', 'mi')", "'valeu' is undefined"),
+        ("value('yahoo-small', 'vae', 'mi'", "unexpected"),
+    ],
+)
+def test_failed_lookup_names_what_is_missing(pilot: Path, tmp_path: Path, lookup: str, message: str):
+    (tmp_path / "tables").symlink_to(pilot / "tables")
+    (tmp_path / readme.TEMPLATE).write_text(f"{{{{ {lookup} }}}}", "utf-8")
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        readme.readme(tmp_path)
+    assert str(tmp_path / readme.TEMPLATE) in str(error.value)
+
+
+def test_lookups_print_what_the_table_prints(pilot: Path, tmp_path: Path):
+    (tmp_path / "tables").symlink_to(pilot / "tables")
+    (tmp_path / readme.TEMPLATE).write_text(
+        "{{ value('yahoo-small', 'sa_vae', 'nll_refined') | number }} {{ difference('yahoo-small', 'sa_vae') }} "
+        "{{ verdicts('yahoo-small')['C1'] }} {{ published('yahoo (Yang 2017)', 'sa_vae', 'nll') }}"
+    )
+    table = (pilot / "tables" / "yahoo-small.md").read_text("utf-8").replace("\\", "")
+    text = readme.readme(tmp_path)
+    nll, difference, verdict, number = re.fullmatch(r"(\S+) (\S+ \[.*\]) (\D+) (\S+)", text).groups()
+    assert f"{nll} (" in table and difference in table and f"| {verdict} |" in table and number == "329.1"
+
+
+def typed_numbers(template: str) -> list[str]:
+    """Return the numbers that a template does not look up: digits in its text, decimal numbers in its expressions."""
+    text, typed = "", []
+    for _, kind, value in Environment().lex(template):
+        text += value if kind == "data" else ""
+        typed += [value] if kind == "float" or (kind == "string" and DECIMAL.search(value.strip("'\""))) else []
+    return typed + re.findall(r"\d+", NOT_TYPED.sub("", text))
+
+
+def unknown_numbers(text: str, out: Path) -> set[str]:
+    """Return the decimal numbers of each section that, with as many digits, are not in the table of the section."""
+    unknown = set()
+    for stem, section in sections(text).items():
+        files = [*(out / "tables").glob(f"{stem or '*'}.*"), PUBLISHED]
+        texts = {file: file.read_text("utf-8") for file in files if file.suffix in (".csv", ".md")}
+        tables = " ".join(text.replace(",", " ") if file.suffix == ".csv" else text for file, text in texts.items())
+        known = {float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?", tables)}
+        for number in {*DECIMAL.findall(NOT_TYPED.sub("", section))}:
+            digits = len(number.partition(".")[2])
+            if not any(f"{value:,.{digits}f}" == number for value in known):
+                unknown.add(number)
+    return unknown
+
+
+def sections(text: str) -> dict[str, str]:
+    """Return stem -> section of the page, by the table that it links to; "" is all the rest."""
+    parts: dict[str, str] = {}
+    for part in re.split(r"^(?=## )", text, flags=re.MULTILINE):
+        link = re.search(r"\(tables/(.*)\.md\)", part)
+        stem = link[1] if link else ""
+        parts[stem] = parts.get(stem, "") + part
+    return parts
