@@ -132,6 +132,7 @@ class TrainConfig:
     #: Fraction of the planned decoder updates after which aggressive training ends. None: only by its own rule.
     extra_updates_until: float | None = None
     mi_rule: str = "mi_batch"  #: MI estimate for methods that use one: "mi_batch" or "mi".
+    tolerance: float = 0.5  #: Nats that the last fifth of the updates may gain in a row that counts as converged.
     lag_examples: int = 0  #: Number of validation examples for the inference lag. 0: not measured.
     precision: str = FULL_PRECISION  #: Of the networks in training and validation.
     compile: bool = False  #: Use ``torch.compile`` in training; compiled code rounds differently.
@@ -139,7 +140,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_ranges(
             self,
-            "epochs epoch_updates batch_size lr clip patience decay max_decays val_examples",
+            "epochs epoch_updates batch_size lr clip patience decay max_decays val_examples tolerance",
             "decay_from ramp extra_updates_until lag_examples",
             below_one="decay",
             at_most_one="ramp extra_updates_until",
@@ -251,8 +252,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 #: Training settings that were added later, with the value that they had implicitly: it does not change the identity.
 IDENTITY_DEFAULTS = {"equal_lengths": False, "compile": False}
-#: Training settings that only add measurements.
-MONITORING_FIELDS = ("lag_examples",)
+#: Training settings that only add measurements, or are used by the report.
+MONITORING_FIELDS = ("lag_examples", "tolerance")
 #: Training settings that ``config.json`` has outside of its section ``train``.
 RECORDED_SEPARATELY = ("precision",)
 

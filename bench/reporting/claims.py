@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.experiment.cell_record import CellRecord
+from bench.experiment.convergence import limit_reached
 from bench.reporting.assay import WITHHELD, Assay
 from bench.reporting.frame import interval
 from bench.reporting.render import Claims, Verdict, difference, number, with_interval
@@ -130,7 +131,7 @@ def cost(claim: Claim, rows: Rows) -> Verdict:
     evidence = f"{with_interval(summary(flops))} times the FLOPs and {number(summary(seconds).mean, 2)} times the "
     evidence += f"seconds of {other}, within the bounds in {_of_seeds(within, len(flops))}"
     for name in (claim.row, other):
-        if any(map(is_limited, rows[name]["cell"])):  # the ratio is then a choice of the preset
+        if any(map(limit_reached, rows[name]["cell"])):  # the ratio is then a choice of the preset
             return Verdict(NOT_TESTED, f"the preset's limit ended the encoder updates of {name}; {evidence}")
     return Verdict(_verdict(within, len(flops)), evidence)
 
@@ -138,7 +139,7 @@ def cost(claim: Claim, rows: Rows) -> Verdict:
 def ends(claim: Claim, rows: Rows) -> Verdict:
     """Test whether ``row`` stops its additional encoder updates by itself within ``epochs`` epochs."""
     cells = [cell for cell in rows[claim.row]["cell"] if cell.history]
-    if limited := sum(map(is_limited, cells)):
+    if limited := sum(map(limit_reached, cells)):
         return Verdict(NOT_TESTED, f"the preset's limit ended the encoder updates in {_of_seeds(limited, len(cells))}")
     last = [last_encoder_epoch(cell.history) for cell in cells]
     if not any(last):
@@ -159,11 +160,6 @@ TESTS: dict[str, Callable[[Claim, Rows], Verdict]] = {
     "cost": cost,
     "ends": ends,
 }
-
-
-def is_limited(cell: CellRecord) -> bool:
-    """Return whether the preset ended additional encoder updates that the method would have made."""
-    return bool(cell.result and cell.result.training and cell.result.training.limit_reached)
 
 
 def last_encoder_epoch(history: Sequence[Validation]) -> int:

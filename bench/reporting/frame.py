@@ -11,6 +11,7 @@ from bench.core.errors import UserError
 from bench.evaluation.registry import group_of_metric
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.cell_record import CellRecord, readable
+from bench.experiment.convergence import converged, gain
 from bench.reporting.groups import common_settings
 from bench.reporting.statistics import Summary, crossed, summary, wilson
 
@@ -40,7 +41,8 @@ def cells_frame(cells: Iterable[CellRecord]) -> DataFrame:
 
     ``method`` is the expression, made unique if two configurations share it. Metrics (``metric_names()``, in the data
     set's unit), ``collapsed`` and ``COSTS`` are floats. They are NaN if undefined, if the cell is not finished, or if
-    the metric's group has other settings than in most cells. ``validation_elbo`` is that of the evaluated weights.
+    the metric's group has other settings than in most cells. ``validation_elbo`` is that of the evaluated weights,
+    ``last_gain`` what the last fifth of the updates gained and ``converged`` whether that is below the tolerance.
     """
     import pandas as pd
 
@@ -54,8 +56,8 @@ def cells_frame(cells: Iterable[CellRecord]) -> DataFrame:
 
 
 def _record(cell: CellRecord, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    method, result = cell.config.method, cell.result
-    costs = vars(result.training) if result and result.training and cell.status == "done" else {}
+    method, result, is_done = cell.config.method, cell.result, cell.status == "done"
+    costs = vars(result.training) if result and result.training and is_done else {}
     return {
         "method": method.expression,
         "variant": method.model_dump_json(include={"config", "schedule", "kl_term", "revision"}),
@@ -68,6 +70,8 @@ def _record(cell: CellRecord, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "reason": cell.reason,
         "shared": result.cells_per_device if result else 1,
         "validation_elbo": _validation_elbo(cell),
+        "converged": float(converged(cell)) if is_done else math.nan,
+        "last_gain": gain(cell) if is_done else math.nan,
         "cell": cell,
         **{name: _number(metrics.get(name)) for name in (*metric_names(), "collapsed")},
         **{name: _number(costs.get(name)) for name in COSTS},
@@ -129,7 +133,7 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
 
     Columns: ``method``, ``n`` finished cells, the mean of every metric and cost over seeds and its standard deviation
     (``…_sd``), intervals, differences to the baseline, counts of unfinished cells, ``baseline`` and ``selection``.
-    ``collapsed`` is the share of collapsed seeds; ``…_not_collapsed`` are of the other seeds.
+    ``collapsed`` and ``converged`` are shares of the seeds; ``…_not_collapsed`` are of the other seeds.
 
     The last member of a sweep (expression -> methods) is followed by a row *selected on validation*: for each
     replicate the member with the best validation ELBO, at the cost of training all members; ``selection`` names them.
@@ -209,7 +213,7 @@ def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> di
     """Return the numbers of one row: means and spreads over a method's finished cells, and counts of the others."""
     done = cells[cells["status"] == "done"]
     record: dict[str, Any] = {"n": len(done)}
-    for name in (*metric_names(), "collapsed", *COSTS):
+    for name in (*metric_names(), "collapsed", "converged", *COSTS):
         value = summary(done[name])
         record |= {name: value.mean, f"{name}_sd": value.sd}
     for name in OF_Z:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core.config import FULL_PRECISION
 from bench.experiment.cell_record import CellRecord
+from bench.experiment.convergence import limit_reached
 from bench.reporting.assay import Assay
 from bench.reporting.columns import UNRELIABLE_K, Column, is_mixed, panels
 from bench.reporting.compare import matched_panels
@@ -103,6 +104,7 @@ def _panel(
         grid.append([name])
         for column, entry in zip(columns, entries, strict=True):
             is_best = is_ranked and column.name == nll and getattr(row, nll) == rows[nll].min()
+            is_best = is_best and row.converged == 1
             grid[-1].append(replace(entry, letters=letters(notes[row.method][column.name]), best=is_best))
     return Panel(caption, [Entry("method"), *header], grid)
 
@@ -132,6 +134,7 @@ def _row_notes(row: Any, frame: DataFrame, columns: Iterable[Column], is_crossed
     for name in ("pareto_k", "pareto_k_refined"):
         if getattr(row, name) > UNRELIABLE_K:
             notes[name].append(f"above {UNRELIABLE_K}: unreliable")
+    notes["method"] += _convergence_notes(done)
     shared = done["shared"].max()
     if shared > 1:
         notes["train_seconds"].append(f"measured while up to {shared:.0f} cells shared the device")
@@ -150,6 +153,21 @@ def _row_notes(row: Any, frame: DataFrame, columns: Iterable[Column], is_crossed
             notes[column.name] += _not_finite_reason(column.name, cells["cell"])
             notes[column.name] = notes[column.name] or _missing_reason(column.name, row, cells["cell"], notes)
     return notes
+
+
+def _convergence_notes(done: DataFrame) -> list[str]:
+    """Return a note if some cells have not converged: in how many seeds, and why."""
+    cells = done[done["converged"] == 0]
+    if cells.empty:
+        return []
+    gain, limited = cells["last_gain"].max(), sum(map(limit_reached, cells["cell"]))
+    reasons = ["the preset's limit ended additional encoder updates"] if limited else []
+    if math.isinf(gain) or math.isnan(gain):
+        reasons.append("no validation at KL weight 1 before the last fifth of the updates")
+    elif limited < len(cells):
+        reasons.append(f"the last fifth of the updates gained up to {number(gain, 2)} nats of validation ELBO or loss")
+    seeds = f" in {len(cells)} of {len(done)} seeds" if len(done) > 1 else ""
+    return [f"not converged{seeds}: {'; '.join(reasons)}"]
 
 
 def _mi_of_seeds(row: Any, done: DataFrame) -> list[str]:

@@ -25,6 +25,7 @@ def test_cell_id_depends_on_what_changes_numbers(prepared, tmp_path):
     assert cell_id(preset=replace(TOY, evaluation=replace(EVALUATION, iw_samples=7))) == same
     assert cell_id(preset=replace(TOY, notes=("a note",))) == same
     assert cell_id(preset=replace(TOY, train=replace(TRAIN, lag_examples=7))) == same, "only monitoring"
+    assert cell_id(preset=replace(TOY, train=replace(TRAIN, tolerance=7.0))) == same, "used by reports only"
     assert cell_id(data=replace(prepared.info, source="elsewhere")) == same
     different = {
         cell_id(expression="beta_vae"),

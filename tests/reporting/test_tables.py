@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,3 +197,16 @@ def test_metric_groups_use_the_most_common_settings(out: Path):
     cells = frames(out)[1].set_index(["method", "seed"])
     assert cells.loc[("vae", 2), ["nll_refined", "gap_inference"]].isna().all()
     assert cells.loc[("vae", 2), ["nll", "shuffle_gap", "nll_5000"]].notna().all()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_row_that_has_not_converged_is_not_the_best(out: Path):
+    [result] = report.build(out)
+    best = next(line for line in result.text.splitlines() if "*" in line).split()[0].partition("[")[0]
+    assert rows(out)[best]["converged"] == "1" and "not converged" not in result.text
+    file = stored(out, best)[0].folder / "history.jsonl"
+    *lines, last = file.read_text("utf-8").splitlines()
+    file.write_text("\n".join([*lines, json.dumps(json.loads(last) | {"elbo": -20.0})]) + "\n", "utf-8")
+    [result] = report.build(out)
+    assert 0 < float(rows(out)[best]["converged"]) < 1
+    assert "not converged in 1 of" in result.text and "*" not in result.text.split("[a]")[0]

@@ -104,6 +104,16 @@ def test_decays_end_the_phase_not_the_run(trainer, tmp_path):
     assert result.stopped_by == "decays" and result.best_update == 16
 
 
+@pytest.mark.parametrize(("decay_from", "decays"), [(0, [2, 3, 6, 7]), (2, [3, 6, 7]), (4, [6, 7]), (8, [])])
+def test_decay_from_counts_epochs_of_all_phases(decay_from, decays, trainer, tmp_path):
+    config = replace(TRAIN, epochs=8, patience=1, max_decays=9, decay_from=decay_from)
+    run = with_method(trainer("vae", tmp_path, config), TwoPhases())
+    with_validations(run, [-1, -2, -1.5, -2] * 2).run()
+    rates = [line.lr for line in run.history]
+    falls = [epoch for epoch in range(1, 8) if rates[epoch] < rates[epoch - 1]]
+    assert falls == decays
+
+
 def test_resume_after_a_decay_is_bit_exact(trainer, tmp_path):
     elbos = [-1.0, -2.0, -1.5, -0.5, -3.0, -4.0]
     config = replace(TRAIN, epochs=6, patience=2, max_decays=3)

@@ -1,0 +1,47 @@
+"""Whether the training of a cell has converged: what its last updates gained in the criterion of selection."""
+
+from __future__ import annotations
+
+import math
+
+from bench.experiment.cell_record import CellRecord
+
+#: Fraction of the updates whose gain is small once training has converged.
+LAST = 0.2
+
+
+def criterion(cell: CellRecord) -> list[tuple[int, float]]:
+    """Return update and value of every validation of the last phase at a KL weight of 1; higher is better.
+
+    The value is the one that selects weights: the validation ELBO, or the negative loss of a method that is selected
+    by its own. Methods that keep their last weights are measured by the ELBO, too.
+    """
+    lines = [line for line in cell.history if line.phase == cell.history[-1].phase and line.beta >= 1]
+    values = [(line.update, line.metrics.get("loss"), line.metrics.get("elbo")) for line in lines]
+    pairs = [(update, elbo if loss is None else -loss) for update, loss, elbo in values]
+    return [(update, value) for update, value in pairs if value is not None]
+
+
+def best(cell: CellRecord) -> float:
+    """Return the best value of the criterion; NaN if there is none."""
+    return max((value for _, value in criterion(cell)), default=math.nan)
+
+
+def gain(cell: CellRecord) -> float:
+    """Return the gain of the criterion in nats: the best value overall minus the best up to 80 % of the updates.
+
+    Infinite if no validation before counts, NaN if none does at all.
+    """
+    early = (1 - LAST) * cell.history[-1].update if cell.history else 0
+    before = max((value for update, value in criterion(cell) if update <= early), default=-math.inf)
+    return best(cell) - before
+
+
+def limit_reached(cell: CellRecord) -> bool:
+    """Return whether the preset ended additional encoder updates that the method would have made."""
+    return bool(cell.result and cell.result.training and cell.result.training.limit_reached)
+
+
+def converged(cell: CellRecord) -> bool:
+    """Return whether the last updates gained less than the tolerance, and no limit of the preset ended a part."""
+    return gain(cell) < cell.config.train.tolerance and not limit_reached(cell)
