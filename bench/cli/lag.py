@@ -20,7 +20,7 @@ def add_parser(commands: Any) -> None:
         f"over training (He et al., ICLR 2019, Figures 2 and 3). The same as 'python -m bench run --set {SCALAR}' "
         "with other defaults: every run with a scalar latent stores the trace.",
     )
-    run.add_arguments(p, methods="lag", dataset="synthetic")
+    run.add_arguments(p, methods="lag", dataset="synthetic", controls=False)
     p.set_defaults(execute=execute)
 
 

@@ -24,8 +24,9 @@ EPILOG = """\
 methods are expressions, joined by commas:
   vae  beta_vae(beta=0.2)  beta_vae(beta=0.2|0.4)  aggressive+anneal
   bn_vae+free_bits(target=4)+cyclical
-or suites: core (six methods), paper (the rows of He et al., 2019), all,
-and the families objective, posterior, decoder, optimisation, prior.
+or suites: core (six methods), paper (the rows of He et al., 2019), controls,
+all, and the families objective, posterior, decoder, optimisation, prior, reference.
+The controls are added to every comparison, unless --no-controls is given.
 'python -m bench list' prints every method, modifier and suite.
 
 examples:
@@ -49,12 +50,21 @@ def add_parser(commands: Any) -> None:
     p.set_defaults(execute=execute)
 
 
-def add_arguments(p: argparse.ArgumentParser, methods: str = "core", dataset: str = "glyphs") -> None:
-    """Add the options of a run, with its default methods and data set."""
+def add_arguments(
+    p: argparse.ArgumentParser, methods: str = "core", dataset: str = "glyphs", controls: bool = True
+) -> None:
+    """Add the options of a run, with its default methods and data set, and whether ``controls`` are added."""
     p.set_defaults(after_stop="the same command resumes from the last checkpoints", list=False)
     what = p.add_argument_group("what to run")
     what.add_argument(
         "--methods", default=methods, metavar="EXPR,…", help="method expressions and suites (default: %(default)s)"
+    )
+    what.add_argument(
+        "--controls",
+        action=argparse.BooleanOptionalAction,
+        default=controls,
+        help="add the suite controls to two rows or more; without it no row is ranked and no claim has a verdict "
+        f"(default: --{'' if controls else 'no-'}controls)",
     )
     what.add_argument(
         "--dataset",
@@ -87,6 +97,7 @@ class Plan:
     device: str
     resources: Resources
     cells: list[PlannedCell]
+    controls: int  # how many rows were added as controls
     pending: list[PlannedCell]  # the cells to run
     seconds: Mapping[Path, float]  # folder of a pending cell -> estimated time
     sweeps: Mapping[str, list[str]]  # sweep expression -> its rows
@@ -121,10 +132,12 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     from bench.data.registry import data_folder, prepare
     from bench.experiment.plan import plan
     from bench.experiment.runtime_estimate import estimate
-    from bench.training.expressions import parse_methods, parse_settings
+    from bench.training.expressions import missing_controls, parse_methods, parse_settings
 
     settings, overrides = parse_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
     rows, sweeps = parse_methods(split_expressions(args.methods), args.preset, settings)
+    controls = missing_controls(rows, args.preset) if args.controls else []
+    rows += controls
     with console.status("preparing the data set: up to a few minutes the first time"):
         data = prepare(args.dataset, data_folder(args.data_dir), cache_dir())
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
@@ -136,7 +149,8 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     cells = plan(rows, data.info, preset, seeds, args.seed, device, args.out, args.force)
     pending = [cell for cell in cells if cell.pending]
     seconds = estimate(pending, preset, data, device, args.cpus_per_cell) if pending else {}
-    return Plan(data, preset, device, options.cell_resources(args, device), cells, pending, seconds, sweeps)
+    resources = options.cell_resources(args, device)
+    return Plan(data, preset, device, resources, cells, len(controls), pending, seconds, sweeps)
 
 
 def print_plan(console: Console, out: Path, plan: Plan, every_cell: bool) -> None:
@@ -144,9 +158,10 @@ def print_plan(console: Console, out: Path, plan: Plan, every_cell: bool) -> Non
     from bench.experiment.runtime_estimate import can_measure, duration, wall_clock
 
     log = partial(console.print, markup=False)
+    controls = f" ({_count(plan.controls, 'control')} added)" if plan.controls else ""
     methods, pending = len({cell.variant.expression for cell in plan.cells}), len(plan.pending)
     log(
-        f"{plan.data.info.title}, preset {plan.preset.name}: {_count(methods, 'method')} × "
+        f"{plan.data.info.title}, preset {plan.preset.name}: {_count(methods, 'method')}{controls} × "
         f"{_count(len(plan.cells) // methods, 'seed')} = {_count(len(plan.cells), 'cell')}, "
         f"{len(plan.cells) - pending} done"
     )

@@ -75,6 +75,13 @@ def parse_methods(
     return list(rows.values()), sweeps
 
 
+def missing_controls(rows: Sequence[MethodSpec], preset: str) -> list[MethodSpec]:
+    """Return the rows of the suite ``controls``, with default settings, that a comparison lacks; none for one row."""
+    names = {row.expression for row in rows}
+    controls, _ = parse_methods(["controls"], preset) if len(rows) > 1 else ([], {})
+    return [row for row in controls if row.expression not in names]
+
+
 def _expand_suites(expressions: Iterable[str]) -> Iterator[str]:
     for expression in expressions:
         suite = expression.isidentifier() and expression not in registry.method_names()

@@ -81,8 +81,8 @@ def toy_environment(folder: Path, image: Prepared, text: Prepared) -> Iterator[p
 
 
 def bench(out: Path, *arguments: str) -> int:
-    """Run ``bench run`` in this process."""
-    return main(["run", "--out", str(out), "--executor", "local", *arguments])
+    """Run ``bench run`` in this process, without controls unless ``--controls`` is given."""
+    return main(["run", "--out", str(out), "--executor", "local", "--no-controls", *arguments])
 
 
 def metrics(out: Path) -> dict[Path, dict]:

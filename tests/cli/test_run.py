@@ -11,6 +11,7 @@ import pytest
 
 from bench.run import main
 from bench.training import registry
+from bench.training.expressions import missing_controls, parse_methods
 from tests.cli.conftest import TOY, assert_error, bench, metrics, only_cell
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +94,19 @@ def test_force_and_damage_archive_the_cell(finished, capsys):
     assert metrics(finished) == before
     backups = [path.read_text() for path in finished.glob("runs/*/*/vae/*.bak-*/result.json")]
     assert len(backups) == 2 and "{torn" in backups
+
+
+def test_controls_are_added_to_a_comparison(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*") if path.is_file()}
+    for methods, added in [(["vae"], 0), (["vae", "beta_vae"], 3), (["vae", "autoencoder"], 2), (["controls"], 0)]:
+        assert len(missing_controls(parse_methods(methods, "quick")[0], "quick")) == added
+    assert bench(finished, "--controls", "--methods", "vae,beta_vae(beta=0.2)") == 0
+    printed = capsys.readouterr().out
+    assert "5 methods (3 controls added) × 1 seed = 5 cells, 2 done" in printed and "\nAssay " in printed
+    after = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*")}
+    assert before.items() <= after.items(), "finished cells are not run again"
+    table = pd.read_csv(finished / "tables" / "toy-quick.csv")
+    assert {"autoregressive", "autoencoder", "shuffled_encoder", "vae"} < {*table.method}
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(toy, capsys):
