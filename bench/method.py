@@ -50,7 +50,8 @@ class ELBOTerms:
     @classmethod
     def from_samples(cls, model: VAE, x: Tensor, q: Posterior, z: Tensor) -> ELBOTerms:
         """Decode samples z (B, S, D) of q and return all terms."""
-        kl_dim, kl = model.prior.kl_dim(q), model.prior.kl(q)
+        kl_dim = model.prior.kl_dim(q)
+        kl = model.prior.kl(q) if kl_dim is None else kl_dim.sum(-1)
         if kl is None:
             kl = (q.log_prob(z) - model.prior.log_prob(z)).mean(1) if q.has_density else q.kl
         return cls(x, q, z, -model.log_prob(x, z), kl, kl_dim)

@@ -7,10 +7,12 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=asdict)
+
 
 def canonical(record: Any) -> str:
     """Return ``record`` as JSON with sorted keys and no spaces; dataclasses become objects of their fields."""
-    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=asdict)
+    return _ENCODER.encode(record)
 
 
 def short_hash(record: Any, length: int = 12) -> str:

@@ -57,7 +57,7 @@ REFERENCE = Initialisation()
 
 
 class LSTM(nn.LSTM):
-    """One LSTM layer, batch first.
+    """One LSTM layer; its tensors are batch first, but stored time-major.
 
     Within ``second_order`` it can be differentiated twice, and also in evaluation mode on CUDA, which cuDNN's cannot.
     """
@@ -65,7 +65,7 @@ class LSTM(nn.LSTM):
     second_order = False
 
     def __init__(self, inputs: int, hidden: int) -> None:
-        super().__init__(inputs, hidden, batch_first=True)
+        super().__init__(inputs, hidden)
 
     def reset_parameters(self) -> None:
         """Do nothing: the networks initialise the weights, in their own order."""
@@ -78,12 +78,37 @@ class LSTM(nn.LSTM):
             state: Initial state; None: zeros.
             constant: Further inputs (N, D), the same at every step.
         """
+        x = x.transpose(0, 1)  # time-major
         if constant is not None:
-            x = torch.cat([x, constant.unsqueeze(1).expand(-1, x.shape[1], -1)], dim=-1)
+            x = torch.cat([x, constant.expand(len(x), -1, -1)], dim=-1)
         if state is not None:
             state = state[0].contiguous(), state[1].contiguous()  # cuDNN takes no other
-        with without_cudnn() if self.second_order else nullcontext():
-            return super().forward(x, state)
+        if self.uses_onednn(x):
+            states, state = self.onednn_layer(x.contiguous(), state)
+        else:
+            with without_cudnn() if self.second_order else nullcontext():
+                states, state = super().forward(x, state)
+        return states.transpose(0, 1), state
+
+    def uses_onednn(self, x: Tensor) -> bool:
+        """Return whether ``nn.LSTM`` would call oneDNN's layer for inputs x in float32."""
+        return (
+            x.is_cpu
+            and x.dtype == self.weight_ih_l0.dtype == torch.float32
+            and not (self.second_order or torch.is_autocast_enabled("cpu"))
+            and torch.backends.mkldnn.is_available()
+            and torch.backends.mkldnn.enabled
+        )
+
+    def onednn_layer(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Call oneDNN's layer without the operations that ``nn.LSTM`` adds, a quarter of a small layer's time."""
+        h, c = x.new_zeros(2, x.shape[1], self.hidden_size) if state is None else (state[0][0], state[1][0])
+        weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
+        mode, train = 2, torch.is_grad_enabled()  # mode 2: LSTM
+        states, h, c, _ = torch.mkldnn_rnn_layer(
+            x, *weights, h, c, False, [], mode, self.hidden_size, 1, True, False, False, train
+        )
+        return states, (h.view(1, -1, self.hidden_size), c.view(1, -1, self.hidden_size))
 
 
 @contextmanager
@@ -181,13 +206,15 @@ class LSTMDecoder(nn.Module):
         """Apply dropout to h (B·S, T, …) in training mode.
 
         All samples of an example share a mask, so that importance weights depend on z alone. The CPU branch draws
-        uniform numbers in time-major order, three times faster than ``F.dropout``.
+        integers of 16 bits in time-major order, six times faster than ``F.dropout``.
         """
         if not self.training or not self.dropout:
             return h
         if h.is_cpu:
-            mask = torch.rand(h[::samples].transpose(0, 1).shape).ge_(self.dropout).div_(1 - self.dropout)
-            mask = mask.transpose(0, 1).to(h.dtype)
+            shape = h[::samples].transpose(0, 1).shape
+            bits = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+            kept = bits[: shape.numel()] >= round(2**16 * self.dropout) - 2**15
+            mask = kept.view(shape).transpose(0, 1).to(h.dtype).mul_(1 / (1 - self.dropout))
         elif samples == 1:
             return F.dropout(h, self.dropout)
         else:

@@ -113,15 +113,16 @@ def reparametrize_prior(model: VAE) -> VAE | StandardNormalLatentVAE:
     return StandardNormalLatentVAE(model) if hasattr(model.prior, "from_standard_normal") else model
 
 
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """Return the BatchNorm layers in a module that have running averages."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return [layer for layer in module.modules() if isinstance(layer, kind) and layer.track_running_stats]
+
+
 @contextmanager
 def fixed_statistics(*modules: nn.Module) -> Iterator[None]:
     """Keep BatchNorm running averages fixed. In training mode layers still normalise by batch statistics."""
-    norms = [
-        m
-        for module in modules
-        for m in module.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
-    ]
+    norms = [norm for module in modules for norm in batch_norms(module)]
     for norm in norms:
         norm.track_running_stats = not norm.training
     try:

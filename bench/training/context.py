@@ -9,18 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.core.config import TrainConfig
+from bench.core.config import FULL_PRECISION, TrainConfig
 from bench.core.hashing import derive_seed
 from bench.data.tensors import Data
 from bench.method import Context, Method, Phase
 from bench.models.precision import autocast, no_autocast
-from bench.models.vae import VAE, fixed_statistics, frozen
+from bench.models.vae import VAE, batch_norms, fixed_statistics, frozen
 from bench.training.batches import Batches
 from bench.training.flops import flop_counter
 
@@ -49,6 +50,15 @@ class Clock:
         self.purpose, self.since = purpose, now
 
 
+@dataclass
+class UpdatePlan:
+    """What an update of some groups needs, found once."""
+
+    norms: list[nn.Module]  # BatchNorm layers whose statistics stay fixed
+    frozen: list[nn.Parameter]  # need no gradient
+    clipped: list[list[nn.Parameter]]  # by their common norm
+
+
 class TrainingContext(Context):
     """The context that the trainer passes to hooks."""
 
@@ -67,6 +77,8 @@ class TrainingContext(Context):
         self.updates_by_kind: dict[str, int] = {}
         self.flops_by_kind: dict[str, int] = {}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        self.parameters: list[nn.Parameter] = []  # of all optimisers
+        self.plans: dict[tuple[str, ...], UpdatePlan] = {}  # by the names of the groups
         self.generators: dict[str, torch.Generator] = {}
         self.noise_key: tuple[Any, ...] = ()
 
@@ -91,24 +103,24 @@ class TrainingContext(Context):
         return batch
 
     def update(self, objective: Callable[[], Tensor], groups: Sequence[str] | None = None) -> Tensor:
-        names = list(self.optimisers) if groups is None else list(groups)
+        names = tuple(self.optimisers if groups is None else groups)
         kind = f"{self.phase.name}: {'+'.join(names)}"
         extra = "decoder" not in names
         self.reseed_streams("extra" if extra else "step", self.encoder_updates if extra else self.step)
-        others = self.optimisers.keys() - set(names)
-        norms = [module for name in others for module in self.model.submodules().get(name, ())]
-        clipped = self._clipped_together(names)
-        without_gradients = self.optimisers.keys() - {name for together in clipped for name in together}
+        if names not in self.plans:
+            self.plans[names] = self._plan(names)
+        plan = self.plans[names]
         counter = nullcontext() if kind in self.flops_by_kind else flop_counter()  # operations of the first update
-        gradients = frozen(self._parameters(without_gradients))
-        with fixed_statistics(*norms), gradients, counter, autocast(self.model, self.train.precision):
+        full = self.train.precision == FULL_PRECISION
+        networks = nullcontext() if full else autocast(self.model, self.train.precision)
+        with fixed_statistics(*plan.norms), frozen(plan.frozen), counter, networks:
             loss = objective()
-            for optimiser in self.optimisers.values():
-                optimiser.zero_grad()
-            with no_autocast(self.device.type):
+            for parameter in self.parameters:
+                parameter.grad = None
+            with nullcontext() if full else no_autocast(self.device.type):
                 loss.backward()
-            for together in clipped:
-                nn.utils.clip_grad_norm_(self._parameters(together), self.train.clip, foreach=True)
+            for together in plan.clipped:
+                clip_gradients(together, self.train.clip)
             for name in names:
                 self.optimisers[name].step()
         if isinstance(counter, FlopCounterMode):
@@ -117,6 +129,18 @@ class TrainingContext(Context):
         self.decoder_updates += not extra
         self.updates_by_kind[kind] = self.updates_by_kind.get(kind, 0) + 1
         return loss.detach()
+
+    def _plan(self, names: Sequence[str]) -> UpdatePlan:
+        """Return what an update of the groups ``names`` needs."""
+        others = self.optimisers.keys() - set(names)
+        modules = [module for name in others for module in self.model.submodules().get(name, ())]
+        clipped = self._clipped_together(names)
+        without_gradients = self.optimisers.keys() - {name for together in clipped for name in together}
+        return UpdatePlan(
+            norms=[norm for module in modules for norm in batch_norms(module)],
+            frozen=self._parameters(without_gradients),
+            clipped=[self._parameters(together) for together in clipped],
+        )
 
     def _clipped_together(self, names: Sequence[str]) -> list[list[str]]:
         """Return the groups of each gradient norm in an update of the groups ``names``.
@@ -175,6 +199,7 @@ class TrainingContext(Context):
             optimiser = OPTIMISERS[group.optimiser or self.train.optimiser]
             rate = lr * group.lr_scale if group.lr is None else group.lr
             self.optimisers[name] = optimiser(group.params, lr=rate, fused=True, **group.options)
+        self.parameters, self.plans = self._parameters(self.optimisers), {}
 
     def flops(self) -> float:
         """Return the floating-point operations of all updates: per kind, those of the first update × their number."""
@@ -182,3 +207,15 @@ class TrainingContext(Context):
 
     def _parameters(self, groups: Iterable[str]) -> list[nn.Parameter]:
         return [p for name in groups for group in self.optimisers[name].param_groups for p in group["params"]]
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+    """Scale gradients down to the norm ``max_norm``, as ``nn.utils.clip_grad_norm_`` does with more operations."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    if not scale.is_cpu or scale != 1:  # reading it from a GPU would wait for the backward pass
+        torch._foreach_mul_(gradients, scale)

@@ -98,6 +98,8 @@ def training_settings(threads: int, device: str, gpu_share: float) -> Iterator[N
     with torch_settings(device, threads), ExitStack() as stack:
         tune_malloc()
         gc.collect()
+        gc.freeze()  # what exists now, modules above all, is not searched for garbage again
+        stack.callback(gc.unfreeze)
         if device == "cuda":
             torch.cuda.empty_cache()
             if 0 < gpu_share < 1:

@@ -79,8 +79,8 @@ def test_z_enters_the_initial_state_and_every_input(model):
     decoder = model.decoder
     cell = z @ model.latent_to_decoder.linear.weight.T
     inputs = torch.cat([decoder.embedding(x[:, :-1]), z[:, None].expand(-1, x.shape[1] - 1, -1)], dim=-1)
-    states, _ = nn.LSTM.forward(decoder.lstm, inputs, (cell.tanh()[None], cell[None]))
-    expected = -F.cross_entropy(states[0] @ decoder.output.weight.T, x[0, 1:], reduction="sum")
+    states, _ = nn.LSTM.forward(decoder.lstm, inputs.transpose(0, 1), (cell.tanh()[None], cell[None]))
+    expected = -F.cross_entropy(states[:, 0] @ decoder.output.weight.T, x[0, 1:], reduction="sum")
     torch.testing.assert_close(model.log_prob(x, z[None]).squeeze(), expected)
 
 
@@ -158,6 +158,28 @@ def test_lstm_is_differentiable_twice():
     assert gradcheck(forward, inputs)
     with second_order(lstm):
         assert gradgradcheck(forward, inputs)
+
+
+@pytest.mark.parametrize("with_state", [True, False])
+def test_onednn_layer_equals_nn_lstm(with_state):
+    torch.manual_seed(0)
+    lstm = LSTM(3 + 2, 4)
+    for parameter in lstm.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    inputs = [torch.randn(shape, requires_grad=True) for shape in ((2, 3, 3), (2, 2), (1, 2, 4), (1, 2, 4))]
+    assert lstm.uses_onednn(inputs[0]) and not lstm.double().uses_onednn(inputs[0])
+
+    def values_and_gradients(dtype):
+        lstm.to(dtype)
+        x, constant, *state = (t.to(dtype) for t in inputs)
+        hidden, (last, cell) = lstm(x, tuple(state) if with_state else None, constant)
+        values = hidden, last, cell
+        total = sum((value * value).sum() for value in values)
+        used = [*inputs[: 4 if with_state else 2], *lstm.parameters()]
+        return *values, *torch.autograd.grad(total, used)
+
+    for value, expected in zip(*map(values_and_gradients, (torch.float, torch.double)), strict=True):
+        torch.testing.assert_close(value, expected.float(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["dropout", "no dropout"])
