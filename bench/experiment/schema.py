@@ -22,7 +22,7 @@ from bench.training.result import TrainingResult, Validation
 #: Increased when a file changes in a way that older readers do not understand.
 SCHEMA_VERSION = 2
 #: Increased when training produces different numbers: cells of different protocols have different ids.
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 MAX_MESSAGE = 200  # characters of an error message
 
