@@ -9,8 +9,10 @@ MI belongs to q and can be raised by a smaller variance, so the positive control
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.core.errors import UserError
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
     from bench.experiment.schema import CellConfig
 
-POSITIVE, NO_LATENT, NEGATIVE, REFERENCE = "autoencoder", "autoregressive", "shuffled_encoder", "vae"
+_ROWS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+POSITIVE, NO_LATENT, NEGATIVE, REFERENCE = (_ROWS[role] for role in ("positive", "no_latent", "negative", "reference"))
 
 #: Nats by which the decoder of the positive control must be worse with z of another example, and its reconstruction
 #: better than the decoder without z. Ten times the threshold of collapse, and above the noise between seeds.
