@@ -33,6 +33,7 @@ def pilot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     yahoo = {"dataset": replace(make_cells.TEXT, name="yahoo"), "preset": "small"}
     make_cells.write(out, **make_cells.TEXT_CELLS | yahoo | {"methods": [*make_cells.TEXTS, *controls]})
+    make_cells.write_audit(out, "vae")
     make_cells.write(out, seeds=1, dataset=replace(make_cells.DATA, name="omniglot"), preset="small")
     (out / readme.TEMPLATE).write_bytes((RESULTS / readme.TEMPLATE).read_bytes())
     build_without_figures(out)
@@ -57,28 +58,33 @@ def test_tables_are_those_of_the_records(group: str, tmp_path: Path):
     dataset, _, preset = group.rpartition("-")
     (tmp_path / "runs" / dataset).mkdir(parents=True)
     (tmp_path / "runs" / dataset / preset).symlink_to(RESULTS / "runs" / dataset / preset)
-    if (RESULTS / "sweeps.json").exists():
-        (tmp_path / "sweeps.json").symlink_to(RESULTS / "sweeps.json")
+    for name in ("sweeps.json", "audit"):
+        if (RESULTS / name).exists():
+            (tmp_path / name).symlink_to(RESULTS / name)
     build_without_figures(tmp_path)
     built = {file.name: file.read_bytes() for file in (tmp_path / "tables").iterdir()}
+    rows = built.pop(report.AUDIT.name, b"").splitlines()
+    assert {*rows} <= ({*(RESULTS / report.AUDIT).read_bytes().splitlines()} if rows else set())
     assert built == {file: (RESULTS / "tables" / file).read_bytes() for file in built}, (
         "run python -m bench report results"
     )
 
 
 def test_every_table_has_records():
-    assert {re.sub(r"-[0-9a-f]{8}$", "", file.stem) for file in (RESULTS / "tables").glob("*")} == {*GROUPS}
+    tables = {re.sub(r"-[0-9a-f]{8}$", "", file.stem) for file in (RESULTS / "tables").glob("*")}
+    assert tables - {report.AUDIT.stem} == {*GROUPS}
 
 
 def test_records_name_no_place_of_a_machine():
-    files = [file for name in ("config", "result") for file in RESULTS.glob(f"runs/*/*/*/*/{name}.json")]
+    files = [file for name in ("config", "result") for file in RESULTS.glob(f"**/runs/*/*/*/*/{name}.json")]
     texts = {file: file.read_text("utf-8") for file in files}
     assert not [file for file, text in texts.items() if re.search(r"[\"' =](?:/|~/|[A-Z]:\\)\w", text)]
 
 
 def test_every_table_has_a_section(pilot: Path):
-    text, tables = (pilot / readme.FILE).read_text("utf-8"), {file.stem for file in (pilot / "tables").glob("*.csv")}
+    text, tables = (pilot / readme.FILE).read_text("utf-8"), {*readme.Lookup(pilot).tables}
     assert {*sections(text)} - {""} == tables and len(tables) == 2
+    assert text.count("Audit: 2 of 2 cells") == 1
     assert "Assay valid" in text and "Assay not tested" in text and text.count("- Basic VAE") == 1
     assert not unknown_numbers(text, pilot)
     assert "\n\n\n" not in text and " \n" not in text

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.cli.options import add_options, cell_resources, check_workers, path
+from bench.cli.options import add_options, check_workers, path
 from bench.core.config import suggest
 from bench.core.errors import UserError
 from bench.evaluation.registry import group_of_metric, metric_groups
@@ -46,13 +46,10 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     check_workers(args)
     groups, overrides = _parse(args.metrics, args.set)
-    from bench.cli.progress import CellProgress, RunProgress, make_console
-    from bench.data.registry import data_folder
+    from bench.cli.progress import make_console
+    from bench.cli.stored import run_stored
     from bench.experiment import queries
     from bench.experiment.cell_folder import CellFolder, lock_cell
-    from bench.experiment.plan import cell_state
-    from bench.experiment.schema import Status
-    from bench.experiment.session import run_tasks
     from bench.reporting.report import build
 
     console = make_console()
@@ -65,31 +62,18 @@ def execute(args: argparse.Namespace) -> int:
     pending = [(cell, config) for cell, config in wanted if config.missing(cell.evaluation)]
     log(f"{len(cells)} finished cells with weights, {len(pending)} of them to evaluate")
     queries.check_device(cell for cell, _ in pending)
-    data_dir = data_folder(args.data_dir)
     for cell, _ in pending:
         with lock_cell(cell.folder) as free:
             if not free:
                 log(f"{cell.folder}: waiting for another run that is using it")
-    for device in sorted({cell.config.device for cell, _ in pending}):
-        batch = [(cell, config) for cell, config in pending if cell.config.device == device]
-        resources = cell_resources(args, device)
-        tasks = [queries.stored_task(cell, config, data_dir, resources, len(batch)) for cell, config in batch]
-        progress = [
-            CellProgress(f"{cell.folder.parent.name} {cell.folder.name}", CellFolder(cell.folder), 1, 1.0, config)
-            for cell, config in batch
-        ]
-        run_tasks(args.out, tasks, resources, RunProgress(progress, console), log)
+    failed = run_stored(args, args.out, [(cell, config, 1) for cell, config in pending], console)
     for out in sorted({out for cell in finished if (out := queries.output_folder(cell))}):
         place = Path(os.path.relpath(out))
         for report in build(place, log=log):
             log(f"\n{report.text}\n{report.locations(place)}")
-    status = 0
-    for cell, config in pending:
-        state = cell_state(CellFolder(cell.folder), config)
-        if state.status is not Status.DONE:
-            status = 1
-            log(f"failed: {cell.folder}: {state.reason or 'interrupted'}")
-    return status
+    for line in failed:
+        log(line)
+    return 1 if failed else 0
 
 
 def _parse(metrics: str | None, settings: Sequence[str]) -> tuple[list[str] | None, dict[str, dict[str, Any]]]:

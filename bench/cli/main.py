@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from bench.cli import evaluate, lag, merge, report, run, speed, verify
+from bench.cli import audit, evaluate, lag, merge, report, run, speed, verify
 from bench.cli import list as listing
 from bench.core import __version__
 from bench.core.config import suggest
@@ -21,7 +21,7 @@ from bench.core.errors import Stopped, UserError
 from bench.core.host import unchanged_process
 from bench.core.output import output_without_errors
 
-COMMANDS = (run, report, evaluate, verify, merge, lag, speed, listing)
+COMMANDS = (run, report, evaluate, audit, verify, merge, lag, speed, listing)
 
 
 class Parser(argparse.ArgumentParser):

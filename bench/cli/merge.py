@@ -30,6 +30,7 @@ def add_parser(commands: Any) -> None:
 
 def merge(sources: Sequence[Path], out: Path) -> int:
     """Copy every cell of ``sources`` that ``out`` lacks, and report. Nothing is copied before all cells are checked."""
+    from bench.experiment import audit
     from bench.experiment.cell_folder import cell_folders
     from bench.experiment.cell_record import readable
     from bench.experiment.sweeps import read_sweeps, write_sweeps
@@ -38,7 +39,7 @@ def merge(sources: Sequence[Path], out: Path) -> int:
     chosen: dict[Path, tuple[Path, CellRecord]] = {}  # relative path of a cell -> its source and record
     out, *sources = (folder.resolve() for folder in (out, *sources))
     for source in dict.fromkeys([out, *sources]):
-        cells, damaged = readable(cell_folders(source))
+        cells, damaged = readable([*cell_folders(source), *cell_folders(source / audit.FOLDER)])
         if damaged:
             folder, reason = damaged[0]
             raise UserError(f"{folder.path}: {reason}; repair it or move it away")

@@ -25,7 +25,8 @@ methods are expressions, joined by commas:
   vae  beta_vae(beta=0.2)  beta_vae(beta=0.2|0.4)  aggressive+anneal
   bn_vae+free_bits(target=4)+cyclical
 or suites: core (six methods), paper (the rows of He et al., 2019), controls,
-all, and the families objective, posterior, decoder, optimisation, prior, reference.
+all, and the families objective, posterior, decoder, optimisation, prior,
+reference.
 The controls are added to every comparison, unless --no-controls is given.
 'python -m bench list' prints every method, modifier and suite.
 

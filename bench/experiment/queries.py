@@ -12,6 +12,7 @@ from bench.core.errors import UserError, printable
 from bench.data.cache import cache_dir
 from bench.data.registry import prepare_stored
 from bench.evaluation.config import EvaluationConfig
+from bench.experiment import audit
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.cell_record import CellRecord, read
 from bench.experiment.presets import load_preset, preset_names
@@ -40,12 +41,13 @@ def finished_cells(paths: Iterable[Path]) -> list[CellRecord]:
 
 
 def folders_below(path: Path) -> list[CellFolder]:
-    """Return the cells in a folder or below it."""
+    """Return the cells in a folder or below it, without those of its audit."""
     root = path.resolve()
     if (root / "config.json").exists():
         return [CellFolder(root)]
-    paths = sorted(folder for folder in root.glob("**/seed-*/") if "/." not in str(folder.relative_to(root)))
-    return [CellFolder(folder) for folder in paths if ".bak-" not in str(folder.relative_to(root))]
+    paths = {folder: f"/{folder.relative_to(root).as_posix()}" for folder in sorted(root.glob("**/seed-*/"))}
+    excluded = ("/.", ".bak-", f"/{audit.FOLDER}/runs/")
+    return [CellFolder(folder) for folder, name in paths.items() if not any(part in name for part in excluded)]
 
 
 def check_device(cells: Iterable[CellRecord]) -> None:

@@ -7,6 +7,7 @@ In the template, ``stem`` names a table such as ``synthetic-small``:
 - ``value(stem, method, column)``     one of these numbers
 - ``difference(stem, method)``        the paired difference of the NLL to the baseline, with its 95 % interval
 - ``assay(stem)``                     the line of ``tables/<stem>.md`` on the controls
+- ``audit(stem)``                     rows of ``tables/audit.csv`` about the table, with ``passed`` 1 or 0
 - ``verdicts(stem)``                  id of a claim -> verdict, of ``tables/<stem>.md``; ``claims`` are all claims
 - ``published(title, method, metric)``  a number of ``published.csv`` that was compared with the paper
 - ``number``                          filter: fixed digits, two by default
@@ -34,6 +35,8 @@ from bench.reporting.template import environment
 
 FILE = "README.md"
 TEMPLATE = "README.md.j2"
+AUDIT = "audit"  # stem of the table of audited cells
+TEXT = ("method", "table")  # columns that are not numbers
 VERDICT = re.compile(r"^\| (\w+) \|(?:\\.|[^|\\])*\| ([^|]*) \|", re.MULTILINE)
 
 
@@ -49,21 +52,22 @@ def readme(out: Path) -> str:
     Raise ``UserError`` for a table, row or column that does not exist, and for an error in the template.
     """
     lookup = Lookup(out)
-    names = {name: getattr(lookup, name) for name in ("tables", "rows", "value", "difference", "assay", "verdicts")}
+    names = ("tables", "rows", "value", "difference", "assay", "audit", "verdicts")
+    lookups = {name: getattr(lookup, name) for name in names}
     try:
         templates = environment(out)
         templates.filters |= {"number": fixed, "code": code}
-        return templates.get_template(TEMPLATE).render(**names, claims=read_claims(), published=published)
+        return templates.get_template(TEMPLATE).render(**lookups, claims=read_claims(), published=published)
     except (UserError, TemplateError) as error:
         raise UserError(f"{out / TEMPLATE}: {error}") from error
 
 
 class Row(dict[str, Any]):
-    """A row of a table: column -> number, NaN where empty; ``method`` is text. Another column is an error."""
+    """A row of a table: column -> number, NaN where empty; ``TEXT`` is text. Another column is an error."""
 
     def __init__(self, stem: str, record: dict[str, str]):
-        super().__init__({name: float(text or NAN) for name, text in record.items() if name != "method"})
-        self.stem, self["method"] = stem, record["method"]
+        super().__init__({name: text if name in TEXT else float(text or NAN) for name, text in record.items()})
+        self.stem = stem
 
     def __missing__(self, column: str) -> Any:
         raise UserError(f"table {self.stem} has no column '{column}': {suggest(column, self)}")
@@ -74,12 +78,11 @@ class Lookup:
 
     def __init__(self, out: Path):
         self.folder = out / "tables"
-        self.tables = sorted(file.stem for file in self.folder.glob("*.csv"))
+        self.tables = sorted(file.stem for file in self.folder.glob("*.csv") if file.stem != AUDIT)
 
     def rows(self, stem: str) -> list[Row]:
         """Return the rows of a table, in its order."""
-        with self._file(stem, "csv").open(encoding="utf-8", newline="") as file:
-            return [Row(stem, record) for record in csv.DictReader(file)]
+        return _read(self._file(stem, "csv"))
 
     def value(self, stem: str, method: str, column: str) -> float:
         """Return the number in a row and column; NaN if it is empty."""
@@ -98,6 +101,11 @@ class Lookup:
             raise UserError(f"table {stem} has no assay: rebuild it with 'python -m bench report'")
         return line
 
+    def audit(self, stem: str) -> list[Row]:
+        """Return the rows on the audited cells of a table."""
+        file = self.folder / f"{AUDIT}.csv"
+        return [row for row in _read(file) if row["table"] == stem] if file.exists() else []
+
     def verdicts(self, stem: str) -> dict[str, str]:
         """Return the verdict on every claim that the table is about."""
         return dict(VERDICT.findall(self._file(stem, "md").read_text("utf-8")))
@@ -112,6 +120,11 @@ class Lookup:
         if stem not in self.tables:
             raise UserError(f"no table '{stem}': {suggest(stem, self.tables)}")
         return self.folder / f"{stem}.{suffix}"
+
+
+def _read(file: Path) -> list[Row]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        return [Row(file.stem, record) for record in csv.DictReader(lines)]
 
 
 def fixed(value: float, digits: int = 2) -> str:

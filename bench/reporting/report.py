@@ -8,22 +8,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.files import file_lock, write_text
 from bench.core.host import run_in_subprocess
+from bench.experiment import audit
 from bench.experiment.cell_folder import CellFolder, cell_folders, check_schema
 from bench.experiment.sweeps import read_sweeps
 from bench.reporting.groups import Group, folders_by_preset, group_cells
 
 PAGE = "report.html"
+AUDIT = Path("tables", "audit.csv")
 
 
 @dataclass(frozen=True)
 class Report:
     """The report of one group of comparable cells.
 
-    ``text`` is the table as plain text, ``section`` its section of the page, and ``files`` are relative to OUT.
+    ``text`` is the table as plain text, ``section`` its section of the page, ``files`` are relative to OUT, and
+    ``audits`` the rows of ``tables/audit.csv`` about it.
     """
 
     dataset: str
@@ -33,6 +37,7 @@ class Report:
     text: str
     section: str
     files: tuple[Path, ...]
+    audits: list[dict[str, Any]]
 
     def locations(self, out: Path) -> str:
         """Return where the page, the tables, the texts and the figures are, in one line."""
@@ -67,6 +72,7 @@ def build(out: Path, *, log: Callable[[str], object] = print, processes: int = 1
             for message in messages:
                 log(message)
             write_text(out / PAGE, page([(report.stem, report.title, report.section) for report in reports]))
+            _write_audit(out, reports)
             _remove_stale(out, reports)
             write_readme(out)
     except BrokenPipeError:  # raised by ``log``
@@ -105,6 +111,8 @@ def _write(out: Path, dataset: str, preset: str, group: Group, log: Callable[[st
     sweeps = read_sweeps(out).get(preset, {})
     rows = rows_frame(frame, sweeps)
     controls = assay.assess(frame)
+    audits = audit.stored(out, group.cells)
+    group.notes += [audit.summarise(audits)] if audits else []
     document = tables.document(group, frame, rows, controls, sweeps)
     document.claims = claims.evaluate(group.cells, frame, controls)
     samples = texts.read_samples(frame, log)
@@ -120,7 +128,19 @@ def _write(out: Path, dataset: str, preset: str, group: Group, log: Callable[[st
     images = figures.draw(out / "figures" / group.stem, frame, log)
     section = html.section(group, document, frame, [file for file in images if file.suffix == ".svg"], samples)
     files = (*contents, *(image.relative_to(out) for image in images))
-    return Report(dataset, preset, group.stem, document.title, render.text(document), section, files)
+    rows_of_audit = [{"table": group.stem, **each.row} for each in audits]
+    return Report(dataset, preset, group.stem, document.title, render.text(document), section, files, rows_of_audit)
+
+
+def _write_audit(out: Path, reports: list[Report]) -> None:
+    """Write ``tables/audit.csv``, one row per audited cell, or remove it if there is none."""
+    import pandas as pd
+
+    if rows := [row for report in reports for row in report.audits]:
+        table = pd.DataFrame(rows).to_csv(index=False, float_format="%.8g", lineterminator="\n")
+        write_text(out / AUDIT, table)
+    else:
+        (out / AUDIT).unlink(missing_ok=True)
 
 
 def _remove_stale(out: Path, reports: list[Report]) -> None:

@@ -15,7 +15,7 @@ from bench.training import registry
 from tests.cli.conftest import only_cell
 from tests.host import changed, host_state
 
-COMMANDS = ["run", "report", "evaluate", "verify", "merge", "lag", "speed", "list"]
+COMMANDS = ["run", "report", "evaluate", "audit", "verify", "merge", "lag", "speed", "list"]
 
 
 def python(code: str) -> subprocess.CompletedProcess:

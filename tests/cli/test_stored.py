@@ -1,4 +1,4 @@
-"""Commands on stored cells: report, evaluate, verify, merge."""
+"""Commands on stored cells: report, evaluate, audit, verify, merge."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,8 @@ import pytest
 from bench.cli.main import main
 from bench.cli.verify import compare
 from bench.core.files import read_json, write_json
-from bench.experiment.cell_folder import cell_folders, lock_cell
+from bench.experiment.cell_folder import CellFolder, cell_folders, lock_cell
+from bench.experiment.queries import folders_below
 from bench.training import registry
 from tests.cli.conftest import assert_error, metrics, only_cell
 
@@ -94,6 +95,35 @@ def test_wrong_argument_of_evaluate_is_one_line(finished, capsys, subtests):
         with subtests.test(arguments=arguments):
             assert main(["evaluate", str(finished), *arguments, "--executor", "local"]) == 2
             assert_error(capsys, message)
+
+
+# ---- audit
+
+
+def test_audit_doubles_the_updates_and_resumes(finished, capsys):
+    assert main(["audit", str(finished), "--executor", "local"]) in (0, 1)
+    assert "1 cells to audit, 1 of them to train" in capsys.readouterr().out
+    (cell,) = cell_folders(finished / "audit")
+    assert cell.result().training.updates == 24 and not cell.evaluation().groups
+    (original,) = finished.glob(f"runs/*/*/{cell.path.parent.name}/*")
+    pairs = zip(CellFolder(original).history(), cell.history(), strict=False)
+    assert all((before.metrics["elbo"], before.beta) == (after.metrics["elbo"], after.beta) for before, after in pairs)
+    weights = (cell.path / "best.pt").stat().st_mtime_ns
+    (cell.path / "evaluation.json").unlink()
+    status = main(["audit", str(finished), "--executor", "local"])
+    (row,) = pd.read_csv(finished / "tables" / "audit.csv").itertuples()
+    assert (cell.path / "best.pt").stat().st_mtime_ns == weights and cell.evaluation()
+    assert (row.table, row.updates_before, row.updates_after) == ("toy-quick", 12, 24)
+    assert status == 1 - row.passed and f"{row.passed} of 1 audited cells pass" in capsys.readouterr().out
+    assert f"Audit: {row.passed} of 1 cells" in (finished / "tables" / "toy-quick.md").read_text("utf-8")
+    assert [*map(len, map(folders_below, (finished, finished / "audit")))] == [3, 1]
+
+
+def test_audit_without_cells_is_an_error(toy, capsys):
+    assert main(["audit", str(toy)]) == 2
+    assert_error(capsys, "no finished cells")
+    assert main(["audit", str(toy), "--share", "0"]) == 2
+    assert_error(capsys, "--share must be above 0")
 
 
 # ---- verify

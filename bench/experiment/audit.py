@@ -1,0 +1,152 @@
+"""The doubling audit: finished cells trained again with twice the updates, which must change neither of two results.
+
+An audited cell has the settings and the seed of the original, but no learning-rate decay before the number of epochs
+that the original ran. Warm-ups and cycles of the KL weight keep their length in updates; phases double with the budget.
+Cells are stored like those of a run, under ``OUT/audit``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bench.experiment.cell_folder import cell_folders
+from bench.experiment.cell_record import CellRecord, readable
+from bench.experiment.convergence import best, limit_reached
+from bench.experiment.schema import PROTOCOL_VERSION, CellConfig, Status, identify
+
+FOLDER = "audit"
+NOTE = "twice the updates, at the undecayed rate until the original's end"
+#: Factors of settings that are relative to the length of training.
+FACTORS = {"ramp": 0.5, "cycles": 2}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A finished cell, and the same cell with twice the updates."""
+
+    before: CellRecord
+    after: CellRecord
+
+    @property
+    def gain(self) -> float:
+        """Return the gain of the selection criterion in nats."""
+        return best(self.after) - best(self.before)
+
+    @property
+    def verdicts(self) -> list[float | bool | None]:
+        """Return whether z collapsed, before and after; None for a method without z."""
+        evaluations = [cell.evaluation for cell in (self.before, self.after)]
+        return [evaluation.metrics.get("collapsed") if evaluation else None for evaluation in evaluations]
+
+    @property
+    def passed(self) -> bool:
+        """Return whether the criterion gained less than the tolerance and the verdict is the same."""
+        before, after = self.verdicts
+        return self.gain < self.before.config.train.tolerance and before == after
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """Return the row of ``tables/audit.csv``."""
+        config, cells = self.before.config, {"before": self.before, "after": self.after}
+        verdicts = (math.nan if verdict is None else int(verdict) for verdict in self.verdicts)
+        return {
+            "method": config.method.expression,
+            "base_seed": config.base_seed,
+            "seed": config.seed,
+            **{f"updates_{when}": cell.history[-1].update for when, cell in cells.items()},
+            **{f"criterion_{when}": best(cell) for when, cell in cells.items()},
+            "gain": self.gain,
+            "tolerance": config.train.tolerance,
+            **dict(zip(("collapsed_before", "collapsed_after"), verdicts, strict=True)),
+            "passed": int(self.passed),
+        }
+
+
+def choose(cells: Iterable[CellRecord], share: float) -> list[CellRecord]:
+    """Return ``share`` of the finished cells of each (data set, preset), rounded up: those with the smallest ids.
+
+    Ids are hashes, so nobody chooses. Cells whose limit was reached, or of another protocol version, are left out.
+    """
+    groups: defaultdict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
+    for cell in cells:
+        is_current = cell.config.protocol_version == PROTOCOL_VERSION
+        if is_current and cell.status is Status.DONE and not limit_reached(cell):
+            groups[cell.folder.parts[-4:-2]].append(cell)
+    return [
+        cell
+        for _, group in sorted(groups.items())
+        for cell in sorted(group, key=lambda cell: cell.config.cell_id)[: math.ceil(round(share * len(group), 9))]
+    ]
+
+
+def doubled(cell: CellRecord) -> CellConfig:
+    """Return the configuration of a finished cell with twice the updates."""
+    config, method, train = cell.config, cell.config.method, cell.config.train
+    schedule = method.schedule
+    if schedule:
+        schedule = schedule.model_copy(update={"settings": _rescaled(schedule.settings)})
+    changes = {
+        "method": method.model_copy(update={"config": _rescaled(method.config), "schedule": schedule}),
+        "preset_notes": (*config.preset_notes, NOTE),
+        "train": replace(
+            train,
+            epochs=2 * train.epochs,
+            ramp=FACTORS["ramp"] * train.ramp,
+            decay_from=len(cell.history),
+            extra_updates_until=_extra_updates_until(cell),
+        ),
+    }
+    config = config.model_copy(update=changes)
+    return config.model_copy(update={"cell_id": identify(config)})
+
+
+def _rescaled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a method or schedule whose warm-ups and cycles keep their length in updates."""
+    return {
+        name: value * FACTORS[name] if name in FACTORS and value is not None else value
+        for name, value in settings.items()
+    }
+
+
+def _extra_updates_until(cell: CellRecord) -> float | None:
+    """Return the limit on additional encoder updates: the epoch in which those of the original ended, else its limit.
+
+    A rule of a method that waits for ``decay_from`` epochs would otherwise end them later.
+    """
+    train, counts = cell.config.train, [0, *(line.encoder_updates for line in cell.history)]
+    used = [epoch for epoch, (before, after) in enumerate(pairwise(counts), start=1) if after > before]
+    if used and used[-1] < len(cell.history):
+        return used[-1] / (2 * train.epochs)
+    return None if train.extra_updates_until is None else train.extra_updates_until / 2
+
+
+def unstarted(out: Path, cell: CellRecord) -> CellRecord:
+    """Return the doubled cell without records, in its folder under ``OUT/audit``."""
+    config, row = doubled(cell), Path(*cell.folder.parts[-5:-1])
+    return CellRecord(out / FOLDER / row / f"seed-{config.seed}-{config.cell_id}", config, None, None, [])
+
+
+def stored(out: Path, cells: Iterable[CellRecord]) -> list[Audit]:
+    """Return the finished audits of ``cells`` that are stored under ``out``."""
+    audited, _ = readable(cell_folders(out / FOLDER))
+    after = {cell.config.cell_id: cell for cell in audited if cell.status is Status.DONE}
+    finished = (cell for cell in cells if after and cell.status is Status.DONE)
+    return [Audit(cell, after[cell_id]) for cell in finished if (cell_id := doubled(cell).cell_id) in after]
+
+
+def summarise(audits: Iterable[Audit]) -> str:
+    """Return how many cells passed, and which did not, in one line."""
+    audits = list(audits)
+    failed = [
+        f"{audit.before.config.name} (gain {audit.gain:.2f} nats, collapsed {' → '.join(map(str, audit.verdicts))})"
+        for audit in audits
+        if not audit.passed
+    ]
+    text = f"{len(audits) - len(failed)} of {len(audits)} cells keep criterion and verdict when the updates are doubled"
+    return f"Audit: {text}{'; not ' if failed else ''}{', '.join(failed)}."
