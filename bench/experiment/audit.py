@@ -76,7 +76,7 @@ def choose(cells: Iterable[CellRecord], share: float) -> list[CellRecord]:
     groups: defaultdict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
     for cell in cells:
         is_current = cell.config.protocol_version == PROTOCOL_VERSION
-        if is_current and cell.status is Status.DONE and not limit_reached(cell):
+        if cell.history and is_current and cell.status is Status.DONE and not limit_reached(cell):
             groups[cell.folder.parts[-4:-2]].append(cell)
     return [
         cell
@@ -142,11 +142,11 @@ def stored(out: Path, cells: Iterable[CellRecord]) -> list[Audit]:
 
 def summarise(audits: Iterable[Audit]) -> str:
     """Return how many cells passed, and which did not, in one line."""
-    audits = list(audits)
-    failed = [
-        f"{audit.before.config.name} (gain {audit.gain:.2f} nats, collapsed {' → '.join(map(str, audit.verdicts))})"
-        for audit in audits
-        if not audit.passed
-    ]
+    audits, failed = list(audits), []
+    for audit in audits:
+        if not audit.passed:
+            before, after = audit.verdicts
+            change = "" if before == after else ", no longer collapsed" if before else ", now collapsed"
+            failed.append(f"{audit.before.config.name} (gain {audit.gain:.2f} nats{change})")
     text = f"{len(audits) - len(failed)} of {len(audits)} cells keep criterion and verdict when the updates are doubled"
     return f"Audit: {text}{'; not ' if failed else ''}{', '.join(failed)}."

@@ -13,6 +13,7 @@ from bench.experiment.cell_folder import CellFolder, cell_folders, lock_cell
 from bench.experiment.queries import folders_below
 from bench.training import registry
 from tests.cli.conftest import assert_error, metrics, only_cell
+from tests.fixtures import make_cells
 
 CONVERGENCE = ["--metrics", "convergence", "--set", "evaluation.convergence_examples=2", "--executor", "local"]
 
@@ -186,8 +187,9 @@ def parts(finished, tmp_path):
 
 def test_merge_makes_one_table(parts, finished, tmp_path, capsys):
     out = tmp_path / "merged"
+    make_cells.write_audit(parts[0], "vae")
     assert main(["merge", *map(str, parts), "--out", str(out)]) == 0
-    assert "3 cells in" in capsys.readouterr().out
+    assert "4 cells in" in capsys.readouterr().out and len([*cell_folders(out / "audit")]) == 1
     assert metrics(out) == metrics(finished)
     table = pd.read_csv(out / "tables" / "toy-quick.csv")
     assert [*table.method] == [*pd.read_csv(finished / "tables" / "toy-quick.csv").method], "the sweep is known too"

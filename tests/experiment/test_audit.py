@@ -69,8 +69,9 @@ def test_choice_is_the_smallest_ids_of_each_preset():
 
     many, other = [stored("a", seed) for seed in range(30)], stored("b", 0)
     limited, failed = stored("d", 0, costs={"limit_reached": True}), replace(stored("c", 0), evaluation=None)
+    lost = replace(stored("e", 0), history=[])
     older = replace(other, config=other.config.model_copy(update={"protocol_version": 1, "cell_id": "0" * 12}))
-    chosen = choose([*many, other, failed, limited, older], 0.1)
+    chosen = choose([*many, other, failed, limited, lost, older], 0.1)
     assert chosen == [*sorted(many, key=lambda each: each.config.cell_id)[:3], other]
     assert len(choose(many, 0.11)) == 4 and len(choose(many, 1)) == 30
 
@@ -98,5 +99,5 @@ def test_criterion_and_verdict_must_stay(case):
 
 def test_summary_names_the_cells_that_do_not_pass():
     text = summarise([Audit(cell(), cell()), Audit(cell(seed=3, **COLLAPSED), cell([-49.0]))])
-    assert "1 of 2 cells" in text and "vae seed 3" in text and "1.00" in text and "True → False" in text
+    assert "1 of 2 cells" in text and "vae seed 3" in text and "gain 1.00 nats, no longer collapsed" in text
     assert math.isnan(Audit(cell([]), cell([])).gain)
