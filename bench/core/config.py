@@ -111,7 +111,7 @@ class TextModelConfig:
 class TrainConfig:
     """The training protocol, the same for every method; by default that of the paper for images.
 
-    An epoch is a pass over the training set, or ``epoch_updates`` updates in the reduced presets. Validation and
+    An epoch is a pass over the training set, or ``epoch_updates`` updates. Validation and
     learning-rate decay happen per epoch.
     """
 
