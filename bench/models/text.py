@@ -9,8 +9,7 @@ vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 
 from bench.core.config import TextModelConfig
 from bench.data.dataset import END, PAD, START
-from bench.models.kernels.cross_entropy import chunked_token_nll
+from bench.models.kernels.cross_entropy import chunked_token_nll, token_nll
+from bench.models.kernels.lstm import recurrence
 from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
 
 State = tuple[Tensor, Tensor]  # of an LSTM: (h, c), each (1, N, H)
@@ -79,23 +79,32 @@ class LSTM(nn.LSTM):
             constant: Further inputs (N, D), the same at every step.
         """
         x = x.transpose(0, 1)  # time-major
+        if self.second_order:
+            return self.differentiable_twice(x, state, constant)
         if constant is not None:
             x = torch.cat([x, constant.expand(len(x), -1, -1)], dim=-1)
         if state is not None:
             state = state[0].contiguous(), state[1].contiguous()  # cuDNN takes no other
-        if self.uses_onednn(x):
-            states, state = self.onednn_layer(x.contiguous(), state)
-        else:
-            with without_cudnn() if self.second_order else nullcontext():
-                states, state = super().forward(x, state)
+        states, state = (self.onednn_layer if self.uses_onednn(x) else super().forward)(x.contiguous(), state)
         return states.transpose(0, 1), state
+
+    def differentiable_twice(self, x: Tensor, state: State | None, constant: Tensor | None) -> tuple[Tensor, State]:
+        """The same for inputs (T, N, E), always in float32 or float64."""
+        with torch.autocast(x.device.type, enabled=False):
+            words = x.to(self.weight_ih_l0.dtype)
+            h, c = x.new_zeros(2, x.shape[1], self.hidden_size) if state is None else (state[0][0], state[1][0])
+            pre = F.linear(words, self.weight_ih_l0[:, : x.shape[2]], self.bias_ih_l0 + self.bias_hh_l0)
+            if constant is not None:
+                pre = pre + F.linear(constant.to(pre.dtype), self.weight_ih_l0[:, x.shape[2] :])
+            states, cell = recurrence(pre, h.to(pre.dtype), c.to(pre.dtype), self.weight_hh_l0)
+        return states.transpose(0, 1), (states[-1:], cell.unsqueeze(0))
 
     def uses_onednn(self, x: Tensor) -> bool:
         """Return whether ``nn.LSTM`` would call oneDNN's layer for inputs x in float32."""
         return (
             x.is_cpu
             and x.dtype == self.weight_ih_l0.dtype == torch.float32
-            and not (self.second_order or torch.is_autocast_enabled("cpu"))
+            and not torch.is_autocast_enabled("cpu")
             and torch.backends.mkldnn.is_available()
             and torch.backends.mkldnn.enabled
         )
@@ -109,17 +118,6 @@ class LSTM(nn.LSTM):
             x, *weights, h, c, False, [], mode, self.hidden_size, 1, True, False, False, train
         )
         return states, (h.view(1, -1, self.hidden_size), c.view(1, -1, self.hidden_size))
-
-
-@contextmanager
-def without_cudnn() -> Iterator[None]:
-    """Disable cuDNN; ``torch.backends.cudnn.flags`` also reads the other flags, which may contradict each other."""
-    enabled = torch.backends.cudnn.enabled
-    torch.backends.cudnn.enabled = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.enabled = enabled
 
 
 class LSTMFeatures(nn.Module):
@@ -227,10 +225,7 @@ class LSTMDecoder(nn.Module):
         hidden, _ = self.states(words[:, :-1], code, self.start(code), samples)
         hidden, target = hidden.transpose(0, 1), words[:, 1:].t()  # time-major
         states, weight = hidden.flatten(0, 1), self.output.weight  # (T·N, H), (V, H)
-        if self.second_order:
-            nats = F.cross_entropy(F.linear(states, weight), target.flatten(), reduction="none")
-        else:
-            nats = chunked_token_nll(states, weight, target.flatten())
+        nats = (token_nll if self.second_order else chunked_token_nll)(states, weight, target.flatten())
         return -nats.view(target.shape).masked_fill(target == PAD, 0).sum(0).unflatten(0, (len(x), samples))
 
     def next(self, word: Tensor, code: Tensor, state: State) -> tuple[Tensor, State]:

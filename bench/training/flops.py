@@ -1,4 +1,4 @@
-"""FLOP counting: torch's formulas, and those of the fused LSTM kernels that torch does not have."""
+"""FLOP counting: torch's formulas, and those of products and LSTM kernels that it does not count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 def flop_counter() -> FlopCounterMode:
     """Return a context manager; ``get_total_flops()`` is the number of operations within, two per multiply-add."""
-    return FlopCounterMode(display=False, custom_mapping=FUSED_LSTMS)
+    return FlopCounterMode(display=False, custom_mapping=FORMULAS)
 
 
 def _mkldnn(x: Sequence[int], input_weights: Sequence[int], hidden_weights: Sequence[int], *_: Any, **__: Any) -> int:
@@ -26,8 +26,9 @@ def _cudnn(x: Sequence[int], weights: Sequence[Sequence[int]], *_: Any, **__: An
     return _mkldnn(x, weights[0], weights[1])
 
 
-# The backward pass of each product has two: for its input and for its weights.
-FUSED_LSTMS = {
+# The backward pass of each product of an LSTM has two: for its input and for its weights.
+FORMULAS = {
+    aten.addmm_: lambda _, left, right, **__: 2 * prod(left) * right[1],
     aten.mkldnn_rnn_layer: _mkldnn,
     aten.mkldnn_rnn_layer_backward: lambda *shapes, **_: 2 * _mkldnn(*shapes),
     aten._cudnn_rnn: _cudnn,

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import gradgradcheck
 
 from bench.models.kernels import cross_entropy
-from bench.models.kernels.cross_entropy import chunked_token_nll
+from bench.models.kernels.cross_entropy import chunked_token_nll, token_nll
 from bench.training.flops import flop_counter
 
 
@@ -33,6 +34,17 @@ def test_values_and_gradients_match_torch(chunk, frozen):
     cotangent, trainable = torch.randn(7, dtype=torch.double), [f for f in factors if f.requires_grad]
     gradients = [torch.autograd.grad((value * cotangent).sum(), trainable) for value in (nats, expected)]
     torch.testing.assert_close(*gradients)
+
+
+def test_second_gradients_match_torch():
+    *factors, words = inputs()
+    results = []
+    for nats in (token_nll(*factors, words), F.cross_entropy(F.linear(*factors), words, reduction="none")):
+        gradients = torch.autograd.grad(nats.square().sum(), factors, create_graph=True)
+        results.append([nats, *gradients, *torch.autograd.grad(sum(g.sin().sum() for g in gradients), factors)])
+    for result, expected in zip(*results, strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    assert gradgradcheck(lambda states, weight: token_nll(states, weight, words), factors)
 
 
 def test_frozen_weight_saves_a_matrix_product():

@@ -53,10 +53,10 @@ def test_bfloat16_training_is_close_to_float32(make, tmp_path, expression):
     exact.run()
     rounded.run()
     for expected, result in zip(exact.history, rounded.history, strict=True):
-        assert result.train_loss != expected.train_loss
         assert math.isclose(result.train_loss, expected.train_loss, rel_tol=0.01)
         for name in ("elbo", "rec"):
             assert math.isclose(result.metrics[name], expected.metrics[name], rel_tol=0.01), name
+    assert not all(map(torch.equal, exact.model.parameters(), rounded.model.parameters())), "nothing was rounded"
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in rounded.model.parameters() if p.grad is not None)
     states = [value for o in rounded.ctx.optimisers.values() for s in o.state.values() for value in s.values()]
     assert {t.dtype for t in states if isinstance(t, torch.Tensor)} <= {torch.float32}
