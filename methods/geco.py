@@ -10,7 +10,7 @@ Deviates:  the paper's loss, KL + λ (E_q[-log p(x|z)] - κ), is divided by λ, 
            weight in SGD and clipping, as in applied-ai-lab/genesis:utils/geco.py, train.py. There η = 1e-5 for 64×64
            pixels and 2·10⁶ updates, with a speedup of 10; denproc/Taming-VAEs:train.py starts after two epochs, and
            per 100 updates λ rises by at most 5 % and falls by at most 10 %. Our η is 1e-4, and 1.25e-3 in the reduced
-           presets, which have about 10³ updates; our average has a memory of 0.9, Genesis of 0.99. The last weights
+           presets, which have 10³ to 10⁴ updates; our average has a memory of 0.9, Genesis of 0.99. The last weights
            are kept, because the ELBO favours those that violate the constraint.
 """
 

@@ -3,7 +3,7 @@
 Loss:      min_{θ,φ} max_{u ≥ 0} E_q[-log p(x|z)] + KL + u (target - KL); u ascends its gradient by RMSprop after every
            step.                                                                   (Pelsmaeker & Aziz, ACL 2020)
 Defaults:  target 5 nats, u starts at 0.5 with step size 1e-3, the authors' for about 10⁵ updates; 1e-2 in the reduced
-           presets, which have about 10³.
+           presets, which have 10³ to 10⁴.
 Deviates:  u is limited to [0, 1.1]. Above 1 the KL itself is rewarded, which is what raises a KL below the target. The
            authors' |u| has no upper limit (tom-pelsmaeker/vae-lagging-encoder:text.py), so the KL overshoots by tens of
            nats before u has decreased again.
