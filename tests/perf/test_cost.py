@@ -21,12 +21,17 @@ import pytest
 import torch
 
 from bench.core.config import TextModelConfig
+from bench.data import tensors
 from bench.evaluation.metrics import EvaluationContext, compute_metrics
-from bench.experiment.benchmark import MAX_INNER
+from bench.experiment.benchmark import MAX_INNER, random_data
 from bench.methods.vae import BasicVAE
+from bench.models.build import build_model
 from bench.training import registry
+from bench.training.context import TrainingContext
 from bench.training.flops import flop_counter
+from bench.training.torch_setup import torch_settings
 from bench.training.trainer import Trainer
+from benchmarks.naive import NaiveTraining, naive
 from tests.conftest import TEXT_TOY, TOY, planner, trainers
 from tests.methods.test_contract import METHODS, quick
 
@@ -169,6 +174,26 @@ def test_step_time_relative_to_the_vae(name, create, benchmark):
     known = json.loads(BASELINE.read_text("utf-8"))["seconds"]["text"].get(name, 0)
     ratio = pair.measure(benchmark, 0 if WRITE else known * MAX_SLOWDOWN)
     compare("seconds", "text", name, round(ratio, 2), lambda expected: ratio <= expected * MAX_SLOWDOWN)
+
+
+@pytest.mark.parametrize("groups", [("encoder", "decoder"), ("encoder",)], ids=["update", "inner update"])
+@pytest.mark.parametrize(
+    ("size", "bound"), [("synthetic:paper", 1.0), ("synthetic:small", 0.95), ("text:small", 0.95)], ids=lambda v: str(v)
+)
+def test_text_update_time_relative_to_a_plain_one(size, bound, groups, tmp_path, benchmark):
+    """Against PyTorch's layers, all gradients, its clipping and its default optimisers."""
+    preset, prepared = random_data(size, tmp_path)
+    data, method = tensors.load(prepared, preset.model), BasicVAE()
+    model = build_model(preset.model, data.info).train()
+    plain = NaiveTraining(naive(model), preset.train.optimiser, preset.train.lr)
+    ctx = TrainingContext(method, model, data, preset.train, 0)
+    ctx.new_optimisers(preset.train.lr)
+    _, (x,) = data.blocks("val", preset.train.batch_size, preset.train.batch_size)
+    with torch_settings("cpu", threads=1):
+        pair = Pair(lambda: ctx.update(lambda: method.objective(ctx, x), groups), lambda: plain.update(x, groups))
+        ratio = pair.measure(benchmark, bound)
+    print(f"{size}, {'+'.join(groups)}: {1 / ratio:.2f} times as fast")
+    assert ratio <= bound
 
 
 def test_loop_overhead(create, benchmark):
