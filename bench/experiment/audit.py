@@ -11,13 +11,12 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.cell_record import CellRecord, readable
-from bench.experiment.convergence import best, limit_reached
+from bench.experiment.convergence import best, last_encoder_epoch, limit_reached
 from bench.experiment.schema import PROTOCOL_VERSION, CellConfig, Status, identify
 
 FOLDER = "audit"
@@ -119,10 +118,9 @@ def _extra_updates_until(cell: CellRecord) -> float | None:
 
     A rule of a method that waits for ``decay_from`` epochs would otherwise end them later.
     """
-    train, counts = cell.config.train, [0, *(line.encoder_updates for line in cell.history)]
-    used = [epoch for epoch, (before, after) in enumerate(pairwise(counts), start=1) if after > before]
-    if used and used[-1] < len(cell.history):
-        return used[-1] / (2 * train.epochs)
+    train, last = cell.config.train, last_encoder_epoch(cell.history)
+    if 0 < last < len(cell.history):
+        return last / (2 * train.epochs)
     return None if train.extra_updates_until is None else train.extra_updates_until / 2
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 from bench.experiment.cell_record import CellRecord
+from bench.training.result import Validation
 
 #: Fraction of the updates whose gain is small once training has converged.
 LAST = 0.2
@@ -45,3 +48,9 @@ def limit_reached(cell: CellRecord) -> bool:
 def converged(cell: CellRecord) -> bool:
     """Return whether the last updates gained less than the tolerance, and no limit of the preset ended a part."""
     return gain(cell) < cell.config.train.tolerance and not limit_reached(cell)
+
+
+def last_encoder_epoch(history: Sequence[Validation]) -> int:
+    """Return the last epoch (from 1) with additional encoder updates; 0 without any."""
+    counts = [0, *(line.encoder_updates for line in history)]
+    return max((epoch for epoch, (before, now) in enumerate(pairwise(counts), 1) if now > before), default=0)

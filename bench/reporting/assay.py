@@ -1,6 +1,6 @@
 """The assay of one group of cells: whether its controls come out as they must for the other rows to mean something.
 
-- Positive control: an autoencoder pays no KL, so its decoder must use z.
+- Positive control: an autoencoder has no KL term, so its decoder must use z.
 - Negative control: the encoder is never shown x, so no metric may find information in z.
 - Reference: whether the basic VAE collapsed, that is, whether there is a collapse to prevent.
 

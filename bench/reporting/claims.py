@@ -10,17 +10,15 @@ import tomllib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.experiment.cell_record import CellRecord
-from bench.experiment.convergence import limit_reached
+from bench.experiment.convergence import last_encoder_epoch, limit_reached
 from bench.reporting.assay import WITHHELD, Assay
 from bench.reporting.frame import interval
 from bench.reporting.render import Claims, Verdict, difference, number, with_interval
 from bench.reporting.statistics import Summary, summary
-from bench.training.result import Validation
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -160,12 +158,6 @@ TESTS: dict[str, Callable[[Claim, Rows], Verdict]] = {
     "cost": cost,
     "ends": ends,
 }
-
-
-def last_encoder_epoch(history: Sequence[Validation]) -> int:
-    """Return the last epoch (from 1) with additional encoder updates; 0 without any."""
-    counts = [0, *(line.encoder_updates for line in history)]
-    return max((epoch for epoch, (before, now) in enumerate(pairwise(counts), 1) if now > before), default=0)
 
 
 def _validation_mi(cell: CellRecord, epoch: int) -> float:
