@@ -3,7 +3,10 @@
 Loss:      -log p(x), exact
 Defaults:  –
 Deviates:  –
-Note:      A VAE must have a lower NLL than this model for its latent to be useful.
+Note:      A VAE must have a lower NLL than this model for its latent to be useful. It is the decoder of a VAE that
+           ignores z. On images it keeps the bias of the projection of z as learned maps, which tell it the position of
+           a pixel, as jxhe/vae-lagging-encoder:pixel_cnn.py does, where the VAE's decoder is trained at z = 0. On text
+           z enters without a bias, so nothing is left of it: the LSTM starts from zeros.
 """
 
 from bench.method import Method
@@ -15,6 +18,7 @@ class Autoregressive(Method):
     family = "reference"
     table_order = 0
     suites = {"core": ["autoregressive"], "paper": ["autoregressive"], "controls": ["autoregressive"]}
+    revision = 2
     latent = False
     vae_settings = "it has no latent"
     incompatible_with = dict.fromkeys(("schedule", "kl_term"), "it has no latent, hence no KL")

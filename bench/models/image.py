@@ -115,11 +115,19 @@ class LatentProjection(nn.Module):
         return torch.addmm(flat[-1], z, flat[:-1]).unflatten(1, feature_maps.shape[1:]).permute(0, 3, 1, 2)
 
 
-class EmptyProjection(nn.Module):
-    """z without dimensions (N, 0) -> no contribution, (N, 1, 1, 1) zeros."""
+class ConstantProjection(nn.Module):
+    """z without dimensions (N, 0) -> the learned contribution of a ``LatentProjection``'s bias (N, C, H, W).
+
+    It tells the decoder the position of a pixel, so a VAE that ignores z has it too.
+    """
+
+    def __init__(self, projection: LatentProjection) -> None:
+        super().__init__()
+        self.maps = nn.Parameter(projection.linear.bias.detach().view(1, *projection.shape))
+        self.conv = projection.conv
 
     def forward(self, z: Tensor) -> Tensor:
-        return z.new_zeros(len(z), 1, 1, 1)
+        return self.conv(self.maps).expand(len(z), -1, -1, -1)
 
 
 class MaskedBlock(nn.Module):
@@ -216,17 +224,14 @@ class MaskedCNNDecoder(nn.Module):
 
 
 def build_image_model(config: ImageModelConfig, latent: bool = True) -> VAE:
-    """Return a freshly initialised model; without a latent, the decoder's autoregressive model alone (PixelCNN)."""
+    """Return a freshly initialised model; without a latent, a PixelCNN: the decoder of a VAE that ignores z."""
     channels, size = config.decoder_channels, config.image_size
     decoder = MaskedCNNDecoder(channels, config.kernels, config.skips, size)
+    features = ResNetFeatures(size, config.encoder_channels, config.features)
+    head = GaussianHead(config.features, config.latent_dim)
+    projection = LatentProjection(config.latent_dim, config.maps, size, channels, config.kernels[0])
     if latent:
-        model = VAE(
-            ResNetFeatures(size, config.encoder_channels, config.features),
-            GaussianHead(config.features, config.latent_dim),
-            LatentProjection(config.latent_dim, config.maps, size, channels, config.kernels[0]),
-            decoder,
-            config.latent_dim,
-        )
+        model = VAE(features, head, projection, decoder, config.latent_dim)
     else:
-        model = VAE(EmptyFeatures(), EmptyHead(), EmptyProjection(), decoder, latent_dim=0)
+        model = VAE(EmptyFeatures(), EmptyHead(), ConstantProjection(projection), decoder, latent_dim=0)
     return model.to(memory_format=torch.channels_last)  # fastest for masked convolutions

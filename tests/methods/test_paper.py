@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 ROWS = [row.expression for row in parse_methods(["paper"], "paper")[0]]
 VOCABULARY = 20_001  # of Yahoo
 #: Parameters of encoder and decoder, and of the decoder without z.
-PARAMETERS = {"image": (752_448, 894_400, 778_368), "text": (16_605_696, 37_185_024, 37_021_184)}
+PARAMETERS = {"image": (752_448, 894_400, 794_048), "text": (16_605_696, 37_185_024, 37_021_184)}
 
 
 def images():

@@ -24,7 +24,7 @@ def test_paper_sizes_are_the_published_ones():
     model = build_image_model(ImageModelConfig())
     assert count(model.features, model.head) == 752_448
     assert count(model.latent_to_decoder, model.decoder) == 894_400
-    assert count(build_image_model(ImageModelConfig(), latent=False)) == 778_368
+    assert count(build_image_model(ImageModelConfig(), latent=False)) == 894_400 - 32 * 4 * 28**2
     masked = [m for m in model.modules() if isinstance(m, MaskedConv)]
     assert sum(m.reference_parameters - int(m.mask.sum()) for m in masked) == 325_184, "entries that are always zero"
 
@@ -82,6 +82,25 @@ def test_decoder_is_causal_in_the_image_and_depends_on_z():
     assert (dependence.triu() == 0).all(), "a pixel depends on itself or a later one"
     assert (dependence.tril(-1) != 0).any(1)[1:].all(), "a pixel depends on no earlier one"
     assert (torch.autograd.functional.jacobian(lambda z: logits(x, z), z) != 0).any(-1).all()
+
+
+def test_model_without_latent_is_a_vae_that_ignores_z():
+    """From equal initial weights, with the projection of z at zero and its bias learned."""
+    models = []
+    for latent in (True, False):
+        torch.manual_seed(0)
+        models.append(build_image_model(MODEL, latent))
+    vae, alone = models
+    linear, maps = vae.latent_to_decoder.linear, alone.latent_to_decoder.maps
+    assert torch.equal(linear.bias, maps.flatten()), "initial values"
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.bias.copy_(maps.normal_().flatten())
+    x, z = torch.rand(5, 1, 7, 7).round(), torch.randn(5, 2, 3)
+    torch.testing.assert_close(vae.log_prob(x, z), alone.log_prob(x, z[..., :0]))
+    with torch.no_grad():
+        maps.zero_()
+    assert not torch.allclose(vae.log_prob(x, z), alone.log_prob(x, z[..., :0]))
 
 
 @pytest.mark.parametrize("latent", [True, False])

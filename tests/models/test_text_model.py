@@ -101,16 +101,19 @@ def test_padding_changes_neither_values_nor_gradients(model):
         torch.testing.assert_close(expected, sum(parts), rtol=1e-4, atol=1e-5)
 
 
-def test_language_model_shares_the_decoder_initialisation():
-    config = TextModelConfig(latent_dim=3, embedding=6, hidden=7)
-    decoders = []
+def test_language_model_is_a_vae_that_ignores_z():
+    """From equal initial weights, with the weights of z at zero: z enters without a bias of its own."""
+    config = TextModelConfig(latent_dim=3, embedding=6, hidden=7, initialisation="width")
+    models = []
     for latent in (True, False):
         torch.manual_seed(1)
-        decoders.append(build_text_model(config, VOCABULARY, 9, latent).decoder.state_dict())
-    with_latent, without = decoders
-    for name, value in without.items():
-        other = with_latent[name]
-        assert torch.equal(value, other[:, : value.shape[1]] if value.dim() > 1 else other), name
+        models.append(build_text_model(config, VOCABULARY, 9, latent).eval())
+    vae, alone = models
+    with torch.no_grad():
+        vae.latent_to_decoder.linear.weight.zero_()
+        vae.decoder.lstm.weight_ih_l0[:, config.embedding :] = 0
+    x, z = sentences([3, 7]), torch.randn(2, 4, 3)
+    torch.testing.assert_close(vae.log_prob(x, z), alone.log_prob(x, z[..., :0]))
 
 
 # -- dropout -------------------------------------------------------------------------------------------------
