@@ -217,6 +217,10 @@ class Method:
         """Return an estimate of the cost of a training step in basic VAE updates, for the run's time estimate."""
         return 1.0
 
+    def expected_memory(self, train: TrainConfig) -> float:
+        """Return an estimate of the memory of an update in basic VAE updates, for the cell's share of a GPU."""
+        return 1.0
+
     # -- hooks, in the order of their use in training ----------------------------------------------------------
 
     def build(self, model: VAE, data: DataInfo) -> VAE:

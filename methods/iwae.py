@@ -35,6 +35,9 @@ class ImportanceWeightedAutoencoder(NoKLMethod):
     def expected_cost(self, train: TrainConfig) -> float:
         return 0.3 + 0.7 * self.config.samples
 
+    def expected_memory(self, train: TrainConfig) -> float:
+        return float(self.config.samples)
+
     def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:
         q = self.posterior(ctx, x, train=True)
         return ELBOTerms.from_samples(ctx.model, x, q, q.rsample(self.config.samples, ctx.generator()))

@@ -196,10 +196,12 @@ def run_missing(console: Console, out: Path, plan: Plan) -> None:
         CellProgress(cell.config.name, cell.folder, updates, plan.seconds[cell.folder.path], evaluation)
         for cell in cells
     ]
-    data, shared = plan.data.path, plan.resources.cells_per_device(len(cells))
-    tasks = [
-        CellTask(cell.config, cell.folder.path, data, evaluation, plan.resources, shared, cell.forced) for cell in cells
-    ]
+    tasks = []
+    for cell in cells:
+        resources = plan.resources.for_memory(cell.variant.instance().expected_memory(plan.preset.train))
+        shared = resources.cells_per_device(len(cells))
+        folder, data = cell.folder.path, plan.data.path
+        tasks.append(CellTask(cell.config, folder, data, evaluation, resources, shared, cell.forced))
     stats = run_tasks(out, tasks, plan.resources, RunProgress(progress, console), log)
     log("\n".join([str(stats), *(f"a worker stopped: {text}; the same command resumes" for text in stats.problems)]))
 

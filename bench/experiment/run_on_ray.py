@@ -41,6 +41,7 @@ if os.path.expanduser("~") == "~":  # a user without a home folder, whom Ray doe
 with unchanged_process(**ENVIRONMENT):
     import ray
     from ray import tune
+    from ray._raylet import setproctitle  # type: ignore[attr-defined]
     from ray.job_config import JobConfig
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -55,6 +56,7 @@ class CellTrial(tune.Trainable):
         self.tasks, self.wait = tasks, wait
 
     def step(self) -> dict[str, Any]:
+        setproctitle(f"ray::{self.trial_name}")  # shown by the dashboard and ps until the step ends
         with output_without_errors():
             return {"report": asdict(run_task(self.tasks[self.config["cell"]], self.wait)), "done": True}
 
@@ -77,13 +79,18 @@ def run_on_ray(tasks: Sequence[CellTask], resources: Resources, wait: bool = Fal
                 start(resources, Path(scratch))
             if resources.address:
                 check_cluster(tasks[0], resources)
+            needs = [_needs(task.resources) for task in tasks]
             results = tune.Tuner(
                 tune.with_resources(
                     tune.with_parameters(CellTrial, tasks=list(tasks), wait=wait),
-                    {"cpu": resources.cpus_per_cell, "gpu": resources.gpus_per_cell},
+                    lambda config: tune.PlacementGroupFactory([needs[config["cell"]]]),
                 ),
-                param_space={"cell": tune.grid_search(list(range(len(tasks))))},
-                tune_config=tune.TuneConfig(reuse_actors=True),
+                param_space={"cell": tune.grid_search(list(range(len(tasks))))},  # starts in this order
+                tune_config=tune.TuneConfig(
+                    reuse_actors=True,  # for trials with the same resources
+                    trial_name_creator=lambda trial: tasks[trial.config["cell"]].config.name,
+                    trial_dirname_creator=lambda trial: _folder_name(tasks[trial.config["cell"]].folder),
+                ),
                 run_config=tune.RunConfig(
                     storage_path=scratch,
                     verbose=0,
@@ -131,8 +138,8 @@ def stage_code(scratch: Path) -> Path:
 def check_cluster(task: CellTask, resources: Resources) -> None:
     """Raise ``UserError`` if no node has the resources of a cell, or a node cannot read the run's files."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    needs = {"CPU": resources.cpus_per_cell, "GPU": resources.gpus_per_cell}
-    if not any(all(node["Resources"].get(kind, 0) >= need for kind, need in needs.items()) for node in nodes):
+    needs = _needs(resources).items()
+    if not any(all(node["Resources"].get(kind, 0) >= need for kind, need in needs) for node in nodes):
         raise UserError(
             f"the cluster at {resources.address} has no node for a cell: give less to one by --cpus-per-cell"
         )
@@ -145,6 +152,14 @@ def check_cluster(task: CellTask, resources: Resources) -> None:
                 f"node {node['NodeManagerAddress']} cannot read {missing[0]}: with --address, --out and the data cache "
                 "(BENCH_CACHE) must be on storage that all nodes share"
             )
+
+
+def _needs(resources: Resources) -> dict[str, float]:
+    return {"CPU": resources.cpus_per_cell, "GPU": resources.gpus_per_cell}
+
+
+def _folder_name(folder: Path) -> str:
+    return f"{folder.parent.name}-{folder.name}"
 
 
 def _missing(paths: Sequence[Path]) -> list[Path]:

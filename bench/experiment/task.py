@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.core.cancellation import never, when_missing
@@ -23,7 +23,7 @@ class Resources:
 
     executor: str = "ray"  # or "local"
     cpus_per_cell: int = 1
-    gpus_per_cell: float = 0.0
+    gpus_per_cell: float = 0.0  # a fraction limits the GPU memory of the cell, too
     address: str | None = None  # of a running Ray cluster
 
     def max_parallel(self, cells: int) -> int:
@@ -41,6 +41,11 @@ class Resources:
         """Return how many of ``cells`` cells share a device: a GPU if they use one, otherwise the processor."""
         parallel = self.max_parallel(cells)
         return min(parallel, max(1, int(1 / self.gpus_per_cell))) if self.gpus_per_cell else parallel
+
+    def for_memory(self, factor: float) -> Resources:
+        """Return the resources of a cell that needs ``factor`` times the basic VAE's memory: more of a shared GPU."""
+        share = min(1.0, factor * self.gpus_per_cell)
+        return replace(self, gpus_per_cell=share) if 0 < self.gpus_per_cell < 1 else self
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from bench.core.errors import UserError
 from bench.experiment.cell_folder import lock_cell
 from bench.experiment.run_local import RunStats, execute
 from bench.experiment.task import Resources
+from tests.conftest import TRAIN
 from tests.experiment.outcomes import assert_same_outcome
 
 
@@ -33,6 +34,18 @@ def test_parallel_cells_of_a_machine(monkeypatch, subtests):
             monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
             assert resources.max_parallel(cells) == parallel
             assert resources.cells_per_device(cells) == per_device
+
+
+def test_methods_with_more_memory_get_more_of_a_shared_gpu(planned):
+    for share, expression, expected in [
+        (0.1, "vae", 0.1),
+        (0.1, "iwae(samples=4)", 0.4),
+        (0.25, "sa_vae(steps=10)", 1.0),
+        (1.0, "sa_vae(steps=10)", 1.0),
+        (0.0, "sa_vae(steps=10)", 0.0),
+    ]:
+        factor = planned(expression).variant.instance().expected_memory(TRAIN)
+        assert Resources(gpus_per_cell=share).for_memory(factor).gpus_per_cell == expected
 
 
 def test_statistics_in_one_line():

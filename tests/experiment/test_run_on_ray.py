@@ -1,0 +1,71 @@
+"""How Ray places trials: their order, their names, and several on one GPU."""
+
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bench.experiment.task import CellTask, Resources
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Recorder(CellTask):
+    """A task that only records its process, and waits until ``together`` tasks are running."""
+
+    log: Path = Path()
+    together: int = 1
+
+    @property
+    def cancelled(self) -> bool:
+        title = Path("/proc/self/cmdline").read_text().rstrip("\0")
+        record = [self.config.name, str(os.getpid()), os.environ.get("CUDA_VISIBLE_DEVICES", ""), title]
+        with self.log.open("a") as file:
+            file.write("\t".join(record) + "\n")
+        deadline = time.monotonic() + 60
+        while len(self.log.read_text().splitlines()) < self.together and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        return True
+
+
+@pytest.fixture
+def run(planned, task, tmp_path, monkeypatch):
+    """``run(expressions, resources, cpus)`` -> name, process, GPUs and process title of every task, as they start."""
+
+    def start(expressions, resources, cpus, gpus=0, together=1):
+        from bench.experiment import run_on_ray
+
+        monkeypatch.setattr(run_on_ray, "cores", lambda: cpus)
+        monkeypatch.setattr("ray.init", partial(run_on_ray.ray.init, num_gpus=gpus))
+        log = tmp_path / "log"
+        tasks = []
+        for number, expression in enumerate(expressions):
+            settings = vars(task(planned(expression, seed=number))) | {"resources": resources}
+            tasks.append(Recorder(**settings, log=log, together=together))
+        reports = run_on_ray.run_on_ray(tasks, resources)
+        assert all(report.worker for report in reports)
+        return [line.split("\t") for line in log.read_text().splitlines()]
+
+    return start
+
+
+def test_trials_start_in_order_and_have_the_names_of_cells(run):
+    expressions = [f"beta_vae(beta={beta})" for beta in (0.7, 0.1, 0.5, 0.3, 0.6, 0.2, 0.4)]
+    lines = run(expressions, Resources(), cpus=2, together=2)
+    positions = [expressions.index(name.split()[0]) for name, *_ in lines]
+    assert all(abs(start - place) <= 1 for place, start in enumerate(positions)), "two run at a time"
+    assert len({process for _, process, *_ in lines}) == 2, "processes are reused"
+    assert all(title == f"ray::{name}" for name, _, _, title in lines)
+
+
+def test_four_cells_share_each_of_two_gpus(run):
+    expressions = [f"beta_vae(beta=0.{number})" for number in range(1, 9)]
+    lines = run(expressions, Resources(gpus_per_cell=0.25), cpus=8, gpus=2, together=8)
+    devices = [device for _, _, device, _ in lines]
+    assert sorted(devices) == ["0"] * 4 + ["1"] * 4
+    assert len({process for _, process, *_ in lines}) == 8, "all eight at the same time"
