@@ -84,6 +84,9 @@ def add_arguments(
     how = p.add_argument_group("how")
     options.add_options(how, "--device", "--executor", "--cpus-per-cell", "--gpus-per-cell")
     how.add_argument("--address", metavar="HOST", help="address of a running Ray cluster")
+    how.add_argument(
+        "--track", choices=["tensorboard", "mlflow", "wandb"], help="log metrics there, too (default: nowhere)"
+    )
     how.add_argument("--compile", action="store_true", help="train with torch.compile: --set train.compile=true")
     how.add_argument("--force", action="store_true", help="run finished cells again")
     how.add_argument("--dry-run", action="store_true", help="print the plan with the estimated time, and exit")
@@ -110,6 +113,10 @@ def execute(args: argparse.Namespace) -> int:
 
         return print_list()
     options.check_run(args)
+    if args.track:
+        from bench.experiment.tracking import check_tracker
+
+        check_tracker(args.track)
     from bench.cli.progress import make_console
     from bench.experiment.session import write_configs
     from bench.experiment.sweeps import write_sweeps
@@ -122,7 +129,7 @@ def execute(args: argparse.Namespace) -> int:
     write_sweeps(args.out, plan.preset.name, plan.sweeps)
     write_configs(plan.cells)
     if plan.pending:
-        run_missing(console, args.out, plan)
+        run_missing(console, args.out, plan, args.track)
     return report_results(console, args.out, plan)
 
 
@@ -178,7 +185,7 @@ def print_plan(console: Console, out: Path, plan: Plan, every_cell: bool) -> Non
     log(f"{_count(pending, 'cell')} to run, {parallel} at a time: about {total} on this machine")
 
 
-def run_missing(console: Console, out: Path, plan: Plan) -> None:
+def run_missing(console: Console, out: Path, plan: Plan, tracker: str | None = None) -> None:
     """Run the pending cells, the longest first, and show their progress."""
     from bench.cli.progress import CellProgress, RunProgress
     from bench.experiment.plan import longest_first
@@ -202,7 +209,7 @@ def run_missing(console: Console, out: Path, plan: Plan) -> None:
         shared = resources.cells_per_device(len(cells))
         folder, data = cell.folder.path, plan.data.path
         tasks.append(CellTask(cell.config, folder, data, evaluation, resources, shared, cell.forced))
-    stats = run_tasks(out, tasks, plan.resources, RunProgress(progress, console), log)
+    stats = run_tasks(out, tasks, plan.resources, RunProgress(progress, console), log, tracker)
     log("\n".join([str(stats), *(f"a worker stopped: {text}; the same command resumes" for text in stats.problems)]))
 
 

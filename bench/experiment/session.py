@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from bench.experiment.plan import PlannedCell
 from bench.experiment.run_local import RunStats, execute
 from bench.experiment.schema import ResultRecord, Status
 from bench.experiment.task import CellTask, Resources, new_run_id
+from bench.experiment.tracking import tracking
 
 STOPPING = "\nstopping: running cells write a checkpoint; press ^C again to stop at once\n"
 
@@ -45,16 +46,19 @@ def run_tasks(
     resources: Resources,
     progress: AbstractContextManager[object],
     log: Callable[[str], object],
+    tracker: str | None = None,
 ) -> RunStats:
     """Execute ``tasks`` as one run that stores under ``out``, within the context ``progress``.
 
+    ``tracker``: where metrics are logged, too (``bench.experiment.tracking``).
     Raise ``Stopped`` after a signal, and ``UserError`` if ``out`` does not support file locks or was removed meanwhile.
     """
     with running(out) as run:
         if run.others:
             log("another run uses the same folder: cells that it runs are waited for, not run again")
-        with progress:
-            stats = execute([_in_run(task, run) for task in tasks], resources)
+        tasks = [_in_run(task, run) for task in tasks]
+        with progress, tracking(tracker, out, tasks, run.id, log) if tracker else nullcontext():
+            stats = execute(tasks, resources)
         output_deleted = run.signal is None and not run.marker.exists()
     if run.signal is not None:
         attempts = [CellFolder(task.folder).attempts() for task in tasks]
