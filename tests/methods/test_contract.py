@@ -336,16 +336,3 @@ def test_methods_share_initial_weights(planned):
 def test_kl_annealing_equals_vae_with_anneal(train_once, toy_trainer, tmp_path):
     toy_trainer("vae+anneal", "text", tmp_path).run()
     assert_equal_weights(best_weights(tmp_path), best_weights(train_once("kl_annealing", "text").folder))
-
-
-def test_suites_expand_to_expressions():
-    assert all(parse_methods([suite], "quick")[0] for suite in registry.suites())
-    assert [row.expression for row in parse_methods(["core"], "quick")[0]] == [
-        "autoregressive", "vae", "kl_annealing", "beta_vae(beta=0.4)", "sa_vae", "aggressive",
-    ]  # fmt: skip
-    assert [row.expression for row in parse_methods(["paper"], "paper")[0]] == [
-        "autoregressive", "vae", "vae+anneal",
-        "beta_vae(beta=0.2)", "beta_vae(beta=0.4)", "beta_vae(beta=0.6)", "beta_vae(beta=0.8)",
-        "sa_vae", "sa_vae+anneal", "aggressive", "aggressive+anneal",
-    ]  # fmt: skip
-    assert "aggressive(guarded=False)" in [row.expression for row in parse_methods(["paper"], "small")[0]]

@@ -173,3 +173,16 @@ def test_set_errors(subtests):
 def test_set_for_a_method_outside_the_run():
     with pytest.raises(UserError, match="'sa_vae' is not in --methods: add it"):
         parse_methods(["vae"], "quick", {"sa_vae": {"steps": "2"}})
+
+
+def test_suites_expand_to_expressions():
+    assert all(parse_methods([suite], "quick")[0] for suite in registry.suites())
+    assert [row.expression for row in parse_methods(["core"], "quick")[0]] == [
+        "autoregressive", "vae", "kl_annealing", "beta_vae(beta=0.4)", "sa_vae", "aggressive",
+    ]  # fmt: skip
+    assert [row.expression for row in parse_methods(["paper"], "paper")[0]] == [
+        "autoregressive", "vae", "vae+anneal",
+        "beta_vae(beta=0.2)", "beta_vae(beta=0.4)", "beta_vae(beta=0.6)", "beta_vae(beta=0.8)",
+        "sa_vae", "sa_vae+anneal", "aggressive", "aggressive+anneal",
+    ]  # fmt: skip
+    assert "aggressive(guarded=False)" in [row.expression for row in parse_methods(["paper"], "small")[0]]
