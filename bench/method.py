@@ -20,15 +20,16 @@ from torch import Tensor, nn
 
 from bench.core.config import TrainConfig, check_ranges
 from bench.core.modifiers import Constant, Cyclical, KLTerm, Linear, MeanKL, Schedule
+from bench.core.space import Choice, Range, Space
 from bench.data.dataset import END, PAD, START, UNKNOWN, DataInfo
 from bench.models.distributions import Gaussian, Posterior, Prior, StandardNormal
 from bench.models.vae import VAE
 
 __all__ = [
     "END", "PAD", "START", "UNKNOWN",
-    "Constant", "Context", "Cyclical", "DataInfo", "ELBOTerms", "Gaussian", "KLTerm", "Linear", "MeanKL", "Method",
-    "ParamGroup", "Phase", "Posterior", "Prior", "Schedule", "StandardNormal", "State", "TrainConfig", "VAE",
-    "check_ranges",
+    "Choice", "Constant", "Context", "Cyclical", "DataInfo", "ELBOTerms", "Gaussian", "KLTerm", "Linear", "MeanKL",
+    "Method", "ParamGroup", "Phase", "Posterior", "Prior", "Range", "Schedule", "Space", "StandardNormal", "State",
+    "TrainConfig", "VAE", "check_ranges",
 ]  # fmt: skip
 
 #: State of a method for a checkpoint: tensors and JSON values by name.
@@ -175,6 +176,8 @@ class Method:
     latent: ClassVar[bool] = True  # False: the decoder without z
     baseline: ClassVar[bool] = False  # the row that the others are compared with
     preset_overrides: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset -> settings that differ in it
+    #: Setting -> the values that tuning tries; the learning rate is tuned for every method.
+    space: ClassVar[Space] = {}
     #: Settings that recover the basic VAE, or the reason why none do.
     vae_settings: ClassVar[Mapping[str, Any] | str] = {}
     #: KL term that ``other_method+name`` uses.

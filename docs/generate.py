@@ -110,6 +110,9 @@ def methods() -> str:
         "`aggressive+free_bits(target=4)`, `bn_vae+free_bits+anneal`.",
         "",
         *(_item(f"`+{name}({_settings(cls)})`: {inspect.getdoc(cls)}") for name, cls in registry.kl_terms().items()),
+        "",
+        "**Learning rate**: `vae+lr(scale=0.5)`, half the preset's. `--tune` tries 0.25 to 4 for every method, and the",
+        "values under *tuned* below.",
     ]
     for cls in classes:
         lines += ["", *_method(cls, suites)]
@@ -139,6 +142,7 @@ def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
             for preset, changed in cls.preset_overrides.items()
         },
         "the basic VAE at": at,
+        "tuned": _codes(f"{name}: {_values(space)}" for name, space in cls.space.items()),
         "suites": "; ".join(f"{suite}: {_codes(rows)}" for suite, rows in joins.items() if rows),
         **{f"no {MODIFIER_NAMES[kind]} can be attached": reason for kind, reason in cls.incompatible_with.items()},
         "columns that mean something else, or nothing": "; ".join(
@@ -146,6 +150,13 @@ def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
         ),
     }
     yield from (_item(f"{name}: {text}") for name, text in facts.items() if text)
+
+
+def _values(space: Any) -> str:
+    """The values that tuning tries, as text."""
+    if hasattr(space, "values"):
+        return " | ".join(map(str, space.values))
+    return f"{space.low:g} … {space.high:g}" + (" (logarithmic)" if space.log else "")
 
 
 def _setting(config: type, field: Field) -> str:

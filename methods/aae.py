@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, TrainConfig, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Range, TrainConfig, check_ranges
 
 from .parts.auxiliary import AuxiliaryAdam, mlp
 from .parts.no_kl import NoKLMethod
@@ -25,6 +25,7 @@ class AdversarialAutoencoder(AuxiliaryAdam, NoKLMethod):
     table_order = 67
     revision = 2
     vae_settings = "it has no KL term"
+    space = {"lr": Range(1e-4, 1e-2)}
 
     @dataclass(frozen=True)
     class Config:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.method import Context, Method, Schedule, State, TrainConfig, check_ranges
+from bench.method import Context, Method, Range, Schedule, State, TrainConfig, check_ranges
 
 WINDOW = {"image": 10, "text": 15}  # encoder updates between comparisons of the loss
 PATIENCE = {"image": 5, "text": 1}  # bad epochs that end aggressive training
@@ -46,6 +46,7 @@ class Aggressive(Method):
     vae_settings = {"max_inner": 0}
     preset_overrides = {"quick": {"guarded": True}, "small": {"guarded": True}}
     revision = 2
+    space = {"window": Range(5, 30)}
 
     @dataclass(frozen=True)
     class Config:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bench.method import PAD, START, VAE, Context, DataInfo, ELBOTerms, Method, check_ranges
+from bench.method import PAD, START, VAE, Context, DataInfo, ELBOTerms, Method, Range, check_ranges
 
 from .parts.auxiliary import mlp
 
@@ -22,6 +22,7 @@ class BagOfWords(Method):
     table_order = 74
     modalities = ("text",)
     vae_settings = {"weight": 0.0}
+    space = {"weight": Range(0.1, 10.0)}
 
     @dataclass(frozen=True)
     class Config:

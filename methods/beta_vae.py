@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import ELBOTerms, Method, check_ranges
+from bench.method import ELBOTerms, Method, Range, check_ranges
 
 
 class BetaVAE(Method):
@@ -19,6 +19,7 @@ class BetaVAE(Method):
     display_params = ("beta",)
     suites = {"core": ["beta_vae"], "paper": [f"beta_vae(beta={beta})" for beta in (0.2, 0.4, 0.6, 0.8)]}
     vae_settings = {"beta": 1.0}
+    space = {"beta": Range(0.1, 1.0, log=False)}
 
     @dataclass(frozen=True)
     class Config:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.method import VAE, DataInfo, Gaussian, check_ranges
+from bench.method import VAE, DataInfo, Gaussian, Range, check_ranges
 
 from .parts.batch_norm import AffineFreeBatchNorm, BatchNormMethod, reset_text_encoder
 
@@ -55,6 +55,7 @@ class BatchNormVAE(BatchNormMethod):
     display_params = ("gamma",)
     footnotes = {"au": "maximal by construction: the spread of posterior means is fixed"}
     vae_settings = "posterior means are always normalised"
+    space = {"gamma": Range(0.3, 1.2)}
 
     @dataclass(frozen=True)
     class Config:

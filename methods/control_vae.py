@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Schedule, check_ranges
+from bench.method import Context, ELBOTerms, Range, Schedule, check_ranges
 
 from .parts.controller import KLController
 
@@ -29,6 +29,7 @@ class ControlVAE(KLController):
     preset_overrides = {"quick": {"ki": -1e-3}, "small": {"ki": -1e-3}}
     vae_settings = "its weight starts at 0"
     STATE = ("weight", "integral")
+    space = {"target": Range(1.0, 20.0)}
 
     @dataclass(frozen=True)
     class Config:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, Method, TrainConfig, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Method, Range, TrainConfig, check_ranges
 
 from .parts.mmd import multiquadric
 
@@ -25,6 +25,7 @@ class CoupledVAE(Method):
     table_order = 75
     revision = 2
     vae_settings = {"reconstruction": 0.0, "match": 0.0}
+    space = {"reconstruction": Range(0.1, 10.0), "match": Range(0.01, 10.0)}
 
     @dataclass(frozen=True)
     class Config:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.method import END, PAD, START, UNKNOWN, Context, ELBOTerms, Method, TrainConfig, check_ranges
+from bench.method import END, PAD, START, UNKNOWN, Context, ELBOTerms, Method, Range, TrainConfig, check_ranges
 from bench.models.distributions import gaussian_kl
 
 
@@ -25,6 +25,7 @@ class ConsistencyVAE(Method):
     table_order = 76
     revision = 2
     vae_settings = "it also trains on augmented examples"
+    space = {"lam": Range(0.01, 1.0)}
 
     @dataclass(frozen=True)
     class Config:

@@ -16,6 +16,7 @@ class CyclicalAnnealing(Method):
     incompatible_with = {"schedule": "it has its own schedule"}
     vae_settings = "every cycle starts at a KL weight of 0"
     Config = Cyclical  # type: ignore[assignment]
+    space = Cyclical.space
 
     def default_schedule(self) -> Schedule:
         return self.config

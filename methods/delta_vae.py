@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from scipy.special import lambertw
 from torch import Tensor, nn
 
-from bench.method import VAE, DataInfo, Gaussian, Method, check_ranges
+from bench.method import VAE, DataInfo, Gaussian, Method, Range, check_ranges
 
 MIN_SQUARED_MEAN = 1e-8  # for the gradient of the square root
 
@@ -46,6 +46,7 @@ class DeltaVAE(Method):
     display_params = ("delta",)
     footnotes = {"au_kl": "maximal by construction if δ > 0.01: the KL of every dimension is at least δ"}
     vae_settings = "every δ restricts the posterior"
+    space = {"delta": Range(0.02, 0.5)}
 
     @dataclass(frozen=True)
     class Config:

@@ -11,7 +11,7 @@ Note:      Checked against google-research/google-research:dreg_estimators/model
 
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Gaussian
+from bench.method import Context, ELBOTerms, Gaussian, Range
 
 from .iwae import ImportanceWeightedAutoencoder
 
@@ -21,6 +21,7 @@ class DoublyReparametrisedIWAE(ImportanceWeightedAutoencoder):
     citation = "Tucker et al., ICLR 2019"
     table_order = 78
     revision = 1
+    space = {"samples": Range(2, 20)}
 
     def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:
         """Return the terms with a q that has no gradient, and samples z whose gradient is multiplied by w̃."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.method import VAE, Context, DataInfo, Gaussian, Posterior, check_ranges
+from bench.method import VAE, Context, DataInfo, Gaussian, Posterior, Range, check_ranges
 
 from .parts.batch_norm import AffineFreeBatchNorm, BatchNormMethod, reset_text_encoder
 
@@ -43,6 +43,7 @@ class DiverseUncertainVAE(BatchNormMethod):
     revision = 3
     footnotes = {"au": "nearly maximal by construction: the spread of posterior means is fixed"}
     vae_settings = "posterior means are always normalised"
+    space = {"gamma": Range(0.3, 1.2), "dropout": Range(0.05, 0.5)}
 
     @dataclass(frozen=True)
     class Config:

@@ -7,7 +7,7 @@ Deviates:  –
 
 from dataclasses import dataclass
 
-from bench.method import VAE, Method, ParamGroup, check_ranges
+from bench.method import VAE, Method, ParamGroup, Range, check_ranges
 
 
 class EncoderLearningRate(Method):
@@ -17,6 +17,7 @@ class EncoderLearningRate(Method):
     table_order = 52
     display_params = ("scale",)
     vae_settings = {"scale": 1.0}
+    space = {"scale": Range(1.5, 20.0)}
 
     @dataclass(frozen=True)
     class Config:

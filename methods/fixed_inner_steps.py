@@ -11,7 +11,7 @@ from functools import partial
 
 from torch import Tensor
 
-from bench.method import Context, Method, TrainConfig, check_ranges
+from bench.method import Context, Method, Range, TrainConfig, check_ranges
 
 
 class FixedInnerSteps(Method):
@@ -23,6 +23,7 @@ class FixedInnerSteps(Method):
     preset_overrides = {"quick": {"steps": 3}, "small": {"steps": 3}}
     vae_settings = {"steps": 0}
     revision = 2
+    space = {"steps": Range(1, 20)}
 
     @dataclass(frozen=True)
     class Config:

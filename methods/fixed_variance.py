@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.method import VAE, DataInfo, Gaussian, Method, check_ranges
+from bench.method import VAE, DataInfo, Gaussian, Method, Range, check_ranges
 
 
 class FixedVarianceHead(nn.Module):
@@ -38,6 +38,7 @@ class FixedVariance(Method):
     display_params = ("variance",)
     footnotes = {"au_kl": "maximal by construction unless σ² is near 1: every dimension has a KL above 0"}
     vae_settings = "every fixed variance restricts the posterior"
+    space = {"variance": Range(0.05, 0.95)}
 
     @dataclass(frozen=True)
     class Config:

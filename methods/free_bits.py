@@ -27,6 +27,7 @@ class FreeBitsVAE(Method):
     incompatible_with = {"kl_term": "it has its own KL term"}
     vae_settings = {"target": 0.0}
     Config = FreeBits  # type: ignore[assignment]
+    space = FreeBits.space
 
     def kl_loss(self, terms: ELBOTerms) -> Tensor:
         return self.config(terms.kl, terms.kl_dim)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Phase, Schedule, check_ranges
+from bench.method import Context, ELBOTerms, Phase, Range, Schedule, check_ranges
 
 from .parts.controller import KLController
 
@@ -37,6 +37,7 @@ class GECO(KLController):
     preset_overrides = {"quick": {"eta": 1.25e-3}, "small": {"eta": 1.25e-3}}
     vae_settings = "its multiplier changes in the second phase"
     STATE = ("kappa", "rec_sum", "rec_weight", "multiplier")
+    space = {"margin": Range(1.0, 10.0), "eta": Range(1e-4, 1e-2)}
 
     @dataclass(frozen=True)
     class Config:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, Method, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Method, Range, check_ranges
 
 from .parts.flows import AutoregressiveFlow, FlowPosterior
 
@@ -42,6 +42,7 @@ class AutoregressiveFlowPosterior(Method):
     revision = 2
     preset_overrides = {"quick": {"width": 10}, "small": {"width": 10}}
     vae_settings = {"flows": 0}
+    space = {"flows": Range(1, 4)}
 
     @dataclass(frozen=True)
     class Config:

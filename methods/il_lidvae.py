@@ -9,6 +9,8 @@ Deviates:  as ``lidvae``.
 
 from dataclasses import dataclass
 
+from bench.method import Range
+
 from .lidvae import IdentifiableVAE
 
 
@@ -18,6 +20,7 @@ class InverseLipschitzVAE(IdentifiableVAE):
     table_order = 93
     revision = 3
     display_params = ("inverse_lipschitz",)
+    space = {"inverse_lipschitz": Range(0.1, 2.0)}
 
     @dataclass(frozen=True)
     class Config(IdentifiableVAE.Config):

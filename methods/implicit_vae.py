@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, Posterior, TrainConfig, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Posterior, Range, TrainConfig, check_ranges
 from bench.models.vae import fixed_statistics
 
 from .parts.auxiliary import AuxiliaryAdam, mlp
@@ -47,6 +47,7 @@ class ImplicitVAE(AuxiliaryAdam):
         **dict.fromkeys(("nll", "mi"), "its posterior has no density"),
     }
     vae_settings = "its posterior is not Gaussian"
+    space = {"inner": Range(1, 10), "lr": Range(1e-5, 1e-3)}
 
     @dataclass(frozen=True)
     class Config:

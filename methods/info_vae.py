@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Method, check_ranges
+from bench.method import Context, ELBOTerms, Method, Range, check_ranges
 
 from .parts.mmd import SCALES, mmd
 
@@ -24,6 +24,7 @@ class InfoVAE(Method):
     table_order = 65
     revision = 2
     vae_settings = {"alpha": 0.0, "lam": 1.0}
+    space = {"lam": Range(1.0, 1000.0)}
 
     @dataclass(frozen=True)
     class Config:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, Phase, TrainConfig, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Phase, Range, TrainConfig, check_ranges
 
 from .parts.auxiliary import AuxiliaryAdam, mlp
 
@@ -31,6 +31,7 @@ class InfoMaxVAE(AuxiliaryAdam):
     table_order = 72.7
     preset_overrides = {"quick": {"lr": 1e-4}, "small": {"lr": 1e-4}}
     vae_settings = {"gamma": 0.0}
+    space = {"gamma": Range(1.0, 50.0), "lr": Range(1e-5, 1e-2)}
 
     @dataclass(frozen=True)
     class Config:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, TrainConfig, check_ranges
+from bench.method import Context, ELBOTerms, Range, TrainConfig, check_ranges
 
 from .parts.no_kl import NoKLMethod
 
@@ -24,6 +24,7 @@ class ImportanceWeightedAutoencoder(NoKLMethod):
     display_params = ("samples",)
     footnotes = {}
     vae_settings = "with one sample its KL is estimated from that sample"
+    space = {"samples": Range(2, 20)}
 
     @dataclass(frozen=True)
     class Config:

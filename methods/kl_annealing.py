@@ -6,7 +6,7 @@ Defaults:  start 0.1, as in He et al. (2019); the preset's ramp.
 Deviates:  –
 """
 
-from bench.method import Linear, Method, Schedule
+from bench.method import Linear, Method, Range, Schedule
 
 
 class KLAnnealing(Method):
@@ -17,6 +17,7 @@ class KLAnnealing(Method):
     incompatible_with = {"schedule": "it has its own schedule"}
     vae_settings = {"start": 1.0}
     Config = Linear  # type: ignore[assignment]
+    space = {"start": Range(0.01, 0.5), "ramp": Range(0.05, 0.5)}
 
     def default_schedule(self) -> Schedule:
         return self.config

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Linear, Method, Schedule, check_ranges
+from bench.method import Context, ELBOTerms, Linear, Method, Range, Schedule, check_ranges
 
 FORMS = ("absolute", "hinge")
 
@@ -29,6 +29,7 @@ class KLCapacity(Method):
     display_params = ("target",)
     incompatible_with = {"kl_term": "it has its own KL term"}
     vae_settings = {"target": 0.0}
+    space = {"target": Range(1.0, 20.0)}
 
     @dataclass(frozen=True)
     class Config:

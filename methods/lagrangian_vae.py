@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Phase, Schedule, State, check_ranges
+from bench.method import Context, ELBOTerms, Phase, Range, Schedule, State, check_ranges
 
 from .parts.controller import KLController
 from .parts.mmd import SCALES, mmd
@@ -43,6 +43,7 @@ class LagrangianVAE(KLController):
     preset_overrides = {"quick": {"lr": 1e-2}, "small": {"lr": 1e-2}}
     vae_settings = "its multipliers change in the second phase"
     STATE = ("bound", "total", "count", "multipliers", "squares")
+    space = {"mi": Range(0.25, 4.0), "margin": Range(0.5, 8.0)}
 
     @dataclass(frozen=True)
     class Config:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Method, TrainConfig, check_ranges
+from bench.method import Context, ELBOTerms, Method, Range, TrainConfig, check_ranges
 from bench.models.vae import fixed_statistics
 
 
@@ -24,6 +24,7 @@ class LatentReconstruction(Method):
     table_order = 77.5
     modalities = ("image",)
     vae_settings = {"alpha": 0.0}
+    space = {"alpha": Range(0.1, 10.0)}
 
     @dataclass(frozen=True)
     class Config:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.method import VAE, DataInfo, Method, ParamGroup, TrainConfig, check_ranges
+from bench.method import VAE, DataInfo, Method, ParamGroup, Range, TrainConfig, check_ranges
 from bench.models.text import LSTMDecoder
 
 from .parts.brenier import Brenier
@@ -40,6 +40,7 @@ class IdentifiableVAE(Method):
     table_order = 92
     revision = 3
     vae_settings = "z always passes through its maps"
+    space = {"inverse_lipschitz": Range(0.0, 0.5, log=False)}
 
     @dataclass(frozen=True)
     class Config:

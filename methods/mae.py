@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Method, check_ranges
+from bench.method import Context, ELBOTerms, Method, Range, check_ranges
 
 
 class MutualPosteriorDivergence(Method):
@@ -22,6 +22,7 @@ class MutualPosteriorDivergence(Method):
     citation = "Ma et al., ICLR 2019"
     table_order = 71
     vae_settings = {"eta": 0.0, "gamma": 0.0}
+    space = {"eta": Range(0.2, 2.0), "gamma": Range(0.2, 2.0)}
 
     @dataclass(frozen=True)
     class Config:

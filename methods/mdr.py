@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Schedule, check_ranges
+from bench.method import Context, ELBOTerms, Range, Schedule, check_ranges
 
 from .parts.controller import KLController
 
@@ -35,6 +35,7 @@ class MinimumDesiredRate(KLController):
     preset_overrides = {"quick": {"lr": 1e-2}, "small": {"lr": 1e-2}}
     vae_settings = {"start": 0.0, "lr": 0.0}
     STATE = ("multiplier", "square")
+    space = {"target": Range(1.0, 20.0)}
 
     @dataclass(frozen=True)
     class Config:

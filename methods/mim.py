@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Range
 
 from .parts.heads import FlooredHead
 from .parts.no_kl import NoKLMethod
@@ -26,6 +26,7 @@ class MutualInformationMachine(NoKLMethod):
     table_order = 68
     revision = 3
     vae_settings = "log q has the opposite sign"
+    space = {"floor": Range(-14.0, -4.0, log=False)}
 
     @dataclass(frozen=True)
     class Config:

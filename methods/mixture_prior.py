@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bench.method import VAE, DataInfo, Gaussian, Method, check_ranges
+from bench.method import VAE, DataInfo, Gaussian, Method, Range, check_ranges
 
 from .parts.mixture import MixturePrior
 
@@ -34,6 +34,7 @@ class MixturePriorVAE(Method):
     family = "prior"
     table_order = 98
     vae_settings = "its prior is learned"
+    space = {"components": Range(10, 200)}
 
     @dataclass(frozen=True)
     class Config:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Method, check_ranges
+from bench.method import Context, ELBOTerms, Method, Range, check_ranges
 
 
 class MuForcing(Method):
@@ -24,6 +24,7 @@ class MuForcing(Method):
     display_params = ("margin",)
     footnotes = {"au": "its loss rewards the spread of posterior means"}
     vae_settings = {"margin": 0.0}
+    space = {"margin": Range(0.5, 10.0)}
 
     @dataclass(frozen=True)
     class Config:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, TrainConfig, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Range, TrainConfig, check_ranges
 
 from .parts.auxiliary import AuxiliaryAdam, mlp
 
@@ -51,6 +51,7 @@ class NeuralCritic(AuxiliaryAdam):
     citation = "Menon et al., UAI 2022"
     table_order = 72.5
     vae_settings = {"lam": 0.0}
+    space = {"lam": Range(0.1, 10.0)}
 
     @dataclass(frozen=True)
     class Config:

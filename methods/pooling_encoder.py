@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bench.method import PAD, VAE, DataInfo, Method, check_ranges
+from bench.method import PAD, VAE, Choice, DataInfo, Method, check_ranges
 
 
 class Pooled(nn.Module):
@@ -34,6 +34,7 @@ class PoolingEncoder(Method):
     table_order = 88
     modalities = ("text",)
     vae_settings = "its features are always pooled"
+    space = {"pooling": Choice(("max", "mean"))}
 
     @dataclass(frozen=True)
     class Config:

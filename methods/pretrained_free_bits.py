@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, Linear, Method, Phase, Schedule, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Linear, Method, Phase, Range, Schedule, check_ranges
 
 from .parts.free_bits import FreeBits
 from .parts.heads import FlooredHead
@@ -34,6 +34,7 @@ class PretrainedFreeBits(Method):
         "kl_term": "it has its own KL term",
     }
     vae_settings = "its encoder is always pre-trained"
+    space = {"target": Range(1.0, 32.0), "share": Range(0.1, 0.5)}
 
     @dataclass(frozen=True)
     class Config:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import Context, Method, Posterior, TrainConfig, check_ranges
+from bench.method import Context, Method, Posterior, Range, TrainConfig, check_ranges
 
 from .parts.refinement import GRADIENTS, refine
 
@@ -30,6 +30,7 @@ class SemiAmortisedVAE(Method):
     suites = {"core": ["sa_vae"], "paper": ["sa_vae", "sa_vae+anneal"]}
     preset_overrides = {"quick": {"steps": 2}, "small": {"steps": 3}}
     vae_settings = {"steps": 0}
+    space = {"lr": Range(0.1, 2.0), "momentum": Range(0.0, 0.9, log=False)}
 
     @dataclass(frozen=True)
     class Config:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, Gaussian, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Gaussian, Range, check_ranges
 
 from .parts.batch_norm import AffineFreeBatchNorm, BatchNormMethod, reset_text_encoder
 
@@ -54,6 +54,7 @@ class ScaleVAE(BatchNormMethod):
         "kl": "of the scaled posterior, which the decoder sees; its loss has the KL of the unscaled one",
     }
     vae_settings = "posterior means are always scaled"
+    space = {"spread": Range(0.3, 3.0)}
 
     @dataclass(frozen=True)
     class Config:

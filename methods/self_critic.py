@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Method, check_ranges
+from bench.method import Context, ELBOTerms, Method, Range, check_ranges
 
 
 class SelfCritic(Method):
@@ -21,6 +21,7 @@ class SelfCritic(Method):
     citation = "Menon et al., UAI 2022"
     table_order = 72
     vae_settings = {"lam": 0.0}
+    space = {"lam": Range(0.1, 10.0)}
 
     @dataclass(frozen=True)
     class Config:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Schedule, check_ranges
+from bench.method import Context, ELBOTerms, Range, Schedule, check_ranges
 
 from .parts.controller import KLController
 
@@ -33,6 +33,7 @@ class SoftFreeBits(KLController):
     }
     vae_settings = {"start": 1.0, "rate": 0.0}
     STATE = ("weight",)
+    space = {"target": Range(1.0, 20.0)}
 
     @dataclass(frozen=True)
     class Config:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.method import Context, Gaussian, Method, Posterior, TrainConfig
+from bench.method import Context, Gaussian, Method, Posterior, Range, TrainConfig
 
 from .parts.refinement import refine
 from .vae_svi import VAEWithSVI
@@ -27,6 +27,7 @@ class StochasticVI(Method):
     preset_overrides = {"quick": {"steps": 3}, "small": {"steps": 5}}
     vae_settings = "it has no encoder"
     incompatible_with = {"kl_term": "the KL of its posteriors does not depend on trained parameters"}
+    space = {"lr": Range(0.1, 2.0), "momentum": Range(0.0, 0.9, log=False)}
 
     @dataclass(frozen=True)
     class Config(VAEWithSVI.Config):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bench.method import PAD, Context, ELBOTerms, Method, Phase, check_ranges
+from bench.method import PAD, Choice, Context, ELBOTerms, Method, Phase, check_ranges
 
 
 class TimestepWiseVAE(Method):
@@ -26,6 +26,7 @@ class TimestepWiseVAE(Method):
     table_order = 75.5
     modalities = ("text",)
     vae_settings = {"last": 0.0}
+    space = {"last": Choice((0.25, 0.5, 0.75, 1.0))}
 
     @dataclass(frozen=True)
     class Config:

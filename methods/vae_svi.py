@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Gaussian, Method, Posterior, TrainConfig, check_ranges
+from bench.method import Context, ELBOTerms, Gaussian, Method, Posterior, Range, TrainConfig, check_ranges
 from bench.models.vae import fixed_statistics, frozen
 
 from .parts.refinement import refine
@@ -24,6 +24,7 @@ class VAEWithSVI(Method):
     revision = 2
     preset_overrides = {"quick": {"steps": 2}, "small": {"steps": 3}}
     vae_settings = {"steps": 0}
+    space = {"lr": Range(0.1, 2.0), "momentum": Range(0.0, 0.9, log=False)}
 
     @dataclass(frozen=True)
     class Config:

@@ -8,7 +8,7 @@ Deviates:  –
 
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms
+from bench.method import Context, ELBOTerms, Range
 from bench.models.distributions import gaussian_kl
 
 from .vae_svi import VAEWithSVI
@@ -19,6 +19,7 @@ class VAEWithSVIAndKL(VAEWithSVI):
     table_order = 43
     revision = 2
     incompatible_with = {"kl_term": "the KL to the prior trains neither its encoder nor its decoder"}
+    space = {"lr": Range(0.1, 2.0), "momentum": Range(0.0, 0.9, log=False)}
 
     def encoder_loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
         return gaussian_kl(terms.extra["initial"], terms.q).mean()

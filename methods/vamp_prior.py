@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bench.method import VAE, Context, DataInfo, Gaussian, Method, check_ranges
+from bench.method import VAE, Context, DataInfo, Gaussian, Method, Range, check_ranges
 
 from .parts.batch_norm import average_statistics
 from .parts.mixture import MixturePrior
@@ -74,6 +74,7 @@ class VampPrior(Method):
     revision = 2
     preset_overrides = {"quick": {"components": 50}, "small": {"components": 100}}
     vae_settings = "its prior is learned"
+    space = {"components": Range(10, 500)}
 
     @dataclass(frozen=True)
     class Config:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.method import VAE, DataInfo, Method, check_ranges
+from bench.method import VAE, DataInfo, Method, Range, check_ranges
 
 from .parts.vmf import UniformSphere, VonMisesFisher, angle_cdf
 
@@ -45,6 +45,7 @@ class VonMisesFisherVAE(Method):
         "gap_amortisation": "below 0 if its posterior is better than the best Gaussian",
     }
     vae_settings = "its z is on a sphere"
+    space = {"kappa": Range(5.0, 200.0)}
 
     @dataclass(frozen=True)
     class Config:

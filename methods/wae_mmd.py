@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Range, check_ranges
 
 from .parts.heads import FlooredHead
 from .parts.mmd import mmd
@@ -25,6 +25,7 @@ class WassersteinAutoencoder(NoKLMethod):
     table_order = 66
     revision = 3
     vae_settings = "it has no KL term"
+    space = {"lam": Range(1.0, 100.0)}
 
     @dataclass(frozen=True)
     class Config:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.method import START, UNKNOWN, VAE, DataInfo, Method, check_ranges
+from bench.method import START, UNKNOWN, VAE, DataInfo, Method, Range, check_ranges
 
 
 class WordDropoutEmbedding(nn.Embedding):
@@ -36,6 +36,7 @@ class WordDropout(Method):
     modalities = ("text",)
     display_params = ("rate",)
     vae_settings = {"rate": 0.0}
+    space = {"rate": Range(0.05, 0.75)}
 
     @dataclass(frozen=True)
     class Config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +35,14 @@ def merge(sources: Sequence[Path], out: Path) -> int:
     from bench.experiment.cell_folder import cell_folders
     from bench.experiment.cell_record import readable
     from bench.experiment.sweeps import read_sweeps, write_sweeps
+    from bench.experiment.tuning import record as tuning
     from bench.reporting.report import build
 
     chosen: dict[Path, tuple[Path, CellRecord]] = {}  # relative path of a cell -> its source and record
     out, *sources = (folder.resolve() for folder in (out, *sources))
     for source in dict.fromkeys([out, *sources]):
-        cells, damaged = readable([*cell_folders(source), *cell_folders(source / audit.FOLDER)])
+        folders = [source, source / audit.FOLDER, source / tuning.FOLDER]
+        cells, damaged = readable(chain.from_iterable(map(cell_folders, folders)))
         if damaged:
             folder, reason = damaged[0]
             raise UserError(f"{folder.path}: {reason}; repair it or move it away")
@@ -54,6 +57,8 @@ def merge(sources: Sequence[Path], out: Path) -> int:
     for source in sources:
         for preset, rows in read_sweeps(source).items():
             write_sweeps(out, preset, rows)
+        for tuned in tuning.tunings(source):
+            tuning.store(out, tuned)
     print(f"{len(chosen) - len(new) + copied} cells in {out}, {copied} of them copied")
     for report in build(out):
         print(f"{report.text}\n{report.locations(out)}")

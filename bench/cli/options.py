@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bench.training.expressions import MethodSpec
 
 MAX_CELLS = 100_000  # of one run: more would take hours to plan
+MAX_TRIALS = 1024  # of a method and seed
 MAX_REMOTE_THREADS = 1024  # per cell on a cluster, whose machines are not known here
 BYTES_PER_PARAMETER = 16  # the float32 parameter, its gradient and Adam's two moments
 
@@ -70,6 +71,9 @@ def check_run(args: argparse.Namespace) -> None:
         raise UserError("--methods is empty: name methods or a suite; 'python -m bench list' prints them")
     check_range("--seeds", args.seeds, 1, MAX_CELLS)
     check_range("--seed", args.seed, 0, 2**63 - 1)
+    check_range("--tune", args.tune, 1, MAX_TRIALS)
+    if args.tune is not None and args.force:
+        raise UserError("--force cannot be combined with --tune: give another --out")
     check_workers(args)
     check_out(args.out)
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import options
+from bench.cli.execution import Plan, count, print_pending, report_results, run_missing
 from bench.core.errors import UserError
-from bench.experiment.presets import Preset, load_preset
+from bench.experiment.presets import load_preset
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.data.dataset import Prepared
-    from bench.experiment.plan import PlannedCell
-    from bench.experiment.task import Resources
 
 EPILOG = """\
 methods are expressions, joined by commas:
@@ -87,24 +82,23 @@ def add_arguments(
     how.add_argument(
         "--track", choices=["tensorboard", "mlflow", "wandb"], help="log metrics there, too (default: nowhere)"
     )
+    how.add_argument(
+        "--tune",
+        type=options.whole,
+        metavar="K",
+        help="tune every method with K trials per seed, the first at its defaults; the table shows the selected "
+        "settings, trained again",
+    )
+    how.add_argument(
+        "--select",
+        default="nll_common",
+        metavar="RULE",
+        help="of trials, on validation: nll_common, the lowest NLL (default), or mi_at_nll:0.5, the most MI within "
+        "0.5 nats of the tuned basic VAE",
+    )
     how.add_argument("--compile", action="store_true", help="train with torch.compile: --set train.compile=true")
     how.add_argument("--force", action="store_true", help="run finished cells again")
     how.add_argument("--dry-run", action="store_true", help="print the plan with the estimated time, and exit")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The cells of a run and what they need."""
-
-    data: Prepared
-    preset: Preset
-    device: str
-    resources: Resources
-    cells: list[PlannedCell]
-    controls: int  # how many rows were added as controls
-    pending: list[PlannedCell]  # the cells to run
-    seconds: Mapping[Path, float]  # folder of a pending cell -> estimated time
-    sweeps: Mapping[str, list[str]]  # sweep expression -> its rows
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -123,13 +117,17 @@ def execute(args: argparse.Namespace) -> int:
 
     console = make_console()
     plan = make_plan(args, console)
+    if args.tune is not None:
+        from bench.cli.tune import tune
+
+        return tune(args, console, plan)
     print_plan(console, args.out, plan, every_cell=args.dry_run)
     if args.dry_run:
         return 0
     write_sweeps(args.out, plan.preset.name, plan.sweeps)
     write_configs(plan.cells)
     if plan.pending:
-        run_missing(console, args.out, plan, args.track)
+        run_missing(console, args.out, plan)
     return report_results(console, args.out, plan)
 
 
@@ -158,87 +156,17 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     pending = [cell for cell in cells if cell.pending]
     seconds = estimate(pending, preset, data, device, args.cpus_per_cell) if pending else {}
     resources = options.cell_resources(args, device)
-    return Plan(data, preset, device, resources, cells, len(controls), pending, seconds, sweeps)
+    return Plan(data, preset, device, resources, cells, len(controls), pending, seconds, sweeps, args.track)
 
 
 def print_plan(console: Console, out: Path, plan: Plan, every_cell: bool) -> None:
     """Print the number of cells and the estimated time, with ``every_cell`` for each cell to run."""
-    from bench.experiment.runtime_estimate import can_measure, duration, wall_clock
-
-    log = partial(console.print, markup=False)
-    controls = f" ({_count(plan.controls, 'control')} added)" if plan.controls else ""
-    methods, pending = len({cell.variant.expression for cell in plan.cells}), len(plan.pending)
-    log(
-        f"{plan.data.info.title}, preset {plan.preset.name}: {_count(methods, 'method')}{controls} × "
-        f"{_count(len(plan.cells) // methods, 'seed')} = {_count(len(plan.cells), 'cell')}, "
-        f"{len(plan.cells) - pending} done"
+    controls = f" ({count(plan.controls, 'control')} added)" if plan.controls else ""
+    methods = len({cell.variant.expression for cell in plan.cells})
+    console.print(
+        f"{plan.data.info.title}, preset {plan.preset.name}: {count(methods, 'method')}{controls} × "
+        f"{count(len(plan.cells) // methods, 'seed')} = {count(len(plan.cells), 'cell')}, "
+        f"{len(plan.cells) - len(plan.pending)} done",
+        markup=False,
     )
-    if not pending:
-        return
-    if not can_measure(plan.device):
-        log(f"{_count(pending, 'cell')} to run; the time cannot be estimated on a machine without a GPU")
-        return
-    for path, seconds in plan.seconds.items() if every_cell else ():
-        log(f"  to run: {path.relative_to(out)}, about {duration(seconds)}")
-    parallel = plan.resources.max_parallel(pending)
-    total = duration(wall_clock(plan.seconds.values(), parallel))
-    log(f"{_count(pending, 'cell')} to run, {parallel} at a time: about {total} on this machine")
-
-
-def run_missing(console: Console, out: Path, plan: Plan, tracker: str | None = None) -> None:
-    """Run the pending cells, the longest first, and show their progress."""
-    from bench.cli.progress import CellProgress, RunProgress
-    from bench.experiment.plan import longest_first
-    from bench.experiment.runtime_estimate import planned_updates
-    from bench.experiment.session import run_tasks
-    from bench.experiment.task import CellTask
-
-    log, evaluation = partial(console.print, markup=False), plan.preset.evaluation
-    for cell in plan.pending:
-        if reason := cell.state.retrain_reason:
-            log(f"archived and trained again ({reason}): {cell.folder.path}")
-    cells = longest_first(plan.pending, plan.seconds)
-    updates = planned_updates(plan.preset, plan.data)
-    progress = [
-        CellProgress(cell.config.name, cell.folder, updates, plan.seconds[cell.folder.path], evaluation)
-        for cell in cells
-    ]
-    tasks = []
-    for cell in cells:
-        resources = plan.resources.for_memory(cell.variant.instance().expected_memory(plan.preset.train))
-        shared = resources.cells_per_device(len(cells))
-        folder, data = cell.folder.path, plan.data.path
-        tasks.append(CellTask(cell.config, folder, data, evaluation, resources, shared, cell.forced))
-    stats = run_tasks(out, tasks, plan.resources, RunProgress(progress, console), log, tracker)
-    log("\n".join([str(stats), *(f"a worker stopped: {text}; the same command resumes" for text in stats.problems)]))
-
-
-def report_results(console: Console, out: Path, plan: Plan) -> int:
-    """Print the table, the paths of the report and the cells that failed.
-
-    Return 0, or 1 where a cell is not done, or 2 where all are done but the report cannot be written.
-    """
-    from bench.core.provenance import cores
-    from bench.experiment.plan import cell_state
-    from bench.experiment.schema import Status
-    from bench.reporting.report import build
-
-    log, status = partial(console.print, markup=False), 0
-    try:
-        for report in build(out, log=log, processes=cores()):
-            if (report.dataset, report.preset) == (plan.data.info.name, plan.preset.name):
-                log(f"\n{report.text}\n{report.locations(out)}")
-    except UserError as error:
-        status = 2
-        log(f"no report: {error}")
-    for cell in plan.pending:
-        state = cell_state(cell.folder, plan.preset.evaluation)
-        if state.status is not Status.DONE:
-            status = 1
-            log(f"failed: {cell.config.name}: {state.reason or state.retrain_reason or 'interrupted'}")
-            log(f"  record: {cell.folder.path / 'result.json'}; the same command retries it")
-    return status
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+    print_pending(console, out, plan, every_cell)

@@ -1,4 +1,6 @@
-"""Modifiers, attached to a method by ``+``: KL-weight schedules (``vae+anneal``) and KL terms (``sa_vae+free_bits``).
+"""Modifiers, attached to a method by ``+``.
+
+KL-weight schedules (``vae+anneal``), KL terms (``sa_vae+free_bits``), and the learning rate (``vae+lr(scale=2)``).
 
 Every schedule ends at a weight of 1. Model selection is active only at weight 1, so that all methods are selected by
 the same ELBO. A KL term replaces the mean KL in the loss; methods export theirs as ``Method.exported_kl_term``. The
@@ -8,9 +10,10 @@ schedule's weight multiplies its value.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from bench.core.config import check_ranges
+from bench.core.space import Range, Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +48,8 @@ class Linear:
     Bowman et al., CoNLL 2016; the start of 0.1 is that of He et al., ICLR 2019.
     """
 
+    space: ClassVar[Space] = {"ramp": Range(0.05, 0.5)}
+
     start: float = 0.1
     ramp: float | None = None  # fraction of the updates; None: the preset's
 
@@ -60,6 +65,8 @@ class Linear:
 class Cyclical:
     """``cycles`` linear ramps from 0 to 1, each over the first ``ratio`` of its cycle. Fu et al., NAACL 2019."""
 
+    space: ClassVar[Space] = {"cycles": Range(1, 10), "ratio": Range(0.25, 0.9, log=False)}
+
     cycles: int = 4
     ratio: float = 0.5
 
@@ -73,6 +80,22 @@ class Cyclical:
 
 #: Name after the ``+`` of an expression -> schedule.
 SCHEDULES: dict[str, type] = {"anneal": Linear, "cyclical": Cyclical}
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The preset's learning rate times ``scale``. Rates that a method sets itself stay as they are."""
+
+    space: ClassVar[Space] = {"scale": Range(0.25, 4.0)}
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "scale")
+
+
+#: Name after the ``+`` of the modifier of the learning rate.
+LEARNING_RATE = "lr"
 
 
 class KLTerm(Protocol):

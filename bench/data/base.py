@@ -27,6 +27,12 @@ class Data(Protocol):
         """Return a copy on ``device``."""
         return dataclasses.replace(self, **{split: getattr(self, split).to(device) for split in SPLITS})
 
+    def with_val_as_test(self) -> Self:
+        """Return a copy whose test split is the validation split, to select settings without the test set."""
+        labels = {split: values for split, values in self.labels.items() if split != "test"}
+        labels |= {"test": labels["val"]} if "val" in labels else {}
+        return dataclasses.replace(self, test=self.val, labels=labels)
+
     def order(self, batch_size: int, equal_lengths: bool, generator: torch.Generator) -> list[Tensor]:
         """Return the batches of one epoch: int64 indices ``[B]`` into ``train``, each for ``batch``."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,6 +46,10 @@ class TextData(Data):
             lengths={split: torch.from_numpy((rows != PAD).sum(axis=1)) for split, rows in splits.items()},
             true_nll=arrays["test_nll"] if "test_nll" in arrays and unchanged else None,
         )
+
+    def with_val_as_test(self) -> TextData:
+        data, lengths = super().with_val_as_test(), {**self.lengths, "test": self.lengths["val"]}
+        return dataclasses.replace(data, lengths=lengths, true_nll=None)
 
     def order(self, batch_size: int, equal_lengths: bool, generator: torch.Generator) -> list[Tensor]:
         """Return the batches of one epoch in random order: indices ``[B]`` on the CPU.

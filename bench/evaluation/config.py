@@ -73,7 +73,8 @@ class EvaluationConfig(BasicSettings):
 
     def _flat(self) -> list[tuple[str, tuple[str, str], Any]]:
         """Return flat name, (group or "", name) and value of every setting."""
-        basic = [(f.name, ("", f.name), getattr(self, f.name)) for f in fields(self) if f.name != "groups"]
+        hidden = ("groups", "split")
+        basic = [(f.name, ("", f.name), getattr(self, f.name)) for f in fields(self) if f.name not in hidden]
         return basic + [
             (f"{group}_{f.name}", (group, f.name), getattr(settings, f.name))
             for group, settings in self.groups.items()

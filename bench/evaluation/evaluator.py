@@ -66,6 +66,8 @@ def evaluate(
     previous settings. If memory runs out, less is decoded at a time; the record's ``chunk`` is the last size. Metrics
     do not depend on it, except for rounding.
     """
+    if config.split == "val":
+        data = data.with_val_as_test()
     ctx = EvaluationContext(model.eval(), data.info, train, derive_seed(seed, "evaluation"), should_stop)
     _, blocks = data.blocks("test", config.test_examples, config.batch_size)
     chunk = auto_chunk_size(model, blocks)

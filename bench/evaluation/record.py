@@ -25,14 +25,17 @@ Metrics = dict[str, Number]
 class BasicSettings:
     """Settings of the basic metrics. Cells that differ in them are never in one table."""
 
-    test_examples: int | None = None  # the first so many of the test set; None: all
+    test_examples: int | None = None  # the first so many of the split; None: all
     iw_samples: int = 500  # per example, of the importance-weighted NLL
     batch_size: int = 50  # examples encoded and sampled together; the batch of the in-batch MI
     pictures: int = 16  # reconstructions and prior samples stored for the report
     precision: str = FULL_PRECISION  # of the networks; float32 by default even if they were trained in less
+    split: str = "test"  # or "val", of the trials of tuning
 
     def __post_init__(self) -> None:
-        check_ranges(self, "test_examples iw_samples batch_size", "pictures", precision=PRECISIONS)
+        check_ranges(
+            self, "test_examples iw_samples batch_size", "pictures", split=("test", "val"), precision=PRECISIONS
+        )
 
 
 class Record(BaseModel):

@@ -73,31 +73,42 @@ def plan(
     be read.
     """
     check_schema(cell_folders(out))
-    methods = [(row, method_record(row), row.method.skip(data)) for row in rows]
-    cells = []
-    for seed in range(seeds):
-        for row, method, skip_reason in methods:
-            config = CellConfig(
-                cell_id="0" * 12,
-                method=method,
-                dataset=data,
-                preset=preset.name,
-                preset_notes=preset.notes,
-                model=preset.model,
-                train=preset.train,
-                precision=preset.train.precision,
-                device=device,
-                seed=seed,
-                base_seed=base_seed,
-            )
-            config = config.model_copy(update={"cell_id": identify(config)})
-            slug = re.sub(r"[^\w.=+-]+", "-", row.expression.replace(")", ""))[:MAX_FOLDER_NAME]
-            folder = CellFolder(out / "runs" / data.name / preset.name / slug / f"seed-{seed}-{config.cell_id}")
-            state = cell_state(folder, preset.evaluation, force)
-            if skip_reason:
-                state = CellState(Status.SKIPPED, skip_reason)
-            cells.append(PlannedCell(row, config, folder, state))
-    return cells
+    return [
+        planned_cell(row, data, preset, seed, base_seed, device, out, force) for seed in range(seeds) for row in rows
+    ]
+
+
+def planned_cell(
+    row: MethodSpec,
+    data: DataInfo,
+    preset: Preset,
+    seed: int,
+    base_seed: int,
+    device: str,
+    out: Path,
+    force: bool = False,
+) -> PlannedCell:
+    """Return one cell of a run with its state; with ``force`` it is missing even if it is finished."""
+    config = CellConfig(
+        cell_id="0" * 12,
+        method=method_record(row),
+        dataset=data,
+        preset=preset.name,
+        preset_notes=preset.notes,
+        model=preset.model,
+        train=preset.train,
+        precision=preset.train.precision,
+        device=device,
+        seed=seed,
+        base_seed=base_seed,
+    )
+    config = config.model_copy(update={"cell_id": identify(config)})
+    slug = re.sub(r"[^\w.=+-]+", "-", row.expression.replace(")", ""))[:MAX_FOLDER_NAME]
+    folder = CellFolder(out / "runs" / data.name / preset.name / slug / f"seed-{seed}-{config.cell_id}")
+    state = cell_state(folder, preset.evaluation, force)
+    if skip_reason := row.method.skip(data):
+        state = CellState(Status.SKIPPED, skip_reason)
+    return PlannedCell(row, config, folder, state)
 
 
 def longest_first(cells: Sequence[PlannedCell], seconds: Mapping[Path, float]) -> list[PlannedCell]:
@@ -114,6 +125,7 @@ def method_record(row: MethodSpec) -> MethodRecord:
         config=json_settings(row.config),
         schedule=_component(row.modifiers.get("schedule")),
         kl_term=_component(row.modifiers.get("kl_term")),
+        lr_scale=row.lr_scale,
         revision=method.revision,
         summary=method.summary,
         citation=method.citation,

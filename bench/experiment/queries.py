@@ -17,6 +17,7 @@ from bench.experiment.cell_folder import CellFolder
 from bench.experiment.cell_record import CellRecord, read
 from bench.experiment.presets import load_preset, preset_names
 from bench.experiment.task import CellTask, Resources
+from bench.experiment.tuning import record as tuning
 
 
 def finished_cells(paths: Iterable[Path]) -> list[CellRecord]:
@@ -41,12 +42,12 @@ def finished_cells(paths: Iterable[Path]) -> list[CellRecord]:
 
 
 def folders_below(path: Path) -> list[CellFolder]:
-    """Return the cells in a folder or below it, without those of its audit."""
+    """Return the cells in a folder or below it, without those of its audit and its tuning."""
     root = path.resolve()
     if (root / "config.json").exists():
         return [CellFolder(root)]
     paths = {folder: f"/{folder.relative_to(root).as_posix()}" for folder in sorted(root.glob("**/seed-*/"))}
-    excluded = ("/.", ".bak-", f"/{audit.FOLDER}/runs/")
+    excluded = ("/.", ".bak-", f"/{audit.FOLDER}/runs/", f"/{tuning.FOLDER}/runs/")
     return [CellFolder(folder) for folder, name in paths.items() if not any(part in name for part in excluded)]
 
 

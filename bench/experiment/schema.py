@@ -6,6 +6,7 @@ raise ``SchemaVersionError``, which names the version of the harness that reads 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -66,6 +67,8 @@ class MethodRecord(Record):
     """KL-weight schedule attached with ``+``; None: the method's default."""
     kl_term: Component | None = None
     """KL term attached with ``+``; None: the method's own."""
+    lr_scale: float = 1.0
+    """Factor of the preset's learning rate, set with ``+lr``."""
     revision: int = 1
     """Increased by the method's author when its numbers change."""
     summary: str = ""
@@ -123,6 +126,11 @@ class CellConfig(CellFile):
     """Repetition, from 0."""
     base_seed: int
     """Seed of the run, from which all others are derived."""
+
+    @property
+    def scaled_train(self) -> TrainConfig:
+        """Training settings with the learning rate that the method is trained with."""
+        return replace(self.train, lr=self.train.lr * self.method.lr_scale)
 
     @property
     def name(self) -> str:
@@ -208,6 +216,8 @@ def identify(config: CellConfig) -> str:
         "data": [config.dataset.name, config.dataset.fingerprint],  # seeds are derived from the name
         "seed": [config.base_seed, config.seed],
     }
+    if config.method.lr_scale != 1.0:
+        identity["lr_scale"] = config.method.lr_scale
     return short_hash(identity)
 
 

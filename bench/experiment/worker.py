@@ -132,7 +132,7 @@ def train_and_evaluate(task: CellTask, folder: CellFolder, result: ResultRecord)
 
 def train(task: CellTask, folder: CellFolder) -> TrainingResult:
     """Train the cell from its last checkpoint, if there is one, and leave the selected weights in ``best.pt``."""
-    data, config = load_data(task.config, task.data), task.config.train
+    data, config = load_data(task.config, task.data), task.config.scaled_train
     method, model, seed = build_from_config(task.config)
     if config.compile:
         compile_networks(model, dynamic=data.info.modality == "text")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.style
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from pandas import DataFrame
 
 from bench.experiment.lag_trace import LagTrace
 from bench.reporting import curves, lag, points
 from bench.reporting.frame import history_frame
 from bench.reporting.style import RC, PlotStyles, plot_styles_for, save, subplots
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 MAX_NAME = 80  # characters of a method's name in a figure
 MAX_IMAGES = 12  # test images in a row
@@ -34,6 +33,7 @@ class Data(NamedTuple):
     arrays: Arrays
     traces: Mapping[str, LagTrace]
     styles: PlotStyles
+    trials: DataFrame  # of tuned methods
 
 
 def _over_updates(**titles: str) -> Callable[[Data], Figure | None]:
@@ -58,15 +58,22 @@ FIGURES: dict[str, Callable[[Data], Figure | None]] = {
     "lag_trajectory": lambda data: lag.trajectory(data.traces, data.styles),
     "reconstructions": lambda data: image_grid(data.arrays, "reconstructions", "originals"),
     "samples": lambda data: image_grid(data.arrays, "samples"),
+    "tuning": lambda data: points.tuning(data.trials, data.styles),
 }
 
 
-def draw(folder: Path, frame: DataFrame, log: Callable[[str], object]) -> list[Path]:
-    """Write every figure that the cells of ``cells_frame`` have data for, in every format, and return the files."""
+def draw(
+    folder: Path, frame: DataFrame, log: Callable[[str], object], trials: Sequence[Mapping[str, Any]] = ()
+) -> list[Path]:
+    """Write every figure that the cells of ``cells_frame`` have data for, in every format, and return the files.
+
+    ``trials``: of tuned methods.
+    """
     frame = frame.assign(method=frame["method"].map(_short_names([*dict.fromkeys(frame["method"])])))
     finished = frame[frame["status"] == "done"]
     arrays, traces = _read_arrays(finished, log), _read_lag_traces(finished)
-    data = Data(finished, history_frame(finished), arrays, traces, plot_styles_for(frame))
+    styles = plot_styles_for(frame)
+    data = Data(finished, history_frame(finished), arrays, traces, styles, pd.DataFrame(trials))
     files = []
     with matplotlib.style.context(RC, after_reset=True):  # not the user's configuration
         for name, function in FIGURES.items():

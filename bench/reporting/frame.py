@@ -60,7 +60,7 @@ def _record(cell: CellRecord, metrics: Mapping[str, Any]) -> dict[str, Any]:
     costs = vars(result.training) if result and result.training and is_done else {}
     return {
         "method": method.expression,
-        "variant": method.model_dump_json(include={"config", "schedule", "kl_term", "revision"}),
+        "variant": method.model_dump_json(include={"config", "schedule", "kl_term", "lr_scale", "revision"}),
         "order": method.order,
         "baseline": method.baseline,
         "base_seed": cell.config.base_seed,

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench.core.hashing import canonical, short_hash
 from bench.experiment.cell_folder import CellFolder, cell_folders
 from bench.experiment.cell_record import CellRecord, readable
+from bench.experiment.tuning.record import Search, Tuning, finished_cells, trial_metrics, tunings
+
+#: Costs of a training that are summed over the trials of tuning.
+SUMMED = ("updates", "encoder_updates", "train_seconds", "validation_seconds", "flops")
 
 
 @dataclass
 class Group:
-    """The cells of one table. ``stem`` names its files ("omniglot-quick"); ``notes`` are printed below the table."""
+    """The cells of one table.
+
+    ``stem`` names its files ("omniglot-quick"), ``notes`` are printed below the table, ``subtitle`` ends its title.
+    ``trials``: of tuned methods, one record per trial.
+    """
 
     stem: str
     cells: list[CellRecord]
     notes: list[str] = field(default_factory=list)
+    subtitle: str = ""
+    trials: list[dict[str, Any]] = field(default_factory=list)
 
 
 def folders_by_preset(out: Path) -> dict[tuple[str, str], list[CellFolder]]:
@@ -67,7 +77,7 @@ def group_cells(stem: str, folders: Iterable[CellFolder]) -> list[Group]:
     """
     cells, unreadable = readable(folders)
     skipped = [f"Skipped: {folder.path.parent.name}/{folder.path.name} ({reason})." for folder, reason in unreadable]
-    groups = [Group(stem, members) for members in _by_protocol(cells)]
+    groups = [Group(stem, members) for members in by_protocol(cells)]
     for cell in cells:
         if not cell.evaluation:  # joins the first group that was trained by the same protocol
             group = next((group for group in groups if group.cells[0].protocol == cell.protocol), None)
@@ -92,7 +102,7 @@ def group_cells(stem: str, folders: Iterable[CellFolder]) -> list[Group]:
     return groups
 
 
-def _by_protocol(cells: Iterable[CellRecord]) -> list[list[CellRecord]]:
+def by_protocol(cells: Iterable[CellRecord]) -> list[list[CellRecord]]:
     """Return the evaluated cells by protocol, the largest group first."""
     members: defaultdict[str, list[CellRecord]] = defaultdict(list)
     for cell in cells:
@@ -115,3 +125,72 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str
         elif one != other:
             names.append(prefix + key)
     return names
+
+
+def tuned_groups(out: Path, dataset: str, preset: str, untuned: Iterable[CellRecord]) -> Iterator[Group]:
+    """Yield a group for every budget and rule with which methods were tuned on a data set.
+
+    ``untuned``: the other cells, of which the controls join the group if they have the same protocol.
+    """
+    controls = [cell for cell in untuned if cell.config.method.family == "reference"]
+    for tuning in tunings(out):
+        if (tuning.dataset, tuning.preset) != (dataset, preset):
+            continue
+        cells = finished_cells(out, tuning)
+        rows: defaultdict[str, list[Search]] = defaultdict(list)
+        for search in tuning.searches:
+            if search.final in cells:
+                rows[search.row].append(search)
+        tuned = [_tuned(search, searches, cells) for searches in rows.values() for search in searches]
+        names = {cell.config.method.expression for cell in tuned}
+        stem = f"{dataset}-{preset}-tuned{tuning.trials}" + ("" if tuning.select == "nll_common" else "-mi")
+        for members in by_protocol([*tuned, *(cell for cell in controls if cell.config.method.name not in names)])[:1]:
+            group = Group(stem, members, [_note(tuning)], f", tuned with {tuning.trials} trials")
+            group.trials = [trial for search in tuning.searches for trial in _trials(search, cells)]
+            yield group
+
+
+def _tuned(search: Search, row: Iterable[Search], cells: Mapping[str, CellRecord]) -> CellRecord:
+    """Return the cell of a search's selected settings as a cell of the row, with the cost of all trials.
+
+    ``row``: all searches of the row, for the footnote on what they selected.
+    """
+    final, default = cells[str(search.final)], cells.get(search.trials[0])
+    method = (default or final).config.method
+    selected = ", ".join(f"{cells[str(each.final)].config.method.expression} (seed {each.seed})" for each in row)
+    method = method.model_copy(update={"expression": search.row, "notes": (*method.notes, f"selected: {selected}")})
+    result = final.result
+    trainings = [cell.result.training for cell_id in search.trials if (cell := cells.get(cell_id)) and cell.result]
+    if result and result.training:
+        all_trainings = [training for training in (result.training, *trainings) if training]
+        costs = {name: sum(getattr(training, name) for training in all_trainings) for name in SUMMED}
+        result = result.model_copy(update={"training": result.training.model_copy(update=costs)})
+    return replace(final, config=final.config.model_copy(update={"method": method}), result=result)
+
+
+def _note(tuning: Tuning) -> str:
+    rule = "the lowest NLL"
+    if tuning.select != "nll_common":
+        rule = f"the most MI within {tuning.select.partition(':')[2]} nats of the NLL of the tuned basic VAE"
+    return (
+        f"Tuned: {tuning.trials} trials per method and seed, the first with the row's own settings; {rule} on "
+        "validation selects, and the selected settings are trained again with another seed. Costs include all trials. "
+        "The controls are not tuned."
+    )
+
+
+def _trials(search: Search, cells: Mapping[str, CellRecord]) -> Iterator[dict[str, Any]]:
+    """Yield one record per finished trial: its settings, and NLL and MI on validation."""
+    for number, cell_id in enumerate(search.trials):
+        if (cell := cells.get(cell_id)) and cell.evaluation:
+            nll, mi = trial_metrics(cell.evaluation.metrics)
+            yield {
+                "method": search.row,
+                "base_seed": search.base_seed,
+                "seed": search.seed,
+                "trial": number,
+                "settings": cell.config.method.expression,
+                "nll": nll,
+                "mi": mi,
+                "selected": int(number == search.selected),
+            }

@@ -123,6 +123,32 @@ def gaps(finished: DataFrame, styles: PlotStyles) -> Figure | None:
     return figure
 
 
+def tuning(trials: DataFrame, styles: PlotStyles) -> Figure | None:
+    """Draw the best NLL on validation over the number of trials, and all trials in the plane of MI and NLL.
+
+    Left: the mean over seeds. Right: one point per trial, and a line through those that no other trial of the method
+    beats in both (more MI, lower NLL).
+    """
+    trials = trials.dropna(subset=["nll"]) if len(trials) else trials
+    if trials.empty:
+        return None
+    methods = _methods(trials, styles)
+    figure, [axes] = subplots(height_of(methods, 3.1), columns=2)
+    for name in methods:
+        style, own = styles[name], trials[trials["method"] == name]
+        best = own.pivot_table(index="trial", columns=["base_seed", "seed"], values="nll").cummin().ffill().mean(axis=1)
+        axes[0].plot(best.index + 1, best, color=style.color, linestyle=style.linestyle, linewidth=1)
+        axes[1].scatter(own["mi"], own["nll"], color=style.color, marker=style.marker, s=8, alpha=0.5, linewidth=0)
+        front = own.sort_values(["mi", "nll"], ascending=[False, True])
+        front = front[front["nll"] < front["nll"].cummin().shift(fill_value=np.inf)]
+        axes[1].plot(front["mi"], front["nll"], color=style.color, linestyle=style.linestyle, linewidth=0.8)
+    axes[0].set(xlabel="trials", ylabel="best NLL on validation (nats)")
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[1].set(xlabel="MI on validation (nats)", ylabel="NLL on validation (nats)")
+    legend(axes[1], methods, styles)
+    return figure
+
+
 def _methods(cells: DataFrame, styles: PlotStyles) -> list[str]:
     return [name for name in styles if name in cells["method"].to_numpy()]
 

@@ -16,6 +16,7 @@ from bench.core.host import run_in_subprocess
 from bench.experiment import audit
 from bench.experiment.cell_folder import CellFolder, cell_folders, check_schema
 from bench.experiment.sweeps import read_sweeps
+from bench.experiment.tuning.record import tunings
 from bench.reporting.groups import Group, folders_by_preset, group_cells
 
 PAGE = "report.html"
@@ -60,6 +61,8 @@ def build(out: Path, *, log: Callable[[str], object] = print, processes: int = 1
 
     check_schema(cell_folders(out))
     folders = folders_by_preset(out)
+    for tuning in tunings(out):  # its cells are elsewhere
+        folders.setdefault((tuning.dataset, tuning.preset), [])
     if not folders:
         raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench run --out' wrote")
     try:
@@ -94,9 +97,13 @@ def _run(jobs: list[_Job], processes: int) -> list[tuple[list[Report], list[str]
 
 
 def _build(job: _Job) -> tuple[list[Report], list[str]]:
+    from bench.reporting.groups import tuned_groups
+
     out, dataset, preset, folders = job
     reports, messages = [], []
-    for group in group_cells(f"{dataset}-{preset}", folders):
+    groups = group_cells(f"{dataset}-{preset}", folders)
+    groups += tuned_groups(out, dataset, preset, [cell for group in groups for cell in group.cells])
+    for group in groups:
         messages += [f"{group.stem}: {note}" for note in group.notes]
         if group.cells:
             reports.append(_write(out, dataset, preset, group, messages.append))
@@ -121,11 +128,13 @@ def _write(out: Path, dataset: str, preset: str, group: Group, log: Callable[[st
         Path("tables", f"{group.stem}.md"): render.markdown(document),
         Path("tables", f"{group.stem}.tex"): latex.tables(document),
     }
+    if group.trials:
+        contents[Path("tables", f"{group.stem}-trials.csv")] = tables.trials_csv(group.trials)
     if samples:
         contents[Path("texts", f"{group.stem}.md")] = texts.markdown(document.title, samples)
     for file, content in contents.items():
         write_text(out / file, content)
-    images = figures.draw(out / "figures" / group.stem, frame, log)
+    images = figures.draw(out / "figures" / group.stem, frame, log, group.trials)
     section = html.section(group, document, frame, [file for file in images if file.suffix == ".svg"], samples)
     files = (*contents, *(image.relative_to(out) for image in images))
     rows_of_audit = [{"table": group.stem, **each.row} for each in audits]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,13 @@ def to_csv(rows: DataFrame) -> str:
     return plain.to_csv(index=False, float_format="%.8g", lineterminator="\n")
 
 
+def trials_csv(trials: Sequence[Mapping[str, Any]]) -> str:
+    """Return the trials of tuned methods as CSV."""
+    import pandas as pd
+
+    return pd.DataFrame(trials).to_csv(index=False, float_format="%.8g", lineterminator="\n")
+
+
 def document(
     group: Group, frame: DataFrame, rows: DataFrame, assay: Assay, sweeps: Mapping[str, Collection[str]] = {}
 ) -> Document:
@@ -63,13 +70,15 @@ def document(
     """
     cell = next((cell for cell in group.cells if cell.evaluation), group.cells[0])
     settings = common_settings(group.cells)
-    result = Document(f"{cell.config.dataset.title}, preset {cell.config.preset}", group.stem, assay.line)
+    title = f"{cell.config.dataset.title}, preset {cell.config.preset}{group.subtitle}"
+    result = Document(title, group.stem, assay.line)
     baseline = next(iter(rows.loc[rows["baseline"], "method"]), None)
     shown = panels(rows, cell, settings, baseline)
     columns = [column for panel in shown.values() for column in panel]
     notes = {row.method: _row_notes(row, frame, columns, _is_crossed(rows)) for row in rows.itertuples()}
     result.panels = [_panel(result, caption, panel, rows, notes, assay.is_valid) for caption, panel in shown.items()]
-    result.panels += matched_panels(result, frame, sweeps)
+    if not group.trials:
+        result.panels += matched_panels(result, frame, sweeps)
     if cell.as_published:
         result.reference = _published(cell.config.dataset.title, list(rows["method"]))
     result.notes = _notes(group, cell, settings, rows)

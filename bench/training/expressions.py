@@ -1,7 +1,8 @@
 """Method expressions: the rows of a table as typed on the command line.
 
-``beta_vae(beta=0.2|0.4)+anneal`` is a method with settings and up to two modifiers: a KL-weight schedule (``+anneal``,
-``+cyclical(cycles=2)``) and a KL term (``+free_bits(target=4)``). Values separated by ``|`` make a sweep, one row each.
+``beta_vae(beta=0.2|0.4)+anneal`` is a method with settings and up to three modifiers: a KL-weight schedule
+(``+anneal``, ``+cyclical(cycles=2)``), a KL term (``+free_bits(target=4)``) and the learning rate
+(``+lr(scale=0.5)``). Values separated by ``|`` make a sweep, one row each.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 from bench.core.config import MODELS, SECTIONS, TrainConfig, suggest, with_overrides
 from bench.core.errors import UserError
-from bench.core.modifiers import SCHEDULES
+from bench.core.modifiers import LEARNING_RATE, SCHEDULES, LearningRate
+from bench.core.space import Choice, Range
 from bench.core.syntax import parse_expression, parse_value
 from bench.method import Method
 from bench.training import registry
@@ -22,18 +24,18 @@ from bench.training import registry
 MAX_ROWS = 1000
 
 #: Kinds of modifiers, in the order in which a row's name has them: at most one of each.
-MODIFIER_NAMES = {"kl_term": "KL term", "schedule": "schedule"}
+MODIFIER_NAMES = {"kl_term": "KL term", "schedule": "schedule", "learning_rate": "learning rate"}
 
 Settings = Mapping[str, Mapping[str, Any]]  # method → setting → value
 
 
 @dataclass(frozen=True)
 class Modifier:
-    """A schedule or KL term that is attached to a method with ``+``."""
+    """What is attached to a method with ``+``."""
 
     kind: str  # a key of MODIFIER_NAMES
     name: str
-    value: Any  # the schedule or KL term itself, a frozen dataclass
+    value: Any  # the schedule, KL term or learning rate itself, a frozen dataclass
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,16 @@ class MethodSpec:
     expression: str  # canonical: without defaults, so that every row has one name
     notes: tuple[str, ...]
 
+    @property
+    def lr_scale(self) -> float:
+        """Factor of the preset's learning rate."""
+        modifier = self.modifiers.get("learning_rate")
+        return modifier.value.scale if modifier else 1.0
+
     def instance(self) -> Method:
         """Create the method. Methods hold state: every cell needs its own."""
-        return self.method.create(self.config, **{kind: modifier.value for kind, modifier in self.modifiers.items()})
+        attached = {kind: modifier.value for kind, modifier in self.modifiers.items() if kind != "learning_rate"}
+        return self.method.create(self.config, **attached)
 
 
 def parse_methods(
@@ -102,19 +111,59 @@ def _expand_sweep(expression: str) -> Iterator[list[tuple[str, dict[str, Any]]]]
 def _method_spec(calls: Sequence[tuple[str, dict[str, Any]]], preset: str, settings: Settings) -> MethodSpec:
     (name, values), *modifiers = calls
     method = registry.method(name)
-    overrides = method.preset_overrides.get(preset, {})
-    default = with_overrides(method.Config(), overrides, f"method '{name}'")
+    default = preset_default(method, preset)
     config = with_overrides(default, {**settings.get(name, {}), **values}, f"method '{name}'")
+    return _spec(method, config, _parse_modifiers(method, modifiers), preset)
+
+
+def preset_default(method: type[Method], preset: str) -> Any:
+    """Return a method's settings in a preset, unless they are given."""
+    return with_overrides(method.Config(), method.preset_overrides.get(preset, {}), f"method '{method.name}'")
+
+
+def _spec(method: type[Method], config: Any, modifiers: Mapping[str, Modifier], preset: str) -> MethodSpec:
+    """Return the row with its canonical name, and notes on the settings that the preset changes."""
+    default = preset_default(method, preset)
     notes = tuple(
         f"{key} = {value} in this preset (otherwise {getattr(method.Config(), key)})"
-        for key, value in overrides.items()
+        for key, value in method.preset_overrides.get(preset, {}).items()
         if getattr(config, key) == value
     )
-    parsed = _parse_modifiers(method, modifiers)
-    expression = f"{name}{_arguments(config, default, method.display_params)}"
-    for modifier in parsed.values():
+    expression = f"{method.name}{_arguments(config, default, method.display_params)}"
+    for modifier in modifiers.values():
         expression += f"+{modifier.name}{_arguments(modifier.value, type(modifier.value)())}"
-    return MethodSpec(method, config, parsed, expression, notes)
+    return MethodSpec(method, config, modifiers, expression, notes)
+
+
+def search_space(row: MethodSpec, preset: str) -> dict[tuple[str, str], Range | Choice]:
+    """Return (part, setting) → values for all that tuning varies of a row: the learning rate, then the other settings.
+
+    The part is a kind of modifier, or "" for the method itself. A setting that is not at its default stays as it is.
+    """
+    rate = Modifier("learning_rate", LEARNING_RATE, LearningRate())
+    modifiers = {"learning_rate": rate, **row.modifiers}
+    parts = {kind: (modifier.value, type(modifier.value)()) for kind, modifier in modifiers.items()}
+    parts[""] = (row.config, preset_default(row.method, preset))
+    return {
+        (part, name): values
+        for part, (current, default) in parts.items()
+        for name, values in (getattr(current, "space", {}) if part else row.method.space).items()
+        if getattr(current, name) == getattr(default, name)
+    }
+
+
+def with_settings(row: MethodSpec, values: Mapping[tuple[str, str], Any], preset: str) -> MethodSpec:
+    """Return a row with other values of settings in its ``search_space``."""
+    by_part: dict[str, dict[str, Any]] = {}
+    for (part, name), value in values.items():
+        by_part.setdefault(part, {})[name] = value
+    config = with_overrides(row.config, by_part.pop("", {}), row.expression)
+    modifiers = dict(row.modifiers)
+    for kind, changed in by_part.items():
+        name = modifiers[kind].name if kind in modifiers else LEARNING_RATE
+        current = modifiers[kind].value if kind in modifiers else LearningRate()
+        modifiers[kind] = Modifier(kind, name, with_overrides(current, changed, row.expression))
+    return _spec(row.method, config, {kind: modifiers[kind] for kind in MODIFIER_NAMES if kind in modifiers}, preset)
 
 
 def _parse_modifiers(method: type[Method], calls: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Modifier]:
@@ -132,21 +181,24 @@ def _parse_modifiers(method: type[Method], calls: Sequence[tuple[str, dict[str, 
 
 def build_modifier(name: str, values: Mapping[str, Any]) -> Modifier:
     """Return the modifier of that name and settings. Raise ``UserError`` if there is none, or no such setting."""
-    if name in SCHEDULES:
+    cls: type
+    if name == LEARNING_RATE:
+        kind, cls = "learning_rate", LearningRate
+    elif name in SCHEDULES:
         kind, cls = "schedule", SCHEDULES[name]
     elif name in registry.method_names() and (term := registry.method(name).exported_kl_term):
         kind, cls = "kl_term", term
     else:
-        known = {*SCHEDULES, *registry.kl_terms()}
+        known = {LEARNING_RATE, *SCHEDULES, *registry.kl_terms()}
         if name in registry.method_names():
             raise UserError(f"'+{name}' is a method: write it first, and after '+' one of {', '.join(sorted(known))}")
-        raise UserError(f"unknown schedule or KL term '+{name}': {suggest(name, known)}")
+        raise UserError(f"unknown modifier '+{name}': {suggest(name, known)}")
     return Modifier(kind, name, with_overrides(cls(), values, f"{MODIFIER_NAMES[kind]} '{name}'"))
 
 
 def available_modifiers() -> dict[str, dict[str, type]]:
     """Return kind → name after the ``+`` → class."""
-    return {"kl_term": registry.kl_terms(), "schedule": SCHEDULES}
+    return {"kl_term": registry.kl_terms(), "schedule": SCHEDULES, "learning_rate": {LEARNING_RATE: LearningRate}}
 
 
 def _arguments(config: Any, default: Any, always: Sequence[str] = ()) -> str:

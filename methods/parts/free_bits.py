@@ -1,10 +1,11 @@
 """The KL term of free bits, used by ``free_bits``, FBP and ``+free_bits``."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from bench.method import check_ranges
+from bench.method import Range, Space, check_ranges
 
 PLACEMENTS = ("dim_example", "dim_batch", "total_example", "total_batch")
 
@@ -17,6 +18,8 @@ class FreeBits:
     ``dim_example``: mean_B Σ_d max(λ, KL_d); ``dim_batch``: Σ_d max(λ, mean_B KL_d);
     ``total_example``: mean_B max(target, KL); ``total_batch``: max(target, mean_B KL).
     """
+
+    space: ClassVar[Space] = {"target": Range(1.0, 32.0)}
 
     target: float = 8.0
     placement: str = "dim_example"

@@ -1,0 +1,95 @@
+"""``bench run --tune`` in this process."""
+
+import dataclasses
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from bench.cli.main import main
+from bench.experiment import worker
+from bench.experiment.cell_folder import cell_folders
+from bench.experiment.tuning.record import finished_cells, tunings
+from tests.cli.conftest import assert_error, bench
+
+
+@pytest.fixture
+def planted(toy, monkeypatch):
+    """Trials by number, each with the NLL that is planted for it: the third is best on test, the fifth on validation.
+
+    Yield the output folder and the list of (expression, split) that were evaluated.
+    """
+    evaluated, evaluate = [], worker.evaluate
+    numbers = {}
+
+    def evaluate_planted(method, model, data, train, config, seed, stored, save, *rest):
+        number = numbers.setdefault((seed, train.lr), len(numbers))
+        evaluated.append((number, config.split))
+        nll = {"val": {4: 10.0}, "test": {2: 10.0}}[config.split].get(number, 20.0)
+        evaluation = evaluate(method, model, data, train, config, seed, stored, lambda _: None, *rest)
+        evaluation = dataclasses.replace(evaluation, record=evaluation.record.with_metrics({"nll_refined": nll}))
+        save(evaluation)
+
+    monkeypatch.setattr(worker, "evaluate", evaluate_planted)
+    yield toy, evaluated
+
+
+def test_selection_sees_validation_and_never_test(planted):
+    out, evaluated = planted
+    assert bench(out, "--methods", "vae", "--tune", "5") == 0
+    assert evaluated[:5] == [(number, "val") for number in range(5)]
+    assert [split for _, split in evaluated[5:]] == ["test"]  # the selected settings alone, trained again
+    (tuning,) = tunings(out)
+    (search,) = tuning.searches
+    cells = finished_cells(out, tuning)
+    assert search.selected == 4 and search.final not in search.trials
+    assert cells[search.final].config.method == cells[search.trials[4]].config.method
+    trials = pd.read_csv(out / "tables" / "toy-quick-tuned5-trials.csv")
+    assert trials["nll"].tolist() == [20, 20, 20, 20, 10] and trials["selected"].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_more_trials_train_only_what_is_new(toy, capsys):
+    arguments = ("--methods", "vae,beta_vae")
+    assert bench(toy, *arguments, "--tune", "2") == 0
+    before = {cell.path: (cell.path / "result.json").read_bytes() for cell in cell_folders(toy / "tuning")}
+    capsys.readouterr()
+    assert bench(toy, *arguments, "--tune", "3") == 0
+    assert "6 cells, 4 done" in capsys.readouterr().out
+    assert all((path / "result.json").read_bytes() == result for path, result in before.items())
+    table = pd.read_csv(toy / "tables" / "toy-quick-tuned3.csv").set_index("method")
+    assert [*table.index] == ["vae", "beta_vae(beta=0.4)"] and table["n"].tolist() == [1, 1]
+    assert table["updates"].tolist() == [4 * 12, 4 * 12]  # of three trials and the selected settings
+    assert (toy / "tables" / "toy-quick-tuned2.csv").exists()
+    assert main(["merge", str(toy), "--out", str(toy.parent / "merged")]) == 0
+    merged = {file.name: file.read_bytes() for file in (toy.parent / "merged" / "tables").iterdir()}
+    assert merged == {file.name: file.read_bytes() for file in (toy / "tables").iterdir()}
+    again = {file: file.read_bytes() for file in (toy / "tables").iterdir()}
+    assert main(["report", str(toy)]) == 0
+    assert {file: file.read_bytes() for file in (toy / "tables").iterdir()} == again
+
+
+def test_finished_trials_keep_their_records_alone(toy):
+    assert bench(toy, "--methods", "vae", "--tune", "2") == 0
+    (tuning,) = tunings(toy)
+    for cell_id, cell in finished_cells(toy, tuning).items():
+        names = {file.name for file in cell.folder.iterdir()}
+        assert ("best.pt" in names) == (cell_id == tuning.searches[0].final)
+    trial = finished_cells(toy, tuning)[tuning.searches[0].trials[0]].folder
+    assert sum(file.stat().st_size for file in trial.iterdir()) < 12_000
+    shutil.rmtree(trial)
+    assert bench(toy, "--methods", "vae", "--tune", "2") == 0  # a lost trial is trained again
+    assert trial.exists()
+
+
+def test_wrong_options_of_tuning_are_one_line(toy, capsys):
+    assert bench(toy, "--methods", "beta_vae", "--tune", "2", "--select", "mi_at_nll:0.5") == 2
+    assert_error(capsys, "add vae to --methods")
+    assert bench(toy, "--methods", "vae", "--tune", "0") == 2
+    assert_error(capsys, "--tune must be")
+    assert bench(toy, "--methods", "vae", "--tune", "2", "--dry-run") == 0
+    assert not (toy / "tuning").exists()
+    (toy / "tuning").mkdir(parents=True)
+    (toy / "tuning" / "toy-quick-2-nll_common.json").write_text(json.dumps({"schema_version": 1}))
+    assert main(["report", str(toy)]) == 2
+    assert_error(capsys, "damaged")
