@@ -216,7 +216,7 @@ class Method:
         """Return the KL-weight schedule used unless another one is attached by ``+``."""
         return Constant()
 
-    def expected_cost(self, train: TrainConfig) -> float:
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
         """Return an estimate of the cost of a training step in basic VAE updates, for the run's time estimate."""
         return 1.0
 

@@ -35,7 +35,7 @@ class AdversarialAutoencoder(AuxiliaryAdam, NoKLMethod):
         def __post_init__(self) -> None:
             check_ranges(self, "hidden lr")
 
-    def expected_cost(self, train: TrainConfig) -> float:
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
         return 1.5
 
     def build(self, model: VAE, data: DataInfo) -> VAE:

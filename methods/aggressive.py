@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.method import Context, Method, Range, Schedule, State, TrainConfig, check_ranges
+from bench.method import Context, DataInfo, Method, Range, Schedule, State, TrainConfig, check_ranges
 
 WINDOW = {"image": 10, "text": 15}  # encoder updates between comparisons of the loss
 PATIENCE = {"image": 5, "text": 1}  # bad epochs that end aggressive training
@@ -68,8 +68,8 @@ class Aggressive(Method):
         self.used = False  # whether MI has reached the threshold of collapse at a KL weight of 1
         self.loops = self.windows = 0  # inner loops, and complete windows in them
 
-    def expected_cost(self, train: TrainConfig) -> float:
-        inner = min(self.config.max_inner, math.e * (self.config.window or WINDOW["text"]))
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
+        inner = min(self.config.max_inner, math.e * (self.config.window or WINDOW[data.modality]))
         epochs = max(EXPECTED_EPOCHS, train.decay_from if self.config.guarded else 0)
         limit = 1.0 if train.extra_updates_until is None else train.extra_updates_until
         return 1 + inner * min(limit, epochs / train.epochs)

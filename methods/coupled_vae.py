@@ -39,7 +39,7 @@ class CoupledVAE(Method):
     def coupled(self) -> bool:
         return self.config.reconstruction > 0 or self.config.match > 0
 
-    def expected_cost(self, train: TrainConfig) -> float:
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
         return 1.8
 
     def build(self, model: VAE, data: DataInfo) -> VAE:

@@ -15,7 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.method import END, PAD, START, UNKNOWN, Context, ELBOTerms, Method, Range, TrainConfig, check_ranges
+from bench.method import (
+    END,
+    PAD,
+    START,
+    UNKNOWN,
+    Context,
+    DataInfo,
+    ELBOTerms,
+    Method,
+    Range,
+    TrainConfig,
+    check_ranges,
+)
 from bench.models.distributions import gaussian_kl
 
 
@@ -36,7 +48,7 @@ class ConsistencyVAE(Method):
         def __post_init__(self) -> None:
             check_ranges(self, not_negative="lam shift noise")
 
-    def expected_cost(self, train: TrainConfig) -> float:
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
         return 2.0
 
     def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:

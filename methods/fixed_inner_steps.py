@@ -11,7 +11,7 @@ from functools import partial
 
 from torch import Tensor
 
-from bench.method import Context, Method, Range, TrainConfig, check_ranges
+from bench.method import Context, DataInfo, Method, Range, TrainConfig, check_ranges
 
 
 class FixedInnerSteps(Method):
@@ -32,7 +32,7 @@ class FixedInnerSteps(Method):
         def __post_init__(self) -> None:
             check_ranges(self, not_negative="steps")
 
-    def expected_cost(self, train: TrainConfig) -> float:
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
         return 1 + self.config.steps
 
     def step(self, ctx: Context, x: Tensor) -> Tensor:

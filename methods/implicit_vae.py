@@ -59,7 +59,7 @@ class ImplicitVAE(AuxiliaryAdam):
         def __post_init__(self) -> None:
             check_ranges(self, "inner lr hidden")
 
-    def expected_cost(self, train: TrainConfig) -> float:
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
         return 2.0
 
     def build(self, model: VAE, data: DataInfo) -> VAE:

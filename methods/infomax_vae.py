@@ -41,7 +41,7 @@ class InfoMaxVAE(AuxiliaryAdam):
         def __post_init__(self) -> None:
             check_ranges(self, "lr", "gamma")
 
-    def expected_cost(self, train: TrainConfig) -> float:
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
         return 1.3
 
     def build(self, model: VAE, data: DataInfo) -> VAE:

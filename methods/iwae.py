@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Range, TrainConfig, check_ranges
+from bench.method import Context, DataInfo, ELBOTerms, Range, TrainConfig, check_ranges
 
 from .parts.no_kl import NoKLMethod
 
@@ -33,7 +33,7 @@ class ImportanceWeightedAutoencoder(NoKLMethod):
         def __post_init__(self) -> None:
             check_ranges(self, "samples")
 
-    def expected_cost(self, train: TrainConfig) -> float:
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
         return 0.3 + 0.7 * self.config.samples
 
     def expected_memory(self, train: TrainConfig) -> float:

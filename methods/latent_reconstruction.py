@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Method, Range, TrainConfig, check_ranges
+from bench.method import Context, DataInfo, ELBOTerms, Method, Range, TrainConfig, check_ranges
 from bench.models.vae import fixed_statistics
 
 
@@ -34,7 +34,7 @@ class LatentReconstruction(Method):
         def __post_init__(self) -> None:
             check_ranges(self, not_negative="alpha ramp")
 
-    def expected_cost(self, train: TrainConfig) -> float:
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
         return 1.15
 
     def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:

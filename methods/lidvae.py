@@ -50,7 +50,7 @@ class IdentifiableVAE(Method):
         def __post_init__(self) -> None:
             check_ranges(self, "lr", "inverse_lipschitz")
 
-    def expected_cost(self, train: TrainConfig) -> float:
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
         return 1.5
 
     def param_groups(self, model: VAE) -> dict[str, ParamGroup]:

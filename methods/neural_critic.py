@@ -63,7 +63,7 @@ class NeuralCritic(AuxiliaryAdam):
         def __post_init__(self) -> None:
             check_ranges(self, "hidden outputs lr", "lam")
 
-    def expected_cost(self, train: TrainConfig) -> float:
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
         return 1.3
 
     def build(self, model: VAE, data: DataInfo) -> VAE:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import Context, Method, Posterior, Range, TrainConfig, check_ranges
+from bench.method import Context, DataInfo, Method, Posterior, Range, TrainConfig, check_ranges
 
-from .parts.refinement import GRADIENTS, refine
+from .parts.refinement import GRADIENT_COST, GRADIENTS, refine
 
 
 class SemiAmortisedVAE(Method):
@@ -44,8 +44,8 @@ class SemiAmortisedVAE(Method):
         def __post_init__(self) -> None:
             check_ranges(self, "clip difference", "steps lr momentum", gradient=GRADIENTS)
 
-    def expected_cost(self, train: TrainConfig) -> float:
-        return 1 + (3 if self.config.gradient == "exact" else 2) * self.config.steps
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
+        return 1 + GRADIENT_COST[self.config.gradient][data.modality] * self.config.steps
 
     def expected_memory(self, train: TrainConfig) -> float:
         return 1 + 0.7 * self.config.steps  # measured for images; 0.12 for text of 12 words

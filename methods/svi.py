@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.method import Context, Gaussian, Method, Posterior, Range, TrainConfig
+from bench.method import Context, DataInfo, Gaussian, Method, Posterior, Range, TrainConfig
 
-from .parts.refinement import refine
+from .parts.refinement import STEP_COST, refine
 from .vae_svi import VAEWithSVI
 
 
@@ -33,8 +33,8 @@ class StochasticVI(Method):
     class Config(VAEWithSVI.Config):
         steps: int = 20
 
-    def expected_cost(self, train: TrainConfig) -> float:
-        return 1 + self.config.steps
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
+        return 1 + STEP_COST * self.config.steps
 
     def posterior(self, ctx: Context, x: Tensor, train: bool) -> Posterior:
         like = next(ctx.model.decoder.parameters())

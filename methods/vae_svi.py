@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Gaussian, Method, Posterior, Range, TrainConfig, check_ranges
+from bench.method import Context, DataInfo, ELBOTerms, Gaussian, Method, Posterior, Range, TrainConfig, check_ranges
 from bench.models.vae import fixed_statistics, frozen
 
-from .parts.refinement import refine
+from .parts.refinement import STEP_COST, refine
 
 
 class VAEWithSVI(Method):
@@ -36,8 +36,8 @@ class VAEWithSVI(Method):
         def __post_init__(self) -> None:
             check_ranges(self, "clip", "steps lr momentum")
 
-    def expected_cost(self, train: TrainConfig) -> float:
-        return 1.8 + self.config.steps
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
+        return 1.8 + STEP_COST * self.config.steps
 
     def posterior(self, ctx: Context, x: Tensor, train: bool) -> Posterior:
         return self.refined(ctx, x, ctx.model.encode(x))

@@ -8,9 +8,10 @@ Deviates:  –
 
 from torch import Tensor
 
-from bench.method import Context, ELBOTerms, Range
+from bench.method import Context, DataInfo, ELBOTerms, Range, TrainConfig
 from bench.models.distributions import gaussian_kl
 
+from .parts.refinement import STEP_COST
 from .vae_svi import VAEWithSVI
 
 
@@ -20,6 +21,9 @@ class VAEWithSVIAndKL(VAEWithSVI):
     revision = 2
     incompatible_with = {"kl_term": "the KL to the prior trains neither its encoder nor its decoder"}
     space = {"lr": Range(0.1, 2.0), "momentum": Range(0.0, 0.9, log=False)}
+
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
+        return 1.2 + STEP_COST * self.config.steps
 
     def encoder_loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
         return gaussian_kl(terms.extra["initial"], terms.q).mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -35,9 +35,9 @@ def estimate(
 ) -> dict[Path, float]:
     """Return cell folder → estimated seconds; basic updates if this machine does not have the device."""
     unit = seconds_per_update(preset, data.info, device, threads) if can_measure(device) else 1.0
-    updates, sizes = planned_updates(preset, data), data.info.sizes
+    updates = planned_updates(preset, data)
     return {
-        cell.folder.path: unit * cell_updates(cell.variant.instance(), preset, updates, sizes, cell.state.trained)
+        cell.folder.path: unit * cell_updates(cell.variant.instance(), preset, updates, data.info, cell.state.trained)
         for cell in cells
     }
 
@@ -66,15 +66,13 @@ def wall_clock(seconds: Collection[float], parallel: int) -> float:
     return max(sum(seconds) / parallel, max(seconds))
 
 
-def cell_updates(
-    method: Method, preset: Preset, updates: int, sizes: Mapping[str, int], trained: bool = False
-) -> float:
+def cell_updates(method: Method, preset: Preset, updates: int, data: DataInfo, trained: bool = False) -> float:
     """Return the estimated cost of a cell in basic updates: training, validation and evaluation.
 
-    ``sizes``: number of examples by split. ``trained``: only the evaluation is missing.
+    ``trained``: only the evaluation is missing.
     """
-    train, evaluation, groups = preset.train, preset.evaluation, metric_groups()
-    cost = method.expected_cost(train)
+    train, evaluation, groups, sizes = preset.train, preset.evaluation, metric_groups(), data.sizes
+    cost = method.expected_cost(train, data)
     validated = 0 if trained else train.epochs * min(train.val_examples or sizes["val"], sizes["val"])
     tested = min(evaluation.test_examples or sizes["test"], sizes["test"])
     decoded = float(tested)
@@ -86,30 +84,34 @@ def cell_updates(
 
 
 def seconds_per_update(preset: Preset, data: DataInfo, device: str, threads: int) -> float:
-    """Return the seconds of a basic VAE's update at the preset's sizes, from the cache or measured now."""
+    """Return the seconds of a basic VAE's update at the preset's sizes on an idle machine.
+
+    Measured once and stored, so on a CPU it is CPU time per thread, which other programs hardly change.
+    """
     sizes = [preset.model, preset.train.batch_size, data.shape, data.vocabulary, preset.train.precision]
     key = short_hash([asdict(machine(gpu_name(device))), torch.__version__, threads, *sizes])
-    path = cache_dir() / "seconds-per-update.json"
+    path = cache_dir() / "update-seconds.json"
     try:
         known: dict[str, float] = read_json(path)
     except (OSError, ValueError):
         known = {}
     if key not in known:
         with torch_settings(device, threads):
-            known[key] = _measure(preset, data, device)
+            known[key] = _measure(preset, data, device, threads)
         with suppress(OSError):  # measured again by the next run
             write_json(path, known)
     return known[key]
 
 
-def _measure(preset: Preset, data: DataInfo, device: str) -> float:
+def _measure(preset: Preset, data: DataInfo, device: str, threads: int) -> float:
     data = apply_model_config(data, preset.model)
     model = build_model(preset.model, data).to(device)
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
     x = random_batch(preset.model, data, preset.train.batch_size).to(device)
+    clock = time.process_time if device == "cpu" else time.perf_counter
 
     for _ in range(2):  # the first one warms up
-        started = time.perf_counter()
+        started = clock()
         optimiser.zero_grad()
         with autocast(model, preset.train.precision):
             q = model.encode(x)
@@ -118,7 +120,7 @@ def _measure(preset: Preset, data: DataInfo, device: str) -> float:
                 loss.backward()
         optimiser.step()
         loss.item()
-    return time.perf_counter() - started
+    return (clock() - started) / (threads if device == "cpu" else 1)
 
 
 def random_batch(model: ImageModelConfig | TextModelConfig, data: DataInfo, batch: int) -> Tensor:

@@ -82,7 +82,7 @@ def test_new_group_is_one_file(add_group, planned, task, monkeypatch, capsys):
 
     method = cell.variant.instance()
     costs = [
-        cell_updates(method, replace(TOY, evaluation=evaluation), 10, {"val": 20, "test": 20})
+        cell_updates(method, replace(TOY, evaluation=evaluation), 10, cell.config.dataset)
         for evaluation in (config, config.with_overrides({"toy_examples": 8}))
     ]
     assert costs[1] > costs[0] + 1e4

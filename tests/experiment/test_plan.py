@@ -1,9 +1,11 @@
 """Planned cells: their identity, folders and states."""
 
+import time
 from dataclasses import replace
 
 import pytest
 
+from bench.experiment import runtime_estimate
 from bench.experiment.plan import FORCED, cell_state, plan
 from bench.experiment.schema import Status, identify
 from bench.experiment.worker import run_cell
@@ -135,3 +137,15 @@ def test_folder_of_a_long_expression_can_be_created(prepared, tmp_path):
     [cell] = cells(prepared, tmp_path, expression)
     assert len(cell.variant.expression) > 255
     cell.folder.path.mkdir(parents=True)
+
+
+def test_update_is_timed_as_on_an_idle_machine(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    autocast = runtime_estimate.autocast
+
+    def interrupted(*arguments):
+        time.sleep(0.1)  # as if another program had the core
+        return autocast(*arguments)
+
+    monkeypatch.setattr(runtime_estimate, "autocast", interrupted)
+    assert 0 < runtime_estimate.seconds_per_update(TOY, prepared.info, "cpu", 1) < 0.1

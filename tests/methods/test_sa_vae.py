@@ -1,7 +1,9 @@
 """SVI refinement and the gradient through it: against an unrolled graph and finite differences, in float64."""
 
+import json
 import math
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +15,7 @@ from bench.models.distributions import Gaussian
 from bench.models.image import build_image_model
 from bench.training.expressions import parse_methods
 from tests.conftest import MODEL
+from tests.methods.test_contract import quick
 
 STEPS, LR, MOMENTUM = 4, 0.2, 0.5
 
@@ -109,6 +112,14 @@ def test_the_paper_preset_takes_the_published_steps(subtests):
             batch_size = load_preset("paper", modality).train.batch_size
             assert row.config.lr / batch_size == step and row.config.steps == 10
             assert row.config.clip * math.sqrt(batch_size) == pytest.approx(clip, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["sa_vae", "svi", "vae_svi", "vae_svi_kl"])
+def test_expected_cost_is_near_the_measured_one(name, text_planned):
+    baseline = json.loads((Path(__file__).parents[1] / "perf" / "baseline.json").read_text("utf-8"))
+    cell = text_planned(quick(name))  # the expression that was measured
+    cost = cell.variant.instance().expected_cost(cell.config.train, cell.config.dataset)
+    assert cost == pytest.approx(baseline["seconds"]["text"][name], rel=0.2)
 
 
 def test_refinement_lowers_its_loss(ctx, x):
