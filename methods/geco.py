@@ -9,9 +9,10 @@ Defaults:  κ = None: the basic VAE's mean reconstruction in the last epoch of p
 Deviates:  the paper's loss, KL + λ (E_q[-log p(x|z)] - κ), is divided by λ, so that the reconstruction keeps its
            weight in SGD and clipping, as in applied-ai-lab/genesis:utils/geco.py, train.py. There η = 1e-5 for 64×64
            pixels and 2·10⁶ updates, with a speedup of 10; denproc/Taming-VAEs:train.py starts after two epochs, and
-           per 100 updates λ rises by at most 5 % and falls by at most 10 %. Our η is 1e-4, and 1.25e-3 in the reduced
-           presets, which have 10³ to 10⁴ updates; our average has a memory of 0.9, Genesis of 0.99. The last weights
-           are kept, because the ELBO favours those that violate the constraint.
+           per 100 updates λ rises by at most 5 % and falls by at most 10 %. At C = 1 nat λ changes by a factor e in
+           1 / η updates, 5 % of Genesis's. Our η is 1e-4, for 2·10⁵ updates, 2e-3 in ``small``, for 10⁴, and 1.25e-3
+           in ``quick``; our average has a memory of 0.9, Genesis's of 0.99. The last weights are kept, because the ELBO
+           favours those that violate the constraint.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class GECO(KLController):
     table_order = 63
     revision = 2
     incompatible_with = {"schedule": "its multiplier sets the weight of the KL"}
-    preset_overrides = {"quick": {"eta": 1.25e-3}, "small": {"eta": 1.25e-3}}
+    preset_overrides = {"quick": {"eta": 1.25e-3}, "small": {"eta": 2e-3}}
     vae_settings = "its multiplier changes in the second phase"
     STATE = ("kappa", "rec_sum", "rec_weight", "multiplier")
     space = {"margin": Range(1.0, 10.0), "eta": Range(1e-4, 1e-2)}

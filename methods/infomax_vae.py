@@ -5,7 +5,8 @@ Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) - γ I, with the dual form of t
            The critic t maximises the same I.                       (Rezaabad & Vishwanath, ISIT 2020, arXiv 1912.13361)
 Defaults:  γ = 20 and, on images, a critic of three hidden layers (1000, 400 and 100 units) that reads pixels and z,
            trained by Adam with learning rate 1e-5: the authors' (AliLotfi92/InfoMaxVAE:main.py, utils/train.py). Their
-           losses are summed nats, as here. 1e-4 in the reduced presets, which have 10³ to 10⁴ updates.
+           losses are summed nats, as here. Adam changes a weight by about the learning rate per update: 1e-4 in the
+           reduced presets, for the same distance in the 10⁴ updates of ``small`` as in the authors' 9·10⁴.
 Deviates:  the paper has no text. There the critic reads the encoder's features, of which q(z|x) is a function, without
            a gradient. One backward pass gives the critic γ times the gradient of I; up to clipping, Adam removes the
            factor. Weights are selected by this loss on validation; the authors keep the last ones.

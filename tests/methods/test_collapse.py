@@ -47,12 +47,9 @@ def test_aggressive_training_keeps_z_in_use(evaluate):
     """At the sizes of preset ``small``, with as many updates of the encoder as the basic VAE has."""
     mi = {}
     for name, updates in {"aggressive": 50, "vae": 2000}.items():
-        train = {"epochs": 1, "epoch_updates": updates, "decay_from": 0, "extra_updates_until": 1.0}
-        settings = {f"train.{key}": value for key, value in train.items()} | {
-            "evaluation.iw_samples": 20,
-            "evaluation.metrics": "()",
-        }
-        options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        settings = (f"train.epoch_updates={updates}", "train.epochs=1", "train.decay_from=0")
+        settings += ("train.extra_updates_until=1.0", "evaluation.iw_samples=20", "evaluation.metrics=()")
+        options = [part for setting in settings for part in ("--set", setting)]
         records = evaluate(name, "--preset", "small", "--seeds", "1", "--no-controls", *options)
         mi[name] = records[name]["metrics"]["mi"]
     assert mi["aggressive"] > 0.5 and mi["vae"] < 0.1
