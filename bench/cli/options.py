@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import tempfile
 from collections.abc import Sequence
@@ -72,6 +73,8 @@ def check_run(args: argparse.Namespace) -> None:
     check_range("--seeds", args.seeds, 1, MAX_CELLS)
     check_range("--seed", args.seed, 0, 2**63 - 1)
     check_range("--tune", args.tune, 1, MAX_TRIALS)
+    if args.search == "optuna" and not importlib.util.find_spec("optuna"):
+        raise UserError("--search optuna needs the package optuna: pip install optuna")
     if args.tune is not None and args.force:
         raise UserError("--force cannot be combined with --tune: give another --out")
     check_workers(args)

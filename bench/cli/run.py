@@ -96,6 +96,12 @@ def add_arguments(
         help="of trials, on validation: nll_common, the lowest NLL (default), or mi_at_nll:0.5, the most MI within "
         "0.5 nats of the tuned basic VAE",
     )
+    how.add_argument(
+        "--search",
+        choices=["sobol", "optuna"],
+        default="sobol",
+        help="sobol: trials that do not depend on each other (default); optuna: its TPE, one trial after the other",
+    )
     how.add_argument("--compile", action="store_true", help="train with torch.compile: --set train.compile=true")
     how.add_argument("--force", action="store_true", help="run finished cells again")
     how.add_argument("--dry-run", action="store_true", help="print the plan with the estimated time, and exit")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,41 +26,42 @@ def tune(args: argparse.Namespace, console: Console, plan: Plan) -> int:
     from bench.experiment.tuning import trials as tuning
     from bench.experiment.tuning.record import FOLDER, Tuning, store
 
-    rule, data, preset = tuning.Rule.parse(args.select), plan.data.info, plan.preset
+    rule, data, preset, root = tuning.Rule.parse(args.select), plan.data.info, plan.preset, args.out / FOLDER
     rows = list({cell.variant.expression: cell.variant for cell in plan.cells}.values())
     rows, controls = rows[: len(rows) - plan.controls], {row.expression for row in rows[len(rows) - plan.controls :]}
     if rule.margin is not None and not any(map(tuning.is_baseline, rows)):
         raise UserError("--select mi_at_nll compares with the basic VAE: add vae to --methods")
-    seeds = len({cell.config.seed for cell in plan.cells})
-    searches = tuning.plan_trials(rows, data, preset, args.tune, seeds, args.seed, plan.device, args.out)
+    planner = tuning.Planner(data, preset, args.seed, plan.device, args.out, args.search)
+    searches = planner.searches(rows, len({cell.config.seed for cell in plan.cells}))
     if not searches:
         raise UserError("no method in --methods applies to this data set: name another")
-    trials = [cell for search in searches for cell in search.trials]
+    console.print(f"{data.title}, preset {preset.name}: {count(len(rows), 'method')}, tuned", markup=False)
     control_plan = _part(args, plan, [cell for cell in plan.cells if cell.variant.expression in controls], preset)
-    trial_plan = _part(args, plan, trials, tuning.trial_preset(preset))
-    log = partial(console.print, markup=False)
-    log(
-        f"{data.title}, preset {preset.name}: {count(len(searches) // seeds, 'method')} × {count(seeds, 'seed')} × "
-        f"{count(args.tune, 'trial')} = {count(len(trials), 'cell')}, {len(trials) - len(trial_plan.pending)} done; "
-        f"afterwards {count(len(searches), 'cell')} with the selected settings"
-    )
-    for part, out in ((control_plan, args.out), (trial_plan, args.out / FOLDER)):
-        print_pending(console, out, part, args.dry_run)
-    if args.dry_run:
-        return 0
-    _run(console, args.out, control_plan)
-    _run(console, args.out / FOLDER, trial_plan)
+    _run(console, args.out, control_plan, "control", args.dry_run)
+    # A search whose trials depend on the results of earlier ones is planned trial by trial, any other at once.
+    for budget in range(1, args.tune + 1) if args.search in tuning.SEQUENTIAL else [args.tune]:
+        trials = [cell for search in searches for cell in planner.extend(search, budget)]
+        _run(console, root, _part(args, plan, trials, tuning.trial_preset(preset)), "trial", args.dry_run)
+        if args.dry_run:
+            console.print(f"afterwards {count(len(searches), 'cell')} with the selected settings", markup=False)
+            return 0
+        tuning.discard_weights(trials)
     selected = tuning.select(searches, rule)
-    tuning.discard_weights(trials)
     finals = [
-        None if number is None else tuning.plan_final(search, number, data, preset, args.seed, plan.device, args.out)
+        None if number is None else planner.final(search, number)
         for search, number in zip(searches, selected, strict=True)
     ]
     final_plan = _part(args, plan, [cell for cell in finals if cell], preset)
-    print_pending(console, args.out / FOLDER, final_plan, False)
-    _run(console, args.out / FOLDER, final_plan)
-    records = tuple(tuning.searched(searches, selected, finals, args.seed))
-    store(args.out, Tuning(dataset=data.name, preset=preset.name, trials=args.tune, select=str(rule), searches=records))
+    _run(console, root, final_plan, "selected setting")
+    tuned = Tuning(
+        dataset=data.name,
+        preset=preset.name,
+        trials=args.tune,
+        search=args.search,
+        select=str(rule),
+        searches=tuple(tuning.searched(searches, selected, finals, args.seed)),
+    )
+    store(args.out, tuned)
     return report_results(console, args.out, replace(plan, pending=[*control_plan.pending, *final_plan.pending]))
 
 
@@ -74,11 +74,16 @@ def _part(args: argparse.Namespace, plan: Plan, cells: Sequence[PlannedCell], pr
     return replace(plan, cells=list(cells), preset=preset, pending=pending, seconds=seconds)
 
 
-def _run(console: Console, out: Path, part: Plan) -> None:
-    """Run what is missing of a part, stored under ``out``."""
+def _run(console: Console, out: Path, part: Plan, noun: str, dry_run: bool = False) -> None:
+    """Print what is missing of a part of the run, stored under ``out``, and run it."""
     from bench.experiment.session import write_configs
 
-    write_configs(part.cells)
-    if part.pending:
-        out.mkdir(exist_ok=True)
-        run_missing(console, out, part)
+    total = len(part.cells)
+    if total:
+        console.print(f"{count(total, noun)}, {total - len(part.pending)} done", markup=False)
+    print_pending(console, out, part, dry_run)
+    if not dry_run:
+        write_configs(part.cells)
+        if part.pending:
+            out.mkdir(exist_ok=True)
+            run_missing(console, out, part)

@@ -17,6 +17,9 @@ from bench.experiment.tuning.record import Search, Tuning, finished_cells, trial
 #: Costs of a training that are summed over the trials of tuning.
 SUMMED = ("updates", "encoder_updates", "train_seconds", "validation_seconds", "flops")
 
+#: How the settings of trials were chosen -> description.
+SEARCHES = {"sobol": "a Sobol sequence", "optuna": "Optuna's TPE"}
+
 
 @dataclass
 class Group:
@@ -143,7 +146,8 @@ def tuned_groups(out: Path, dataset: str, preset: str, untuned: Iterable[CellRec
                 rows[search.row].append(search)
         tuned = [_tuned(search, searches, cells) for searches in rows.values() for search in searches]
         names = {cell.config.method.expression for cell in tuned}
-        stem = f"{dataset}-{preset}-tuned{tuning.trials}" + ("" if tuning.select == "nll_common" else "-mi")
+        stem = f"{dataset}-{preset}-tuned{tuning.trials}"
+        stem += f"-{tuning.search}" * (tuning.search != "sobol") + "-mi" * (tuning.select != "nll_common")
         for members in by_protocol([*tuned, *(cell for cell in controls if cell.config.method.name not in names)])[:1]:
             group = Group(stem, members, [_note(tuning)], f", tuned with {tuning.trials} trials")
             group.trials = [trial for search in tuning.searches for trial in _trials(search, cells)]
@@ -173,9 +177,9 @@ def _note(tuning: Tuning) -> str:
     if tuning.select != "nll_common":
         rule = f"the most MI within {tuning.select.partition(':')[2]} nats of the NLL of the tuned basic VAE"
     return (
-        f"Tuned: {tuning.trials} trials per method and seed, the first with the row's own settings; {rule} on "
-        "validation selects, and the selected settings are trained again with another seed. Costs include all trials. "
-        "The controls are not tuned."
+        f"Tuned: {tuning.trials} trials per method and seed, the first with the row's own settings, the others from "
+        f"{SEARCHES[tuning.search]}; {rule} on validation selects, and the selected settings are trained again with "
+        "another seed. Costs include all trials. The controls are not tuned."
     )
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import time
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from bench.experiment import worker
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.tuning.record import finished_cells, tunings
 from tests.cli.conftest import assert_error, bench
+from tests.experiment.processes import needs_fork, start
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def test_more_trials_train_only_what_is_new(toy, capsys):
     before = {cell.path: (cell.path / "result.json").read_bytes() for cell in cell_folders(toy / "tuning")}
     capsys.readouterr()
     assert bench(toy, *arguments, "--tune", "3") == 0
-    assert "6 cells, 4 done" in capsys.readouterr().out
+    assert "6 trials, 4 done" in capsys.readouterr().out
     assert all((path / "result.json").read_bytes() == result for path, result in before.items())
     table = pd.read_csv(toy / "tables" / "toy-quick-tuned3.csv").set_index("method")
     assert [*table.index] == ["vae", "beta_vae(beta=0.4)"] and table["n"].tolist() == [1, 1]
@@ -67,6 +70,16 @@ def test_more_trials_train_only_what_is_new(toy, capsys):
     again = {file: file.read_bytes() for file in (toy / "tables").iterdir()}
     assert main(["report", str(toy)]) == 0
     assert {file: file.read_bytes() for file in (toy / "tables").iterdir()} == again
+
+
+def test_optuna_suggests_from_the_trials_before(toy):
+    """It is a function of the seed and of the results: an interrupted search goes on as if it had not been."""
+    arguments = ("--methods", "beta_vae", "--search", "optuna")
+    assert bench(toy, *arguments, "--tune", "4") == 0
+    assert bench(toy, *arguments, "--tune", "6") == 0
+    few, many = tunings(toy)
+    assert many.searches[0].trials[:4] == few.searches[0].trials and len({*many.searches[0].trials}) == 6
+    assert (toy / "tables" / "toy-quick-tuned6-optuna.csv").exists()
 
 
 def test_finished_trials_keep_their_records_alone(toy):
@@ -90,6 +103,35 @@ def test_wrong_options_of_tuning_are_one_line(toy, capsys):
     assert bench(toy, "--methods", "vae", "--tune", "2", "--dry-run") == 0
     assert not (toy / "tuning").exists()
     (toy / "tuning").mkdir(parents=True)
-    (toy / "tuning" / "toy-quick-2-nll_common.json").write_text(json.dumps({"schema_version": 1}))
+    (toy / "tuning" / "toy-quick-2-sobol-nll_common.json").write_text(json.dumps({"schema_version": 1}))
     assert main(["report", str(toy)]) == 2
     assert_error(capsys, "damaged")
+
+
+@needs_fork
+@pytest.mark.slow
+def test_a_tuning_that_is_killed_twice_has_the_same_table(toy):
+    arguments = (
+        "--dataset",
+        "text",
+        "--methods",
+        "autoregressive,vae,beta_vae,free_bits",
+        "--seeds",
+        "3",
+        "--tune",
+        "8",
+    )
+    undisturbed = toy.parent / "undisturbed"
+    assert bench(undisturbed, *arguments) == 0
+    for count in (15, 60):
+        process = start(partial(bench, toy, *arguments))
+        while process.is_alive() and len([*toy.glob("tuning/runs/*/*/*/*/evaluation.json")]) < count:
+            time.sleep(0.02)
+        process.kill()
+        process.join()
+    assert bench(toy, *arguments) == 0
+    assert [*tunings(toy)] == [*tunings(undisturbed)]
+    for name in ("text-quick-tuned8.csv", "text-quick-tuned8-trials.csv"):
+        tables = [pd.read_csv(out / "tables" / name) for out in (toy, undisturbed)]
+        seconds = [column for column in tables[0] if column.startswith("train_seconds")]
+        pd.testing.assert_frame_equal(*(table.drop(columns=seconds) for table in tables), check_exact=True)

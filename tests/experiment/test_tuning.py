@@ -7,7 +7,7 @@ import pytest
 from bench.core.errors import UserError
 from bench.core.space import Choice, Range
 from bench.experiment.presets import load_preset
-from bench.experiment.tuning.trials import Rule, plan_final, plan_trials, trial_rows
+from bench.experiment.tuning.trials import SEARCHES, Planner, Rule
 from bench.method import DataInfo
 from bench.training.expressions import parse_methods, search_space, with_settings
 
@@ -16,6 +16,11 @@ TEXT = DataInfo("toy", "toy", "text", "nats", (6,), vocabulary=9, sizes={"train"
 
 def rows(*expressions):
     return parse_methods(expressions, "small")[0]
+
+
+@pytest.fixture
+def planner(tmp_path):
+    return Planner(TEXT, load_preset("small", "text"), 7, "cpu", tmp_path)
 
 
 @pytest.mark.parametrize("preset", ["quick", "small", "paper"])
@@ -40,33 +45,38 @@ def test_positions_cover_a_range_evenly():
     assert type(Range(2, 20).at(0.3)) is int and 2 <= Range(2, 20).at(1 - 1e-12) <= 20
 
 
-def test_more_trials_extend_fewer_and_repetitions_differ():
+def test_more_trials_extend_fewer_and_repetitions_differ(planner):
     (row,) = rows("beta_vae")
-    few, many, other = (trial_rows(row, "small", count, seed) for count, seed in ((4, 1), (16, 1), (16, 2)))
-    assert [trial.expression for trial in many[:4]] == [trial.expression for trial in few]
-    assert few[0] == row == other[0]  # the row's own settings
-    assert len({trial.expression for trial in (*many[1:], *other[1:])}) == 30
-    assert {trial.config.beta < 0.55 for trial in many[1:]} == {True, False}
+    first, second = planner.searches([row], 2)
+    few = [*planner.extend(first, 4)]
+    planner.extend(first, 16), planner.extend(second, 16)
+    assert first.trials[:4] == few and few[0].variant == row == second.trials[0].variant
+    trials = [cell.variant for cell in (*first.trials[1:], *second.trials[1:])]
+    assert len({trial.expression for trial in trials}) == 30
+    assert {trial.config.beta < 0.55 for trial in trials} == {True, False}
 
 
-def test_given_settings_are_not_searched():
+def test_given_settings_are_not_searched(planner):
     (row,) = rows("free_bits(target=3)+anneal+lr(scale=0.5)")
     assert {place for place, _ in search_space(row, "small")} == {"schedule"}
-    assert {trial.config.target for trial in trial_rows(row, "small", 8, 0)} == {3}
+    (search,) = planner.searches([row], 1)
+    assert {cell.variant.config.target for cell in planner.extend(search, 8)} == {3}
 
 
-def test_a_trial_has_the_same_seed_for_every_method(tmp_path):
-    preset = load_preset("small", "text")
-    searches = plan_trials(rows("vae", "beta_vae"), TEXT, preset, 3, 2, 7, "cpu", tmp_path)
+def test_a_trial_has_the_same_seed_for_every_method(planner):
+    searches = planner.searches(rows("vae", "beta_vae"), 2)
     seeds = {
-        (s.row.method.name, s.seed): [(cell.config.base_seed, cell.config.seed) for cell in s.trials] for s in searches
+        (search.row.method.name, search.seed): [
+            (cell.config.base_seed, cell.config.seed) for cell in planner.extend(search, 3)
+        ]
+        for search in searches
     }
     assert seeds["vae", 0] == seeds["beta_vae", 0] and seeds["vae", 1] == seeds["beta_vae", 1]
     assert len({*seeds["vae", 0], *seeds["vae", 1]}) == 6
-    final = plan_final(searches[0], 2, TEXT, preset, 7, "cpu", tmp_path)
+    final = planner.final(searches[0], 2)
     assert (final.config.base_seed, final.config.seed) == (7, 0)  # fresh, and that of an untuned row
     assert final.config.method == searches[0].trials[2].config.method
-    assert final.config.scaled_train.lr == pytest.approx(preset.train.lr * final.config.method.lr_scale)
+    assert final.config.scaled_train.lr == pytest.approx(planner.preset.train.lr * final.config.method.lr_scale)
 
 
 def test_rules_select_by_nll_or_by_mi_near_the_baseline():
@@ -79,3 +89,13 @@ def test_rules_select_by_nll_or_by_mi_near_the_baseline():
     assert str(Rule.parse("mi_at_nll:0.50")) == "mi_at_nll:0.5"
     with pytest.raises(UserError, match="nll_common"):
         Rule.parse("elbo")
+
+
+def test_optuna_finds_a_minimum():
+    nlls, distances = [math.nan], []
+    for _ in range(24):
+        x, y = SEARCHES["optuna"](2, 3, nlls)
+        distances.append(math.hypot(x - 0.7, y - 0.2))
+        nlls.append(math.nan if x < 0.05 else 40 + distances[-1])
+    assert min(distances) < 0.1
+    assert sum(distances[12:]) < sum(distances[:12])

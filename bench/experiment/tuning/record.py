@@ -1,4 +1,4 @@
-"""What was tuned: ``OUT/tuning/<data set>-<preset>-<trials>-<rule>.json``. Imports no torch."""
+"""What was tuned: ``OUT/tuning/<data set>-<preset>-<trials>-<search>-<rule>.json``. Imports no torch."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ class Search(Record):
 
 
 class Tuning(Record):
-    """What was tuned on one data set with one preset, budget and rule."""
+    """What was tuned on one data set with one preset, budget, search and rule."""
 
     schema_version: Literal[1] = 1
     dataset: str
     preset: str
     trials: int
+    search: str = "sobol"
+    """How the settings of the trials were chosen."""
     select: str
     searches: tuple[Search, ...] = ()
 
@@ -51,7 +53,8 @@ def trial_metrics(metrics: Mapping[str, float | int | bool | None]) -> tuple[flo
 
 def store(out: Path, tuning: Tuning) -> None:
     """Write a tuning, with the searches of earlier runs that it does not repeat."""
-    file = out / FOLDER / f"{tuning.dataset}-{tuning.preset}-{tuning.trials}-{tuning.select.replace(':', '-')}.json"
+    name = f"{tuning.dataset}-{tuning.preset}-{tuning.trials}-{tuning.search}-{tuning.select.replace(':', '-')}"
+    file = out / FOLDER / f"{name}.json"
     with file_lock(file.with_name(f".{file.name}.lock"), None):
         text = read_text(file, missing_ok=True)
         searches = (*(_parse(file, text).searches if text else ()), *tuning.searches)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from torch.quasirandom import SobolEngine
 
@@ -27,6 +28,8 @@ from bench.experiment.presets import Preset
 from bench.experiment.tuning.record import FOLDER, Search, trial_metrics
 from bench.training.expressions import MethodSpec, search_space, with_settings
 
+#: Trials of a search before Optuna models them; its default is 10, more than most budgets here.
+STARTUP = 4
 #: What a finished trial no longer needs: only its records are read, and it is never evaluated on test.
 DISPENSABLE = ("*.pt", "examples.parquet", "arrays.npz", "texts.json", "attempts.json")
 
@@ -68,67 +71,91 @@ def trial_preset(preset: Preset) -> Preset:
     return replace(preset, evaluation=evaluation)
 
 
-def trial_rows(row: MethodSpec, preset: str, count: int, seed: int) -> list[MethodSpec]:
-    """Return the row with the settings of every trial of a repetition, whose Sobol sequence has this ``seed``."""
-    space = search_space(row, preset)
-    if not space:  # all settings are given
-        return [row] * count
-    points = SobolEngine(len(space), scramble=True, seed=seed).draw(count - 1).tolist() if count > 1 else []
-    settings = [
-        {place: values.at(position) for (place, values), position in zip(space.items(), point, strict=True)}
-        for point in points
-    ]
-    return [row, *(with_settings(row, changed, preset) for changed in settings)]
+def sobol_point(dimensions: int, seed: int, nlls: Sequence[float]) -> list[float]:
+    """Return the point of a scrambled Sobol sequence for trial ``len(nlls)``, from 1: one position in [0, 1) each."""
+    engine = SobolEngine(dimensions, scramble=True, seed=seed)
+    return engine.fast_forward(len(nlls) - 1).draw(1)[0].tolist()
 
 
-@dataclass(frozen=True)
+def optuna_point(dimensions: int, seed: int, nlls: Sequence[float]) -> list[float]:
+    """Return the point that Optuna's TPE suggests for trial ``len(nlls)`` after trials with these NLLs.
+
+    Trial 0, with the row's own settings, is not part of its history. Failed trials have the NLL NaN.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed % 2**32))
+    unit: dict[str, Any] = {str(i): optuna.distributions.FloatDistribution(0.0, 1.0 - 1e-9) for i in range(dimensions)}
+    for nll in nlls[1:]:
+        trial = study.ask(unit)
+        state = optuna.trial.TrialState.COMPLETE if math.isfinite(nll) else optuna.trial.TrialState.FAIL
+        study.tell(trial, nll if math.isfinite(nll) else None, state)
+    params = study.ask(unit).params
+    return [params[name] for name in unit]
+
+
+#: Name of a search -> the point of trial ``len(nlls)``, from 1, for a seed and the NLLs of the trials before it.
+SEARCHES: dict[str, Callable[[int, int, Sequence[float]], list[float]]] = {
+    "sobol": sobol_point,
+    "optuna": optuna_point,
+}
+SEQUENTIAL = ("optuna",)  # a trial depends on those before it
+
+
+@dataclass
 class PlannedSearch:
-    """The trials of a row in one repetition."""
+    """The trials of a row in one repetition, planned so far."""
 
     row: MethodSpec
     seed: int
-    trials: list[PlannedCell]
+    trials: list[PlannedCell] = field(default_factory=list)
 
 
-def plan_trials(
-    rows: Iterable[MethodSpec],
-    data: DataInfo,
-    preset: Preset,
-    count: int,
-    seeds: int,
-    base_seed: int,
-    device: str,
-    out: Path,
-) -> list[PlannedSearch]:
-    """Return the trials of every row that applies to the data, for each of ``seeds`` repetitions."""
-    root, preset = out / FOLDER, trial_preset(preset)
-    return [
-        PlannedSearch(
-            row,
-            seed,
-            [
-                planned_cell(trial, data, preset, seed, derive_seed(base_seed, "trial", number), device, root)
-                for number, trial in enumerate(
-                    trial_rows(row, preset.name, count, derive_seed(base_seed, "search", seed))
-                )
-            ],
-        )
-        for seed in range(seeds)
-        for row in rows
-        if not row.method.skip(data)
-    ]
+@dataclass(frozen=True)
+class Planner:
+    """Plans the cells of a tuning."""
+
+    data: DataInfo
+    preset: Preset
+    base_seed: int
+    device: str
+    out: Path
+    search: str = "sobol"
+
+    def searches(self, rows: Iterable[MethodSpec], seeds: int) -> list[PlannedSearch]:
+        """Return the search of every row that applies to the data, for each of ``seeds`` repetitions."""
+        return [PlannedSearch(row, seed) for seed in range(seeds) for row in rows if not row.method.skip(self.data)]
+
+    def extend(self, search: PlannedSearch, count: int) -> list[PlannedCell]:
+        """Plan trials up to a number of ``count``, and return the new ones."""
+        before, preset = len(search.trials), trial_preset(self.preset)
+        for number in range(before, count):
+            seed = derive_seed(self.base_seed, "trial", number)
+            search.trials.append(self._cell(self.trial_row(search), preset, search.seed, seed))
+        return search.trials[before:]
+
+    def trial_row(self, search: PlannedSearch) -> MethodSpec:
+        """Return the row with the settings of the next trial: its own ones in the first."""
+        space = search_space(search.row, self.preset.name)
+        if not search.trials or not space:
+            return search.row
+        nlls = [_result(cell)[0] if self.search in SEQUENTIAL else math.nan for cell in search.trials]
+        point = SEARCHES[self.search](len(space), derive_seed(self.base_seed, "search", search.seed), nlls)
+        values = {place: values.at(position) for (place, values), position in zip(space.items(), point, strict=True)}
+        return with_settings(search.row, values, self.preset.name)
+
+    def final(self, search: PlannedSearch, number: int) -> PlannedCell:
+        """Return the cell of the settings of a trial, on the seed that an untuned row has."""
+        return self._cell(search.trials[number].variant, self.preset, search.seed, self.base_seed)
+
+    def _cell(self, row: MethodSpec, preset: Preset, seed: int, base_seed: int) -> PlannedCell:
+        return planned_cell(row, self.data, preset, seed, base_seed, self.device, self.out / FOLDER)
 
 
 def is_baseline(row: MethodSpec) -> bool:
     """Return whether the row is the basic VAE."""
     return row.method.baseline and not row.modifiers
-
-
-def plan_final(
-    search: PlannedSearch, number: int, data: DataInfo, preset: Preset, base_seed: int, device: str, out: Path
-) -> PlannedCell:
-    """Return the cell of the settings of a trial, on the seed that an untuned row has."""
-    return planned_cell(search.trials[number].variant, data, preset, search.seed, base_seed, device, out / FOLDER)
 
 
 def select(searches: Sequence[PlannedSearch], rule: Rule) -> list[int | None]:
