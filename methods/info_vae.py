@@ -33,6 +33,8 @@ class InfoVAE(Method):
 
         def __post_init__(self) -> None:
             check_ranges(self, not_negative="lam alpha", at_most_one="alpha")  # above 1 the KL would be maximised
+            if self.alpha + self.lam < 1 - 1e-9:
+                raise ValueError(f"'lam' must be at least 1 - alpha, or the MMD would be maximised, not {self.lam}")
 
     def kl_loss(self, terms: ELBOTerms) -> Tensor:
         return (1 - self.config.alpha) * super().kl_loss(terms)

@@ -93,6 +93,9 @@ class VampPrior(Method):
         if ctx.model.prior.pixels:
             count = math.ceil(self.config.components / ctx.train.batch_size)
             batches = [ctx.next_batch() for _ in range(count)]
+            images = torch.cat(batches)[: self.config.components]
+            if (images == images[0]).all():
+                raise ValueError("all training images are equal: their statistics normalise no other image")
             norms = [layer for layer in ctx.model.features.modules() if isinstance(layer, nn.BatchNorm2d)]
             average_statistics(norms, ctx.model.features, batches)
-            ctx.model.prior.start_at(torch.cat(batches)[: self.config.components])
+            ctx.model.prior.start_at(images)

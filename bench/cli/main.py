@@ -21,6 +21,7 @@ from bench.core.errors import Stopped, UserError
 from bench.core.host import unchanged_process
 from bench.core.output import output_without_errors
 
+HEADLESS = {"MPLBACKEND": "agg"}  # figures are files; a backend of the user's may not exist here
 COMMANDS = (run, report, evaluate, audit, verify, merge, lag, speed, listing)
 
 
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args = parse(sys.argv[1:] if argv is None else argv)
             after_stop = args.after_stop
-            with unchanged_process():
+            with unchanged_process(**(HEADLESS if argv is None else {})):
                 return args.execute(args)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -1,7 +1,9 @@
 """The program: its commands, their help, and exit statuses."""
 
+import os
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 
@@ -54,6 +56,20 @@ def test_help_and_presets_import_nothing_heavy():
         "except SystemExit: print({'torch', 'ray', 'pandas', 'matplotlib'} & set(sys.modules))"
     )
     assert python(code).stdout.splitlines()[-1] == "set()"
+
+
+def test_figures_need_no_window(monkeypatch):
+    """The user's ``MPLBACKEND`` may not exist here; in a program that calls ``main`` with arguments it stays."""
+    backends = []
+
+    def execute(args):
+        backends.append(os.environ["MPLBACKEND"])
+
+    monkeypatch.setenv("MPLBACKEND", "nonsense")
+    monkeypatch.setattr(cli, "parse", lambda argv: Namespace(execute=execute, after_stop=""))
+    for main, argv in ((cli.main, None), (run_main, None), (cli.main, ["list"]), (run_main, [])):
+        main(argv)
+    assert backends == ["agg", "agg", "nonsense", "nonsense"]
 
 
 def test_errors_are_one_line_and_a_status(capsys, monkeypatch, subtests):

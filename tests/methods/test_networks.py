@@ -72,6 +72,14 @@ def test_pseudo_images_start_as_data(trainer, tmp_path):
     assert (components.mean.mean(0) - q.mean.mean(0)).abs().max() < q.mean.std(0).mean()
 
 
+def test_equal_training_images_are_an_error(trainer, tmp_path):
+    run = trainer("vamp_prior(components=4)", tmp_path)
+    x = run.ctx.next_batch()
+    run.ctx.next_batch = lambda: x[:1].expand_as(x)
+    with pytest.raises(ValueError, match="all training images are equal"):
+        run.method.on_phase_start(run.ctx)
+
+
 def test_encoding_pseudo_images_changes_no_state(trainer, tmp_path):
     """They are encoded by the running statistics, with gradients, and the encoder stays in training mode."""
     model = trainer("vamp_prior(components=4)", tmp_path).model.train()

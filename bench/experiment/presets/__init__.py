@@ -72,6 +72,8 @@ def load_preset(
     shared, own = file.__pydantic_extra__[modality], file.__pydantic_extra__.get(protocol, _Part())
     notes = list((shared.notes or []) if own.notes is None else own.notes)
     where, changes = f"preset {name}, [{protocol or modality}", overrides or {}
+    evaluation = EvaluationConfig.build(shared.evaluation | own.evaluation, f"{where}.evaluation]")
+    _check_sections(changes, evaluation, MODELS[modality])
     training = {}
     for section, cls in (("model", MODELS[modality]), ("train", TrainConfig)):
         chosen = build(cls, getattr(shared, section) | getattr(own, section), f"{where}.{section}]")
@@ -82,7 +84,6 @@ def load_preset(
             if getattr(changed, f.name) != getattr(chosen, f.name)
         ]
         training[section] = changed
-    evaluation = EvaluationConfig.build(shared.evaluation | own.evaluation, f"{where}.evaluation]")
     evaluation = evaluation.with_overrides(changes.get("evaluation", {}))
     by_design = shared.collapse_by_design if own.collapse_by_design is None else own.collapse_by_design
     return Preset(
@@ -94,6 +95,16 @@ def load_preset(
         evaluation=evaluation,
         collapse_by_design=bool(by_design),
     )
+
+
+def _check_sections(changes: Mapping[str, Mapping[str, Any]], evaluation: EvaluationConfig, model: type) -> None:
+    """Raise ``UserError`` for a setting that belongs to another section."""
+    known = {"evaluation": {*evaluation.to_flat()}}
+    known |= {section: {f.name for f in fields(cls)} for section, cls in (("model", model), ("train", TrainConfig))}
+    for section, values in changes.items():
+        for key in values.keys() - known[section]:
+            if other := next((name for name, settings in known.items() if key in settings), None):
+                raise UserError(f"{section} has no setting '{key}': did you mean {other}.{key}?")
 
 
 def _read(path: Path) -> _PresetFile:
