@@ -7,8 +7,10 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -72,6 +74,7 @@ def run_on_ray(tasks: Sequence[CellTask], resources: Resources, wait: bool = Fal
     """
     if ray.is_initialized():
         raise UserError("Ray runs in this process already: call ray.shutdown() first, or use --executor local")
+    finished = threading.Event()
     with unchanged_process(**ENVIRONMENT), tempfile.TemporaryDirectory() as scratch:
         try:
             # Ray replaces the handlers of signals, and its processes inherit that of a closed terminal, SIGNALS[2:].
@@ -79,6 +82,8 @@ def run_on_ray(tasks: Sequence[CellTask], resources: Resources, wait: bool = Fal
                 start(resources, Path(scratch))
             if resources.address:
                 check_cluster(tasks[0], resources)
+            else:
+                watch_ray(finished)
             needs = [_needs(task.resources) for task in tasks]
             results = tune.Tuner(
                 tune.with_resources(
@@ -99,6 +104,7 @@ def run_on_ray(tasks: Sequence[CellTask], resources: Resources, wait: bool = Fal
                 ),
             ).fit()
         finally:
+            finished.set()
             ray.shutdown()
     metrics = [results[number].metrics or {} for number in range(len(results))]
     return [TaskReport(**record.get("report", {})) for record in metrics]
@@ -124,6 +130,21 @@ def start(resources: Resources, scratch: Path) -> None:
         known = "check that a cluster runs there, and that its token is known here (RAY_AUTH_MODE)"
         remedy = known if resources.address else "try --executor local"
         raise UserError(f"cannot start or reach Ray ({error_summary(error)}): {remedy}") from error
+
+
+def watch_ray(finished: threading.Event) -> None:
+    """End this process with one line if Ray's own processes on this machine die; Ray would end it with many."""
+
+    def watch(name: str, process: subprocess.Popen[bytes]) -> None:
+        process.wait()
+        if not finished.is_set():
+            os.write(2, f"\nerror: Ray's process {name} was killed: the same command resumes\n".encode())
+            os._exit(1)
+
+    node: Any = ray._private.worker._global_node
+    for name, processes in node.all_processes.items():
+        if name in ("raylet", "gcs_server"):
+            threading.Thread(target=watch, args=(name, processes[0].process), daemon=True).start()
 
 
 def stage_code(scratch: Path) -> Path:

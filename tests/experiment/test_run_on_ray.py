@@ -1,6 +1,7 @@
 """How Ray places trials: their order, their names, and several on one GPU."""
 
 import os
+import signal
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.experiment.task import CellTask, Resources
+from tests.experiment import processes
+from tests.experiment.processes import needs_fork
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +64,30 @@ def test_trials_start_in_order_and_have_the_names_of_cells(run):
     assert all(abs(start - place) <= 1 for place, start in enumerate(positions)), "two run at a time"
     assert len({process for _, process, *_ in lines}) == 2, "processes are reused"
     assert all(title == f"ray::{name}" for name, _, _, title in lines)
+
+
+@needs_fork
+def test_the_death_of_ray_ends_the_command_with_one_line(planned, task, tmp_path, capfd):
+    waiting = Recorder(**vars(task(planned("vae"))), log=tmp_path / "log", together=2)
+
+    def work():
+        from bench.experiment.run_on_ray import run_on_ray
+
+        run_on_ray([waiting], Resources())
+
+    command = processes.start(work)
+    while not waiting.log.exists():
+        assert command.is_alive()
+        time.sleep(0.1)
+    (raylet,) = [number for number in children(command.pid) if "raylet" in Path(f"/proc/{number}/cmdline").read_text()]
+    os.kill(raylet, signal.SIGKILL)
+    command.join(30)
+    assert command.exitcode == 1
+    assert capfd.readouterr().err.strip() == "error: Ray's process raylet was killed: the same command resumes"
+
+
+def children(process: int) -> list[int]:
+    return [int(n) for file in Path(f"/proc/{process}/task").glob("*/children") for n in file.read_text().split()]
 
 
 def test_four_cells_share_each_of_two_gpus(run):
