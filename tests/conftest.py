@@ -119,10 +119,10 @@ def data(prepared) -> ImageData:
     return tensors.load(prepared, MODEL)
 
 
-def planner(data: Prepared, preset: Preset, folder: Path):
+def planner(data: Prepared, preset: Preset, folder: Path, device: str = "cpu"):
     def make(expression: str, train: TrainConfig = preset.train, out: Path | None = None, seed: int = 0) -> PlannedCell:
         rows, _ = parse_methods([expression], preset.name)
-        return plan(rows, data.info, replace(preset, train=train), 1, seed, "cpu", out or folder)[0]
+        return plan(rows, data.info, replace(preset, train=train), 1, seed, device, out or folder)[0]
 
     return make
 
@@ -138,10 +138,10 @@ def tasks(data: Prepared):
 def trainers(planned, data: Prepared, preset: Preset):
     def make(expression: str, folder: Path, train: TrainConfig = preset.train) -> Trainer:
         folder.mkdir(parents=True, exist_ok=True)
-        method, model, seed = build_from_config(planned(expression, train).config)
-        return Trainer(
-            method, model, tensors.load(data, preset.model), train, seed, folder, validate, lambda history: None
-        )
+        config = planned(expression, train).config
+        method, model, seed = build_from_config(config)
+        loaded = tensors.load(data, preset.model).to(config.device)
+        return Trainer(method, model, loaded, train, seed, folder, validate, lambda history: None)
 
     return make
 

@@ -79,6 +79,8 @@ class Measurement:
 def measure(config: CellConfig, data_path: Path, threads: int, seconds: float) -> list[Measurement]:
     """Measure every kind of update, from ``seconds`` of training in each phase, and the evaluation."""
     with training_settings(threads, config.device, 0), tempfile.TemporaryDirectory() as folder:
+        if config.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # of what this process did before
         method, model, seed = build_from_config(config)
         if hasattr(method.config, "max_inner"):
             method.config = replace(method.config, max_inner=MAX_INNER)

@@ -1,7 +1,6 @@
 """Text networks: likelihood, padding, dropout, second-order gradients, decoding."""
 
 import math
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -259,23 +258,6 @@ def test_samples_follow_the_model(model):
     for row in rows[:50].tolist():
         end = row.index(END) if END in row else len(row)
         assert PAD not in row[:end] and set(row[end + 1 :]) <= {PAD}
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("training", [True, False])
-def test_cuda_gives_the_likelihoods_of_the_cpu(model, training):
-    """cuDNN's LSTM takes contiguous initial states only, and those of the decoder are slices of its code."""
-    model.decoder.dropout = 0.0
-    x, z = sentences([4, 6, 2]), torch.randn(3, 2, 3)
-    expected = model.train(training).log_prob(x, z).detach()
-    model.to("cuda")
-    log_prob = model.log_prob(x.to("cuda"), z.to("cuda"))
-    torch.testing.assert_close(log_prob.detach().cpu(), expected, rtol=1e-4, atol=1e-4)
-    with second_order(model) if not training else nullcontext():  # cuDNN has no gradient in evaluation mode
-        model.log_prob(x.to("cuda"), z.to("cuda")).sum().backward()
-    code = model.eval().latent_to_decoder(z[:, 0].to("cuda"))
-    assert model.decoder.sample(code, torch.Generator("cuda").manual_seed(0)).shape[0] == 3
-    assert beam(model.decoder, code[:1], width=2).shape[0] == 1
 
 
 @pytest.mark.slow
