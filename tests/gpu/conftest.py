@@ -1,11 +1,14 @@
 """The device under test, and random numbers that do not depend on it.
 
-Without a GPU these tests are skipped. ``BENCH_GPU_TEST_DEVICE=cpu`` runs the same code on the CPU instead.
+Without a GPU these tests are skipped. ``BENCH_GPU_TEST_DEVICE=cpu`` runs the same code on the CPU instead. Tests that
+have not started after ``BENCH_GPU_TEST_SECONDS`` are skipped.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +27,7 @@ from bench.training.trainer import Trainer
 from tests.conftest import TEXT_TOY, TOY, planner, trainers
 
 DEVICE = os.environ.get("BENCH_GPU_TEST_DEVICE", "cuda")
+DEADLINE = time.monotonic() + float(os.environ.get("BENCH_GPU_TEST_SECONDS", math.inf))
 RANDOM = {torch.ops.aten.rand, torch.ops.aten.randn, torch.ops.aten.randint, torch.ops.aten.randperm}
 
 needs_cuda = pytest.mark.skipif(DEVICE == "cpu", reason="has no meaning on a CPU")
@@ -34,6 +38,8 @@ def settings_of_a_cell() -> Iterator[None]:
     """Set torch's state to that of a cell: on a GPU, float32 without TF32."""
     if DEVICE == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
+    if time.monotonic() > DEADLINE:
+        pytest.skip("no time left")
     with torch_settings(DEVICE, threads=1):
         yield
 
