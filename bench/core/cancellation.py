@@ -25,14 +25,19 @@ def never() -> bool:
 
 
 def when_missing(marker: Path) -> Callable[[], bool]:
-    """Return a ``should_stop`` that is True once the file ``marker`` is missing; checks every ``POLL_SECONDS``."""
-    checked, missing = -POLL_SECONDS, False
+    """Return a ``should_stop`` that is True once the file ``marker`` is missing."""
+    return throttled(lambda: not marker.exists())
+
+
+def throttled(stopped: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a ``should_stop`` that is True once ``stopped`` was; it calls it every ``POLL_SECONDS``."""
+    checked, result = -POLL_SECONDS, False
 
     def should_stop() -> bool:
-        nonlocal checked, missing
-        if not missing and time.monotonic() - checked >= POLL_SECONDS:
-            checked, missing = time.monotonic(), not marker.exists()
-        return missing
+        nonlocal checked, result
+        if not result and time.monotonic() - checked >= POLL_SECONDS:
+            checked, result = time.monotonic(), stopped()
+        return result
 
     return should_stop
 

@@ -23,6 +23,7 @@ from bench.core.output import output_without_errors
 from bench.core.provenance import cores
 from bench.experiment.task import CellTask, Resources, TaskReport
 from bench.experiment.worker import run_task
+from bench.experiment.writer import Call, Writer, run_remotely
 
 #: While ray is imported and used: no usage reports, no messages, log files or signal handlers of its own, workers stay
 #: in this directory, and the memory monitor kills no worker.
@@ -54,13 +55,21 @@ OBJECT_STORE_BYTES = 100 * 2**20
 class CellTrial(tune.Trainable):
     """One cell as a trial. The process is reused for the next cell."""
 
-    def setup(self, config: dict[str, Any], tasks: Sequence[CellTask] = (), wait: bool = False) -> None:
-        self.tasks, self.wait = tasks, wait
+    def setup(
+        self, config: dict[str, Any], tasks: Sequence[CellTask] = (), wait: bool = False, writer: Call | None = None
+    ) -> None:
+        self.tasks, self.wait, self.writer = tasks, wait, writer
 
     def step(self) -> dict[str, Any]:
         setproctitle(f"ray::{self.trial_name}")  # shown by the dashboard and ps until the step ends
         with output_without_errors():
-            return {"report": asdict(run_task(self.tasks[self.config["cell"]], self.wait)), "done": True}
+            return {"report": asdict(self._run(self.config["cell"])), "done": True}
+
+    def _run(self, cell: int) -> TaskReport:
+        task = self.tasks[cell]
+        if self.writer is None or (task.marker and task.marker.exists()):
+            return run_task(task, self.wait)
+        return run_remotely(task, cell, self.writer, self.wait)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config
@@ -80,14 +89,16 @@ def run_on_ray(tasks: Sequence[CellTask], resources: Resources, wait: bool = Fal
             # Ray replaces the handlers of signals, and its processes inherit that of a closed terminal, SIGNALS[2:].
             with signal_handlers({number: signal.SIG_IGN for number in SIGNALS[2:]}):
                 start(resources, Path(scratch))
+            writer = None
             if resources.address:
-                check_cluster(tasks[0], resources)
+                check_cluster(tasks, resources)
+                writer = start_writer(tasks)
             else:
                 watch_ray(finished)
             needs = [_needs(task.resources) for task in tasks]
             results = tune.Tuner(
                 tune.with_resources(
-                    tune.with_parameters(CellTrial, tasks=list(tasks), wait=wait),
+                    tune.with_parameters(CellTrial, tasks=list(tasks), wait=wait, writer=writer),
                     lambda config: tune.PlacementGroupFactory([needs[config["cell"]]]),
                 ),
                 param_space={"cell": tune.grid_search(list(range(len(tasks))))},  # starts in this order
@@ -156,23 +167,22 @@ def stage_code(scratch: Path) -> Path:
     return copy
 
 
-def check_cluster(task: CellTask, resources: Resources) -> None:
-    """Raise ``UserError`` if no node has the resources of a cell, or a node cannot read the run's files."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    needs = _needs(resources).items()
-    if not any(all(node["Resources"].get(kind, 0) >= need for kind, need in needs) for node in nodes):
-        raise UserError(
-            f"the cluster at {resources.address} has no node for a cell: give less to one by --cpus-per-cell"
-        )
-    paths = [path for path in (task.marker, task.data) if path]
-    find = ray.remote(num_cpus=0)(_missing)
-    for node in nodes:
-        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        if missing := ray.get(find.options(scheduling_strategy=strategy).remote(paths)):
+def check_cluster(tasks: Sequence[CellTask], resources: Resources) -> None:
+    """Raise ``UserError`` if no node of the cluster has the resources of a cell."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for needs in map(_needs, {task.resources for task in tasks}):
+        if not any(all(node.get(kind, 0) >= need for kind, need in needs.items()) for node in nodes):
             raise UserError(
-                f"node {node['NodeManagerAddress']} cannot read {missing[0]}: with --address, --out and the data cache "
-                "(BENCH_CACHE) must be on storage that all nodes share"
+                f"the cluster at {resources.address} has no node for a cell: give less to one by --cpus-per-cell"
             )
+
+
+def start_writer(tasks: Sequence[CellTask]) -> Call:
+    """Start a writer on this machine, for nodes that do not see the output folder; return what calls its methods."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(Writer)
+    writer = actor.remote(list(tasks))
+    return lambda method, *arguments: ray.get(getattr(writer, method).remote(*arguments))
 
 
 def _needs(resources: Resources) -> dict[str, float]:
@@ -181,7 +191,3 @@ def _needs(resources: Resources) -> dict[str, float]:
 
 def _folder_name(folder: Path) -> str:
     return f"{folder.parent.name}-{folder.name}"
-
-
-def _missing(paths: Sequence[Path]) -> list[Path]:
-    return [path for path in paths if not path.exists()]
