@@ -118,7 +118,8 @@ def execute(args: argparse.Namespace) -> int:
 
         check_tracker(args.track)
     from bench.cli.progress import make_console
-    from bench.experiment.session import write_configs
+    from bench.experiment.plan import write_configs
+    from bench.experiment.session import remove_leftovers
     from bench.experiment.sweeps import write_sweeps
 
     console = make_console()
@@ -134,6 +135,8 @@ def execute(args: argparse.Namespace) -> int:
     write_configs(plan.cells)
     if plan.pending:
         run_missing(console, args.out, plan)
+    else:
+        remove_leftovers(args.out)  # of a run that was killed after its last cell
     return report_results(console, args.out, plan)
 
 

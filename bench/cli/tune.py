@@ -76,7 +76,7 @@ def _part(args: argparse.Namespace, plan: Plan, cells: Sequence[PlannedCell], pr
 
 def _run(console: Console, out: Path, part: Plan, noun: str, dry_run: bool = False) -> None:
     """Print what is missing of a part of the run, stored under ``out``, and run it."""
-    from bench.experiment.session import write_configs
+    from bench.experiment.plan import write_configs
 
     total = len(part.cells)
     if total:

@@ -13,9 +13,9 @@ from bench.core.config import json_settings
 from bench.core.errors import UserError
 from bench.data.dataset import DataInfo
 from bench.evaluation.config import EvaluationConfig
-from bench.experiment.cell_folder import CellFolder, RecordError, cell_folders, check_schema
+from bench.experiment.cell_folder import CellFolder, RecordError, cell_folders, check_schema, lock_cell
 from bench.experiment.presets import Preset
-from bench.experiment.schema import CellConfig, Component, MethodRecord, Status, identify
+from bench.experiment.schema import CellConfig, Component, MethodRecord, ResultRecord, Status, identify
 from bench.training.expressions import MethodSpec, Modifier
 
 #: Characters of the folder named by an expression, which may have more than the 255 of a file name. Cell ids differ.
@@ -114,6 +114,20 @@ def planned_cell(
 def longest_first(cells: Sequence[PlannedCell], seconds: Mapping[Path, float]) -> list[PlannedCell]:
     """Return the order in which cells run: the longest first, so that no core is idle at the end."""
     return sorted(cells, key=lambda cell: -seconds[cell.folder.path])
+
+
+def write_configs(cells: Sequence[PlannedCell]) -> None:
+    """Write ``config.json`` of every cell, and ``result.json`` of those that are skipped.
+
+    A cell that another run holds is left to it.
+    """
+    for cell in cells:
+        with lock_cell(cell.folder.path) as free:
+            if free and not cell.state.retrain_reason:  # otherwise the worker archives the folder first
+                cell.folder.write_config(cell.config)
+            if free and cell.status is Status.SKIPPED:
+                record = ResultRecord(cell_id=cell.config.cell_id, status="skipped", reason=cell.state.reason)
+                cell.folder.write_record("result.json", record)
 
 
 def method_record(row: MethodSpec) -> MethodRecord:

@@ -1,12 +1,14 @@
-"""A run from start to end: its lock, its tasks, and the signals that stop it.
+"""A run from start to end: its lock, its tasks, their executor, and the signals that stop it.
 
-A run locks the file ``.run-<id>.lock`` in the output folder and removes it to stop its workers.
+A run locks the file ``.run-<id>.lock`` in the output folder and removes it to stop its workers. Its tasks run one after
+the other in this process, or on Ray. A cell that another run holds is left to the end and then waited for.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -16,28 +18,11 @@ from types import FrameType
 from bench.core.cancellation import SIGNALS, signal_handlers
 from bench.core.errors import Stopped, UserError
 from bench.core.files import file_lock
-from bench.experiment.cell_folder import CellFolder, lock_cell, remove_stale_files
-from bench.experiment.plan import PlannedCell
-from bench.experiment.run_local import RunStats, execute
-from bench.experiment.schema import ResultRecord, Status
-from bench.experiment.task import CellTask, Resources, new_run_id
+from bench.experiment.cell_folder import CellFolder, remove_stale_files
+from bench.experiment.task import CellTask, Resources, RunStats, TaskReport, new_run_id
 from bench.experiment.tracking import tracking
 
 STOPPING = "\nstopping: running cells write a checkpoint; press ^C again to stop at once\n"
-
-
-def write_configs(cells: Sequence[PlannedCell]) -> None:
-    """Write ``config.json`` of every cell, and ``result.json`` of those that are skipped.
-
-    A cell that another run holds is left to it.
-    """
-    for cell in cells:
-        with lock_cell(cell.folder.path) as free:
-            if free and not cell.state.retrain_reason:  # otherwise the worker archives the folder first
-                cell.folder.write_config(cell.config)
-            if free and cell.status is Status.SKIPPED:
-                record = ResultRecord(cell_id=cell.config.cell_id, status="skipped", reason=cell.state.reason)
-                cell.folder.write_record("result.json", record)
 
 
 def run_tasks(
@@ -67,6 +52,36 @@ def run_tasks(
     if output_deleted:
         raise UserError(f"--out {out} was removed during the run: restore it, and run the same command again")
     return stats
+
+
+def execute(tasks: Sequence[CellTask], resources: Resources) -> RunStats:
+    """Run every task until its cell is done or has failed; return early once the run is cancelled."""
+    if resources.executor == "local":
+        run: Callable[[Sequence[CellTask], Resources, bool], list[TaskReport]] = run_in_process
+    else:
+        from bench.experiment.run_on_ray import run_on_ray as run
+
+    began = time.time()
+    reports = run(tasks, resources, False)
+    if busy := [task for task, report in zip(tasks, reports, strict=True) if report.busy]:
+        reports += run(busy, resources, True)
+    wall = time.time() - began
+    worked = [report for report in reports if not report.busy]
+    return RunStats(
+        cells=len(tasks),
+        workers=max(1, len({report.worker for report in worked})),
+        wall=wall,
+        startup=min((report.started for report in worked), default=began) - began,
+        in_cells=sum(report.seconds for report in worked),
+        problems=tuple(dict.fromkeys(report.problem for report in worked if report.problem)),
+    )
+
+
+def run_in_process(tasks: Sequence[CellTask], resources: Resources, wait: bool) -> list[TaskReport]:
+    """Run tasks one after the other in this process."""
+    from bench.experiment.worker import run_task
+
+    return [run_task(task, wait) for task in tasks]
 
 
 def _in_run(task: CellTask, run: RunSession) -> CellTask:

@@ -1,4 +1,4 @@
-"""A cell to run, what it takes of a machine, and what a process reports about it."""
+"""A cell to run, what it takes of a machine, and what is reported about it."""
 
 from __future__ import annotations
 
@@ -81,3 +81,24 @@ class TaskReport:
     seconds: float = 0.0
     busy: bool = False  # another run holds the cell
     problem: str = ""  # why the worker could not run the cell, apart from failures of the cell itself
+
+
+@dataclass(frozen=True)
+class RunStats:
+    """Where the time of a run went, in seconds, and the problems of its workers."""
+
+    cells: int
+    workers: int
+    wall: float
+    startup: float  # until the first cell started
+    in_cells: float  # summed over workers
+    problems: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        minutes, seconds = divmod(round(self.wall), 60)
+        wall = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        busy = 100 * self.in_cells / max(self.workers * self.wall, 1e-9)
+        return (
+            f"{self.cells} cell{'s' * (self.cells != 1)} in {wall} on {self.workers} worker{'s' * (self.workers != 1)}"
+            f": {self.startup:.0f} s to start, workers {busy:.0f} % busy"
+        )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.experiment.run_local import execute
+from bench.experiment.session import execute
 from bench.experiment.task import Resources
 from bench.experiment.worker import run_cell
 from tests.experiment.outcomes import assert_same_outcome

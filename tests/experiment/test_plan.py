@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from bench.experiment import runtime_estimate
-from bench.experiment.plan import FORCED, cell_state, plan
+from bench.experiment.cell_folder import lock_cell
+from bench.experiment.plan import FORCED, cell_state, plan, write_configs
 from bench.experiment.schema import Status, identify
 from bench.experiment.worker import run_cell
 from bench.training import registry
@@ -149,3 +150,10 @@ def test_update_is_timed_as_on_an_idle_machine(prepared, tmp_path, monkeypatch):
 
     monkeypatch.setattr(runtime_estimate, "autocast", interrupted)
     assert 0 < runtime_estimate.seconds_per_update(TOY, prepared.info, "cpu", 1) < 0.1
+
+
+def test_configs_of_cells_that_another_run_holds_are_left_to_it(planned):
+    held, free = planned("vae"), planned("beta_vae")
+    with lock_cell(held.folder.path):
+        write_configs([held, free])
+    assert not held.folder.path.exists() and free.folder.config == free.config

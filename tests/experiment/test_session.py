@@ -9,8 +9,8 @@ import pytest
 
 from bench.core.errors import Stopped, UserError
 from bench.core.files import UNFINISHED, file_lock
-from bench.experiment.cell_folder import STALE_SECONDS, CellFolder, cell_folders, lock_cell
-from bench.experiment.session import remove_leftovers, run_tasks, running, write_configs
+from bench.experiment.cell_folder import STALE_SECONDS, CellFolder, cell_folders
+from bench.experiment.session import remove_leftovers, run_tasks, running
 from bench.experiment.task import Resources
 from bench.experiment.worker import run_cell
 from bench.training import registry
@@ -163,10 +163,3 @@ def test_attempts_count_within_one_run(tmp_path):
     assert folder.attempts().finished and folder.begin_attempt("two") == 1
     (folder.path / "attempts.json").write_text("{")
     assert folder.attempts().run_id == ""
-
-
-def test_configs_of_cells_that_another_run_holds_are_left_to_it(planned):
-    held, free = planned("vae"), planned("beta_vae")
-    with lock_cell(held.folder.path):
-        write_configs([held, free])
-    assert not held.folder.path.exists() and free.folder.config == free.config

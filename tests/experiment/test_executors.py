@@ -10,8 +10,8 @@ import pytest
 
 from bench.core.errors import UserError
 from bench.experiment.cell_folder import lock_cell
-from bench.experiment.run_local import RunStats, execute
-from bench.experiment.task import Resources
+from bench.experiment.session import execute
+from bench.experiment.task import Resources, RunStats
 from tests.conftest import TRAIN
 from tests.experiment.outcomes import assert_same_outcome
 
