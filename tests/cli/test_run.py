@@ -156,7 +156,7 @@ def test_wrong_argument_is_one_line_and_status_2(tmp_path, capsys, subtests):
             ["--methods", "vae", "beta_vae"],
             "'beta_vae' belongs to no option: write --name value, with values joined by commas",
         ),
-        (["--epochs", "3"], "unknown option '--epochs': there are --address, --compile, --controls, --cpus-per-cell, "),
+        (["--jobs", "3"], "unknown option '--jobs': there are --address, --compile, --controls, --cpus-per-cell, "),
         (["--set", "lr=3"], "cannot read --set lr=3: did you mean train.lr=3?"),
         (["--seeds", "1.5"], "argument --seeds: write a whole number, not '1.5'"),
         (["--device", "gpu"], "argument --device: invalid choice: 'gpu' (choose from 'auto', 'cpu', 'cuda')"),
