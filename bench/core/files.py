@@ -53,7 +53,11 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    replace(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    replace(path, lambda file: file.write(content))
 
 
 def read_json(path: Path, missing_ok: bool = False) -> Any:

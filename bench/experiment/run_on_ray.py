@@ -180,7 +180,7 @@ def check_cluster(tasks: Sequence[CellTask], resources: Resources) -> None:
 def start_writer(tasks: Sequence[CellTask]) -> Call:
     """Start a writer on this machine, for nodes that do not see the output folder; return what calls its methods."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(Writer)
+    actor = ray.remote(Writer).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
     writer = actor.remote(list(tasks))
     return lambda method, *arguments: ray.get(getattr(writer, method).remote(*arguments))
 

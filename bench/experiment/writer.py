@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.cancellation import throttled
-from bench.core.files import rename_to_backup, replace
+from bench.core.files import rename_to_backup, write_bytes
 from bench.data.cache import cache_dir
 from bench.data.dataset import Prepared
 from bench.experiment.cell_folder import lock_cell
@@ -65,8 +65,9 @@ class Writer:
         return task.cancelled
 
     def archive(self, cell: int) -> None:
-        """Rename the folder of a cell to a backup."""
-        rename_to_backup(self.tasks[cell].folder)
+        """Rename the folder of a cell, if it exists, to a backup."""
+        if self.tasks[cell].folder.exists():
+            rename_to_backup(self.tasks[cell].folder)
 
     def close(self, cell: int) -> None:
         """Unlock a cell."""
@@ -137,7 +138,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files to a folder, which is created in an existing one."""
     for name, content in files.items():
         folder.mkdir(exist_ok=True)
-        replace(folder / name, lambda file, content=content: file.write(content), parents=False)
+        write_bytes(folder / name, content)
 
 
 def stamps(folder: Path) -> dict[str, int]:
