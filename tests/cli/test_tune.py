@@ -131,7 +131,7 @@ def test_a_tuning_that_is_killed_twice_has_the_same_table(toy):
         process.join()
     assert bench(toy, *arguments) == 0
     assert [*tunings(toy)] == [*tunings(undisturbed)]
-    for name in ("text-quick-tuned8.csv", "text-quick-tuned8-trials.csv"):
+    for name in ("toy-text-quick-tuned8.csv", "toy-text-quick-tuned8-trials.csv"):
         tables = [pd.read_csv(out / "tables" / name) for out in (toy, undisturbed)]
         seconds = [column for column in tables[0] if column.startswith("train_seconds")]
         pd.testing.assert_frame_equal(*(table.drop(columns=seconds) for table in tables), check_exact=True)
