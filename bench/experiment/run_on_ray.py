@@ -105,7 +105,7 @@ def run_on_ray(tasks: Sequence[CellTask], resources: Resources, wait: bool = Fal
                 tune_config=tune.TuneConfig(
                     reuse_actors=True,  # for trials with the same resources
                     trial_name_creator=lambda trial: tasks[trial.config["cell"]].config.name,
-                    trial_dirname_creator=lambda trial: _folder_name(tasks[trial.config["cell"]].folder),
+                    trial_dirname_creator=lambda trial: "-".join(tasks[trial.config["cell"]].folder.parts[-2:]),
                 ),
                 run_config=tune.RunConfig(
                     storage_path=scratch,
@@ -187,7 +187,3 @@ def start_writer(tasks: Sequence[CellTask]) -> Call:
 
 def _needs(resources: Resources) -> dict[str, float]:
     return {"CPU": resources.cpus_per_cell, "GPU": resources.gpus_per_cell}
-
-
-def _folder_name(folder: Path) -> str:
-    return f"{folder.parent.name}-{folder.name}"

@@ -63,9 +63,10 @@ def test_cells_of_a_killed_node_run_on_the_other(planned, task, cluster, tasks, 
     assert_all_done(planned, task, tmp_path)
 
 
-def test_a_node_that_does_not_see_the_folder_sends_its_files(planned, task, cluster, tasks, tmp_path):
+def test_a_node_that_does_not_see_the_folder_sends_its_files(planned, task, cluster, tasks, tmp_path, monkeypatch):
     if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"]).returncode:
         pytest.skip("needs mount namespaces")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "out"))  # hidden, too
     (tmp_path / "cache").mkdir()
     hide = f"mount -t tmpfs none {tmp_path / 'out'} && export BENCH_CACHE={tmp_path / 'cache'}"
     start = f"exec {RAY} start --address={cluster.address} --num-cpus=1 --block"
