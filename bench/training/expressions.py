@@ -129,10 +129,23 @@ def _spec(method: type[Method], config: Any, modifiers: Mapping[str, Modifier], 
         for key, value in method.preset_overrides.get(preset, {}).items()
         if getattr(config, key) == value
     )
-    expression = f"{method.name}{_arguments(config, default, method.display_params)}"
-    for modifier in modifiers.values():
-        expression += f"+{modifier.name}{_arguments(modifier.value, type(modifier.value)())}"
+    expression = _expression(method, config, modifiers, default, method.display_params)
     return MethodSpec(method, config, modifiers, expression, notes)
+
+
+def _expression(
+    method: type[Method], config: Any, modifiers: Mapping[str, Modifier], default: Any, always: Iterable[str]
+) -> str:
+    """Return the canonical expression, with the settings that are not at their defaults and those named ``always``."""
+    text = f"{method.name}{_arguments(config, default, always)}"
+    return text + "".join(f"+{m.name}{_arguments(m.value, type(m.value)())}" for m in modifiers.values())
+
+
+def tuned_name(row: MethodSpec, preset: str) -> str:
+    """Return the expression of a row without the settings that tuning varies."""
+    varied = {name for part, name in search_space(row, preset) if not part}
+    always = [name for name in row.method.display_params if name not in varied]
+    return _expression(row.method, row.config, row.modifiers, preset_default(row.method, preset), always)
 
 
 def search_space(row: MethodSpec, preset: str) -> dict[tuple[str, str], Range | Choice]:
@@ -201,7 +214,8 @@ def available_modifiers() -> dict[str, dict[str, type]]:
     return {"kl_term": registry.kl_terms(), "schedule": SCHEDULES, "learning_rate": {LEARNING_RATE: LearningRate}}
 
 
-def _arguments(config: Any, default: Any, always: Sequence[str] = ()) -> str:
+def _arguments(config: Any, default: Any, always: Iterable[str] = ()) -> str:
+    always = {*always}
     values = {f.name: getattr(config, f.name) for f in fields(config)}
     parts = [f"{key}={value}" for key, value in values.items() if key in always or value != getattr(default, key)]
     return f"({','.join(parts)})" if parts else ""

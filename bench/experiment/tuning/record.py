@@ -21,7 +21,7 @@ class Search(Record):
     """The trials of a row in one repetition."""
 
     row: str
-    """Expression of the row."""
+    """Expression of the row, without the settings that were varied."""
     base_seed: int
     seed: Count
     """Repetition, from 0."""

@@ -26,7 +26,7 @@ from bench.experiment.cell_folder import lock_cell
 from bench.experiment.plan import PlannedCell, planned_cell
 from bench.experiment.presets import Preset
 from bench.experiment.tuning.record import FOLDER, Search, trial_metrics
-from bench.training.expressions import MethodSpec, search_space, with_settings
+from bench.training.expressions import MethodSpec, search_space, tuned_name, with_settings
 
 #: Trials of a search before Optuna models them; its default is 10, more than most budgets here.
 STARTUP = 4
@@ -196,7 +196,7 @@ def searched(
     """Return the records of the searches: which trial was selected, and the cell of its settings."""
     return [
         Search(
-            row=search.row.expression,
+            row=tuned_name(search.row, search.trials[0].config.preset),
             base_seed=base_seed,
             seed=search.seed,
             trials=tuple(cell.config.cell_id for cell in search.trials),
