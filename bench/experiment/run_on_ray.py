@@ -149,7 +149,8 @@ def watch_ray(finished: threading.Event) -> None:
     def watch(name: str, process: subprocess.Popen[bytes]) -> None:
         process.wait()
         if not finished.is_set():
-            os.write(2, f"\nerror: Ray's process {name} was killed: the same command resumes\n".encode())
+            cursor = "\x1b[?25h" if os.isatty(2) else ""  # which progress bars hide
+            os.write(2, f"{cursor}\nerror: Ray's process {name} was killed: the same command resumes\n".encode())
             os._exit(1)
 
     node: Any = ray._private.worker._global_node

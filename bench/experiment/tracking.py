@@ -103,7 +103,7 @@ class WandbLog:
             dir=str(out),
             resume="allow",
             reinit="create_new",
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(silent=True, console="off", login_timeout=10),
         )
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -8,6 +8,7 @@ import struct
 import time
 from collections import defaultdict
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from bench.experiment.session import run_tasks
 from bench.experiment.task import Resources
 from bench.training import registry
 from bench.training.result import Validation
+from tests.conftest import EVALUATION
 
 LINE = Validation(
     phase="main", update=4, encoder_updates=0, seconds=1, train_loss=30, beta=1, lr=1e-3, selected=True, elbo=-30
@@ -94,7 +96,8 @@ def test_a_resumed_run_logs_every_point_once(planned, task, tmp_path, monkeypatc
     out.mkdir()
 
     def run():
-        run_tasks(out, [task(cell)], Resources("local"), nullcontext(), messages.append, tracker)
+        basic = replace(EVALUATION, metrics=())
+        run_tasks(out, [task(cell, evaluation=basic)], Resources("local"), nullcontext(), messages.append, tracker)
 
     def stop(self, ctx):
         if ctx.step == 6:

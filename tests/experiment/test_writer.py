@@ -1,11 +1,14 @@
 """A machine that does not see the output folder: its cells are stored through the writer."""
 
+from dataclasses import replace
+
 import pytest
 
 from bench.experiment.cell_folder import lock_cell
 from bench.experiment.worker import run_cell
 from bench.experiment.writer import Writer, run_remotely
 from bench.training import registry
+from tests.conftest import EVALUATION
 from tests.experiment.outcomes import assert_same_outcome
 
 
@@ -27,9 +30,9 @@ def run(tmp_path, monkeypatch):
 
 def test_a_stopped_remote_cell_goes_on_and_has_the_same_numbers(planned, task, tmp_path, monkeypatch, run):
     monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)
+    basic = replace(EVALUATION, metrics=())
     cell, local = planned("vae"), planned("vae", out=tmp_path / "local")
-    cell.folder.path.parent.mkdir(parents=True)
-    run_cell(task(local))
+    run_cell(task(local, evaluation=basic))
     marker = tmp_path / "marker"
     marker.touch()
 
@@ -39,9 +42,9 @@ def test_a_stopped_remote_cell_goes_on_and_has_the_same_numbers(planned, task, t
 
     with monkeypatch.context() as patch:
         patch.setattr(registry.method("vae"), "on_step_end", stop)
-        run(task(cell, marker=marker))
+        run(task(cell, marker=marker, evaluation=basic))
     assert planned("vae").status == "incomplete" and (cell.folder.path / "last.pt").exists()
-    report = run(task(cell))
+    report = run(task(cell, evaluation=basic))
     assert report.worker and not report.busy and not report.problem
     assert cell.folder.result().training.resumes == 1
     assert_same_outcome(cell.folder, local.folder)
