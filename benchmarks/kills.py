@@ -138,7 +138,7 @@ def check(out: Path, reference: Path) -> list[str]:
             problems += differences(outcome(folder), outcome(other), other.path.parent.name)[:3]
         except (AssertionError, OSError, RecordError) as error:
             problems.append(f"{other.path.relative_to(out)}: not finished: {error!r:.200}")
-    patterns = ("**/.*.lock", f"**/*{UNFINISHED}", "**/.run-*", "**/*.bak-*")
+    patterns = ("**/.*.lock", f"**/*{UNFINISHED}", "**/*.bak-*")
     return problems + [f"left over: {path.relative_to(out)}" for pattern in patterns for path in out.glob(pattern)]
 
 

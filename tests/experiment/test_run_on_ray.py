@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -10,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from bench.experiment.task import CellTask, Resources
-from tests.experiment import processes
-from tests.experiment.processes import needs_fork
+from benchmarks.kills import COMMAND
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
 
 
 @dataclass(frozen=True)
@@ -66,24 +66,17 @@ def test_trials_start_in_order_and_have_the_names_of_cells(run):
     assert all(title == f"ray::{name}" for name, _, _, title in lines)
 
 
-@needs_fork
-def test_the_death_of_ray_ends_the_command_with_one_line(planned, task, tmp_path, capfd):
-    waiting = Recorder(**vars(task(planned("vae"))), log=tmp_path / "log", together=2)
-
-    def work():
-        from bench.experiment.run_on_ray import run_on_ray
-
-        run_on_ray([waiting], Resources())
-
-    command = processes.start(work)
-    while not waiting.log.exists():
-        assert command.is_alive()
+def test_the_death_of_ray_ends_the_command_with_one_line(tmp_path):
+    """In a new process: Ray cannot be used in a fork of one that has used it."""
+    command = subprocess.Popen([*COMMAND, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not [*tmp_path.rglob("result.json")]:
+        assert command.poll() is None
         time.sleep(0.1)
     (raylet,) = [number for number in children(command.pid) if "raylet" in Path(f"/proc/{number}/cmdline").read_text()]
     os.kill(raylet, signal.SIGKILL)
-    command.join(30)
-    assert command.exitcode == 1
-    assert capfd.readouterr().err.strip() == "error: Ray's process raylet was killed: the same command resumes"
+    _, error = command.communicate(timeout=60)
+    assert command.returncode == 1
+    assert error.splitlines()[-1] == "error: Ray's process raylet was killed: the same command resumes"
 
 
 def children(process: int) -> list[int]:
