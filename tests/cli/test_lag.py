@@ -28,6 +28,7 @@ def example_traces() -> dict[str, LagTrace]:
     return {"one": LagTrace(updates, 0 * true, true, kl), "other": LagTrace(updates, 0.9 * true, true, kl)}
 
 
+@pytest.mark.slow
 def test_text_run_with_scalar_latent_draws_lag(prepared, text_prepared, tmp_path, capsys):
     with toy_environment(tmp_path, prepared, text_prepared):
         out = tmp_path / "out"
