@@ -20,7 +20,7 @@ from bench.training.torch_setup import training_settings
 from tests.conftest import EVALUATION, assert_equal_weights, tasks
 from tests.experiment.outcomes import assert_same_outcome
 from tests.gpu.conftest import DEVICE, Toys, host_randomness, needs_cuda
-from tests.methods.test_contract import STATEFUL, Killed, quick, without_seconds
+from tests.methods.test_contract import STATEFUL, quick, run_killed, without_seconds
 
 pytestmark = pytest.mark.gpu
 MODALITIES = ["image", "text"]
@@ -85,17 +85,7 @@ def test_resumes_bit_for_bit(name, modality, toys, monkeypatch):
     expected = one.run()
     again.run()
     assert_equal_weights(again.model.state_dict(), one.model.state_dict())
-    monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)  # a checkpoint after every update
-    update = TrainingContext.update
-
-    def killed_update(self, *args, **options):
-        if self.step == KILLED_AT:
-            raise Killed
-        return update(self, *args, **options)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(TrainingContext, "update", killed_update)
-        killed.run()
+    run_killed(killed, KILLED_AT, monkeypatch)
     resumed = toys.trainer(quick(name), modality, DEVICE, "killed")
     result = resumed.run()
     assert result.resumes == 1 and (result.updates, result.flops) == (expected.updates, expected.flops)

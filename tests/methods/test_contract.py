@@ -252,6 +252,21 @@ class Killed(BaseException):
     """Ends training without any handler running."""
 
 
+def run_killed(trainer, step, monkeypatch):
+    """Run a trainer with a checkpoint after every update until the decoder update ``step``, where it is killed."""
+    monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)
+    update = TrainingContext.update
+
+    def killed_update(self, *args, **options):
+        if self.step == step:
+            raise Killed
+        return update(self, *args, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(TrainingContext, "update", killed_update)
+        trainer.run()
+
+
 @pytest.mark.parametrize(
     ("expression", "modality", "step"),
     [
@@ -269,17 +284,7 @@ class Killed(BaseException):
 )
 def test_resumes_bit_for_bit(expression, modality, step, train_once, toy_trainer, tmp_path, monkeypatch):
     """A run killed at ``step`` and started again ends with the weights and history of an uninterrupted run."""
-    monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)  # a checkpoint after every update
-    update = TrainingContext.update
-
-    def killed_update(self, *args, **options):
-        if self.step == step:
-            raise Killed
-        return update(self, *args, **options)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(TrainingContext, "update", killed_update)
-        toy_trainer(expression, modality, tmp_path).run()
+    run_killed(toy_trainer(expression, modality, tmp_path), step, monkeypatch)
     resumed = toy_trainer(expression, modality, tmp_path)
     result = resumed.run()
     uninterrupted = train_once(expression, modality)
