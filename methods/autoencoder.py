@@ -25,7 +25,7 @@ class Autoencoder(NoKLMethod):
     revision = 3
     vae_settings = "it has no KL term"
     footnotes = dict.fromkeys(
-        ("nll", "nll_refined", "elbo", "kl"), "trained without the KL, so z is not matched to the prior"
+        ("iw_nll", "nll", "elbo", "kl"), "trained without the KL, so z is not matched to the prior"
     )
 
     @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class ImplicitVAE(AuxiliaryAdam):
     footnotes = {
         "kl": DUAL,
         **dict.fromkeys(("elbo", "gap_amortisation", "gap_inference"), f"its KL is {DUAL}"),
-        **dict.fromkeys(("nll", "mi"), "its posterior has no density"),
+        **dict.fromkeys(("iw_nll", "mi"), "its posterior has no density"),
     }
     vae_settings = "its posterior is not Gaussian"
     space = {"inner": Range(1, 10), "lr": Range(1e-5, 1e-3)}

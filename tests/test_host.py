@@ -108,7 +108,7 @@ def trained_cell_calls(folder: Path) -> dict[str, Callable[[], Any]]:
         "encode": lambda: cell.encode(test).mean,
         "decode": lambda: cell.decode(z, seed=1),
         "sample": lambda: cell.sample(2, seed=1),
-        "nll": lambda: cell.nll(test, samples=5),
+        "iw_nll": lambda: cell.iw_nll(test, samples=5),
     }
 
 

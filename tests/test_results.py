@@ -103,7 +103,7 @@ def test_numbers_that_are_typed_are_noticed(pilot: Path):
     [
         ("value('yahoo-smal', 'vae', 'mi')", "no table 'yahoo-smal': did you mean 'yahoo-small'?"),
         ("value('yahoo-small', 'agressive', 'mi')", "no row 'agressive': did you mean 'aggressive'?"),
-        ("value('yahoo-small', 'vae', 'nll_refned')", "no column 'nll_refned': did you mean 'nll_refined'?"),
+        ("value('yahoo-small', 'vae', 'nll_refned')", "no column 'nll_refned': did you mean 'nll'?"),
         ("rows('yahoo-small')[0].nll_refned", "no column 'nll_refned'"),
         ("published('yahoo (Yang 2017)', 'vae', 'mii')", "no checked 'mii' of 'vae'"),
         ("valeu('yahoo-small', 'vae', 'mi')", "'valeu' is undefined"),
@@ -121,8 +121,8 @@ def test_failed_lookup_names_what_is_missing(pilot: Path, tmp_path: Path, lookup
 def test_lookups_print_what_the_table_prints(pilot: Path, tmp_path: Path):
     (tmp_path / "tables").symlink_to(pilot / "tables")
     (tmp_path / readme.TEMPLATE).write_text(
-        "{{ value('yahoo-small', 'sa_vae', 'nll_refined') | number }} {{ difference('yahoo-small', 'sa_vae') }} "
-        "{{ verdicts('yahoo-small')['C1'] }} {{ published('yahoo (Yang 2017)', 'sa_vae', 'nll') }}"
+        "{{ value('yahoo-small', 'sa_vae', 'nll') | number }} {{ difference('yahoo-small', 'sa_vae') }} "
+        "{{ verdicts('yahoo-small')['C1'] }} {{ published('yahoo (Yang 2017)', 'sa_vae', 'iw_nll') }}"
     )
     table = (pilot / "tables" / "yahoo-small.md").read_text("utf-8").replace("\\", "")
     text = readme.readme(tmp_path)

@@ -18,7 +18,7 @@ LINES = 10  # without a terminal: while a cell runs
 WINDOW = 100  # unfinished cells polled at a time, in the order in which they start
 EVALUATION_SHARE = 0.1  # of a cell's bar
 #: History and metric key -> heading.
-SHOWN = {"nll": "NLL", "elbo": "ELBO", "kl": "KL", "mi": "MI", "au": "AU"}
+SHOWN = {"nll": "NLL", "iw_nll": "IW-NLL", "elbo": "ELBO", "kl": "KL", "mi": "MI", "au": "AU"}
 
 
 def make_console() -> Console:

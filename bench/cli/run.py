@@ -91,9 +91,9 @@ def add_arguments(
     )
     how.add_argument(
         "--select",
-        default="nll_common",
+        default="nll",
         metavar="RULE",
-        help="of trials, on validation: nll_common, the lowest NLL (default), or mi_at_nll:0.5, the most MI within "
+        help="of trials, on validation: nll, the lowest NLL (default), or mi_at_nll:0.5, the most MI within "
         "0.5 nats of the tuned basic VAE",
     )
     how.add_argument(

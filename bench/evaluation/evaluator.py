@@ -40,7 +40,7 @@ from bench.models.vae import VAE, reparametrize_prior
 NUM_TRUE_MEANS = 50
 
 #: Metrics that are not defined for a posterior without density.
-NEED_DENSITY = {"nll", "nll_se", "nll_mc_se", "ess", "pareto_k", "ppl", "bpd"}
+NEED_DENSITY = {"iw_nll", "iw_nll_se", "iw_nll_mc_se", "ess", "pareto_k", "ppl", "bpd"}
 
 #: A dimension counts as collapsed if its KL is below this, in nats, for 99 % of the examples.
 COLLAPSED_DIMENSION = 0.01
@@ -137,7 +137,7 @@ def evaluate_basic(
     columns = {"index": index[order]} | {name: values.numpy()[order] for name, values in result.examples.items()}
     ctx.block = 0
     metrics, arrays = test_set_metrics(ctx, result)
-    metrics |= data.unit_metrics(result.metrics["nll"], config.test_examples) | {"n": len(index)}
+    metrics |= data.unit_metrics(result.metrics["iw_nll"], config.test_examples) | {"n": len(index)}
     if not all(q.has_density for q in result.posteriors):
         metrics |= dict.fromkeys(metrics.keys() & NEED_DENSITY)
     arrays["means"] = result.means.cpu().numpy()[order]
@@ -159,11 +159,11 @@ def evaluate_basic(
 def test_set_metrics(ctx: EvaluationContext, result: Measurement) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the metrics of ``result`` with those that only a test set has, and arrays for the report's figures."""
     examples, model = result.examples, ctx.model
-    n = len(examples["nll"])
+    n = len(examples["iw_nll"])
     latent = model.latent_dim > 0
     metrics: dict[str, Any] = result.metrics | {
-        "nll_se": examples["nll"].std().item() / math.sqrt(n) if n > 1 else math.nan,
-        "nll_mc_se": (examples["nll_mc_se"].square().sum().sqrt() / n).item() if latent else None,
+        "iw_nll_se": examples["iw_nll"].std().item() / math.sqrt(n) if n > 1 else math.nan,
+        "iw_nll_mc_se": (examples["iw_nll_mc_se"].square().sum().sqrt() / n).item() if latent else None,
         "ess": examples["ess"].mean().item() if latent else None,
         "pareto_k": examples["pareto_k"].nanmedian().item() if latent else None,
         **dict.fromkeys(("kl_aggregate_reverse", "au_ratio", "collapsed_dims")),

@@ -105,7 +105,7 @@ def compute_metrics(
         kl_dims.append(model.prior.kl_dim(q))
     examples = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
     kl_dim = None if kl_dims[0] is None else torch.cat(kl_dims)
-    metrics: Metrics = {name: examples[name].mean().item() for name in ("nll", "elbo", "rec", "kl")}
+    metrics: Metrics = {name: examples[name].mean().item() for name in ("iw_nll", "elbo", "rec", "kl")}
     result = Measurement(metrics, examples, posteriors, torch.cat(first_samples), kl_dim)
     metrics |= information_metrics(model, result) if has_latent else dict.fromkeys(("kl", *INFORMATION_METRICS))
     return result
@@ -172,4 +172,4 @@ def validate(
             q = method.posterior(ctx, x, train=False)
             metrics |= lag(model, x, q, ctx.generator("lag"), auto_chunk_size(model, [x]))
     model.train()
-    return {name: value for name, value in metrics.items() if name not in ("nll", "collapsed")}
+    return {name: value for name, value in metrics.items() if name not in ("iw_nll", "collapsed")}

@@ -21,7 +21,7 @@ from bench.evaluation.record import EvaluationRecord
 from bench.training.result import TrainingResult, Validation
 
 #: Increased when a file changes in a way that older readers do not understand.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: Increased when training produces different numbers: cells of different protocols have different ids.
 PROTOCOL_VERSION = 4
 
@@ -92,7 +92,7 @@ class SchemaVersionError(UserError):
 class CellFile(Record):
     """Version and cell of a file."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION  # type: ignore[assignment]
+    schema_version: Literal[3] = SCHEMA_VERSION  # type: ignore[assignment]
     cell_id: CellId
 
     @field_validator("schema_version", mode="before")
@@ -100,7 +100,7 @@ class CellFile(Record):
     def check_version(cls, version: object) -> object:
         """Raise ``SchemaVersionError``, which pydantic does not catch, for another version."""
         if type(version) is int and version != SCHEMA_VERSION:
-            reader = "a newer version" if version > SCHEMA_VERSION else "version 0.1"
+            reader = "a newer version" if version > SCHEMA_VERSION else "an older version"
             raise SchemaVersionError(
                 f"schema version {version}, which {reader} of the harness reads (this one reads {SCHEMA_VERSION}): "
                 "use that version, or another --out"

@@ -52,8 +52,8 @@ def load_evaluation(folder: CellFolder) -> Evaluation | None:
         columns = read_columns(folder.path)
         arrays = read_arrays(folder.path / "arrays.npz")
         text = read_text(folder.path / "texts.json", missing_ok=True)
-        nll, n = record.metrics["nll"], record.metrics["n"]
-        consistent = nll is None or math.isclose(columns["nll"].mean(), nll, rel_tol=1e-9)
+        nll, n = record.metrics["iw_nll"], record.metrics["n"]
+        consistent = nll is None or math.isclose(columns["iw_nll"].mean(), nll, rel_tol=1e-9)
         if consistent and len(columns) == len(arrays["means"]) == n:
             texts = parse(SampleTexts, text) if text else None
             return Evaluation(record, {name: columns[name].to_numpy() for name in columns}, arrays, texts)
@@ -74,7 +74,7 @@ def read_columns(folder: Path) -> DataFrame:
 class Examples:
     """Float64 values ``[N]`` by metric, in the order of ``index`` ``[N]``; empty without a file.
 
-    ``sampled``: on how many of them ``nll_refined`` was measured. ``problem``: why the file is not used.
+    ``sampled``: on how many of them ``nll`` was measured. ``problem``: why the file is not used.
     """
 
     index: np.ndarray | None = None
@@ -84,32 +84,32 @@ class Examples:
 
 
 def read_examples(folder: Path, metrics: Mapping[str, float | int | bool | None]) -> Examples:
-    """Return the values of ``nll`` and ``nll_refined``; their means must be the cell's ``metrics``."""
+    """Return the values of ``iw_nll`` and ``nll``; their means must be the cell's ``metrics``."""
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
         with open(folder / EXAMPLES, "rb") as raw, ParquetFile(raw) as file:
             # reads only the columns in this list that the file has
-            table = file.read(["index", "nll", "nll_refined"], use_threads=False).to_pandas()
+            table = file.read(["index", "iw_nll", "nll"], use_threads=False).to_pandas()
         table = table.set_index("index").sort_index(kind="stable").astype(np.float64)
         if not table.index.is_unique:
             raise ValueError("examples that are stored twice")
         index, values = table.index.to_numpy(np.int64), {str(name): table[name].to_numpy() for name in table}
-        nll = values["nll"]
+        nll = values["iw_nll"]
     except FileNotFoundError:
         return Examples()
     except (OSError, ValueError, KeyError, TypeError, ArrowException) as error:
         return Examples(problem=f"{EXAMPLES} is damaged ({type(error).__name__})")
-    refined = values.pop("nll_refined", np.full_like(nll, np.nan))
+    refined = values.pop("nll", np.full_like(nll, np.nan))
     sampled = int(np.isfinite(refined).sum())
     if np.isnan(nll).all():  # a posterior without density
-        del values["nll"]
+        del values["iw_nll"]
         nll = np.full_like(nll, np.nanmean(refined)) if sampled else nll
     if sampled:
-        values["nll_refined"] = regression_values(nll, refined)
-    elif "nll" in values and metrics.get("nll_refined") == metrics.get("nll"):  # exact, so there is no proposal
-        values["nll_refined"] = nll
+        values["nll"] = regression_values(nll, refined)
+    elif "iw_nll" in values and metrics.get("nll") == metrics.get("iw_nll"):  # exact, so there is no proposal
+        values["nll"] = nll
     for name, column in list(values.items()):
         stored = metrics.get(name)
         if stored is None and not np.isfinite(column).all():  # of a model that diverged
@@ -122,7 +122,7 @@ def read_examples(folder: Path, metrics: Mapping[str, float | int | bool | None]
 def regression_values(nll: np.ndarray, refined: np.ndarray) -> np.ndarray:
     """Return values ``[N]`` whose mean and variance are those of the refined NLL, measured on n examples (else NaN).
 
-    The metric is a regression estimate: the mean of ``nll`` over all N plus the mean of c = refined - nll over the n
+    The metric is a regression estimate: the mean of ``iw_nll`` over all N plus the mean of c = refined - nll over the n
     sampled examples. As a mean over N values, a sampled example contributes nll + mean(c) + N/n (c - mean(c)), any
     other nll + mean(c). The factor N/n gives the mean of N values the variance of the mean of c over n.
     """

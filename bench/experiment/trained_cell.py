@@ -126,7 +126,7 @@ class TrainedCell:
             x = self.model.sample(self.model.prior.sample(count, generator, ctx.device), generator)
             return x.squeeze(1) if isinstance(self.config.model, ImageModelConfig) else self._text.sentences(x)
 
-    def nll(self, examples: Examples, samples: int = 500, seed: int = 0) -> Tensor:
+    def iw_nll(self, examples: Examples, samples: int = 500, seed: int = 0) -> Tensor:
         """Return the importance-weighted estimate of -log p(x) with q as proposal: ``[N]`` in nats.
 
         ``UserError`` if q has no density.
@@ -138,7 +138,7 @@ class TrainedCell:
             for ctx.block, x in enumerate(blocks):
                 q = self.method.posterior(ctx, x, train=False)
                 if not q.has_density:
-                    raise UserError(f"q of method '{self.method.name}' has no density: use metrics['nll_refined']")
+                    raise UserError(f"q of method '{self.method.name}' has no density: use metrics['nll']")
                 z = q.rsample(count, ctx.generator())
                 estimates.append(importance_weighted_nll(log_weights(self.model, x, q, z, chunk)))
             return torch.cat(estimates)

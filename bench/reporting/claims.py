@@ -101,8 +101,8 @@ def lowest_nll(claim: Claim, rows: Rows) -> Verdict:
     does not hold if one is above 0. Uses the refined NLL if all of these cells have it.
     """
     cells, others = rows[claim.row], {other: rows[other] for other in claim.against}
-    is_refined = all(frame["nll_refined"].notna().all() for frame in (cells, *others.values()))
-    name = "nll_refined" if is_refined else "nll"
+    is_refined = all(frame["nll"].notna().all() for frame in (cells, *others.values()))
+    name = "nll" if is_refined else "iw_nll"
     differences = {other: interval(cells, name, frame)[0] for other, frame in others.items()}
     if unpaired := [other for other, value in differences.items() if not value.n]:
         return Verdict(NOT_TESTED, f"no common seeds with {', '.join(unpaired)}")

@@ -24,12 +24,11 @@ UNRELIABLE_K = 0.7  #: Pareto k̂ above which the mean of importance weights is 
 #: the table itself.
 PANELS: dict[str, tuple[Metric, ...]] = {
     "": (
-        Metric("nll", "{plain}", "importance-weighted estimate{proposal}, {iw_samples} samples, {unit}, {evaluated}"),
+        Metric("iw_nll", "IW-NLL", "importance-weighted estimate{proposal}, {iw_samples} samples, {unit}, {evaluated}"),
         Metric(
             "ppl",
             "PPL",
-            "perplexity exp({plain} / {words} words), the mean of a sentence: </s> counts as one, <s> does not"
-            "{unknown}",
+            "perplexity exp(IW-NLL / {words} words), the mean of a sentence: </s> counts as one, <s> does not{unknown}",
         ),
         Metric("kl", "KL"),
         Metric("mi", "MI", "mutual information of x and z under q, over all evaluated test examples{mi_ceiling}"),
@@ -66,13 +65,13 @@ PANELS: dict[str, tuple[Metric, ...]] = {
         ),
     ),
     "Inference": (
-        Metric("ess", "ESS", "effective sample size of {plain}'s weights, of {iw_samples}", digits=1),
+        Metric("ess", "ESS", "effective sample size of IW-NLL's weights, of {iw_samples}", digits=1),
         Metric(
             "pareto_k",
             "Pareto k",
             f"Pareto shape of the weights' tail, median over examples; unreliable above {UNRELIABLE_K}",
         ),
-        Metric("nll_mc_se", "MC error", "Monte-Carlo standard error of {plain} on these test examples", digits=3),
+        Metric("iw_nll_mc_se", "MC error", "Monte-Carlo standard error of IW-NLL on these test examples", digits=3),
     ),
 }
 #: Counts have a fractional part only as means over seeds.
@@ -106,7 +105,7 @@ def panels(
         values = context | largest | settings.get(name, {})
         shown += [("" if metric.name == nll else group.panel, metric, values) for metric in group.metrics]
     shown.sort(key=lambda item: item[1].name != nll)  # the main NLL is the first column
-    hidden = {*LIKELIHOODS} - {nll, "nll"} | {*([] if several else ["collapsed"])}
+    hidden = {*LIKELIHOODS} - {nll, "iw_nll"} | {*([] if several else ["collapsed"])}
     has_values = {name for name in rows if rows[name].notna().any()}
     has_values |= {*cell.evaluation.not_finite} if cell.evaluation else set()
     hidden |= {"encoder_updates"} if not rows["encoder_updates"].any() else set()
@@ -191,7 +190,7 @@ def _share(row: Any) -> Entry:
 
 def _context(rows: DataFrame, cell: CellRecord, baseline: str | None) -> dict[str, Any]:
     """Return the values of the names in braces that do not depend on a metric group."""
-    data, evaluation, is_plain = cell.config.dataset, cell.evaluation, headline(rows) == "nll"
+    data, evaluation, is_plain = cell.config.dataset, cell.evaluation, headline(rows) == "iw_nll"
     settings: dict[str, Any] = vars(evaluation.settings) if evaluation else {}
     metrics: Metrics = evaluation.metrics if evaluation else {}
     batch, n = settings.get("batch_size"), metrics.get("n") or settings.get("test_examples")
@@ -202,7 +201,6 @@ def _context(rows: DataFrame, cell: CellRecord, baseline: str | None) -> dict[st
     else:
         ceiling = f"{': ' if n else ''}{ceiling}; collapsed means below 0.1 nats"
     return settings | {
-        "plain": "NLL" if is_plain else "IW-NLL",
         "proposal": "" if is_plain else " with each method's own q, looser for a worse q",
         "unit": data.unit,
         "evaluated": f"on {n:,} of {data.sizes['test']:,} test examples" if n else "on the test examples",

@@ -161,7 +161,7 @@ def _entry(record: Mapping[str, Any] | None, name: str) -> Entry:
 def _rate_panel(document: Document, frame: DataFrame, sweeps: Mapping[str, Collection[str]]) -> Panel | None:
     if (table := matched_rate(frame, sweeps)) is None:
         return None
-    estimate = "NLL" if headline(frame) == "nll_refined" else "NLL (plain)"
+    estimate = "NLL" if headline(frame) == "nll" else "IW-NLL"
     nll = document.footnote(
         f"mean and 95 % t interval over seeds of the {estimate}, interpolated linearly between the members of a sweep "
         "in the order of their rate (KL), without extrapolation"

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 #: Suffix of a sweep's row with the members that validation selected.
 SELECTED = ", selected on validation"
 BASIC_METRICS = (
-    *("nll", "nll_se", "nll_mc_se", "ess", "pareto_k", "elbo", "rec", "kl", "mi", "mi_loo", "mi_high", "mi_batch"),
-    *("kl_aggregate", "kl_aggregate_reverse", "au", "au_kl", "au_ratio", "collapsed_dims", "bpd", "ppl", "words"),
+    *("iw_nll", "iw_nll_se", "iw_nll_mc_se", "ess", "pareto_k", "elbo", "rec", "kl", "mi", "mi_loo", "mi_high"),
+    *("mi_batch", "kl_aggregate", "kl_aggregate_reverse", "au", "au_kl", "au_ratio", "collapsed_dims"),
+    *("bpd", "ppl", "words"),
 )
 COSTS = ("train_seconds", "flops", "updates", "encoder_updates")
 #: Metrics with an interval over seeds and examples, and one of the paired differences to the baseline.
-LIKELIHOODS = ("nll", "nll_refined")
+LIKELIHOODS = ("iw_nll", "nll")
 #: Metrics with a mean over the seeds that did not collapse. If only some did, a mean over all is of no seed.
 OF_Z = ("kl", "mi", "mi_high", "au", "au_kl")
 
@@ -168,7 +169,7 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
 
 def headline(frame: DataFrame) -> str:
     """Return the name of the main NLL: the refined one if most cells or rows have it, else the plain one."""
-    return "nll_refined" if 2 * frame["nll_refined"].notna().sum() > frame["nll"].notna().sum() else "nll"
+    return "nll" if 2 * frame["nll"].notna().sum() > frame["iw_nll"].notna().sum() else "iw_nll"
 
 
 def interval(cells: DataFrame, name: str, reference: DataFrame | None = None) -> tuple[Summary, int]:
@@ -205,7 +206,7 @@ def _values_per_example(cells: DataFrame, name: str) -> tuple[DataFrame, int]:
     stored = {row.replicate: row.cell.examples for row in cells.itertuples() if not math.isnan(getattr(row, name))}
     stored = {seed: examples for seed, examples in stored.items() if name in examples.values}
     values = [pd.Series(examples.values[name], examples.index, name=seed) for seed, examples in stored.items()]
-    measured = [examples.sampled if name == "nll_refined" else len(examples.index) for examples in stored.values()]
+    measured = [examples.sampled if name == "nll" else len(examples.index) for examples in stored.values()]
     return (pd.concat(values, axis=1).T if values else pd.DataFrame()), min(measured, default=0)
 
 

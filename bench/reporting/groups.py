@@ -147,7 +147,7 @@ def tuned_groups(out: Path, dataset: str, preset: str, untuned: Iterable[CellRec
         tuned = [_tuned(search, searches, cells) for searches in rows.values() for search in searches]
         names = {cell.config.method.expression for cell in tuned}
         stem = f"{dataset}-{preset}-tuned{tuning.trials}"
-        stem += f"-{tuning.search}" * (tuning.search != "sobol") + "-mi" * (tuning.select != "nll_common")
+        stem += f"-{tuning.search}" * (tuning.search != "sobol") + "-mi" * (tuning.select != "nll")
         for members in by_protocol([*tuned, *(cell for cell in controls if cell.config.method.name not in names)])[:1]:
             group = Group(stem, members, [_note(tuning)], f", tuned with {tuning.trials} trials")
             group.trials = [trial for search in tuning.searches for trial in _trials(search, cells)]
@@ -174,7 +174,7 @@ def _tuned(search: Search, row: Iterable[Search], cells: Mapping[str, CellRecord
 
 def _note(tuning: Tuning) -> str:
     rule = "the lowest NLL"
-    if tuning.select != "nll_common":
+    if tuning.select != "nll":
         rule = f"the most MI within {tuning.select.partition(':')[2]} nats of the NLL of the tuned basic VAE"
     return (
         f"Tuned: {tuning.trials} trials per method and seed, the first with the row's own settings, the others from "

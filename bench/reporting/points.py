@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-NLL_LABELS = {"nll": "NLL (nats)", "nll_refined": "NLL, refined posterior (nats)"}
+NLL_LABELS = {"iw_nll": "IW-NLL (nats)", "nll": "NLL (nats)"}
 
 
 def rate_distortion(finished: DataFrame, styles: PlotStyles) -> Figure | None:

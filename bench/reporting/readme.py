@@ -88,7 +88,7 @@ class Lookup:
         """Return the number in a row and column; NaN if it is empty."""
         return float(self._row(stem, method)[column])
 
-    def difference(self, stem: str, method: str, column: str = "nll_refined") -> str:
+    def difference(self, stem: str, method: str, column: str = "nll") -> str:
         """Return the paired difference to the baseline with its sign and 95 % interval."""
         row, name = self._row(stem, method), f"{column}_minus_baseline"
         n, mean, low, high = (row[name + end] for end in ("_n", "", "_low", "_high"))

@@ -28,7 +28,7 @@ UNDEFINED, NOT_FINITE = "undefined for one test example", "not finite"  # footno
 MIXED = "mean of the seeds that did not collapse"  # footnote
 REFINED_EXCESS = 0.1  # nats by which the refined NLL may exceed the plain one without a footnote
 PUBLISHED_METRICS = {
-    "nll": "NLL",
+    "iw_nll": "IW-NLL",
     "kl": "KL",
     "mi_batch": "batch MI",
     "au": "AU",
@@ -133,11 +133,11 @@ def _row_notes(row: Any, frame: DataFrame, columns: Iterable[Column], is_crossed
             notes[name].append("over seeds only: values per test example are missing")
     done = cells[cells["status"] == "done"]
     counts = {column.name: done[column.name].count() for column in columns if column.name in done}
-    for name, count in (counts | {"nll_refined": row.nll_refined_n}).items():
+    for name, count in (counts | {"nll": row.nll_n}).items():
         if 0 < count < row.n:
             notes[name].append(f"{count} of {row.n} seeds")
-    if row.nll_refined - row.nll > REFINED_EXCESS:
-        notes["nll_refined"].append("too high: the refinement failed; IW-NLL, also an upper bound, is lower")
+    if row.nll - row.iw_nll > REFINED_EXCESS:
+        notes["nll"].append("too high: the refinement failed; IW-NLL, also an upper bound, is lower")
     if row.gap_amortisation < NEGATIVE_GAP:
         notes["gap_amortisation"].append("negative: the refinement ended below the method's own posterior")
     for name in ("pareto_k", "pareto_k_refined"):

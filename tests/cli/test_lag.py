@@ -42,7 +42,7 @@ def test_text_run_with_scalar_latent_draws_lag(prepared, text_prepared, tmp_path
         assert trace.updates.tolist() == sorted(stages(12)) and trace.means.shape == (len(stages(12)), 40)
         assert trace.kl.mean(axis=1).min() > -1e-3, "KL is not negative"
     table = pd.read_csv(out / "tables" / "toy-text-quick.csv")
-    assert [*table.method] == ["vae", "aggressive"] and np.isfinite(table.nll).all()
+    assert [*table.method] == ["vae", "aggressive"] and np.isfinite(table.iw_nll).all()
     assert (out / "texts" / "toy-text-quick.md").exists()
     figures = {file.name for file in (out / "figures" / "toy-text-quick").glob("lag_*")}
     names = ("lag_stages", "lag_trajectory")

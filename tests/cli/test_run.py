@@ -24,8 +24,8 @@ def test_image_run_writes_table_figures_and_page(finished_run):
     table = pd.read_csv(out / "tables" / "toy-quick.csv")
     assert [*table.method[:3]] == ["vae", "beta_vae(beta=0.2)", "beta_vae(beta=0.4)"]
     assert "beta_vae(beta=0.2|0.4)" in table.method[3] and "validation" in table.method[3]
-    assert np.isfinite(table.nll).all() and table.relative_cost[0] == 1
-    assert {"mi", "au", "nll_refined", "train_seconds"} <= {*table.columns}
+    assert np.isfinite(table.iw_nll).all() and table.relative_cost[0] == 1
+    assert {"mi", "au", "nll", "train_seconds"} <= {*table.columns}
     assert (out / "report.html").exists()
     figures = {path.stem for path in (out / "figures" / "toy-quick").iterdir()}
     assert {"dynamics", "rate_distortion", "gaps", "reconstructions", "samples"} <= figures
@@ -35,7 +35,7 @@ def test_image_run_writes_table_figures_and_page(finished_run):
         "last.pt", "previous.pt", "best.pt", "attempts.json",
     }  # fmt: skip
     examples = pd.read_parquet(cell.path / "examples.parquet")
-    assert len(examples) == 20 and examples.nll.mean() == pytest.approx(cell.evaluation().metrics["nll"])
+    assert len(examples) == 20 and examples.iw_nll.mean() == pytest.approx(cell.evaluation().metrics["iw_nll"])
 
 
 def test_second_run_trains_nothing(finished, capsys):
@@ -221,4 +221,4 @@ def test_new_method_is_one_file(tmp_path):
     command = [sys.executable, "-m", "bench", "run", "--methods", "half,vae", "--executor", "local"]
     subprocess.run([*command, "--out", "out"], cwd=tmp_path, check=True, env=environment)
     table = pd.read_csv(tmp_path / "out" / "tables" / "glyphs-quick.csv")
-    assert {*table.method} == {"vae", "half"} and np.isfinite(table.nll).all()
+    assert {*table.method} == {"vae", "half"} and np.isfinite(table.iw_nll).all()

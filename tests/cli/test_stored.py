@@ -26,7 +26,7 @@ def change(file, change) -> None:
 
 
 def lower_nll(record: dict) -> None:
-    record["evaluation"]["metrics"]["nll"] -= 1
+    record["evaluation"]["metrics"]["iw_nll"] -= 1
 
 
 # ---- report
@@ -56,7 +56,7 @@ def test_evaluate_adds_a_group(finished, capsys):
     for cell in cell_folders(finished):
         groups = cell.evaluation().groups
         assert groups["convergence"].settings == {"examples": 2} and {"refined_iw", "latent_use"} <= groups.keys()
-    assert "nll_5000" in pd.read_csv(finished / "tables" / "toy-quick.csv")
+    assert "iw_nll_5000" in pd.read_csv(finished / "tables" / "toy-quick.csv")
     assert main(["evaluate", str(finished), *CONVERGENCE]) == 0
     assert "0 of them to evaluate" in capsys.readouterr().out
 
@@ -87,7 +87,7 @@ def test_evaluate_waits_for_another_run(finished, capsys):
 def test_wrong_argument_of_evaluate_is_one_line(finished, capsys, subtests):
     cases = [
         (["--metrics", "refined"], "--metrics has no group 'refined': did you mean 'refined_iw'?"),
-        (["--metrics", "nll_refined"], "its group is 'refined_iw'"),
+        (["--metrics", "nll"], "its group is 'refined_iw'"),
         (["--metrics", " ,"], "give some of"),
         (["--set", "train.epochs=3"], "settings of the evaluation only"),
         (["--set", "evaluation.refined_iw_exmples=3"], "did you mean 'refined_iw_examples'"),
@@ -145,7 +145,7 @@ def test_verify_finds_a_changed_number(finished, capsys):
     change(cell.path / "result.json", lambda record: record["provenance"]["machine"].update(processor="Z80"))
     assert main(["verify", str(cell.path)]) == 1
     printed = capsys.readouterr().out
-    assert "DIFFERS" in printed and "nll: stored" in printed and "other weights" not in printed
+    assert "DIFFERS" in printed and "iw_nll: stored" in printed and "other weights" not in printed
     assert main(["verify", str(cell.path), "--retrain"]) == 1
     printed = capsys.readouterr().out
     assert "machine: stored" in printed and "other weights" in printed
@@ -208,7 +208,7 @@ def test_merge_prefers_the_cell_with_more_metrics(parts, finished):
 def test_merge_of_two_different_results_is_an_error(parts, finished, tmp_path, capsys):
     change(only_cell(parts[0], "vae").path / "evaluation.json", lower_nll)
     assert main(["merge", str(finished), str(parts[0]), "--out", str(tmp_path / "merged")]) == 2
-    assert_error(capsys, "two results of one cell differ in nll")
+    assert_error(capsys, "two results of one cell differ in iw_nll")
     assert not (tmp_path / "merged").exists()
 
 

@@ -30,7 +30,7 @@ def planted(toy, monkeypatch):
         evaluated.append((number, config.split))
         nll = {"val": {4: 10.0}, "test": {2: 10.0}}[config.split].get(number, 20.0)
         evaluation = evaluate(method, model, data, train, config, seed, stored, lambda _: None, *rest)
-        evaluation = dataclasses.replace(evaluation, record=evaluation.record.with_metrics({"nll_refined": nll}))
+        evaluation = dataclasses.replace(evaluation, record=evaluation.record.with_metrics({"nll": nll}))
         save(evaluation)
 
     monkeypatch.setattr(worker, "evaluate", evaluate_planted)
@@ -94,7 +94,7 @@ def test_wrong_options_of_tuning_are_one_line(toy, capsys):
     assert bench(toy, "--methods", "vae", "--tune", "2", "--dry-run") == 0
     assert not (toy / "tuning").exists()
     (toy / "tuning").mkdir(parents=True)
-    (toy / "tuning" / "toy-quick-2-sobol-nll_common.json").write_text(json.dumps({"schema_version": 1}))
+    (toy / "tuning" / "toy-quick-2-sobol-nll.json").write_text(json.dumps({"schema_version": 1}))
     assert main(["report", str(toy)]) == 2
     assert_error(capsys, "damaged")
 

@@ -23,7 +23,7 @@ def test_examples_are_stored_in_the_order_of_the_set(text_prepared, text_planned
     cell = text_planned("vae")
     run_cell(text_task(cell))
     metrics = cell.folder.evaluation().metrics
-    assert metrics["ppl"] == pytest.approx(math.exp(metrics["nll"] / metrics["words"])) and "bpd" not in metrics
+    assert metrics["ppl"] == pytest.approx(math.exp(metrics["iw_nll"] / metrics["words"])) and "bpd" not in metrics
     assert pd.read_parquet(cell.folder.path / "examples.parquet")["index"].tolist() == list(range(20))
     _, model, _ = load_trained(cell.folder, cell.config)
     x = load(text_prepared, TEXT_MODEL).test[:20].long()
@@ -44,7 +44,7 @@ def test_diverged_model_is_evaluated_once(text_prepared, text_planned):
     store_evaluation(cell.folder, evaluation)
     stored = load_evaluation(cell.folder)
     assert stored.record == evaluation.record and not EVALUATION.missing(stored.record)
-    assert stored.record.metrics["nll"] > 1e4 and stored.record.metrics["ppl"] is None
+    assert stored.record.metrics["iw_nll"] > 1e4 and stored.record.metrics["ppl"] is None
     assert "ppl" in stored.record.not_finite
 
 
@@ -58,9 +58,9 @@ def test_evaluation_of_one_example(modality, request, monkeypatch):
     run_cell(task(cell, evaluation=config))
     record = cell.folder.evaluation()
     assert not config.missing(record) and cell.folder.result().failure is None
-    undefined = {"mi", "mi_loo", "mi_high", "mi_batch", "au", "au_ratio", "shuffle_gap", "nll_se", "nll_refined_se"}
+    undefined = {"mi", "mi_loo", "mi_high", "mi_batch", "au", "au_ratio", "shuffle_gap", "iw_nll_se", "nll_se"}
     assert {name for name in undefined if record.metrics[name] is None} == undefined <= {*record.not_finite}
-    assert all(math.isfinite(record.metrics[name]) for name in ("nll", "kl", "au_kl", "nll_refined", "gap_inference"))
+    assert all(math.isfinite(record.metrics[name]) for name in ("iw_nll", "kl", "au_kl", "nll", "gap_inference"))
     [table] = build(cell.folder.path.parents[4])
     assert "undefined for one test example" in table.text and "nan" not in table.text.split()
     trained = TrainedCell.read(cell.folder.path)

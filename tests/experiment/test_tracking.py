@@ -113,7 +113,7 @@ def test_a_resumed_run_logs_every_point_once(planned, task, tmp_path, monkeypatc
     history, points = cell.folder.history(), POINTS[tracker](out)
     elbo = [(line.update, pytest.approx(line.metrics["elbo"])) for line in history]
     assert points["val/elbo"] == elbo and len(points["train/lr"]) == len(elbo)
-    assert points["test/nll"] == [(history[-1].update, pytest.approx(cell.folder.evaluation().metrics["nll"]))]
+    assert points["test/iw_nll"] == [(history[-1].update, pytest.approx(cell.folder.evaluation().metrics["iw_nll"]))]
 
 
 def test_a_tracker_that_fails_does_not_end_the_run(planned, task, tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ def test_a_loaded_image_cell(vae):
     assert torch.equal(cell.sample(4, seed=1), cell.sample(4, seed=1))
     assert not torch.equal(cell.sample(4, seed=1), cell.sample(4, seed=2))
     assert cell.metrics == vae.evaluation().metrics
-    assert cell.nll(images).shape == (5,) and len(cell.examples) == 20
+    assert cell.iw_nll(images).shape == (5,) and len(cell.examples) == 20
     with pytest.raises(UserError, match="not texts"):
         cell.encode(["a sentence"])
 
@@ -64,7 +64,7 @@ def test_a_loaded_text_cell(text_prepared, tmp_path, monkeypatch):
     q = cell.encode(sentences)
     assert q.mean.shape == (2, 2)
     assert all(isinstance(text, str) for text in [*cell.decode(q.mean), *cell.sample(3)])
-    assert (cell.nll(sentences[:1], samples=10) > 0).all()
+    assert (cell.iw_nll(sentences[:1], samples=10) > 0).all()
 
 
 def test_wrong_arguments_are_refused_in_one_line(vae, subtests):
@@ -82,10 +82,10 @@ def test_wrong_arguments_are_refused_in_one_line(vae, subtests):
         "not -1": lambda: cell.sample(-1),
         "not 2.5": lambda: cell.sample(2.5),
         "not True": lambda: cell.sample(True),
-        "samples must be a whole number of at least 1": lambda: cell.nll(x, samples=0),
+        "samples must be a whole number of at least 1": lambda: cell.iw_nll(x, samples=0),
         "seed must be a whole number of at least 0, not -1": lambda: cell.encode(x, seed=-1),
         "seed must be a whole number of at least 0, not 'a'": lambda: cell.sample(1, seed="a"),
-        "images: values from": lambda: cell.nll(255 * x),
+        "images: values from": lambda: cell.iw_nll(255 * x),
     }
     for problem, call in calls.items():
         with subtests.test(problem=problem), pytest.raises(UserError, match=problem):
@@ -106,7 +106,7 @@ def test_nll_needs_a_density(vae, monkeypatch):
     cell = bench.load(vae.path)
     monkeypatch.setattr("bench.models.distributions.Gaussian.has_density", False)
     with pytest.raises(UserError, match="no density: use metrics"):
-        cell.nll(cell.data.test[:2])
+        cell.iw_nll(cell.data.test[:2])
 
 
 def test_weights_that_do_not_fit_are_refused(vae, subtests):
@@ -169,7 +169,7 @@ def test_a_frame_has_one_row_per_cell(out, vae, tmp_path):
     frame = bench.frame(out).set_index("method")
     assert sorted(frame.index) == ["beta_vae(beta=0.5)", "vae"]
     assert (frame.loc["vae", "dataset"], frame.loc["vae", "status"]) == ("toy", "done")
-    assert frame.loc["vae", "nll_refined"] == vae.evaluation().metrics["nll_refined"]
+    assert frame.loc["vae", "nll"] == vae.evaluation().metrics["nll"]
     with pytest.raises(UserError, match="no stored cells"):
         bench.frame(tmp_path / "empty")
 

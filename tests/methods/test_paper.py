@@ -71,7 +71,7 @@ def test_row_trains_resumes_and_evaluates(modality, build, expression, tmp_path,
     assert result.status == "ok", result.traceback
     assert (result.training.updates, result.training.resumes) == (2, 1)
     assert record is not None, result.evaluation_failure
-    assert record.metrics["n"] == 10 and np.isfinite(record.metrics["nll"])
+    assert record.metrics["n"] == 10 and np.isfinite(record.metrics["iw_nll"])
     encoder, decoder, without_latent = PARAMETERS[modality]
     if cell.variant.method.latent:
         assert result.training.parameters == {"encoder": encoder, "decoder": decoder, "aux": 0}

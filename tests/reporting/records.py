@@ -35,7 +35,7 @@ def finished_cell(
     settings = {"dataset": TEXT, "preset": "small", "train": TRAIN}
     record = make_cells.config(make_cells.method(method, 1), seed, **settings | config)
     ended = {"training": training(**{"flops": 100.0, "train_seconds": 10.0} | (costs or {})), "provenance": PROVENANCE}
-    values = {"nll": 50.0, "kl": 1.0, "rec": 49.0, "mi": 0.9, "au": 2, "collapsed": False} | (metrics or {})
+    values = {"iw_nll": 50.0, "kl": 1.0, "rec": 49.0, "mi": 0.9, "au": 2, "collapsed": False} | (metrics or {})
     return CellRecord(
         Path(method),
         record,

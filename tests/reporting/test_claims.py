@@ -64,7 +64,7 @@ def test_mixed_seeds_are_printed_one_by_one():
 LOWEST = Claim("1", "", "lowest nll", "a", ("b", "c"))
 
 
-def with_nll(name: str = "nll", **nll: tuple[float | None, ...]) -> list[CellRecord]:
+def with_nll(name: str = "iw_nll", **nll: tuple[float | None, ...]) -> list[CellRecord]:
     return [cell(method, seed, **{name: v}) for method, values in nll.items() for seed, v in enumerate(values)]
 
 
@@ -86,9 +86,9 @@ def test_lowest_nll_by_paired_intervals(subtests: pytest.Subtests):
 
 def test_lowest_nll_uses_the_refined_nll_if_all_have_it():
     refined = {"a": (45.0, 46.0), "b": (48.0, 49.1), "c": (59.0, 60.3)}
-    assert examine(LOWEST, *with_nll("nll_refined", **refined)).verdict == "holds"
+    assert examine(LOWEST, *with_nll("nll", **refined)).verdict == "holds"
     refined["c"] = (59.0, None)
-    assert examine(LOWEST, *with_nll("nll_refined", **refined)).verdict == "undecided"  # equal plain NLLs
+    assert examine(LOWEST, *with_nll("nll", **refined)).verdict == "undecided"  # equal plain NLLs
 
 
 def test_lowest_nll_needs_common_seeds():
@@ -151,9 +151,9 @@ def paper_cells(**config: Any) -> list[CellRecord]:
     """Return three seeds of every row, as the paper claims them."""
     rows: dict[str, dict[str, Any]] = {row: {} for claim in claims.read_claims() for row in (claim.row, *claim.against)}
     rows |= {"vae": {"collapsed": True}, "sa_vae": {"flops": 900.0}}
-    rows |= {"aggressive": {"flops": 250.0, "extra": (5, 5, 0)}, "aggressive+anneal": {"nll": 48.0}}
+    rows |= {"aggressive": {"flops": 250.0, "extra": (5, 5, 0)}, "aggressive+anneal": {"iw_nll": 48.0}}
     return [
-        cell(row, seed, **{"nll": 50.0} | values | {"nll": values.get("nll", 50.0) + seed}, **config)
+        cell(row, seed, **{"iw_nll": 50.0} | values | {"iw_nll": values.get("iw_nll", 50.0) + seed}, **config)
         for row, values in rows.items()
         for seed in range(3)
     ]

@@ -24,7 +24,7 @@ BITS = ((8.0, 49.0), (2.0, 47.0), (4.0, 45.0))
 def sweep(name: str, members: tuple[tuple[float, float], ...], seeds: int = 2) -> list[CellRecord]:
     """Return the cells of a sweep; every further seed is 0.5 nats higher in NLL, and rec is NLL - KL."""
     return [
-        finished_cell(f"{name}{i + 1}", seed, metrics={"kl": kl, "nll": nll + seed / 2, "rec": nll + seed / 2 - kl})
+        finished_cell(f"{name}{i + 1}", seed, metrics={"kl": kl, "iw_nll": nll + seed / 2, "rec": nll + seed / 2 - kl})
         for i, (kl, nll) in enumerate(members)
         for seed in range(seeds)
     ]

@@ -76,7 +76,7 @@ def test_unfinished_cells_keep_their_row(out: Path):
             (folder / "result.json").unlink()
     [result] = report.build(out)
     row = rows(out)["autoregressive"]
-    assert (row["n"], row["nll"], row["unfinished"], row["skipped"]) == ("0", "", "1", "2")
+    assert (row["n"], row["iw_nll"], row["unfinished"], row["skipped"]) == ("0", "", "1", "2")
     assert "seeds 1, 2 skipped: needs text" in result.text
 
 

@@ -33,12 +33,15 @@ def test_summary_of_one_value_and_of_none():
 
 
 def nll_frame(method: str, values: dict[int, float]) -> pd.DataFrame:
-    return cells_frame([finished_cell(method, seed, metrics={"nll": value}) for seed, value in values.items()])
+    return cells_frame([finished_cell(method, seed, metrics={"iw_nll": value}) for seed, value in values.items()])
 
 
 def test_differences_are_paired_over_common_seeds():
     frames = nll_frame("a", {0: 1.0, 1: 2.5, 2: 9.0}), nll_frame("b", {0: 0.5, 1: 1.5, 3: 7.0})
-    (forward, examples), (backward, _) = interval(frames[0], "nll", frames[1]), interval(frames[1], "nll", frames[0])
+    (forward, examples), (backward, _) = (
+        interval(frames[0], "iw_nll", frames[1]),
+        interval(frames[1], "iw_nll", frames[0]),
+    )
     expected = stats.ttest_rel([1.0, 2.5], [0.5, 1.5]).confidence_interval(0.95)
     assert (forward.n, forward.mean, examples) == (2, 0.75, 0)
     assert (forward.low, forward.high) == pytest.approx((expected.low, expected.high))

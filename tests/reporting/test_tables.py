@@ -52,7 +52,7 @@ def test_sweep_has_a_row_selected_on_validation(tmp_path: Path):
     table = rows(tmp_path)
     selected, best = table[f"{sweep}, selected on validation"], table["beta_vae(beta=0.4)"]
     assert list(table)[-1] == selected["method"]
-    assert [selected[name] for name in ("n", "nll", "kl")] == [best[name] for name in ("n", "nll", "kl")]
+    assert [selected[name] for name in ("n", "iw_nll", "kl")] == [best[name] for name in ("n", "iw_nll", "kl")]
     assert float(selected["relative_cost"]) == pytest.approx(3.0)
     assert "beta_vae(beta=0.4) (2×)" in result.text
 
@@ -80,7 +80,7 @@ def test_published_numbers_need_the_same_protocol(
 def test_questionable_values_have_footnotes(out: Path):
     for file in out.glob("runs/*/*/vae/*/evaluation.json"):
         metrics = read_json(file)["evaluation"]["metrics"]
-        change_evaluation(file, metrics=metrics | {"nll_refined": metrics["nll"] + 0.2, "gap_amortisation": -0.2})
+        change_evaluation(file, metrics=metrics | {"nll": metrics["iw_nll"] + 0.2, "gap_amortisation": -0.2})
     for file in out.glob("runs/*/*/vae/*/result.json"):
         change(file, cells_per_device=4)
     [result] = report.build(out)
@@ -130,9 +130,9 @@ def test_plain_nll_is_the_headline_without_refined_nll(out: Path):
         change_evaluation(file, metrics={name: value for name, value in metrics if name not in names}, groups={})
         (file.parent / "examples.parquet").unlink(missing_ok=True)
     [result] = report.build(out)
-    best = min(rows(out).values(), key=lambda row: float(row["nll"]))
-    assert f" {float(best['nll']):.2f}" in result.text and "IW-NLL" not in result.text
-    assert {(row["nll_refined"], row["nll_ci_examples"]) for row in rows(out).values()} == {("", "0")}
+    best = min(rows(out).values(), key=lambda row: float(row["iw_nll"]))
+    assert f" {float(best['iw_nll']):.2f}" in result.text and "IW-NLL" not in result.text
+    assert {(row["nll"], row["iw_nll_ci_examples"]) for row in rows(out).values()} == {("", "0")}
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -140,14 +140,14 @@ def test_intervals_use_the_values_per_example(out: Path):
     report.build(out)
     values = {}
     for method in ("vae", "beta_vae(beta=0.4)"):
-        cells = [cell.examples for cell in stored(out, method) if "nll_refined" in cell.examples.values]
-        values[method] = np.array([cell.values["nll"] for cell in cells])  # (S, N)
+        cells = [cell.examples for cell in stored(out, method) if "nll" in cell.examples.values]
+        values[method] = np.array([cell.values["iw_nll"] for cell in cells])  # (S, N)
         assert all(not cell.problem for cell in cells)
     row = rows(out)["beta_vae(beta=0.4)"]
-    refined = np.array([cell.examples.values["nll_refined"] for cell in stored(out, "beta_vae(beta=0.4)")])
+    refined = np.array([cell.examples.values["nll"] for cell in stored(out, "beta_vae(beta=0.4)")])
     expected = crossed(refined, known=make_cells.SAMPLE)
-    assert float(row["nll_refined_ci_low"]) == pytest.approx(expected.low, abs=1e-4)
-    assert row["nll_refined_ci_examples"] == str(make_cells.EXAMPLES)
+    assert float(row["nll_ci_low"]) == pytest.approx(expected.low, abs=1e-4)
+    assert row["nll_ci_examples"] == str(make_cells.EXAMPLES)
     difference = crossed(values["beta_vae(beta=0.4)"] - values["vae"][:2])
     assert float(row["nll_minus_baseline_low"]) == pytest.approx(difference.low, abs=1e-4)
     assert float(row["nll_minus_baseline_high"]) == pytest.approx(difference.high, abs=1e-4)
@@ -158,7 +158,7 @@ def test_intervals_use_the_values_per_example(out: Path):
     ("harm", "reason"),
     [
         (lambda file: file.write_bytes(file.read_bytes()[:100]), "damaged"),
-        (lambda file: pd.DataFrame({"index": [0], "nll": [1.0]}).to_parquet(file), "does not belong"),
+        (lambda file: pd.DataFrame({"index": [0], "iw_nll": [1.0]}).to_parquet(file), "does not belong"),
         (lambda file: pd.concat([pd.read_parquet(file)] * 2).to_parquet(file), "damaged"),
         (Path.unlink, ""),
     ],
@@ -168,10 +168,10 @@ def test_interval_is_over_seeds_without_values_per_example(out: Path, harm: Call
     harm(folder / "examples.parquet")
     [result] = report.build(out)
     row = rows(out)["beta_vae(beta=0.4)"]
-    values = [cell.evaluation.metrics["nll_refined"] for cell in stored(out, row["method"])]
+    values = [cell.evaluation.metrics["nll"] for cell in stored(out, row["method"])]
     expected = stats.t.interval(0.95, 1, np.mean(values), stats.sem(values))
-    assert (float(row["nll_refined_ci_low"]), float(row["nll_refined_ci_high"])) == pytest.approx(expected)
-    assert row["nll_refined_ci_examples"] == "0"
+    assert (float(row["nll_ci_low"]), float(row["nll_ci_high"])) == pytest.approx(expected)
+    assert row["nll_ci_examples"] == "0"
     assert "over seeds only" in result.text and reason in result.text
 
 
@@ -192,11 +192,11 @@ def test_regression_estimate_has_its_mean_and_variance():
 @pytest.mark.usefixtures("no_figures")
 def test_metric_groups_use_the_most_common_settings(out: Path):
     [result] = report.build(out)
-    assert (rows(out)["vae"]["n"], rows(out)["vae"]["nll_refined_n"]) == ("3", "2")
+    assert (rows(out)["vae"]["n"], rows(out)["vae"]["nll_n"]) == ("3", "2")
     assert "2 of 3 seeds" in result.text and "vae seed 2" in result.text
     cells = frames(out)[1].set_index(["method", "seed"])
-    assert cells.loc[("vae", 2), ["nll_refined", "gap_inference"]].isna().all()
-    assert cells.loc[("vae", 2), ["nll", "shuffle_gap", "nll_5000"]].notna().all()
+    assert cells.loc[("vae", 2), ["nll", "gap_inference"]].isna().all()
+    assert cells.loc[("vae", 2), ["iw_nll", "shuffle_gap", "iw_nll_5000"]].notna().all()
 
 
 @pytest.mark.usefixtures("no_figures")

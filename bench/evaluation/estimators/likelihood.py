@@ -54,8 +54,8 @@ def nll_standard_error(log_weights: Tensor) -> Tensor:
 def is_diagnostics(log_weights: Tensor) -> dict[str, Tensor]:
     """Return the importance-weighted NLL of each example and its diagnostics: ``[B, S]`` -> ``[B]`` each."""
     return {
-        "nll": importance_weighted_nll(log_weights),
-        "nll_mc_se": nll_standard_error(log_weights),
+        "iw_nll": importance_weighted_nll(log_weights),
+        "iw_nll_mc_se": nll_standard_error(log_weights),
         "ess": effective_sample_size(log_weights),
         "pareto_k": pareto_k(log_weights),
     }

@@ -33,16 +33,16 @@ def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
 
     if not trained.has_latent:
         return GROUP.undefined()
-    ctx, model, plain = trained.ctx, reparametrize_prior(trained.ctx.model), trained.basic.columns["nll"]
+    ctx, model, plain = trained.ctx, reparametrize_prior(trained.ctx.model), trained.basic.columns["iw_nll"]
 
     def block_nll(block: Block) -> dict[str, Tensor]:
         start = refined_gaussian(model, block.x, block.q, ctx.generator("common"), trained.chunk)
         options = trained.chunk, settings.chains, settings.steps, start
-        return {"nll": importance_weighted_nll(ais_log_weights(model, block.x, ctx.generator("annealed"), *options))}
+        return {"iw_nll": importance_weighted_nll(ais_log_weights(model, block.x, ctx.generator("annealed"), *options))}
 
     sampled, values = trained.measure_sample(settings.examples, block_nll)
-    metrics = with_se("nll_ais", regression_estimate(plain, sampled, values["nll"]))
-    return GroupResult(metrics, {"nll_ais": scatter_to_full(values["nll"], sampled, len(plain))})
+    metrics = with_se("nll_ais", regression_estimate(plain, sampled, values["iw_nll"]))
+    return GroupResult(metrics, {"nll_ais": scatter_to_full(values["iw_nll"], sampled, len(plain))})
 
 
 GROUP = MetricGroup(

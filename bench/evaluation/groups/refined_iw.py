@@ -33,10 +33,10 @@ def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
     from bench.evaluation.estimators.subsample import median, regression_estimate, scatter_to_full, with_se
     from bench.models.vae import reparametrize_prior
 
-    plain, elbo = trained.basic.columns["nll"], trained.basic.columns["elbo"]
+    plain, elbo = trained.basic.columns["iw_nll"], trained.basic.columns["elbo"]
     if not trained.has_latent:  # the plain NLL is exact
-        exact = with_se("nll_refined", regression_estimate(plain, np.arange(len(plain)), plain))
-        return GroupResult(dict(GROUP.undefined().metrics) | exact, {"nll_refined": plain})
+        exact = with_se("nll", regression_estimate(plain, np.arange(len(plain)), plain))
+        return GroupResult(dict(GROUP.undefined().metrics) | exact, {"nll": plain})
     model = reparametrize_prior(trained.ctx.model)
 
     def refine(block: Block) -> dict[str, Tensor]:
@@ -48,9 +48,9 @@ def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
         return {"elbo": refined.elbo.double(), "full": refined.full_covariance.double(), **diagnostics}
 
     sampled, values = trained.measure_sample(settings.examples, refine)
-    amortisation, approximation = values["elbo"] - elbo[sampled], -values["nll"] - values["elbo"]
+    amortisation, approximation = values["elbo"] - elbo[sampled], -values["iw_nll"] - values["elbo"]
     metrics = {
-        **with_se("nll_refined", regression_estimate(plain, sampled, values["nll"])),
+        **with_se("nll", regression_estimate(plain, sampled, values["iw_nll"])),
         "ess_refined": float(values["ess"].mean()),
         "pareto_k_refined": median(values["pareto_k"]),
         "elbo_refined": float(values["elbo"].mean()),
@@ -59,8 +59,8 @@ def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
         "gap_approximation": float(approximation.mean()),
         "gap_inference": float((amortisation + approximation).mean()),
     }
-    stored = ("nll", "pareto_k", "elbo")
-    columns = {f"{name}_refined": scatter_to_full(values[name], sampled, len(plain)) for name in stored}
+    stored = {"nll": "iw_nll", "pareto_k_refined": "pareto_k", "elbo_refined": "elbo"}
+    columns = {name: scatter_to_full(values[key], sampled, len(plain)) for name, key in stored.items()}
     return GroupResult(metrics, columns)
 
 
@@ -75,14 +75,14 @@ GROUP = MetricGroup(
     default=True,
     metrics=(
         Metric(
-            "nll_refined",
+            "nll",
             "NLL",
             "importance-weighted estimate, {samples} samples; its proposal is fitted to each example in {steps} steps, "
             "in the same way for all methods, so it compares decoders and not encoders; {unit}, {evaluated}, from its "
-            "difference to {plain} on a fixed sample of {examples} of them",
+            "difference to IW-NLL on a fixed sample of {examples} of them",
             bias="upwards; decreases with more samples and a better refinement",
         ),
-        Metric("nll_refined_se", description="standard error of `nll_refined` over examples"),
+        Metric("nll_se", description="standard error of `nll` over examples"),
         Metric("ess_refined", "ESS (refined)", "effective sample size of NLL's weights, of {samples}", digits=1),
         Metric("pareto_k_refined", "Pareto k (refined)", "the same of NLL's weights"),
         Metric("elbo_refined", description="ELBO of the refined diagonal Gaussian, on the sample"),

@@ -14,7 +14,7 @@ from bench.experiment.cell_record import CellRecord, readable
 from bench.experiment.schema import CellId, Count, Record, Status, parse, to_json
 
 FOLDER = "tuning"
-CRITERION = "nll_refined"  # of selection, on validation
+CRITERION = "nll"  # of selection, on validation
 
 
 class Search(Record):

@@ -42,14 +42,14 @@ class Rule:
 
     @classmethod
     def parse(cls, text: str) -> Rule:
-        """Return the rule written as ``nll_common`` or ``mi_at_nll:0.5``."""
-        match = re.fullmatch(r"nll_common|mi_at_nll:(\d+\.?\d*)", text)
+        """Return the rule written as ``nll`` or ``mi_at_nll:0.5``."""
+        match = re.fullmatch(r"nll|mi_at_nll:(\d+\.?\d*)", text)
         if not match:
-            raise UserError(f"cannot read --select {text}: write nll_common, or mi_at_nll:0.5 for a margin of 0.5 nats")
+            raise UserError(f"cannot read --select {text}: write nll, or mi_at_nll:0.5 for a margin of 0.5 nats")
         return cls(float(match[1]) if match[1] else None)
 
     def __str__(self) -> str:
-        return "nll_common" if self.margin is None else f"mi_at_nll:{self.margin:g}"
+        return "nll" if self.margin is None else f"mi_at_nll:{self.margin:g}"
 
     def select(self, trials: Sequence[tuple[float, float]], baseline: float = math.nan) -> int | None:
         """Return the number of the selected one of trials (NLL, MI), the first of equal ones; None if all failed.
