@@ -162,9 +162,11 @@ class Method:
     name: ClassVar[str] = ""  # set by the registry to the file's name
 
     # Description, for tables and documentation.
+    title: ClassVar[str] = ""  # name in papers; "": the file's name
     summary: ClassVar[str] = ""
     citation: ClassVar[str] = ""
     family: ClassVar[str] = "objective"  # objective, posterior, decoder, optimisation, prior or reference
+    marker: ClassVar[str] = ""  # in figures, a shape of bench/reporting/looks.py; "": chosen by the file's name
     table_order: ClassVar[float] = 100
     display_params: ClassVar[Sequence[str]] = ()  # settings shown in the row's name even at their defaults
     suites: ClassVar[Mapping[str, Sequence[str]]] = {}  # suite -> expressions to add to it

@@ -20,8 +20,10 @@ from .parts.no_kl import NoKLMethod
 
 
 class AdversarialAutoencoder(AuxiliaryAdam, NoKLMethod):
+    title = "AAE"
     summary = "discriminator between codes and prior samples instead of the KL"
     citation = "Makhzani et al., 2015 (arXiv 1511.05644)"
+    marker = "star8"
     table_order = 67
     revision = 2
     vae_settings = "it has no KL term"

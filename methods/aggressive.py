@@ -34,9 +34,11 @@ STATE = ("active", "mi_threshold", "bad_epochs", "min_beta", "used", "loops", "w
 
 
 class Aggressive(Method):
+    title = "Aggressive"
     summary = "encoder trained to convergence before each decoder update, until MI stops rising"
     citation = "He et al., ICLR 2019"
     family = "optimisation"
+    marker = "plus"
     table_order = 50
     suites = {
         "core": ["aggressive"],

@@ -17,9 +17,11 @@ from .parts.no_kl import NoKLMethod
 
 
 class Autoencoder(NoKLMethod):
+    title = "Autoencoder"
     summary = "the basic VAE without its KL term"
     citation = "Hinton & Salakhutdinov, Science 2006"
     family = "reference"
+    marker = "column"
     table_order = 5
     suites = {"controls": ["autoencoder"]}
     revision = 3

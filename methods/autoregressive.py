@@ -13,9 +13,11 @@ from bench.method import Method
 
 
 class Autoregressive(Method):
+    title = "Autoregressive decoder"
     summary = "the decoder alone, without z"
     citation = "van den Oord et al., ICML 2016 (PixelCNN)"
     family = "reference"
+    marker = "triangle_left"
     table_order = 0
     suites = {"core": ["autoregressive"], "paper": ["autoregressive"], "controls": ["autoregressive"]}
     revision = 2

@@ -17,8 +17,10 @@ from .parts.auxiliary import mlp
 
 
 class BagOfWords(Method):
+    title = "Bag of words"
     summary = "z predicts a sentence's words without their order"
     citation = "Zhao et al., ACL 2017"
+    marker = "column"
     table_order = 74
     modalities = ("text",)
     vae_settings = {"weight": 0.0}

@@ -13,8 +13,10 @@ from bench.method import ELBOTerms, Method, Range, check_ranges
 
 
 class BetaVAE(Method):
+    title = "β-VAE"
     summary = "constant KL weight β"
     citation = "Higgins et al., ICLR 2017"
+    marker = "diamond"
     table_order = 30
     display_params = ("beta",)
     suites = {"core": ["beta_vae"], "paper": [f"beta_vae(beta={beta})" for beta in (0.2, 0.4, 0.6, 0.8)]}

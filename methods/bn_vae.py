@@ -47,9 +47,11 @@ class BatchNormHead(nn.Module):
 
 
 class BatchNormVAE(BatchNormMethod):
+    title = "BN-VAE"
     summary = "batch-normalised posterior means with a fixed spread"
     citation = "Zhu et al., ACL 2020"
     family = "posterior"
+    marker = "diamond"
     table_order = 80
     revision = 3
     display_params = ("gamma",)

@@ -21,8 +21,10 @@ from .parts.controller import KLController
 
 
 class ControlVAE(KLController):
+    title = "ControlVAE"
     summary = "KL weight set by a PI controller to reach a target KL"
     citation = "Shao et al., ICML 2020"
+    marker = "star"
     table_order = 64
     revision = 2
     display_params = ("target",)

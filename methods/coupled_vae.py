@@ -20,8 +20,10 @@ from .parts.mmd import multiquadric
 
 
 class CoupledVAE(Method):
+    title = "Coupled-VAE"
     summary = "matched to a deterministic autoencoder with a shared encoder"
     citation = "Wu et al., ACL 2020"
+    marker = "bowtie"
     table_order = 75
     revision = 2
     vae_settings = {"reconstruction": 0.0, "match": 0.0}

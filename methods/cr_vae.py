@@ -32,8 +32,10 @@ from bench.models.distributions import gaussian_kl
 
 
 class ConsistencyVAE(Method):
+    title = "CR-VAE"
     summary = "similar posteriors for an example and its augmentation"
     citation = "Sinha & Dieng, NeurIPS 2021"
+    marker = "star3_down"
     table_order = 76
     revision = 2
     vae_settings = "it also trains on augmented examples"

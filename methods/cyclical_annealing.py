@@ -10,8 +10,10 @@ from bench.method import Cyclical, Method, Schedule
 
 
 class CyclicalAnnealing(Method):
+    title = "Cyclical annealing"
     summary = "KL weight rising from 0 to 1 in cycles"
     citation = "Fu et al., NAACL 2019"
+    marker = "triangle_down"
     table_order = 22
     incompatible_with = {"schedule": "it has its own schedule"}
     vae_settings = "every cycle starts at a KL weight of 0"

@@ -39,9 +39,11 @@ class BoundedHead(nn.Module):
 
 
 class DeltaVAE(Method):
+    title = "δ-VAE"
     summary = "KL of every dimension at least δ"
     citation = "Razavi et al., ICLR 2019"
     family = "posterior"
+    marker = "pentagon"
     table_order = 82
     display_params = ("delta",)
     footnotes = {"au_kl": "maximal by construction if δ > 0.01: the KL of every dimension is at least δ"}

@@ -19,8 +19,10 @@ from bench.models.distributions import LOG_2PI
 
 
 class DensityGapVAE(Method):
+    title = "DG-VAE"
     summary = "KL of the batch's aggregate posterior, per dimension"
     citation = "Zhang et al., NeurIPS 2022"
+    marker = "triangle_left"
     table_order = 70
     revision = 2
     incompatible_with = {"kl_term": "it has its own KL term"}

@@ -17,8 +17,10 @@ from .iwae import ImportanceWeightedAutoencoder
 
 
 class DoublyReparametrisedIWAE(ImportanceWeightedAutoencoder):
+    title = "DReG"
     summary = "importance-weighted bound with doubly reparametrised gradients"
     citation = "Tucker et al., ICLR 2019"
+    marker = "star4_cross"
     table_order = 78
     revision = 1
     space = {"samples": Range(2, 20)}

@@ -36,9 +36,11 @@ class DiverseHead(nn.Module):
 
 
 class DiverseUncertainVAE(BatchNormMethod):
+    title = "DU-VAE"
     summary = "batch-normalised means, variances with a floor and dropout"
     citation = "Shen et al., IJCAI 2021"
     family = "posterior"
+    marker = "thin_diamond"
     table_order = 81
     revision = 3
     footnotes = {"au": "nearly maximal by construction: the spread of posterior means is fixed"}

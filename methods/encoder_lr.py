@@ -11,9 +11,11 @@ from bench.method import VAE, Method, ParamGroup, Range, check_ranges
 
 
 class EncoderLearningRate(Method):
+    title = "Encoder learning rate"
     summary = "higher learning rate for the encoder"
     citation = "an ablation of He et al., ICLR 2019"
     family = "optimisation"
+    marker = "star4_cross"
     table_order = 52
     display_params = ("scale",)
     vae_settings = {"scale": 1.0}

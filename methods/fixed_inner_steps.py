@@ -15,9 +15,11 @@ from bench.method import Context, DataInfo, Method, Range, TrainConfig, check_ra
 
 
 class FixedInnerSteps(Method):
+    title = "Fixed inner steps"
     summary = "fixed number of encoder updates before each decoder update"
     citation = "an ablation of He et al., ICLR 2019"
     family = "optimisation"
+    marker = "cross"
     table_order = 51
     display_params = ("steps",)
     preset_overrides = {"quick": {"steps": 3}, "small": {"steps": 3}}

@@ -31,9 +31,11 @@ class FixedVarianceHead(nn.Module):
 
 
 class FixedVariance(Method):
+    title = "Fixed variance"
     summary = "constant variance of the posterior"
     citation = "code of Li et al., EMNLP 2019"
     family = "posterior"
+    marker = "bar"
     table_order = 82.5
     display_params = ("variance",)
     footnotes = {"au_kl": "maximal by construction unless σ² is near 1: every dimension has a KL above 0"}

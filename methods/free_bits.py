@@ -19,8 +19,10 @@ from .parts.free_bits import FreeBits
 
 
 class FreeBitsVAE(Method):
+    title = "Free bits"
     summary = "no penalty on the KL below a target"
     citation = "Kingma et al., NeurIPS 2016"
+    marker = "square"
     table_order = 60
     display_params = ("target",)
     exported_kl_term = FreeBits

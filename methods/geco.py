@@ -30,8 +30,10 @@ MAX_MULTIPLIER = 1e3  # its inverse is the minimum
 
 
 class GECO(KLController):
+    title = "GECO"
     summary = "minimal KL subject to a given reconstruction quality"
     citation = "Rezende & Viola, 2018 (arXiv 1810.00597)"
+    marker = "cross"
     table_order = 63
     revision = 2
     incompatible_with = {"schedule": "its multiplier sets the weight of the KL"}

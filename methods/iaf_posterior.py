@@ -35,9 +35,11 @@ class FlowHead(nn.Module):
 
 
 class AutoregressiveFlowPosterior(Method):
+    title = "IAF posterior"
     summary = "posterior transformed by inverse autoregressive flows"
     citation = "Kingma et al., NeurIPS 2016"
     family = "posterior"
+    marker = "star"
     table_order = 85
     revision = 2
     preset_overrides = {"quick": {"width": 10}, "small": {"width": 10}}

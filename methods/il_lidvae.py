@@ -15,8 +15,10 @@ from .lidvae import IdentifiableVAE
 
 
 class InverseLipschitzVAE(IdentifiableVAE):
+    title = "IL-LIDVAE"
     summary = "decoder maps that expand distances by at least L"
     citation = "Kinoshita et al., ICML 2023"
+    marker = "half_right"
     table_order = 93
     revision = 3
     display_params = ("inverse_lipschitz",)

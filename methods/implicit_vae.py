@@ -34,9 +34,11 @@ DUAL = "a dual estimate, too low if its network is not optimal"
 
 
 class ImplicitVAE(AuxiliaryAdam):
+    title = "iVAE"
     summary = "posteriors sampled by a network, with a dual estimate of their KL (iVAE)"
     citation = "Fang et al., EMNLP 2019"
     family = "posterior"
+    marker = "star4"
     table_order = 86
     modalities = ("text",)
     revision = 2

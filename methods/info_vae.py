@@ -19,8 +19,10 @@ from .parts.mmd import SCALES, mmd
 
 
 class InfoVAE(Method):
+    title = "InfoVAE"
     summary = "KL partly replaced by the MMD of the aggregate posterior to the prior"
     citation = "Zhao et al., AAAI 2019"
+    marker = "star4"
     table_order = 65
     revision = 2
     vae_settings = {"alpha": 0.0, "lam": 1.0}

@@ -27,8 +27,10 @@ HIDDEN = (1000, 400, 100)  # units of the critic's hidden layers
 
 
 class InfoMaxVAE(AuxiliaryAdam):
+    title = "InfoMax-VAE"
     summary = "ELBO plus a critic's estimate of the mutual information"
     citation = "Rezaabad & Vishwanath, ISIT 2020 (arXiv 1912.13361)"
+    marker = "hourglass"
     table_order = 72.7
     preset_overrides = {"quick": {"lr": 1e-4}, "small": {"lr": 1e-4}}
     vae_settings = {"gamma": 0.0}

@@ -17,8 +17,10 @@ from .parts.no_kl import NoKLMethod
 
 
 class ImportanceWeightedAutoencoder(NoKLMethod):
+    title = "IWAE"
     summary = "importance-weighted bound of K samples"
     citation = "Burda et al., ICLR 2016"
+    marker = "thin_diamond"
     table_order = 77
     revision = 2
     display_params = ("samples",)

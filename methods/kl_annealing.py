@@ -10,8 +10,10 @@ from bench.method import Linear, Method, Range, Schedule
 
 
 class KLAnnealing(Method):
+    title = "KL annealing"
     summary = "KL weight rising linearly to 1"
     citation = "Bowman et al., CoNLL 2016; Sønderby et al., NeurIPS 2016"
+    marker = "triangle_up"
     table_order = 20
     suites = {"core": ["kl_annealing"]}
     incompatible_with = {"schedule": "it has its own schedule"}

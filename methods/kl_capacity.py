@@ -23,8 +23,10 @@ FORMS = ("absolute", "hinge")
 
 
 class KLCapacity(Method):
+    title = "KL capacity"
     summary = "distance of the KL from a capacity that rises to a target"
     citation = "Burgess et al., 2018 (arXiv 1804.03599); Prokhorov et al., NGT 2019"
+    marker = "pentagon"
     table_order = 60.5
     display_params = ("target",)
     incompatible_with = {"kl_term": "it has its own KL term"}

@@ -34,8 +34,10 @@ MEMORY = 0.9  # of RMSprop
 
 
 class LagrangianVAE(KLController):
+    title = "Lagrangian VAE"
     summary = "maximal mutual information subject to bounds on ELBO and MMD"
     citation = "Zhao et al., UAI 2018"
+    marker = "pentagon_down"
     table_order = 69
     incompatible_with = {
         "schedule": "its multipliers set the weight of the KL",

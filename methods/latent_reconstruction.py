@@ -19,8 +19,10 @@ from bench.models.vae import fixed_statistics
 
 
 class LatentReconstruction(Method):
+    title = "Latent reconstruction"
     summary = "the encoder is trained to recover z from the decoder's output"
     citation = "Song et al., 2025 (arXiv 2508.12530)"
+    marker = "wide_diamond"
     table_order = 77.5
     modalities = ("image",)
     vae_settings = {"alpha": 0.0}

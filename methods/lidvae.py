@@ -34,9 +34,11 @@ class InjectiveReadout(nn.Sequential):
 
 
 class IdentifiableVAE(Method):
+    title = "LIDVAE"
     summary = "decoder injective in z, by Brenier maps"
     citation = "Wang et al., NeurIPS 2021"
     family = "decoder"
+    marker = "half_left"
     table_order = 92
     revision = 3
     vae_settings = "z always passes through its maps"

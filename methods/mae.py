@@ -18,8 +18,10 @@ from bench.method import Context, ELBOTerms, Method, Range, check_ranges
 
 
 class MutualPosteriorDivergence(Method):
+    title = "MAE"
     summary = "posteriors of a batch pushed apart, evenly"
     citation = "Ma et al., ICLR 2019"
+    marker = "triangle_right"
     table_order = 71
     vae_settings = {"eta": 0.0, "gamma": 0.0}
     space = {"eta": Range(0.2, 2.0), "gamma": Range(0.2, 2.0)}

@@ -24,8 +24,10 @@ MAX_MULTIPLIER = 1.1
 
 
 class MinimumDesiredRate(KLController):
+    title = "MDR"
     summary = "KL of at least a target, by a Lagrange multiplier"
     citation = "Pelsmaeker & Aziz, ACL 2020"
+    marker = "plus"
     table_order = 62
     revision = 2
     display_params = ("target",)

@@ -21,8 +21,10 @@ from .parts.no_kl import NoKLMethod
 
 
 class MutualInformationMachine(NoKLMethod):
+    title = "A-MIM"
     summary = "symmetric objective that favours mutual information (A-MIM)"
     citation = "Livne et al., 2020 (arXiv 2003.02645)"
+    marker = "star_down"
     table_order = 68
     revision = 3
     vae_settings = "log q has the opposite sign"

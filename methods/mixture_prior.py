@@ -29,9 +29,11 @@ class LearnedMixture(MixturePrior):
 
 
 class MixturePriorVAE(Method):
+    title = "Mixture prior"
     summary = "learned mixture of Gaussians as the prior"
     citation = "Dilokthanakul et al., 2016 (arXiv 1611.02648); as in Pelsmaeker & Aziz, ACL 2020"
     family = "prior"
+    marker = "star3"
     table_order = 98
     vae_settings = "its prior is learned"
     space = {"components": Range(10, 200)}

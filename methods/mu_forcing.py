@@ -17,8 +17,10 @@ from bench.method import Context, ELBOTerms, Method, Range, check_ranges
 
 
 class MuForcing(Method):
+    title = "μ-Forcing"
     summary = "lower bound on the variance of posterior means"
     citation = "Liu et al., TALLIP 2019"
+    marker = "bar"
     table_order = 73
     revision = 2
     display_params = ("margin",)

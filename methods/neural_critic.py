@@ -47,8 +47,10 @@ class Critic(nn.Module):
 
 
 class NeuralCritic(AuxiliaryAdam):
+    title = "Neural critic"
     summary = "a critic is trained to match codes with their examples"
     citation = "Menon et al., UAI 2022"
+    marker = "half_down"
     table_order = 72.5
     vae_settings = {"lam": 0.0}
     space = {"lam": Range(0.1, 10.0)}

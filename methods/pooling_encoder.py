@@ -28,9 +28,11 @@ class Pooled(nn.Module):
 
 
 class PoolingEncoder(Method):
+    title = "Pooling encoder"
     summary = "posterior from all encoder states, pooled"
     citation = "Long et al., 2019 (arXiv 1911.03976)"
     family = "posterior"
+    marker = "half_down"
     table_order = 88
     modalities = ("text",)
     vae_settings = "its features are always pooled"

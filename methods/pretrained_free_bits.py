@@ -23,9 +23,11 @@ from .parts.heads import FlooredHead
 
 
 class PretrainedFreeBits(Method):
+    title = "FBP"
     summary = "encoder of an autoencoder, then free bits with a new decoder (FBP)"
     citation = "Li et al., EMNLP 2019"
     family = "optimisation"
+    marker = "star6"
     table_order = 61
     revision = 2
     display_params = ("target",)

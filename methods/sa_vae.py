@@ -22,9 +22,11 @@ from .parts.refinement import GRADIENT_COST, GRADIENTS, refine
 
 
 class SemiAmortisedVAE(Method):
+    title = "SA-VAE"
     summary = "encoder's posterior refined by SVI, trained through the refinement"
     citation = "Kim et al., ICML 2018"
     family = "posterior"
+    marker = "square"
     table_order = 40
     revision = 2
     suites = {"core": ["sa_vae"], "paper": ["sa_vae", "sa_vae+anneal"]}

@@ -43,9 +43,11 @@ class ScaledHead(nn.Module):
 
 
 class ScaleVAE(BatchNormMethod):
+    title = "Scale-VAE"
     summary = "means scaled up for the decoder, not for the KL"
     citation = "Song et al., LREC-COLING 2024"
     family = "posterior"
+    marker = "wide_diamond"
     table_order = 84
     revision = 3
     display_params = ("spread",)

@@ -17,8 +17,10 @@ from bench.method import Context, ELBOTerms, Method, Range, check_ranges
 
 
 class SelfCritic(Method):
+    title = "Self critic"
     summary = "q(z|x) must identify the example a code comes from"
     citation = "Menon et al., UAI 2022"
+    marker = "half_up"
     table_order = 72
     vae_settings = {"lam": 0.0}
     space = {"lam": Range(0.1, 10.0)}

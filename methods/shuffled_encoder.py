@@ -42,9 +42,11 @@ class KeptExamples(nn.Module):
 
 
 class ShuffledEncoder(Method):
+    title = "Shuffled encoder"
     summary = "negative control: the encoder is shown other examples"
     citation = "this benchmark"
     family = "reference"
+    marker = "half_up"
     table_order = 6
     suites = {"controls": ["shuffled_encoder"]}
     vae_settings = "its encoder is never shown x"

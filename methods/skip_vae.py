@@ -57,9 +57,11 @@ class SkipDecoder(MaskedCNNDecoder):
 
 
 class SkipVAE(Method):
+    title = "Skip-VAE"
     summary = "z enters every layer of the decoder"
     citation = "Dieng et al., AISTATS 2019"
     family = "decoder"
+    marker = "bowtie"
     table_order = 91
     revision = 2
     vae_settings = "z always enters every layer"

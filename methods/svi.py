@@ -19,9 +19,11 @@ from .vae_svi import VAEWithSVI
 
 
 class StochasticVI(Method):
+    title = "SVI"
     summary = "no encoder; posteriors by SVI from the prior"
     citation = "Hoffman et al., JMLR 2013; as in Kim et al., ICML 2018"
     family = "posterior"
+    marker = "triangle_down"
     table_order = 41
     revision = 2
     preset_overrides = {"quick": {"steps": 3}, "small": {"steps": 5}}

@@ -21,8 +21,10 @@ from bench.method import PAD, Choice, Context, ELBOTerms, Method, Phase, check_r
 
 
 class TimestepWiseVAE(Method):
+    title = "TWR-VAE"
     summary = "a KL after every word that the encoder reads"
     citation = "Li et al., COLING 2020 (arXiv 2011.01136)"
+    marker = "star3"
     table_order = 75.5
     modalities = ("text",)
     vae_settings = {"last": 0.0}

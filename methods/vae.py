@@ -9,8 +9,10 @@ from bench.method import Method
 
 
 class BasicVAE(Method):
+    title = "VAE"
     summary = "the basic VAE"
     citation = "Kingma & Welling, ICLR 2014"
+    marker = "circle"
     table_order = 10
     suites = {"core": ["vae"], "paper": ["vae", "vae+anneal"], "lag": ["vae"], "controls": ["vae"]}
     baseline = True

@@ -17,9 +17,11 @@ from .parts.refinement import STEP_COST, refine
 
 
 class VAEWithSVI(Method):
+    title = "VAE + SVI"
     summary = "encoder's posterior refined by SVI, without gradients through it"
     citation = "Kim et al., ICML 2018"
     family = "posterior"
+    marker = "triangle_up"
     table_order = 42
     revision = 2
     preset_overrides = {"quick": {"steps": 2}, "small": {"steps": 3}}

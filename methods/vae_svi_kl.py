@@ -16,7 +16,9 @@ from .vae_svi import VAEWithSVI
 
 
 class VAEWithSVIAndKL(VAEWithSVI):
+    title = "VAE + SVI + KL"
     summary = "encoder trained to match the posterior refined by SVI"
+    marker = "triangle_right"
     table_order = 43
     revision = 2
     incompatible_with = {"kl_term": "the KL to the prior trains neither its encoder nor its decoder"}

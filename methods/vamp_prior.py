@@ -67,9 +67,11 @@ class PseudoInputs(MixturePrior):
 
 
 class VampPrior(Method):
+    title = "VampPrior"
     summary = "mixture of posteriors at learned pseudo-inputs as the prior"
     citation = "Tomczak & Welling, AISTATS 2018"
     family = "prior"
+    marker = "star8"
     table_order = 97
     revision = 2
     preset_overrides = {"quick": {"components": 50}, "small": {"components": 100}}

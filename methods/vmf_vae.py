@@ -33,9 +33,11 @@ class SphericalHead(nn.Module):
 
 
 class VonMisesFisherVAE(Method):
+    title = "vMF-VAE"
     summary = "posteriors of fixed concentration on the sphere"
     citation = "Xu & Durrett, EMNLP 2018; Davidson et al., UAI 2018"
     family = "posterior"
+    marker = "hexagon"
     table_order = 83
     display_params = ("kappa",)
     incompatible_with = dict.fromkeys(("schedule", "kl_term"), "its KL is a constant")

@@ -20,8 +20,10 @@ from .parts.no_kl import NoKLMethod
 
 
 class WassersteinAutoencoder(NoKLMethod):
+    title = "WAE-MMD"
     summary = "MMD of the aggregate posterior to the prior instead of the KL"
     citation = "Tolstikhin et al., ICLR 2018"
+    marker = "star6"
     table_order = 66
     revision = 3
     vae_settings = "it has no KL term"

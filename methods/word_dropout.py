@@ -29,9 +29,11 @@ class WordDropoutEmbedding(nn.Embedding):
 
 
 class WordDropout(Method):
+    title = "Word dropout"
     summary = "decoder inputs replaced by <unk> at random"
     citation = "Bowman et al., CoNLL 2016"
     family = "decoder"
+    marker = "hourglass"
     table_order = 90
     modalities = ("text",)
     display_params = ("rate",)

@@ -71,11 +71,16 @@ class MethodRecord(Record):
     """Factor of the preset's learning rate, set with ``+lr``."""
     revision: int = 1
     """Increased by the method's author when its numbers change."""
+    title: str = ""
+    """Name in papers; empty: ``name``."""
     summary: str = ""
     citation: str = ""
     about: str = ""
     """Documentation of the method's file."""
     family: str = ""
+    """Determines the colour in figures."""
+    marker: str = ""
+    """Shape in figures; empty: chosen by ``name``."""
     order: float = 0.0
     """Position in the tables."""
     baseline: bool = False
