@@ -103,8 +103,8 @@ def test_numbers_that_are_typed_are_noticed(pilot: Path):
     [
         ("value('yahoo-smal', 'vae', 'mi')", "no table 'yahoo-smal': did you mean 'yahoo-small'?"),
         ("value('yahoo-small', 'agressive', 'mi')", "no row 'agressive': did you mean 'aggressive'?"),
-        ("value('yahoo-small', 'vae', 'nll_refned')", "no column 'nll_refned': did you mean 'nll'?"),
-        ("rows('yahoo-small')[0].nll_refned", "no column 'nll_refned'"),
+        ("value('yahoo-small', 'vae', 'nnll')", "no column 'nnll': did you mean 'nll'?"),
+        ("rows('yahoo-small')[0].nnll", "no column 'nnll'"),
         ("published('yahoo (Yang 2017)', 'vae', 'mii')", "no checked 'mii' of 'vae'"),
         ("valeu('yahoo-small', 'vae', 'mi')", "'valeu' is undefined"),
         ("value('yahoo-small', 'vae', 'mi'", "unexpected"),
