@@ -8,8 +8,8 @@ Cells are stored like those of a run, under ``OUT/audit``.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from bench.experiment.convergence import best, last_encoder_epoch, limit_reached
 from bench.experiment.schema import PROTOCOL_VERSION, CellConfig, Status, identify
 
 FOLDER = "audit"
+CONTROLS = "reference"  # family of the controls other than the baseline
 NOTE = "twice the updates, at the undecayed rate until the original's end"
 #: Factors of settings that are relative to the length of training.
 FACTORS = {"ramp": 0.5, "cycles": 2}
@@ -68,9 +69,11 @@ class Audit:
 
 
 def choose(cells: Iterable[CellRecord], share: float) -> list[CellRecord]:
-    """Return ``share`` of the finished cells of each (data set, preset), rounded up: those with the smallest ids.
+    """Return ``share`` of the finished cells of each (data set, preset), rounded up.
 
-    Ids are hashes, so nobody chooses. Cells whose limit was reached, or of another protocol version, are left out.
+    The families of methods take turns, each with its cell of the smallest id of a row that is not chosen yet, while
+    there is one. The controls other than the baseline come last. Ids are hashes, so nobody chooses. Cells whose limit
+    was reached, or of another protocol version, are left out.
     """
     groups: defaultdict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
     for cell in cells:
@@ -80,8 +83,26 @@ def choose(cells: Iterable[CellRecord], share: float) -> list[CellRecord]:
     return [
         cell
         for _, group in sorted(groups.items())
-        for cell in sorted(group, key=lambda cell: cell.config.cell_id)[: math.ceil(round(share * len(group), 9))]
+        for cell in _in_turns(group)[: math.ceil(round(share * len(group), 9))]
     ]
+
+
+def _in_turns(cells: Iterable[CellRecord]) -> list[CellRecord]:
+    """Return cells in the order in which they are chosen."""
+    by_id = sorted(cells, key=lambda cell: cell.config.cell_id)
+    by_row = _interleaved(by_id, lambda cell: cell.config.method.expression)
+    by_family = _interleaved(by_row, lambda cell: cell.config.method.family)
+    return sorted(by_family, key=lambda cell: cell.config.method.family == CONTROLS)
+
+
+def _interleaved(cells: Iterable[CellRecord], key: Callable[[CellRecord], str]) -> list[CellRecord]:
+    """Return the first cell of every key, then the second of every key, and so on, otherwise in the same order."""
+    counts: Counter[str] = Counter()
+    turns = []
+    for cell in cells:
+        turns.append((counts[key(cell)], cell))
+        counts[key(cell)] += 1
+    return [cell for _, cell in sorted(turns, key=lambda turn: turn[0])]
 
 
 def doubled(cell: CellRecord) -> CellConfig:

@@ -9,6 +9,7 @@ import pytest
 from bench.core.modifiers import SCHEDULES
 from bench.experiment.audit import Audit, choose, doubled, summarise
 from bench.experiment.schema import Component, identify
+from tests.fixtures import make_cells
 from tests.fixtures.make_cells import TRAIN
 from tests.reporting.records import finished_cell
 
@@ -77,6 +78,28 @@ def test_choice_is_the_smallest_ids_of_each_preset():
 
 
 COLLAPSED = {"metrics": {"collapsed": True}}
+
+
+def test_families_take_turns_and_controls_are_last():
+    """Each of four families gives a cell of another row before one gives the second of a row."""
+
+    def stored(method, seed):
+        record = make_cells.method(method, 1, family=FAMILIES[method])
+        made = replace(cell(seed=seed), folder=Path("out/runs/a/small", method, f"seed-{seed}"))
+        config = made.config.model_copy(update={"method": record})
+        return replace(made, config=config.model_copy(update={"cell_id": identify(config)}))
+
+    cells = [stored(method, seed) for method in FAMILIES for seed in range(5)]
+    order = choose(cells, 1)
+    families = [each.config.method.family for each in order]
+    assert sorted(families[:3]) == sorted(families[3:6]) == ["objective", "posterior", "prior"]
+    assert families[-10:] == ["reference"] * 10 and len(order) == len(cells)
+    objective = [each.config.method.name for each in order if each.config.method.family == "objective"]
+    assert {*objective[:2]} == {"a", "b"} and choose(cells[::-1], 0.2) == order[:6]
+
+
+FAMILIES = {"a": "objective", "b": "objective", "c": "posterior", "d": "prior", "e": "reference", "f": "reference"}
+
 CASES = {
     "equal": (cell(), cell(), True),
     "below the tolerance": (cell(), cell([-49.6]), True),
