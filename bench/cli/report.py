@@ -17,6 +17,7 @@ def add_parser(commands: Any) -> None:
         description="Rebuild every table and figure and the page from stored cells, without training.",
     )
     p.add_argument("out", nargs="?", default="out", type=path, metavar="OUT", help="output folder (default: out)")
+    p.add_argument("--to", type=path, metavar="DIR", help="write to this folder instead of OUT, which is only read")
     p.set_defaults(execute=execute, after_stop="the same command writes the rest")
 
 
@@ -26,7 +27,7 @@ def execute(args: argparse.Namespace) -> int:
 
     if not args.out.is_dir():
         raise UserError(f"no folder '{args.out}': give the --out folder of 'python -m bench run'")
-    for report in build(args.out, processes=cores()):
+    for report in build(args.out, to=args.to, processes=cores()):
         print(report.text)
-        print(report.locations(args.out))
+        print(report.locations(args.to or args.out))
     return 0

@@ -47,18 +47,22 @@ class Report:
         return ", ".join([f"page: {out / PAGE}", *patterns])
 
 
-def build(out: Path, *, log: Callable[[str], object] = print, processes: int = 1) -> list[Report]:
+def build(
+    out: Path, *, to: Path | None = None, log: Callable[[str], object] = print, processes: int = 1
+) -> list[Report]:
     """Write the reports of all cells stored under ``out``, one per group of comparable cells, and the page.
 
-    If ``out`` has a template ``README.md.j2``, ``README.md`` is written as well (``bench.reporting.readme``). The same
-    cells give the same bytes. ``log`` receives what was skipped and why. ``processes``: number of (data set, preset)
-    pairs to build in parallel.
+    They are written to the folder ``to``, by default ``out`` itself; ``out`` is otherwise only read. If ``out`` has a
+    template ``README.md.j2``, ``README.md`` is written there as well (``bench.reporting.readme``), unless ``to`` is
+    another folder. The same cells give the same bytes. ``log`` receives what was skipped and why. ``processes``: number
+    of (data set, preset) pairs to build in parallel.
 
     Raises ``UserError`` if ``out`` has no readable cells (nothing is written then) or cannot be written.
     """
     from bench.reporting.html import page
     from bench.reporting.readme import write_readme
 
+    to = to or out
     check_schema(cell_folders(out))
     folders = folders_by_preset(out)
     for tuning in tunings(out):  # its cells are elsewhere
@@ -66,18 +70,20 @@ def build(out: Path, *, log: Callable[[str], object] = print, processes: int = 1
     if not folders:
         raise UserError(f"no stored cells under '{out}': give the folder that 'python -m bench run --out' wrote")
     try:
-        with file_lock(out / ".report.lock", None):
-            results = _run([(out, *key, cells) for key, cells in folders.items()], processes)
+        to.mkdir(parents=True, exist_ok=True)
+        with file_lock(to / ".report.lock", None):
+            results = _run([(out, to, *key, cells) for key, cells in folders.items()], processes)
             reports = [report for result, _ in results for report in result]
             messages = [message for _, result in results for message in result]
             if not reports:
                 raise UserError(f"no readable cells under '{out}': {messages[0]}")
             for message in messages:
                 log(message)
-            write_text(out / PAGE, page([(report.stem, report.title, report.section) for report in reports]))
-            _write_audit(out, reports)
-            _remove_stale(out, reports)
-            write_readme(out)
+            write_text(to / PAGE, page([(report.stem, report.title, report.section) for report in reports]))
+            _write_audit(to, reports)
+            _remove_stale(to, reports)
+            if to == out:
+                write_readme(out)
     except BrokenPipeError:  # raised by ``log``
         raise
     except OSError as error:
@@ -85,7 +91,8 @@ def build(out: Path, *, log: Callable[[str], object] = print, processes: int = 1
     return reports
 
 
-_Job = tuple[Path, str, str, list[CellFolder]]  # OUT, data set, preset, and the folders of their cells
+#: OUT, the folder to write to, data set, preset, and the folders of their cells.
+_Job = tuple[Path, Path, str, str, list[CellFolder]]
 
 
 def _run(jobs: list[_Job], processes: int) -> list[tuple[list[Report], list[str]]]:
@@ -99,18 +106,18 @@ def _run(jobs: list[_Job], processes: int) -> list[tuple[list[Report], list[str]
 def _build(job: _Job) -> tuple[list[Report], list[str]]:
     from bench.reporting.groups import tuned_groups
 
-    out, dataset, preset, folders = job
+    out, to, dataset, preset, folders = job
     reports, messages = [], []
     groups = group_cells(f"{dataset}-{preset}", folders)
     groups += tuned_groups(out, dataset, preset, [cell for group in groups for cell in group.cells])
     for group in groups:
         messages += [f"{group.stem}: {note}" for note in group.notes]
         if group.cells:
-            reports.append(_write(out, dataset, preset, group, messages.append))
+            reports.append(_write(out, to, dataset, preset, group, messages.append))
     return reports, messages
 
 
-def _write(out: Path, dataset: str, preset: str, group: Group, log: Callable[[str], object]) -> Report:
+def _write(out: Path, to: Path, dataset: str, preset: str, group: Group, log: Callable[[str], object]) -> Report:
     from bench.reporting import assay, claims, figures, html, latex, render, tables, texts
     from bench.reporting.frame import cells_frame, rows_frame
 
@@ -133,10 +140,10 @@ def _write(out: Path, dataset: str, preset: str, group: Group, log: Callable[[st
     if samples:
         contents[Path("texts", f"{group.stem}.md")] = texts.markdown(document.title, samples)
     for file, content in contents.items():
-        write_text(out / file, content)
-    images = figures.draw(out / "figures" / group.stem, frame, log, group.trials)
+        write_text(to / file, content)
+    images = figures.draw(to / "figures" / group.stem, frame, log, group.trials)
     section = html.section(group, document, frame, [file for file in images if file.suffix == ".svg"], samples)
-    files = (*contents, *(image.relative_to(out) for image in images))
+    files = (*contents, *(image.relative_to(to) for image in images))
     rows_of_audit = [{"table": group.stem, **each.row} for each in audits]
     return Report(dataset, preset, group.stem, document.title, render.text(document), section, files, rows_of_audit)
 

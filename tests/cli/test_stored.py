@@ -40,6 +40,21 @@ def test_report_rebuilds_the_tables(finished, capsys):
     assert "toy, preset quick" in capsys.readouterr().out
 
 
+def test_report_to_another_folder_only_reads(finished, tmp_path, capsys):
+    shutil.rmtree(finished / "figures")
+    before = {path: path.stat().st_mtime_ns for path in [finished, *finished.rglob("*")]}
+    to = tmp_path / "new" / "report"
+    assert main(["report", str(finished), "--to", str(to)]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in [finished, *finished.rglob("*")]}
+    for name in ("tables/toy-quick.csv", "tables/toy-quick.tex", "report.html"):
+        assert (to / name).is_file()
+    assert (to / "tables/toy-quick.csv").read_bytes() == (finished / "tables/toy-quick.csv").read_bytes()
+    assert f"page: {to / 'report.html'}" in capsys.readouterr().out and {path.name for path in to.iterdir()} == {
+        "report.html",
+        "tables",
+    }
+
+
 @pytest.mark.parametrize("version", [1, 99])
 def test_report_of_another_schema_version_is_an_error(finished, version, capsys):
     change(only_cell(finished, "vae").path / "config.json", lambda record: record.update(schema_version=version))
