@@ -37,7 +37,7 @@ class Plan:
 
 def print_pending(console: Console, out: Path, plan: Plan, every_cell: bool) -> None:
     """Print how many cells are to run and their estimated time, with ``every_cell`` for each of them."""
-    from bench.experiment.runtime_estimate import can_measure, duration, wall_clock
+    from bench.experiment.runtime_estimate import about, can_measure, wall_clock
 
     log, pending = partial(console.print, markup=False), len(plan.pending)
     if not pending:
@@ -46,17 +46,17 @@ def print_pending(console: Console, out: Path, plan: Plan, every_cell: bool) -> 
         log(f"{count(pending, 'cell')} to run; the time cannot be estimated on a machine without a GPU")
         return
     for path, seconds in plan.seconds.items() if every_cell else ():
-        log(f"  to run: {path.relative_to(out)}, about {duration(seconds)}")
+        log(f"  to run: {path.relative_to(out)}, {about(seconds, plan.device)}")
     parallel = plan.resources.max_parallel(pending)
-    total = duration(wall_clock(plan.seconds.values(), parallel))
-    log(f"{count(pending, 'cell')} to run, {parallel} at a time: about {total} on this machine")
+    total = about(wall_clock(plan.seconds.values(), parallel), plan.device)
+    log(f"{count(pending, 'cell')} to run, {parallel} at a time on this machine: {total}")
 
 
 def run_missing(console: Console, out: Path, plan: Plan) -> None:
     """Run the pending cells, the longest first, and show their progress."""
     from bench.cli.progress import CellProgress, RunProgress
     from bench.experiment.plan import longest_first
-    from bench.experiment.runtime_estimate import planned_updates
+    from bench.experiment.runtime_estimate import can_measure, planned_updates
     from bench.experiment.session import run_tasks
     from bench.experiment.task import CellTask
 
@@ -76,7 +76,8 @@ def run_missing(console: Console, out: Path, plan: Plan) -> None:
         shared = resources.cells_per_device(len(cells))
         folder, data = cell.folder.path, plan.data.path
         tasks.append(CellTask(cell.config, folder, data, evaluation, resources, shared, cell.forced))
-    stats = run_tasks(out, tasks, plan.resources, RunProgress(progress, console), log, plan.tracker)
+    shown = RunProgress(progress, console, 1.0 if can_measure(plan.device) else None)
+    stats = run_tasks(out, tasks, plan.resources, shown, log, plan.tracker)
     log("\n".join([str(stats), *(f"a worker stopped: {text}; the same command resumes" for text in stats.problems)]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder, RecordError
+from bench.experiment.runtime_estimate import MAX_DAYS, duration, wall_clock
 
 POLL_SECONDS = 0.5
 LINES = 10  # without a terminal: while a cell runs
@@ -38,6 +40,8 @@ class CellProgress:
     state: str = "waiting"
     update: int = 0
     details: str = ""  # metrics of the last validation, of the test set once done, or why the cell failed
+    began: tuple[float, float] | None = None  # time at which it was first seen at work, and ``fraction`` then
+    ended: float | None = None  # time
     bar: TaskID | None = None
 
     def __post_init__(self) -> None:
@@ -51,6 +55,13 @@ class CellProgress:
 
     def poll(self) -> None:
         """Update the state from the folder. A damaged file raises ``RecordError`` and changes nothing."""
+        self._read()
+        if self.active and self.began is None:
+            self.began = time.monotonic(), self.fraction
+        if self.finished and self.ended is None:
+            self.ended = time.monotonic()
+
+    def _read(self) -> None:
         new = {name for name, time in self.before.items() if self._modified(name) != time}
         result = self.folder.result() if "result.json" in new else None
         lock = self.folder.path.with_name(f".{self.folder.path.name}.lock")
@@ -67,6 +78,10 @@ class CellProgress:
             self.state, self.update, self.details = "done", self.updates, _numbers(record.metrics)
 
     @property
+    def active(self) -> bool:
+        return self.state in ("running", "evaluating")
+
+    @property
     def finished(self) -> bool:
         return self.state in ("done", "failed")
 
@@ -75,12 +90,29 @@ class CellProgress:
         """The completed share of the cell's work."""
         return 1.0 if self.finished else (1 - EVALUATION_SHARE) * min(1.0, self.update / self.updates)
 
+    @property
+    def left(self) -> float:
+        """The weight of the work that is left."""
+        return self.weight * (1 - self.fraction)
+
+    @property
+    def timed(self) -> tuple[float, float]:
+        """The seconds that were measured, and the weight of the work that was done in them."""
+        if self.began is None or self.state == "failed":
+            return 0.0, 0.0
+        time_began, fraction = self.began
+        return (self.ended or time.monotonic()) - time_began, self.weight * (self.fraction - fraction)
+
 
 class RunProgress:
-    """Shows the progress of cells, given in the order in which they start, from a thread while it is entered."""
+    """Shows the progress of cells, given in the order in which they start, from a thread while it is entered.
 
-    def __init__(self, cells: Sequence[CellProgress], console: Console):
+    ``seconds_per_weight`` is an estimate, used until cells are measured; None: unknown.
+    """
+
+    def __init__(self, cells: Sequence[CellProgress], console: Console, seconds_per_weight: float | None = None):
         self.cells, self.unfinished, self.console = cells, list(cells), console
+        self.seconds_per_weight, self.parallel = seconds_per_weight, 1  # cells that were seen at work at one time
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         columns = (
@@ -109,6 +141,7 @@ class RunProgress:
 
     def poll(self, cells: Sequence[CellProgress]) -> None:
         """Read the state of ``cells`` and show what has changed."""
+        self.parallel = max(self.parallel, sum(cell.active for cell in self.unfinished[:WINDOW]))
         for cell in cells:
             before = cell.state, int(LINES * cell.fraction)
             with suppress(OSError, RecordError):  # a damaged file, or one that is just removed: keep the state
@@ -134,10 +167,32 @@ class RunProgress:
         seconds = self.bars.tasks[0].elapsed or 0.0
         state = f"update {cell.update} of {cell.updates}" if cell.state == "running" else cell.state
         details = f" – {cell.details}" if cell.details else ""
-        self.console.print(f"[{seconds:6.0f} s] {cell.name}: {state}{details} ({self._count()})", markup=False)
+        self.console.print(
+            f"[{seconds:6.0f} s] {cell.name}: {state}{details} ({self._count()}{self._left()})", markup=False
+        )
 
     def _count(self) -> str:
         return f"{len(self.cells) - len(self.unfinished)}/{len(self.cells)}"
+
+    def seconds_left(self) -> float | None:
+        """Return the estimated time of the unfinished cells; None if nothing is known about it.
+
+        The estimates of the plan are multiplied by the ratio of measured to estimated time: of the cells that are done,
+        or before there is one, of those at work.
+        """
+        if not self.unfinished:
+            return None
+        done = [cell.timed for cell in self.cells if cell.state == "done" and cell.began]
+        timed = done or [cell.timed for cell in self.cells if cell.active]
+        seconds, weight = (sum(column) for column in zip(*timed, strict=True)) if timed else (0.0, 0.0)
+        ratio = seconds / weight if weight else self.seconds_per_weight
+        return None if ratio is None else ratio * wall_clock([cell.left for cell in self.unfinished], self.parallel)
+
+    def _left(self) -> str:
+        if (seconds := self.seconds_left()) is None:
+            return ""
+        is_long = seconds > MAX_DAYS * 86400
+        return f", {f'more than {MAX_DAYS} days' if is_long else f'about {duration(seconds)}'} left"
 
 
 def _numbers(metrics: Mapping[str, object]) -> str:

@@ -26,6 +26,7 @@ from bench.models.build import build_model
 from bench.models.precision import autocast, no_autocast
 from bench.training.torch_setup import gpu_name, torch_settings
 
+MAX_DAYS = 14  # of an estimate
 TYPICAL_WORDS = 80  # of a document: the mean of the published data sets
 DECODING_COST = 0.3  # of an update: decoding a batch once
 
@@ -59,6 +60,13 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def about(seconds: float, device: str) -> str:
+    """Return an estimate as text; above ``MAX_DAYS`` what to use instead, because such a number helps nobody."""
+    if seconds <= MAX_DAYS * 86400:
+        return f"about {duration(seconds)}"
+    return f"more than {MAX_DAYS} days: use {'a GPU or ' if device == 'cpu' else ''}more machines (--address)"
 
 
 def wall_clock(seconds: Collection[float], parallel: int) -> float:

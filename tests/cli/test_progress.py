@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from rich.console import Console
 
@@ -63,6 +65,50 @@ def test_missing_and_earlier_results_are_ignored(cell):
     cell = CellProgress("vae seed 0", cell.folder, 10, 1.0, EvaluationConfig())
     cell.poll()
     assert cell.state == "waiting"
+
+
+def cells(folder, *weights) -> list[CellProgress]:
+    return [
+        CellProgress(f"vae seed {seed}", CellFolder(folder / str(seed)), 10, weight, EvaluationConfig())
+        for seed, weight in enumerate(weights)
+    ]
+
+
+def test_time_left_follows_the_finished_cells(tmp_path):
+    """Estimates of 100 s took 300 s, so the rest takes three times its estimate, on two workers."""
+    progress = RunProgress(cells(tmp_path, 100.0, 100.0, 40.0, 80.0), Console(quiet=True), seconds_per_weight=1.0)
+    assert progress.seconds_left() == 320
+    first, second, *_ = progress.cells
+    first.state = second.state = "running"
+    progress.poll([first])
+    assert progress.parallel == 2
+    for cell, state in ((first, "done"), (second, "failed")):  # a failure says nothing about the time of a cell
+        cell.state, cell.began, cell.ended = state, (1000.0, 0.0), 1300.0
+        progress.unfinished.remove(cell)
+    assert progress.seconds_left() == pytest.approx(3 * 80)
+    progress.unfinished[1].weight = 40.0
+    assert progress.seconds_left() == pytest.approx(3 * 40)
+
+
+def test_time_left_of_a_resumed_cell_counts_its_new_updates(tmp_path):
+    (cell, other) = cells(tmp_path, 100.0, 100.0)
+    progress = RunProgress([cell, other], Console(quiet=True))
+    assert progress.seconds_left() is None, "neither estimated nor measured"
+    cell.state, cell.update = "running", 10
+    cell.began = (time.monotonic() - 9.0, 0.45)  # resumed at half of its updates
+    assert progress.seconds_left() == pytest.approx(9 / 45 * 110, rel=0.01)
+
+
+def test_long_times_are_not_printed(tmp_path, capsys):
+    progress = RunProgress(cells(tmp_path, 1e6, 60.0), Console(highlight=False, soft_wrap=True), 10.0)
+    progress._log(progress.cells[0])
+    progress.unfinished = progress.cells[1:]
+    progress._log(progress.cells[0])
+    progress.unfinished = []
+    progress._log(progress.cells[0])
+    lines = capsys.readouterr().out.splitlines()
+    assert "(0/2, more than 14 days left)" in lines[0]
+    assert "(1/2, about 10 min left)" in lines[1] and "(2/2)" in lines[2]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"status": []}'])
