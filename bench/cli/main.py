@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from bench.cli import audit, evaluate, lag, merge, report, run, speed, verify
+from bench.cli import audit, compare, evaluate, lag, merge, report, run, speed, verify
 from bench.cli import list as listing
 from bench.core import __version__
 from bench.core.config import suggest
@@ -22,7 +22,7 @@ from bench.core.host import unchanged_process
 from bench.core.output import output_without_errors
 
 HEADLESS = {"MPLBACKEND": "agg"}  # figures are files; a backend of the user's may not exist here
-COMMANDS = (run, report, evaluate, audit, verify, merge, lag, speed, listing)
+COMMANDS = (run, report, compare, evaluate, audit, verify, merge, lag, speed, listing)
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,13 +32,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; '{self.prog} --help' describes the arguments")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        namespace, unknown = super().parse_known_args(args, namespace)
+        parsed, unknown = super().parse_known_args(args, namespace)
         if unknown and unknown[0].startswith("-"):
             option, known = unknown[0].partition("=")[0], {*re.findall(r"--[a-z-]+", self.format_help())}
             raise UserError(f"unknown option '{option}': {suggest(option, known)}")
         if unknown:
             raise UserError(f"'{unknown[0]}' belongs to no option: write --name value, with values joined by commas")
-        return namespace, unknown
+        return parsed, unknown
 
 
 def parser() -> Parser:

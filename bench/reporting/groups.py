@@ -88,9 +88,9 @@ def group_cells(stem: str, folders: Iterable[CellFolder]) -> list[Group]:
                 groups.append(group := Group(stem, []))
             group.cells.append(cell)
     for group in groups[1:]:
-        protocol = _protocol(group.cells[0])
+        protocol = full_protocol(group.cells[0])
         group.stem = f"{stem}-{short_hash(protocol, 8)}"
-        differing = ", ".join(differences(_protocol(groups[0].cells[0]), protocol))
+        differing = ", ".join(differences(full_protocol(groups[0].cells[0]), protocol))
         group.notes.append(f"Not comparable with the cells of {stem}: they differ in {differing}.")
         groups[0].notes.append(f"Cells of another protocol (they differ in {differing}) are in {group.stem}.")
     for group in groups:
@@ -110,11 +110,12 @@ def by_protocol(cells: Iterable[CellRecord]) -> list[list[CellRecord]]:
     members: defaultdict[str, list[CellRecord]] = defaultdict(list)
     for cell in cells:
         if cell.evaluation:
-            members[canonical(_protocol(cell))].append(cell)
+            members[canonical(full_protocol(cell))].append(cell)
     return [group for _, group in sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))]
 
 
-def _protocol(cell: CellRecord) -> dict[str, Any]:
+def full_protocol(cell: CellRecord) -> dict[str, Any]:
+    """Return what the cells of one table have in common, with the settings of their evaluation."""
     return {**cell.protocol, "evaluation": vars(cell.evaluation.settings) if cell.evaluation else {}}
 
 

@@ -41,6 +41,22 @@ def summary(values: Iterable[float]) -> Summary:
     return Summary(mean, sd, n, mean - half, mean + half)
 
 
+def welch(a: Iterable[float], b: Iterable[float]) -> Summary:
+    """Summarise the difference of the means of two independent samples, b − a, with Welch's t interval.
+
+    ``n`` is the size of the smaller sample, ``sd`` NaN. NaN is ignored; there is no interval below two values each.
+    """
+    one, other = summary(a), summary(b)
+    mean, n = other.mean - one.mean, min(one.n, other.n)
+    if n < 2:
+        return Summary(mean, NAN, n, NAN, NAN)
+    variances = [sample.sd**2 / sample.n for sample in (one, other)]
+    spread = sum(v**2 / (sample.n - 1) for v, sample in zip(variances, (one, other), strict=True))
+    degrees = sum(variances) ** 2 / spread if spread else math.inf
+    half = student_t(0.975, degrees) * math.sqrt(sum(variances))
+    return Summary(mean, NAN, n, mean - half, mean + half)
+
+
 def crossed(values: ArrayLike, known: int | None = None) -> Summary:
     """Summarise values of S seeds evaluated on the same N examples, with seeds and examples both as random samples.
 
@@ -96,6 +112,14 @@ def wilson(count: float, n: int) -> tuple[float, float]:
 
     ends = binomtest(int(count), n).proportion_ci(0.95, "wilson") if n else (NAN, NAN)
     return float(ends[0]), float(ends[1])
+
+
+def same_share(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether Fisher's exact test does not tell two shares (count, n) apart at the level of 5 %."""
+    from scipy.stats import fisher_exact
+
+    table = [[count, n - count] for count, n in (one, other)]
+    return bool(fisher_exact(table).pvalue >= 0.05)
 
 
 def student_t(probability: float, degrees: float) -> float:

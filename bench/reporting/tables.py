@@ -14,9 +14,9 @@ from bench.experiment.cell_record import CellRecord
 from bench.experiment.convergence import limit_reached
 from bench.reporting.assay import Assay
 from bench.reporting.columns import UNRELIABLE_K, Column, is_mixed, panels
-from bench.reporting.compare import matched_panels
 from bench.reporting.frame import LIKELIHOODS, OF_Z, headline
 from bench.reporting.groups import Group, common_settings, settings_notes
+from bench.reporting.matched import matched_panels
 from bench.reporting.render import DASH, Document, Entry, Panel, number
 
 if TYPE_CHECKING:

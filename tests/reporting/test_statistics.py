@@ -14,7 +14,7 @@ from scipy import stats
 
 from bench.experiment.stored_evaluation import regression_values
 from bench.reporting.frame import cells_frame, interval
-from bench.reporting.statistics import crossed, summary
+from bench.reporting.statistics import crossed, same_share, summary, welch
 from tests.reporting.records import finished_cell
 
 
@@ -24,6 +24,19 @@ def test_summary_agrees_with_scipy():
     low, high = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
     expected = (np.mean(values), np.std(values, ddof=1), 5, low, high)
     assert dataclasses.astuple(result) == pytest.approx(expected)
+
+
+def test_welch_agrees_with_scipy():
+    a, b = [3.1, 2.9, 3.6, 3.3, 2.7], [2.0, 2.9, 1.1]
+    result, expected = welch([*a, math.nan], b), stats.ttest_ind(b, a, equal_var=False).confidence_interval(0.95)
+    assert (result.mean, result.low, result.high) == pytest.approx((np.mean(b) - np.mean(a), *expected))
+    assert math.isnan(welch([1.0], b).low) and welch([1.0], b).n == 1
+    same = welch([2.0, 2.0], [3.0, 3.0])
+    assert (same.mean, same.low, same.high) == (1.0, 1.0, 1.0)
+
+
+def test_shares_of_few_seeds_are_not_told_apart():
+    assert same_share((2, 2), (0, 2)) and same_share((1, 5), (2, 5)) and not same_share((5, 5), (0, 5))
 
 
 def test_summary_of_one_value_and_of_none():

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from bench.experiment.cell_record import CellRecord
-from bench.reporting import compare
+from bench.reporting import matched
 from bench.reporting.frame import cells_frame
 from bench.reporting.render import DASH, Document
 from tests.fixtures.make_cells import PROVENANCE
@@ -31,7 +31,7 @@ def sweep(name: str, members: tuple[tuple[float, float], ...], seeds: int = 2) -
 
 
 def at_rate(*cells: CellRecord, **options: Any) -> pd.DataFrame | None:
-    return compare.matched_rate(cells_frame(cells), SWEEPS, **options)
+    return matched.matched_rate(cells_frame(cells), SWEEPS, **options)
 
 
 def test_sweeps_are_interpolated_linearly():
@@ -81,24 +81,24 @@ def runs(**result: Any) -> list[CellRecord]:
 
 
 def test_methods_are_compared_by_their_best_elbo_so_far():
-    table = compare.matched_time(cells_frame(runs())).set_index(["seconds", "method"])
+    table = matched.matched_time(cells_frame(runs())).set_index(["seconds", "method"])
     assert table["elbo"].to_dict() == {(4.0, "fast"): -7.0, (4.0, "slow"): -6.0}  # before 3 s only one has validated
-    table = compare.matched_time(cells_frame(runs()), fractions=(0.25, 0.75)).set_index(["seconds", "method"])
+    table = matched.matched_time(cells_frame(runs()), fractions=(0.25, 0.75)).set_index(["seconds", "method"])
     assert table["elbo"].to_dict() == {(3.0, "fast"): -7.0, (3.0, "slow"): -6.0}
     assert table.loc[(3.0, "fast"), "n"] == 2
 
 
 def test_seconds_must_be_comparable():
-    assert compare.matched_time(cells_frame(runs(provenance=replace(PROVENANCE, threads=2)))) is None
-    assert compare.matched_time(cells_frame(runs(cells_per_device=4))) is None
-    assert compare.matched_time(cells_frame(runs()[:3])) is None
+    assert matched.matched_time(cells_frame(runs(provenance=replace(PROVENANCE, threads=2)))) is None
+    assert matched.matched_time(cells_frame(runs(cells_per_device=4))) is None
+    assert matched.matched_time(cells_frame(runs()[:3])) is None
 
 
 def test_panel_has_dashes_out_of_a_sweeps_range():
     cells = [*sweep("beta", BETA), *sweep("bits", BITS), *sweep("low", ((0.6, 50.0), (1.0, 49.0), (1.5, 48.0)))]
     document = Document("title", "label")
     sweeps = SWEEPS | {"low": ["low1", "low2", "low3"]}
-    [panel] = compare.matched_panels(document, cells_frame(cells), sweeps)
+    [panel] = matched.matched_panels(document, cells_frame(cells), sweeps)
     assert [column.text for column in panel.columns[1:4]] == ["NLL at 1 nats", "NLL at 3 nats", "NLL at 7 nats"]
     texts = {row[0].text: [entry.text for entry in row[1:4]] for row in panel.rows}
     assert [text == DASH for text in texts["low"]] == [False, True, True]
