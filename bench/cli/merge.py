@@ -1,10 +1,11 @@
-"""``python -m bench merge A B … --out C``: copy the cells of several output folders into one."""
+"""``python -m bench merge A B … --out C``: copy the cells of several output folders and bundles into one folder."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +21,34 @@ def add_parser(commands: Any) -> None:
     """Add the command ``merge`` to the subparsers ``commands``."""
     p = commands.add_parser(
         "merge",
-        help="copy the cells of several output folders into one",
-        description="Copy the cells of several output folders into one and report on all of them. Two different "
-        "results of one cell are an error.",
+        help="copy the cells of several output folders or bundles into one",
+        description="Copy the cells of several output folders, or of files of 'python -m bench bundle', into one "
+        "folder and report on all of them. Two different results of one cell are an error. A bundle is checked record "
+        "by record before anything is copied, and changes no cell of the target.",
     )
-    p.add_argument("sources", nargs="+", type=path, metavar="OUT", help="output folders of runs")
+    p.add_argument("sources", nargs="+", type=path, metavar="OUT", help="output folders of runs, or bundles (.tar.gz)")
     p.add_argument("--out", type=path, required=True, metavar="OUT", help="target folder; its own cells stay")
     p.set_defaults(execute=lambda args: merge(args.sources, args.out), after_stop="the same command copies the rest")
 
 
 def merge(sources: Sequence[Path], out: Path) -> int:
     """Copy every cell of ``sources`` that ``out`` lacks, and report. Nothing is copied before all cells are checked."""
+    from bench.experiment.bundles.unpack import unpack
+
+    with ExitStack() as stack:
+        folders, bundles = [], set()
+        for source in dict.fromkeys(source.resolve() for source in sources):
+            if source.is_file():
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
+                cells = unpack(source, folder)
+                print(f"{source.name}: {cells} cells, all records are valid")
+                bundles.add(folder)
+            folders.append(folder if source.is_file() else source)
+        return _merge(folders, bundles, out.resolve())
+
+
+def _merge(sources: Sequence[Path], bundles: Collection[Path], out: Path) -> int:
+    """Copy from folders; those in ``bundles`` only add to ``out``."""
     from bench.experiment import audit
     from bench.experiment.cell_folder import cell_folders
     from bench.experiment.cell_record import readable
@@ -39,7 +57,6 @@ def merge(sources: Sequence[Path], out: Path) -> int:
     from bench.reporting.report import build
 
     chosen: dict[Path, tuple[Path, CellRecord]] = {}  # relative path of a cell -> its source and record
-    out, *sources = (folder.resolve() for folder in (out, *sources))
     for source in dict.fromkeys([out, *sources]):
         folders = [source, source / audit.FOLDER, source / tuning.FOLDER]
         cells, damaged = readable(chain.from_iterable(map(cell_folders, folders)))
@@ -50,15 +67,16 @@ def merge(sources: Sequence[Path], out: Path) -> int:
             raise UserError(f"no stored cells under '{source}': give the --out folder of 'python -m bench run'")
         for cell in cells:
             place = cell.folder.relative_to(source)
-            if place not in chosen or _prefer(cell, chosen[place][1]):
+            present = chosen.get(place)
+            if not present or (_prefer(cell, present[1]) and not (source in bundles and present[0] == out)):
                 chosen[place] = source, cell
     new = {place: cell.folder for place, (source, cell) in chosen.items() if source != out}
     copied = sum([_copy(folder, out / place) for place, folder in new.items()])
     for source in sources:
         for preset, rows in read_sweeps(source).items():
-            write_sweeps(out, preset, rows)
+            write_sweeps(out, preset, rows, keep=source in bundles)
         for tuned in tuning.tunings(source):
-            tuning.store(out, tuned)
+            tuning.store(out, tuned, keep=source in bundles)
     print(f"{len(chosen) - len(new) + copied} cells in {out}, {copied} of them copied")
     for report in build(out):
         print(f"{report.text}\n{report.locations(out)}")

@@ -47,6 +47,8 @@ from bench.training.result import Validation
 
 STALE_SECONDS = 3600  # age at which a temporary file of a report is left over from a killed process
 PARQUET = b"PAR1"  # first and last bytes of a file
+#: Characters of the folder named by an expression, which may have more than the 255 of a file name. Cell ids differ.
+MAX_FOLDER_NAME = 200
 FOLDER_NAME = re.compile(r"seed-\d+-([0-9a-f]{12})")
 
 R = TypeVar("R", bound=BaseModel)
@@ -168,6 +170,12 @@ class CellFolder:
     def has_weights(self) -> bool:
         """Return whether the selected weights are stored."""
         return (self.path / "best.pt").exists()
+
+
+def cell_place(config: CellConfig) -> Path:
+    """Return the folder of a cell relative to ``OUT/runs``."""
+    slug = re.sub(r"[^\w.=+-]+", "-", config.method.expression.replace(")", ""))[:MAX_FOLDER_NAME]
+    return Path(config.dataset.name, config.preset, slug, f"seed-{config.seed}-{config.cell_id}")
 
 
 def cell_folders(out: Path) -> Iterator[CellFolder]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,10 @@ from bench.core.config import json_settings
 from bench.core.errors import UserError
 from bench.data.dataset import DataInfo
 from bench.evaluation.config import EvaluationConfig
-from bench.experiment.cell_folder import CellFolder, RecordError, cell_folders, check_schema, lock_cell
+from bench.experiment.cell_folder import CellFolder, RecordError, cell_folders, cell_place, check_schema, lock_cell
 from bench.experiment.presets import Preset
 from bench.experiment.schema import CellConfig, Component, MethodRecord, ResultRecord, Status, identify
 from bench.training.expressions import MethodSpec, Modifier
-
-#: Characters of the folder named by an expression, which may have more than the 255 of a file name. Cell ids differ.
-MAX_FOLDER_NAME = 200
 
 #: Why a finished cell is trained again: the user asked for it.
 FORCED = "--force"
@@ -103,8 +99,7 @@ def planned_cell(
         base_seed=base_seed,
     )
     config = config.model_copy(update={"cell_id": identify(config)})
-    slug = re.sub(r"[^\w.=+-]+", "-", row.expression.replace(")", ""))[:MAX_FOLDER_NAME]
-    folder = CellFolder(out / "runs" / data.name / preset.name / slug / f"seed-{seed}-{config.cell_id}")
+    folder = CellFolder(out / "runs" / cell_place(config))
     state = cell_state(folder, preset.evaluation, force)
     if skip_reason := row.method.skip(data):
         state = CellState(Status.SKIPPED, skip_reason)

@@ -24,11 +24,12 @@ def read_sweeps(out: Path) -> Sweeps:
         raise UserError(f"{out / FILE} is damaged: remove it, and the next run writes its own sweeps") from error
 
 
-def write_sweeps(out: Path, preset: str, sweeps: Mapping[str, list[str]]) -> None:
-    """Add sweeps to those of earlier runs."""
+def write_sweeps(out: Path, preset: str, sweeps: Mapping[str, list[str]], keep: bool = False) -> None:
+    """Add sweeps to those of earlier runs; with ``keep``, only those that are not known."""
     if not sweeps:
         return
     out.mkdir(parents=True, exist_ok=True)
     with file_lock(out / f".{FILE}.lock", None):
         known = read_sweeps(out)
-        write_json(out / FILE, known | {preset: known.get(preset, {}) | dict(sweeps)})
+        before = known.get(preset, {})
+        write_json(out / FILE, known | {preset: dict(sweeps) | before if keep else before | dict(sweeps)})

@@ -58,7 +58,7 @@ def test_latex_compiles(tmp_path: Path):
 
 def test_terminal_lines_fit_with_long_names(out: Path):
     name = "a_method_with_settings(" + ",".join(f"setting_{i}=0.{i}" for i in range(6)) + ")"
-    for file in out.glob("runs/*/*/beta-vae*/seed-*/config.json"):
+    for file in out.glob("runs/*/*/beta_vae*/seed-*/config.json"):
         change(file, method=read_json(file)["method"] | {"expression": name})
     group, frame, table = frames(out)
     lines = render.text(tables.document(group, frame, table, assess(frame))).split("\n\n")[1].splitlines()

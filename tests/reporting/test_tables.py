@@ -111,7 +111,7 @@ def test_mean_mi_is_of_seeds_that_did_not_collapse(out: Path):
 @pytest.mark.usefixtures("no_figures")
 def test_huge_and_missing_values_fit_into_a_table(text_out: Path):
     """A perplexity of two seeds whose square overflows, and one of another method that is not finite."""
-    for method, values in {"vae": (5.8e193, 1e300), "sa-vae": (None, None), "aggressive": (None, 120.0)}.items():
+    for method, values in {"vae": (5.8e193, 1e300), "sa_vae": (None, None), "aggressive": (None, 120.0)}.items():
         for file, value in zip(sorted(text_out.glob(f"runs/*/*/{method}/*/evaluation.json")), values, strict=True):
             metrics = read_json(file)["evaluation"]["metrics"] | {"ppl": value}
             change_evaluation(file, metrics=metrics, not_finite=[] if value else ["ppl"])
@@ -164,7 +164,7 @@ def test_intervals_use_the_values_per_example(out: Path):
     ],
 )
 def test_interval_is_over_seeds_without_values_per_example(out: Path, harm: Callable[[Path], None], reason: str):
-    [folder] = out.glob("runs/*/*/beta-vae-beta-0-4/seed-1-*")
+    [folder] = out.glob("runs/*/*/beta_vae-beta=0.4/seed-1-*")
     harm(folder / "examples.parquet")
     [result] = report.build(out)
     row = rows(out)["beta_vae(beta=0.4)"]

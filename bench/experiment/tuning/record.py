@@ -51,15 +51,20 @@ def trial_metrics(metrics: Mapping[str, float | int | bool | None]) -> tuple[flo
     return (math.nan if nll is None else nll), (mi or 0.0)
 
 
-def store(out: Path, tuning: Tuning) -> None:
-    """Write a tuning, with the searches of earlier runs that it does not repeat."""
-    name = f"{tuning.dataset}-{tuning.preset}-{tuning.trials}-{tuning.search}-{tuning.select.replace(':', '-')}"
-    file = out / FOLDER / f"{name}.json"
+def store(out: Path, tuning: Tuning, keep: bool = False) -> None:
+    """Write a tuning, with the searches of earlier runs that it does not repeat; with ``keep``, with all of them."""
+    file = out / FOLDER / file_name(tuning)
     with file_lock(file.with_name(f".{file.name}.lock"), None):
         text = read_text(file, missing_ok=True)
-        searches = (*(_parse(file, text).searches if text else ()), *tuning.searches)
+        stored = _parse(file, text).searches if text else ()
+        searches = (*tuning.searches, *stored) if keep else (*stored, *tuning.searches)
         merged = {(search.row, search.base_seed, search.seed): search for search in searches}
         write_text(file, to_json(tuning.model_copy(update={"searches": tuple(merged.values())})))
+
+
+def file_name(tuning: Tuning) -> str:
+    """Return the name of a tuning's file."""
+    return f"{tuning.dataset}-{tuning.preset}-{tuning.trials}-{tuning.search}-{tuning.select.replace(':', '-')}.json"
 
 
 def tunings(out: Path) -> Iterator[Tuning]:
