@@ -1,17 +1,19 @@
-"""``python -m bench list``: print methods, modifiers, suites, data sets and presets."""
+"""``python -m bench list``: print methods, modifiers, suites, data sets and presets, or all about one of them."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import Any
 
+from bench.core.config import suggest
 from bench.core.errors import UserError
 
-NAME_WIDTH = 22  # characters
+NAME_WIDTH, COLUMN, WIDTH = 22, 49, 100  # characters: of a name, and of the overview's columns and lines
 
 Section = tuple[str, list[tuple[str, str]]]  # heading; names with their descriptions
 
@@ -21,25 +23,81 @@ def add_parser(commands: Any) -> None:
     p = commands.add_parser(
         "list",
         help="print methods, modifiers, suites, data sets and presets",
-        description="Print methods, modifiers (schedules and KL terms), suites, data sets and presets, or one of them.",
+        description="Print the names of all methods, modifiers (schedules and KL terms), suites, data sets and presets "
+        "on one screen, or everything about one of them.",
     )
-    p.add_argument("kind", nargs="?", choices=SECTIONS, metavar="KIND", help=f"one of {', '.join(SECTIONS)}")
-    p.set_defaults(execute=lambda args: print_list(args.kind), after_stop="nothing was changed")
+    p.add_argument("what", nargs="?", metavar="WHAT", help=f"a method, a suite, or one of {', '.join(SECTIONS)}")
+    p.set_defaults(execute=lambda args: print_list(args.what), after_stop="nothing was changed")
 
 
-def print_list(kind: str | None = None) -> int:
-    """Print the sections of ``kind`` (None: all): wrapped on a terminal, one line per entry in a pipe."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    for sections in [SECTIONS[kind]] if kind else SECTIONS.values():
-        for heading, entries in sections():
-            print(heading)
-            for name, text in entries:
-                indent = f"  {name:{NAME_WIDTH}} "
-                lines = textwrap.wrap(
-                    text, max(width, 2 * NAME_WIDTH), initial_indent=indent, subsequent_indent=" " * 25
-                )
-                print("\n".join(lines))
+def print_list(what: str | None = None) -> int:
+    """Print everything about a method, a suite or a kind; without one, all names on one screen."""
+    if what is None:
+        lines: Iterable[str] = overview()
+    elif what in SECTIONS:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+        lines = [line for heading, entries in SECTIONS[what]() for line in (heading, *_entries(entries, width))]
+    else:
+        lines = _about(what)
+    print("\n".join(lines))
     return 0
+
+
+def overview() -> list[str]:
+    """Return the names of everything: methods by family in two columns, then the other kinds, one line or two each."""
+    from bench.data.registry import dataset_names
+    from bench.experiment.presets import preset_names
+    from bench.training import expressions, registry
+
+    suites, errors = registry.suites(), registry.import_errors()
+    families: dict[str, list[str]] = {}
+    for name in suites["all"]:
+        if name not in errors:
+            cls = registry.method(name)
+            families.setdefault(cls.family, []).append(_clipped(f" {name:14} {cls.summary}"))
+    column = [line for family, members in families.items() for line in (f"{family} ({len(members)})", *members)]
+    half = (len(column) + 1) // 2
+    half += not column[half - 1].startswith(" ")  # no heading at the end of a column
+    rows = zip_longest(column[:half], column[half:], fillvalue="")
+    modifiers = [f"+{name}" for classes in expressions.available_modifiers().values() for name in classes]
+    others = {
+        "modifiers": modifiers,
+        "suites": [suite for suite in suites if suite not in families] + ["or a family"],
+        "data sets": [*dataset_names(), "or a path"],
+        "presets": preset_names(),
+        "not usable": [*errors],
+    }
+    return [
+        *(f"{left:{COLUMN}}  {right}".rstrip() for left, right in rows),
+        "",
+        *(line for kind, names in others.items() if names for line in _entries([(kind, ", ".join(names))], WIDTH)),
+        f"In full: python -m bench list NAME, of a method or suite, or {', '.join(SECTIONS)}",
+    ]
+
+
+def _clipped(line: str) -> str:
+    """Return the line, or its first words that fit into a column of the overview."""
+    return line if len(line) <= COLUMN else f"{line[: COLUMN - 1].rsplit(' ', 1)[0]} …"
+
+
+def _about(what: str) -> list[str]:
+    """Return the lines of a method or a suite; ``UserError`` if there is none of that name."""
+    from bench.cli.card import card
+    from bench.training import registry
+
+    suites, names = registry.suites(), registry.method_names()
+    if what in names:
+        return [card(what)]
+    if what in suites:
+        return [*suites[what]]
+    raise UserError(f"no method, suite or kind '{what}': {suggest(what, {*names, *suites, *SECTIONS})}")
+
+
+def _entries(entries: Iterable[tuple[str, str]], width: int) -> Iterator[str]:
+    """Yield the lines of names with their descriptions."""
+    for name, text in entries:
+        indent, below = f"  {name:{NAME_WIDTH}} ", " " * (NAME_WIDTH + 3)
+        yield from textwrap.wrap(text, max(width, 2 * NAME_WIDTH), initial_indent=indent, subsequent_indent=below)
 
 
 def _methods() -> Iterator[Section]:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from bench.cli import audit, bundle, compare, evaluate, lag, merge, report, run, speed, verify
 from bench.cli import list as listing
+from bench.cli.study import read_study
 from bench.core import __version__
 from bench.core.config import suggest
 from bench.core.errors import Stopped, UserError
@@ -33,6 +34,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         parsed, unknown = super().parse_known_args(args, namespace)
+        if not unknown and any(action.dest == "study" for action in self._actions) and parsed.study:
+            self.set_defaults(**read_study(parsed.study, self))  # of the options that are not given
+            parsed, unknown = super().parse_known_args(args, namespace)
         if unknown and unknown[0].startswith("-"):
             option, known = unknown[0].partition("=")[0], {*re.findall(r"--[a-z-]+", self.format_help())}
             raise UserError(f"unknown option '{option}': {suggest(option, known)}")

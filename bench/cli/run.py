@@ -25,6 +25,9 @@ reference.
 The controls are added to every comparison, unless --no-controls is given.
 'python -m bench list' prints every method, modifier and suite.
 
+a study file has these options in TOML, by name: methods = ["vae"], seeds = 5,
+set.train.epochs = 10. Options beside it replace its values, --set adds to them.
+
 examples:
   python -m bench run --methods core --dataset glyphs
   python -m bench run --methods paper --dataset omniglot --preset small
@@ -42,15 +45,23 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(p)
-    p.add_argument("--list", action="store_true", help="print methods, suites, data sets and presets, and exit")
-    p.set_defaults(execute=execute)
+    p.add_argument("study", nargs="?", type=options.path, metavar="STUDY", help="file with options (.toml)")
+    p.add_argument("--save", type=options.path, metavar="FILE", help="write these options to a study file, and exit")
+    p.add_argument(
+        "--list",
+        nargs="?",
+        const=True,
+        metavar="WHAT",
+        help="print all names, or everything about one method, suite or kind, and exit",
+    )
+    p.set_defaults(execute=execute, parser=p)
 
 
 def add_arguments(
     p: argparse.ArgumentParser, methods: str = "core", dataset: str = "glyphs", controls: bool = True
 ) -> None:
     """Add the options of a run, with its default methods and data set, and whether ``controls`` are added."""
-    p.set_defaults(after_stop="the same command resumes from the last checkpoints", list=False)
+    p.set_defaults(after_stop="the same command resumes from the last checkpoints", list=None, save=None, study=None)
     what = p.add_argument_group("what to run")
     what.add_argument(
         "--methods", default=methods, metavar="EXPR,…", help="method expressions and suites (default: %(default)s)"
@@ -111,7 +122,13 @@ def execute(args: argparse.Namespace) -> int:
     if args.list:
         from bench.cli.list import print_list
 
-        return print_list()
+        return print_list(None if args.list is True else args.list)
+    if args.save:
+        from bench.cli.study import save_study
+
+        save_study(args.save, args, args.parser)
+        print(f"python -m bench run {args.save}")
+        return 0
     options.check_run(args)
     if args.track:
         from bench.experiment.tracking import check_tracker

@@ -17,7 +17,7 @@ from bench.training import registry
 from tests.cli.conftest import only_cell
 from tests.host import changed, host_state
 
-COMMANDS = ["run", "report", "evaluate", "audit", "verify", "merge", "lag", "speed", "list"]
+COMMANDS = "run report compare evaluate audit verify bundle merge lag speed list".split()
 
 
 def python(code: str) -> subprocess.CompletedProcess:
@@ -90,11 +90,35 @@ def test_errors_are_one_line_and_a_status(capsys, monkeypatch, subtests):
             assert capsys.readouterr().err.strip() == message
 
 
-def test_list_names_everything(capsys):
+def test_list_names_everything_on_one_screen(capsys):
     assert run_main(["--list"]) == 0
-    printed = capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 45 and max(map(len, lines)) <= 100
+    words = " ".join(lines).replace(",", " ").split()
     names = (*registry.method_names(), *dataset_names(), "core", "paper", "all", "quick", "small", "+anneal")
-    assert all(f"  {name} " in printed for name in names)
+    assert not {*names} - {*words}
+
+
+def test_list_of_a_method_is_its_card(capsys, subtests):
+    cases = {
+        "sa_vae": ["Kim et al., ICML 2018", "posterior", "momentum: 0 … 0.9", "steps: int = 10", "steps=3", "+anneal"],
+        "infomax_vae": ["https://arxiv.org/abs/1912.13361", "gamma=0.0", "for                    image and text"],
+        "autoregressive": ["there is no latent", "no KL term can be attached", "Loss:      -log p(x), exact"],
+    }
+    for name, texts in cases.items():
+        with subtests.test(name=name):
+            assert run_main(["--list", name]) == cli.main(["list", name]) == 0
+            printed = capsys.readouterr().out
+            assert all(text in printed for text in texts) and printed.startswith(f"{name}: ")
+    card = printed[: printed.index("Loss:")]
+    assert "+anneal" not in card and "+lr" in card
+
+
+def test_list_of_a_suite_is_its_rows(capsys):
+    assert cli.main(["list", "paper"]) == 0
+    assert {"vae+anneal", "beta_vae(beta=0.2)"} < {*capsys.readouterr().out.splitlines()}
+    assert cli.main(["list", "sa-vae"]) == 2
+    assert "did you mean 'sa_vae'?" in capsys.readouterr().err
 
 
 def test_list_of_one_kind_has_nothing_else(capsys):
@@ -106,7 +130,10 @@ def test_list_of_one_kind_has_nothing_else(capsys):
 def test_commands_leave_the_process_unchanged(finished, tmp_path, capsys):
     commands = [
         ["list"],
+        ["list", "vae"],
         ["report", str(finished)],
+        ["compare", str(finished), str(finished)],
+        ["bundle", str(finished), str(tmp_path / "bundle.tar.gz")],
         ["evaluate", str(finished), "--metrics", "latent_use", "--executor", "local"],
         ["verify", str(only_cell(finished, "vae").path)],
         ["merge", str(finished), "--out", str(tmp_path / "merged")],
@@ -115,7 +142,7 @@ def test_commands_leave_the_process_unchanged(finished, tmp_path, capsys):
     ]
     before = host_state()
     statuses = [cli.main(command) for command in commands]
-    assert (statuses, changed(before)) == ([0, 0, 0, 0, 0, 0, 2], {})
+    assert (statuses, changed(before)) == ([*[0] * 9, 2], {})
 
 
 @pytest.mark.slow
