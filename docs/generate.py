@@ -1,6 +1,7 @@
-"""``python docs/generate.py``: write the parts of the documentation that come from the code.
+"""``python docs/generate.py``: write the parts of the documentation that come from the code and from ``results/``.
 
-These are methods.md, and the text between ``BEGIN`` and ``END`` in metrics.md and protocol.md.
+These are methods.md, schema.json, and the text between ``BEGIN`` and ``END`` in other pages. The cards of the methods
+are written when the site is built (hooks.py).
 """
 
 from __future__ import annotations
@@ -9,24 +10,24 @@ import inspect
 import json
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
-from dataclasses import Field, fields
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent
 COMMAND = "python docs/generate.py"
 BEGIN, END = f"<!-- begin: written by {COMMAND} -->", "<!-- end -->"
+TEMPLATES, RESULTS = DOCS / "templates", DOCS.parent / "results"
 #: Title -> modality and the section of the presets that goes before it.
 PROTOCOLS = {"Images": ("image", ""), "Text": ("text", ""), "Data set `synthetic`": ("text", "synthetic")}
 INTRODUCTION = f"""\
 # Methods
 
-Written by `{COMMAND}` from the files in `methods/`; a test holds it to them. The text under a heading is
-the file's own; below it are the settings with their defaults. q is the encoder, p the decoder and prior, z the code,
-rec = E_q[-log p(x|z)]. An expression names settings in parentheses: `beta_vae(beta=0.4)`. All methods have the
-model, data, budget and evaluation of the preset: see [protocol.md](protocol.md).
+One file each in `methods/`, which starts with its loss, source, defaults and deviations. In the table a method links
+to that file, on the site to a card with its settings and search space. All methods have the model, data, budget and
+evaluation of the preset ([protocol.md](protocol.md)). An expression names settings in parentheses:
+`beta_vae(beta=0.4)`. `{COMMAND}` writes this page.
 
 Not included, because neither code nor a complete formula could be read:
 
@@ -42,7 +43,14 @@ Not included, because every method here has one z with one q(z|x), of which ever
 
 def pages() -> dict[Path, str]:
     """Return every generated page, and every page with a generated section."""
-    sections = {DOCS / "metrics.md": metric_groups(), DOCS / "protocol.md": presets()}
+    from bench.reporting.readme import render
+
+    sections = {
+        DOCS.parent / "README.md": render(TEMPLATES / "table.md.j2", RESULTS),
+        DOCS / "metrics.md": metric_groups(),
+        DOCS / "protocol.md": presets(),
+        DOCS / "reading.md": render(TEMPLATES / "example.md.j2", RESULTS),
+    }
     pages = {page: _with_section(page, text) for page, text in sections.items()}
     return {DOCS / "methods.md": methods(), DOCS / "schema.json": json_schema(), **pages}
 
@@ -79,23 +87,25 @@ def metric_groups() -> str:
     return "\n".join([*lines, ""])
 
 
+def method_classes() -> list[type]:
+    """Return the methods in ``methods/``, in the order of the tables."""
+    from bench.training import registry
+
+    classes = [registry.method(name) for name in registry.suites()["all"]]
+    return [cls for cls in classes if cls.__module__.startswith("bench.methods.")]  # not those of other packages
+
+
 def methods() -> str:
-    """methods.md: every method in ``methods/``, in the order of the tables."""
+    """Return methods.md: all methods in a table, suites and modifiers."""
     from bench.core.modifiers import SCHEDULES
-    from bench.reporting.render import escape_markdown
     from bench.training import registry
 
     suites = registry.suites()
-    classes = [registry.method(name) for name in suites["all"]]
-    classes = [cls for cls in classes if cls.__module__.startswith("bench.methods.")]  # not those of other packages
     lines = [
         INTRODUCTION,
         "| method | in a line | family | source |",
         "|---|---|---|---|",
-        *(
-            f"| [`{cls.name}`](#{cls.name}) | {escape_markdown(cls.summary)} | {cls.family} | {cls.citation} |"
-            for cls in classes
-        ),
+        *map(_summary, method_classes()),
         "",
         "**Suites** (`--methods NAME`):",
         "",
@@ -112,59 +122,29 @@ def methods() -> str:
         *(_item(f"`+{name}({_settings(cls)})`: {inspect.getdoc(cls)}") for name, cls in registry.kl_terms().items()),
         "",
         "**Learning rate**: `vae+lr(scale=0.5)`, half the preset's. `--tune` tries 0.25 to 4 for every method, and the",
-        "values under *tuned* below.",
+        "values that its card lists as *tuned*.",
     ]
-    for cls in classes:
-        lines += ["", *_method(cls, suites)]
     return "\n".join(lines) + "\n"
 
 
-def _method(cls: type, suites: dict[str, list[str]]) -> Iterator[str]:
-    """The section of one method."""
-    from bench.training.expressions import MODIFIER_NAMES
+def _summary(cls: type) -> str:
+    """Return the row of a method in methods.md."""
+    from bench.reporting.render import escape_markdown
 
-    yield from (f"## {cls.name}", "", "```text", inspect.getdoc(sys.modules[cls.__module__]) or "", "```", "")
-    if fields(cls.Config):
-        yield from ("```python", *map(partial(_setting, cls.Config), fields(cls.Config)), "```", "")
-    at = (
-        f"never: {cls.vae_settings}"
-        if isinstance(cls.vae_settings, str)
-        else _codes(f"{k}={v}" for k, v in cls.vae_settings.items())
-    )
-    joins = {suite: [row for row in rows if row in cls.suites.get(suite, ())] for suite, rows in suites.items()}
-    footnotes = dict.fromkeys(cls.footnotes.values())
-    facts = {
-        "source": cls.citation,
-        "family": cls.family,
-        "for": " and ".join(cls.modalities),
-        **{
-            f"in preset `{preset}`": _codes(f"{key}={value}" for key, value in changed.items())
-            for preset, changed in cls.preset_overrides.items()
-        },
-        "the basic VAE at": at,
-        "tuned": _codes(f"{name}: {_values(space)}" for name, space in cls.space.items()),
-        "suites": "; ".join(f"{suite}: {_codes(rows)}" for suite, rows in joins.items() if rows),
-        **{f"no {MODIFIER_NAMES[kind]} can be attached": reason for kind, reason in cls.incompatible_with.items()},
-        "columns that mean something else, or nothing": "; ".join(
-            f"{_codes(name for name, text in cls.footnotes.items() if text == note)}: {note}" for note in footnotes
-        ),
-    }
-    yield from (_item(f"{name}: {text}") for name, text in facts.items() if text)
+    link = f"[`{cls.name}`](../methods/{cls.name}.py)"
+    return f"| {link} | {escape_markdown(cls.summary)} | {cls.family} | {cls.citation} |"
 
 
-def _values(space: Any) -> str:
-    """The values that tuning tries, as text."""
-    if hasattr(space, "values"):
-        return " | ".join(map(str, space.values))
-    return f"{space.low:g} … {space.high:g}" + (" (logarithmic)" if space.log else "")
+def card(cls: type) -> str:
+    """Return the page of one method: the text of its file, its settings, and facts about it."""
+    from bench.cli.card import about, facts, setting_lines
+    from bench.training import registry
 
-
-def _setting(config: type, field: Field) -> str:
-    """The line of a setting in the file that defines it, with its comment."""
-    owner = next(cls for cls in config.__mro__ if field.name in inspect.get_annotations(cls))
-    return next(
-        line.strip() for line in inspect.getsource(owner).splitlines() if line.strip().startswith(f"{field.name}:")
-    )
+    lines = [f"# {cls.name}", "", "```text", about(cls), "```", ""]
+    if settings := setting_lines(cls):
+        lines += ["```python", *settings, "```", ""]
+    items = facts(cls, registry.suites(), _codes, lambda name: f"`{name}`")
+    return "\n".join([*lines, *(_item(f"{name}: {text}") for name, text in items.items() if text), ""])
 
 
 def presets() -> str:

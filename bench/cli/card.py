@@ -1,4 +1,4 @@
-"""What there is to know about one method, from its class: for ``python -m bench list METHOD`` and docs/methods.md."""
+"""What there is to know about one method, from its class: for ``python -m bench list METHOD`` and the site."""
 
 from __future__ import annotations
 

@@ -47,7 +47,12 @@ def write_readme(out: Path) -> None:
 
 
 def readme(out: Path) -> str:
-    """Return the text of ``OUT/README.md.j2``.
+    """Return the text of ``OUT/README.md.j2``."""
+    return render(out / TEMPLATE, out)
+
+
+def render(template: Path, out: Path) -> str:
+    """Return the text of a template whose numbers are looked up in the tables of ``out``.
 
     Raise ``UserError`` for a table, row or column that does not exist, and for an error in the template.
     """
@@ -55,11 +60,11 @@ def readme(out: Path) -> str:
     names = ("tables", "rows", "value", "difference", "assay", "audit", "verdicts")
     lookups = {name: getattr(lookup, name) for name in names}
     try:
-        templates = environment(out)
+        templates = environment(template.parent)
         templates.filters |= {"number": fixed, "code": code}
-        return templates.get_template(TEMPLATE).render(**lookups, claims=read_claims(), published=published)
+        return templates.get_template(template.name).render(**lookups, claims=read_claims(), published=published)
     except (UserError, TemplateError) as error:
-        raise UserError(f"{out / TEMPLATE}: {error}") from error
+        raise UserError(f"{template}: {error}") from error
 
 
 class Row(dict[str, Any]):
