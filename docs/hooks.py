@@ -16,7 +16,15 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "results/README.md", "results/tables/*.md")
-FILES = ("CITATION.cff", "LICENSE", "docs/*.json", "docs/slurm.sh", "results/README.md.j2", "results/tables/*.csv", ".github/workflows/*")
+FILES = (
+    "CITATION.cff",
+    "LICENSE",
+    "docs/*.json",
+    "docs/slurm.sh",
+    "results/README.md.j2",
+    "results/tables/*.csv",
+    ".github/workflows/*",
+)
 FIGURES = "results/figures"
 
 

@@ -150,15 +150,18 @@ def test_every_metric_is_documented():
 
 def test_blocks_have_a_language():
     languages = {block.place: block.language for page in PAGES for block in blocks(page)}
-    languages = {place: name for place, name in languages.items() if name not in ("bash", "python", "bibtex", "text", "toml")}
+    languages = {
+        place: name for place, name in languages.items() if name not in ("bash", "python", "bibtex", "text", "toml")
+    }
     assert not languages
     fences = {page.name: re.findall("^ *```", without_code_blocks(page), re.MULTILINE) for page in PAGES}
     assert not any(fences.values()), fences
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem.lower())
-def test_commands_parse(page: Path):
+def test_commands_parse(page: Path, tmp_path, monkeypatch):
     """Commands of ``bench`` are parsed by its own parser; others must be of a known program or module."""
+    monkeypatch.chdir(tmp_path)
     for block in blocks(page):
         if block.language != "bash":
             continue
@@ -167,6 +170,8 @@ def test_commands_parse(page: Path):
             arguments = bench_arguments(words)
             if arguments is not None:
                 parse(arguments)
+                if "--save" in arguments:
+                    Path(arguments[arguments.index("--save") + 1]).touch()
             elif Path(words[0]).name in ("python", "python3"):
                 module = words[2] if words[1] == "-m" else ""
                 assert importlib.util.find_spec(module) if module else (ROOT / words[1]).exists(), block.place
