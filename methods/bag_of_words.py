@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bench.method import PAD, START, VAE, Context, DataInfo, ELBOTerms, Method, Range, check_ranges
+from bench.method import PAD, START, VAE, Context, DataInfo, ELBOTerms, Method, Range, TrainConfig, check_ranges
 
 from .parts.auxiliary import mlp
 
@@ -33,6 +33,9 @@ class BagOfWords(Method):
 
         def __post_init__(self) -> None:
             check_ranges(self, "hidden", "weight")
+
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
+        return 1.3
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
         if self.config.weight:

@@ -53,7 +53,7 @@ class IdentifiableVAE(Method):
             check_ranges(self, "lr", "inverse_lipschitz")
 
     def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
-        return 1.5
+        return 2.0 if data.modality == "text" else 1.0
 
     def param_groups(self, model: VAE) -> dict[str, ParamGroup]:
         """Put the maps into a group with their own optimiser and learning rate."""

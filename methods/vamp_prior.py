@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bench.method import VAE, Context, DataInfo, Gaussian, Method, Range, check_ranges
+from bench.method import VAE, Context, DataInfo, Gaussian, Method, Range, TrainConfig, check_ranges
 
 from .parts.batch_norm import average_statistics
 from .parts.mixture import MixturePrior
@@ -84,6 +84,9 @@ class VampPrior(Method):
 
         def __post_init__(self) -> None:
             check_ranges(self, "components")
+
+    def expected_cost(self, train: TrainConfig, data: DataInfo) -> float:
+        return 1 + (0.2 * self.config.components / train.batch_size if data.modality == "image" else 0.1)
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
         pixels = data.modality == "image"
