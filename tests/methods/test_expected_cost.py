@@ -8,21 +8,14 @@ from bench.training.torch_setup import torch_settings
 from tests.conftest import planner, trainers
 
 #: Methods whose updates cost more than those of the basic VAE, without inner loops that end by a rule.
-DEARER = (
-    "iwae",
-    "dreg",
-    "implicit_vae",
-    "infomax_vae",
-    "neural_critic",
-    "coupled_vae",
-    "cr_vae",
-    "lidvae",
-    "vamp_prior",
-)
-WITHIN = 1.7  # times: the estimate is in seconds, and depends on the size of the model
+DEARER = "iwae dreg implicit_vae infomax_vae neural_critic coupled_vae cr_vae lidvae vamp_prior".split()
+WITHIN = 2.0  # times: the estimate is in seconds, and depends on the size of the model
 
 
-@pytest.mark.parametrize("size", ["text:small", "synthetic:small", "image:small"])
+SLOW = [pytest.param(size, marks=pytest.mark.slow) for size in ("text:small", "image:small")]
+
+
+@pytest.mark.parametrize("size", ["synthetic:small", *SLOW])
 def test_expected_cost_is_near_the_counted_one(size, tmp_path, subtests):
     preset, data = random_data(size, tmp_path)
     planned = planner(data, preset, tmp_path)
@@ -41,6 +34,4 @@ def test_expected_cost_is_near_the_counted_one(size, tmp_path, subtests):
             if data.info.modality in registry.method(name).modalities:
                 with subtests.test(name=name):
                     expected = planned(name).variant.instance().expected_cost(preset.train, data.info)
-                    ratio = flops(name) / unit / expected
-                    print(size, name, round(ratio, 2))
-                    assert 1 / WITHIN < ratio < WITHIN
+                    assert 1 / WITHIN < flops(name) / unit / expected < WITHIN
