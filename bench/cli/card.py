@@ -31,7 +31,7 @@ def card(name: str) -> str:
         "modifiers": ", ".join(fitting_modifiers(cls)),
         "cost of a step": expected_costs(cls),
     }
-    lines = [f"{cls.name}: {cls.summary}", ""]
+    lines = [f"{cls.name}{f' ({cls.title})' * bool(cls.title)}: {cls.summary}", ""]
     for fact, text in described.items():
         indent = " " * (NAME_WIDTH + 2)
         if text:
@@ -125,5 +125,8 @@ def expected_costs(cls: type[Method]) -> str:
             name: cls.create(preset_default(cls, name)).expected_cost(load_preset(name, modality).train, data)
             for name in preset_names()
         }
-        costs.append(f"{modality} {', '.join(f'{cost:.2g} ({name})' for name, cost in steps.items())}")
-    return f"about {'; '.join(costs)} basic VAE updates"
+        texts = {name: f"{cost:.2g}" for name, cost in steps.items()}
+        same = len({*texts.values()}) == 1
+        parts = [*texts.values()][:1] if same else [f"{text} in {name}" for name, text in texts.items()]
+        costs.append(f"{modality}: {', '.join(parts)}")
+    return f"about {'; '.join(costs)} (times a basic VAE's)"

@@ -37,7 +37,7 @@ class Plan:
 
 def print_pending(console: Console, out: Path, plan: Plan, every_cell: bool) -> None:
     """Print how many cells are to run and their estimated time, with ``every_cell`` for each of them."""
-    from bench.experiment.runtime_estimate import about, can_measure, wall_clock
+    from bench.experiment.runtime_estimate import about, can_measure, is_too_long, wall_clock
 
     log, pending = partial(console.print, markup=False), len(plan.pending)
     if not pending:
@@ -46,10 +46,11 @@ def print_pending(console: Console, out: Path, plan: Plan, every_cell: bool) -> 
         log(f"{count(pending, 'cell')} to run; the time cannot be estimated on a machine without a GPU")
         return
     for path, seconds in plan.seconds.items() if every_cell else ():
-        log(f"  to run: {path.relative_to(out)}, {about(seconds, plan.device)}")
+        log(f"  to run: {path.relative_to(out)}, {about(seconds)}")
     parallel = plan.resources.max_parallel(pending)
-    total = about(wall_clock(plan.seconds.values(), parallel), plan.device)
-    log(f"{count(pending, 'cell')} to run, {parallel} at a time on this machine: {total}")
+    total = wall_clock(plan.seconds.values(), parallel)
+    needs = f", so it needs {'a GPU or ' * (plan.device == 'cpu')}more machines (--address)" * is_too_long(total)
+    log(f"{count(pending, 'cell')} to run, {parallel} at a time on this machine: {about(total)}{needs}")
 
 
 def run_missing(console: Console, out: Path, plan: Plan) -> None:

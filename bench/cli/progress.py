@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder, RecordError
-from bench.experiment.runtime_estimate import MAX_DAYS, duration, wall_clock
+from bench.experiment.runtime_estimate import about, wall_clock
 
 POLL_SECONDS = 0.5
 LINES = 10  # without a terminal: while a cell runs
@@ -189,10 +189,8 @@ class RunProgress:
         return None if ratio is None else ratio * wall_clock([cell.left for cell in self.unfinished], self.parallel)
 
     def _left(self) -> str:
-        if (seconds := self.seconds_left()) is None:
-            return ""
-        is_long = seconds > MAX_DAYS * 86400
-        return f", {f'more than {MAX_DAYS} days' if is_long else f'about {duration(seconds)}'} left"
+        seconds = self.seconds_left()
+        return "" if seconds is None else f", {about(seconds)} left"
 
 
 def _numbers(metrics: Mapping[str, object]) -> str:

@@ -62,11 +62,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def about(seconds: float, device: str) -> str:
-    """Return an estimate as text; above ``MAX_DAYS`` what to use instead, because such a number helps nobody."""
-    if seconds <= MAX_DAYS * 86400:
-        return f"about {duration(seconds)}"
-    return f"more than {MAX_DAYS} days: use {'a GPU or ' if device == 'cpu' else ''}more machines (--address)"
+def about(seconds: float) -> str:
+    """Return an estimate as text, without a number above ``MAX_DAYS``."""
+    return f"more than {MAX_DAYS} days" if is_too_long(seconds) else f"about {duration(seconds)}"
+
+
+def is_too_long(seconds: float) -> bool:
+    """Return whether a run should use other machines."""
+    return seconds > MAX_DAYS * 86400
 
 
 def wall_clock(seconds: Collection[float], parallel: int) -> float:

@@ -109,7 +109,7 @@ def test_list_of_a_method_is_its_card(capsys, subtests):
         with subtests.test(name=name):
             assert run_main(["--list", name]) == cli.main(["list", name]) == 0
             printed = capsys.readouterr().out
-            assert all(text in printed for text in texts) and printed.startswith(f"{name}: ")
+            assert all(text in printed for text in texts) and printed.startswith(f"{name} (")
     card = printed[: printed.index("Loss:")]
     assert "+anneal" not in card and "+lr" in card
 

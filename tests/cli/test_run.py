@@ -116,6 +116,14 @@ def test_dry_run_prints_the_plan_and_writes_nothing(toy, capsys):
     assert not any(toy.iterdir())
 
 
+def test_run_of_weeks_needs_other_machines(toy, capsys, monkeypatch):
+    """No number of days is printed, which for a wrong estimate has four digits."""
+    for seconds, text in [(3e4, "on this machine: about 9 days\n"), (1e6, "more than 14 days, so it needs a GPU or")]:
+        monkeypatch.setattr("bench.experiment.runtime_estimate.seconds_per_update", lambda *_, unit=seconds: unit)
+        assert bench(toy, "--methods", "vae", "--dry-run") == 0
+        assert text in capsys.readouterr().out
+
+
 def test_failed_cell_is_reported_and_retried(toy, capsys, monkeypatch):
     def fail(self, terms):
         raise FloatingPointError("out of numbers")
