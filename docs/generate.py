@@ -140,7 +140,7 @@ def card(cls: type) -> str:
     from bench.cli.card import about, facts, setting_lines
     from bench.training import registry
 
-    lines = [f"# {cls.name}", "", "```text", about(cls), "```", ""]
+    lines = [f"# {cls.name}", "", "```text", about(cls).replace("``", "`"), "```", ""]
     if settings := setting_lines(cls):
         lines += ["```python", *settings, "```", ""]
     items = facts(cls, registry.suites(), _codes, lambda name: f"`{name}`")

@@ -69,5 +69,5 @@ def gallery() -> str:
         lines += ["", f"## {folder.name}", ""]
         for figure in sorted(folder.glob("*.png")):
             title = figure.stem.replace("_", " ")
-            lines += [f"![{title}]({folder.name}/{figure.name}){{ loading=lazy }}", ""]
+            lines += [f"**{title}**", "", f"![{title}]({folder.name}/{figure.name}){{ loading=lazy }}", ""]
     return "\n".join(lines) + "\n"

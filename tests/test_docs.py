@@ -220,14 +220,18 @@ def toy_checkout(folder: Path, image: Prepared, text: Prepared) -> Iterator[None
         patch.setitem(options.OPTIONS["--executor"], "default", "local")
         patch.setattr(methods, "__path__", [*methods.__path__, str(folder / "methods")])
         patch.setattr(datasets, "__path__", [*datasets.__path__, str(added)])
-        modules = {*sys.modules}
         try:
             yield
         finally:
             registry.method_names.cache_clear()
-            for name in {*sys.modules} - modules:
-                if name.startswith(("bench.methods.", "bench.data.datasets.")):
+            if printed := [name for name, module in sys.modules.items() if is_below(module, folder)]:
+                registry._method.cache_clear()
+                for name in printed:
                     del sys.modules[name]
+
+
+def is_below(module: ModuleType, folder: Path) -> bool:
+    return Path(getattr(module, "__file__", None) or "/").is_relative_to(folder)
 
 
 @pytest.mark.parametrize("name", RUN)
@@ -267,7 +271,7 @@ def test_printed_runs_can_be_planned(page: Path, prepared, text_prepared, tmp_pa
 def test_site_is_complete_without_network(tmp_path):
     """Warnings, such as that of a broken link, fail the build."""
     pytest.importorskip("mkdocs")
-    command = [sys.executable, "-m", "mkdocs", "build", "-q", "-f", str(DOCS / "mkdocs.yml"), "-d", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "-f", str(DOCS / "mkdocs.yml"), "-d", str(tmp_path)]
     process = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert process.returncode == 0, process.stderr
     loaded = re.compile(r'<(?:script|img|link|iframe)\b[^>]*?(?:src|href)="(?:https?:)?//')
