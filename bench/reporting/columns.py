@@ -21,15 +21,9 @@ if TYPE_CHECKING:
 
 UNRELIABLE_K = 0.7  #: Pareto k̂ above which the mean of importance weights is unreliable.
 #: Panel -> metrics of the basic evaluation and costs. ``Metric`` explains the names in braces. The first panel, "", is
-#: the table itself.
+#: the table itself; before these columns it has the main NLL and its difference to the baseline.
 PANELS: dict[str, tuple[Metric, ...]] = {
     "": (
-        Metric("iw_nll", "IW-NLL", "importance-weighted estimate{proposal}, {iw_samples} samples, {unit}, {evaluated}"),
-        Metric(
-            "ppl",
-            "PPL",
-            "perplexity exp(IW-NLL / {words} words), the mean of a sentence: </s> counts as one, <s> does not{unknown}",
-        ),
         Metric("kl", "KL"),
         Metric("mi", "MI", "mutual information of x and z under q, over all evaluated test examples{mi_ceiling}"),
         Metric(
@@ -37,18 +31,24 @@ PANELS: dict[str, tuple[Metric, ...]] = {
             "AU",
             "active units: latent dimensions whose posterior mean has a variance above 0.01 over the test set",
         ),
-        Metric("au_kl", "AU(KL)", "latent dimensions with a mean KL above 0.01 nats, at any scale of their means"),
-        Metric("train_seconds", "train (s)", "training only, without validation, evaluation and data, on {device}"),
+        Metric("collapsed", "collapsed", "seeds with MI below 0.1 nats"),
         Metric("relative_cost", "cost (×)", "FLOPs counted in training relative to {baseline}"),
-        Metric("n", "n", digits=0),
+        Metric("n", "n", "finished seeds", digits=0),
     ),
     "Details": (
+        Metric("iw_nll", "IW-NLL", "importance-weighted estimate{proposal}, {iw_samples} samples, {unit}, {evaluated}"),
+        Metric(
+            "ppl",
+            "PPL",
+            "perplexity exp(IW-NLL / {words} words), the mean of a sentence: </s> counts as one, <s> does not{unknown}",
+        ),
         Metric("elbo", "ELBO"),
         Metric("rec", "rec", "expected negative log-likelihood under q (distortion)"),
-        Metric("mi_batch", "batch MI", "the same in batches of {batch_size}, as He et al. (2019) estimate it{ceiling}"),
-        Metric("collapsed", "collapsed", "share of the seeds with MI below 0.1 nats, with Wilson's 95 % interval"),
+        Metric("mi_batch", "batch MI", "MI in batches of {batch_size}, as He et al. (2019) estimate it{ceiling}"),
+        Metric("au_kl", "AU(KL)", "latent dimensions with a mean KL above 0.01 nats, at any scale of their means"),
         Metric("updates", "updates", "of the decoder", digits=0),
         Metric("encoder_updates", "extra", "additional updates of the encoder or of auxiliary networks", digits=0),
+        Metric("train_seconds", "train (s)", "training only, without validation, evaluation and data, on {device}"),
     ),
     "Use of z": (
         Metric(
@@ -76,12 +76,12 @@ PANELS: dict[str, tuple[Metric, ...]] = {
 }
 #: Counts have a fractional part only as means over seeds.
 COUNTS = ("au", "au_kl", "au_ratio")
-SPREADS = ("ppl", "kl", "mi", "au", "au_kl")  # columns with a standard deviation, in addition to the main NLL
+SPREADS = ("ppl", "kl", "mi", "au")  # columns with a standard deviation, in addition to the main NLL
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table; ``note`` is its footnote, "" for none, and ``show`` returns the entry of a row."""
+    """A column of a table; ``note`` is its definition, "" for none, and ``show`` returns the entry of a row."""
 
     name: str
     heading: str
@@ -103,40 +103,37 @@ def panels(
     for name, group in metric_groups().items():
         largest = {metric.name: number(rows[metric.name].max(), metric.digits) for metric in group.metrics}
         values = context | largest | settings.get(name, {})
-        shown += [("" if metric.name == nll else group.panel, metric, values) for metric in group.metrics]
+        shown += [(group.panel, metric, values) for metric in group.metrics]
     shown.sort(key=lambda item: item[1].name != nll)  # the main NLL is the first column
-    hidden = {*LIKELIHOODS} - {nll, "iw_nll"} | {*([] if several else ["collapsed"])}
+    hidden = {*LIKELIHOODS} - {nll, "iw_nll"}
     has_values = {name for name in rows if rows[name].notna().any()}
     has_values |= {*cell.evaluation.not_finite} if cell.evaluation else set()
     hidden |= {"encoder_updates"} if not rows["encoder_updates"].any() else set()
-    result: dict[str, list[Column]] = {"": [], "Details": _interval_columns(rows, nll, baseline)}
+    result: dict[str, list[Column]] = {"": [], "Details": []}
     for panel, metric, values in shown:
         if metric.heading and metric.name in has_values - hidden:
             digits = (1 if several else 0) if metric.name in COUNTS else metric.digits
             mean = partial(_mean, metric.name, digits, spread=metric.name in (nll, *SPREADS))
             show = {"mi": _bracket, "train_seconds": _seconds, "collapsed": _share}.get(metric.name, mean)
             heading, note = _filled(metric.heading, values), _filled(metric.description, values)
-            result.setdefault(panel, []).append(Column(metric.name, heading, note, show))
+            result.setdefault("" if metric.name == nll else panel, []).append(Column(metric.name, heading, note, show))
+    result[""][1:1] = _difference_column(rows, nll, baseline)
     for panel in [*result][2:]:  # a panel of one column would be mostly method names
         if len(result[panel]) == 1:
             result["Details"] += result.pop(panel)
     return {panel: columns for panel, columns in result.items() if columns}
 
 
-def _interval_columns(rows: DataFrame, nll: str, baseline: str | None) -> list[Column]:
-    """Return the columns of the differences to the baseline and of the intervals of the mean, if there are any."""
-    difference, result = f"{nll}_minus_baseline", []
-    if rows[f"{difference}_low"].notna().any():
-        note = "mean and 95 % t interval of the differences over common seeds"
-        if rows[f"{difference}_examples"].max() > 0:
-            note = "mean and 95 % interval of the paired differences over common seeds and test examples, crossed"
-        result.append(Column(difference, f"NLL − {baseline}", note, partial(_difference, difference)))
-    if rows[f"{nll}_ci_low"].notna().any():
-        is_crossed = rows[f"{nll}_ci_examples"].max() > 0
-        how = "with seeds and test examples as crossed noise" if is_crossed else "the t interval over seeds"
-        note = f"of the mean NLL: {how}"
-        result.append(Column(f"{nll}_ci", "95 % interval", note, partial(_interval, nll)))
-    return result
+def _difference_column(rows: DataFrame, nll: str, baseline: str | None) -> list[Column]:
+    """Return the column of the differences to the baseline, if there are any."""
+    name = f"{nll}_minus_baseline"
+    if not rows[name].notna().any():
+        return []
+    note = f"NLL minus that of {baseline}"
+    if rows[f"{name}_low"].notna().any():
+        crossed = " and test examples, crossed" if rows[f"{name}_examples"].max() > 0 else ""
+        note += f": mean and 95 % interval of the paired differences over common seeds{crossed}"
+    return [Column(name, "ΔNLL", note, partial(_difference, name))]
 
 
 def is_mixed(row: Any) -> bool:
@@ -169,23 +166,18 @@ def _seconds(row: Any) -> Entry:
 
 def _difference(name: str, row: Any) -> Entry:
     mean, low, high = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
-    if math.isnan(low):
+    if row.baseline and row.n:
+        return Entry("0", value=0.0)
+    if math.isnan(mean):
         return Entry(DASH)
-    return Entry(difference(Summary(mean, math.nan, 2, low, high)), value=mean)
-
-
-def _interval(name: str, row: Any) -> Entry:
-    low, high = getattr(row, f"{name}_ci_low"), getattr(row, f"{name}_ci_high")
-    if math.isnan(low):
-        return Entry(DASH)
-    return Entry(f"[{number(low, 2)}, {number(high, 2)}]", value=getattr(row, name))
+    return Entry(difference(Summary(mean, math.nan, 1 if math.isnan(low) else 2, low, high)), value=mean)
 
 
 def _share(row: Any) -> Entry:
+    """Return how many of the seeds collapsed."""
     if math.isnan(row.collapsed):
         return Entry(DASH)
-    low, high = number(100 * row.collapsed_low, 0), number(100 * row.collapsed_high, 0)
-    return Entry(f"{100 * row.collapsed:.0f} % [{low}, {high}]", value=row.collapsed)
+    return Entry(f"{round(row.collapsed * row.n)} of {row.n}", value=row.collapsed)
 
 
 def _context(rows: DataFrame, cell: CellRecord, baseline: str | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ from bench.evaluation.registry import group_of_metric
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.cell_record import CellRecord, readable
 from bench.experiment.convergence import converged, gain
-from bench.reporting.groups import common_settings
+from bench.reporting.groups import CONTROLS, common_settings
+from bench.reporting.looks import paper_name
 from bench.reporting.statistics import Summary, crossed, summary, wilson
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ def metric_names() -> list[str]:
 def cells_frame(cells: Iterable[CellRecord]) -> DataFrame:
     """Return one row per cell, in the order of the tables: by table order, expression, base seed, seed.
 
-    ``method`` is the expression, made unique if two configurations share it. Metrics (``metric_names()``, in the data
-    set's unit), ``collapsed`` and ``COSTS`` are floats. They are NaN if undefined, if the cell is not finished, or if
-    the metric's group has other settings than in most cells. ``validation_elbo`` is that of the evaluated weights,
-    ``last_gain`` what the last fifth of the updates gained and ``converged`` whether that is below the tolerance.
+    ``method`` is the expression and ``title`` the name in papers, made unique if two configurations share it. Metrics
+    (``metric_names()``, in the data set's unit), ``collapsed`` and ``COSTS`` are floats. They are NaN if undefined, if
+    the cell is not finished, or if the metric's group has other settings than in most cells. ``validation_elbo`` is
+    that of the evaluated weights, ``last_gain`` what the last fifth of the updates gained and ``converged`` whether
+    that is below the tolerance.
     """
     import pandas as pd
 
@@ -52,7 +54,10 @@ def cells_frame(cells: Iterable[CellRecord]) -> DataFrame:
     frame = pd.DataFrame.from_records([_record(cell, cell.metrics(settings)) for cell in cells])
     number = frame.groupby("method")["variant"].transform(lambda column: pd.factorize(column, sort=True)[0])
     ambiguous = frame["method"].map(frame.groupby("method")["variant"].nunique()) > 1
-    frame["method"] = frame["method"].where(~ambiguous, frame["method"] + " #" + (number + 1).astype(str))
+    for name in ("method", "title"):
+        frame[name] = frame[name].where(~ambiguous, frame[name] + " #" + (number + 1).astype(str))
+    is_shared = frame.groupby("title")["method"].transform("nunique") > 1
+    frame["title"] = frame["title"].where(~is_shared, frame["method"])
     return frame.sort_values(["order", "method", "base_seed", "seed"], kind="stable", ignore_index=True)
 
 
@@ -61,6 +66,8 @@ def _record(cell: CellRecord, metrics: Mapping[str, Any]) -> dict[str, Any]:
     costs = vars(result.training) if result and result.training and is_done else {}
     return {
         "method": method.expression,
+        "title": paper_name(method.title, method.expression),
+        "family": method.family,
         "variant": method.model_dump_json(include={"config", "schedule", "kl_term", "lr_scale", "revision"}),
         "order": method.order,
         "baseline": method.baseline,
@@ -132,9 +139,10 @@ def _location(folder: Path) -> dict[str, str]:
 def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, baseline: str | None = None) -> DataFrame:
     """Return one row per method, in the order of the tables.
 
-    Columns: ``method``, ``n`` finished cells, the mean of every metric and cost over seeds and its standard deviation
-    (``…_sd``), intervals, differences to the baseline, counts of unfinished cells, ``baseline`` and ``selection``.
-    ``collapsed`` and ``converged`` are shares of the seeds; ``…_not_collapsed`` are of the other seeds.
+    Columns: ``method``, ``title``, ``family``, ``n`` finished cells, the mean of every metric and cost over seeds and
+    its standard deviation (``…_sd``), intervals, differences to the baseline, counts of unfinished cells, ``baseline``
+    and ``selection``. ``collapsed`` and ``converged`` are shares of the seeds; ``…_not_collapsed`` are of the other
+    seeds. ``best`` marks the rows whose main NLL is not told from the lowest one (``_best``).
 
     The last member of a sweep (expression -> methods) is followed by a row *selected on validation*: for each
     replicate the member with the best validation ELBO, at the cost of training all members; ``selection`` names them.
@@ -143,28 +151,46 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
     """
     import pandas as pd
 
-    entries: list[tuple[str, DataFrame, str]] = []  # (method, cells, selection)
+    entries: list[tuple[dict[str, Any], DataFrame]] = []  # names and selection of a row, and its cells
     pending = {sweep: {*members} for sweep, members in sorted(sweeps.items()) if {*members} <= {*frame["method"]}}
     for method, cells in frame.groupby("method", sort=False):
-        entries.append((str(method), cells, ""))
+        first = cells.iloc[0]
+        names = {name: first[name] for name in ("method", "title", "family")}
+        entries.append((names | {"selection": ""}, cells))
         for sweep in [sweep for sweep, members in pending.items() if method in members]:
             pending[sweep].discard(str(method))
             if not pending[sweep]:
-                entries.append((f"{sweep}{SELECTED}", *_selected(frame[frame["method"].isin(sweeps[sweep])])))
+                best, note = _selected(frame[frame["method"].isin(sweeps[sweep])])
+                title = paper_name(first["cell"].config.method.title, sweep)
+                names |= {"method": f"{sweep}{SELECTED}", "title": f"{title}{SELECTED}", "selection": note}
+                entries.append((dict(names), best))
     baselines = frame.loc[frame["baseline"], "method"]
     baseline = baseline or (baselines.iloc[0] if len(baselines) else None)
     reference = frame[(frame["method"] == baseline) & (frame["status"] == "done")]
-    return pd.DataFrame.from_records(
+    rows = pd.DataFrame.from_records(
         [
             {
-                "method": method,
-                **_aggregate(cells, reference, is_reference=method == baseline),
-                "baseline": method == baseline,
-                "selection": selection,
+                **names,
+                **_aggregate(cells, reference, is_reference=names["method"] == baseline),
+                "baseline": names["method"] == baseline,
             }
-            for method, cells, selection in entries
+            for names, cells in entries
         ]
     )
+    return rows.assign(best=_best(rows, [cells[cells["status"] == "done"] for _, cells in entries]))
+
+
+def _best(rows: DataFrame, cells: Sequence[DataFrame]) -> list[bool]:
+    """Return for every row whether the 95 % interval of its paired difference to the lowest NLL contains 0.
+
+    Only rows of two seeds or more that have converged in all of them are compared, and no controls.
+    """
+    name = headline(rows)
+    eligible = (rows[f"{name}_n"] > 1) & (rows["converged"] == 1) & (rows["family"] != CONTROLS)
+    if not eligible.any():
+        return [False] * len(rows)
+    lowest = cells[rows.loc[eligible, name].idxmin()]
+    return [bool(ok and not interval(own, name, lowest)[0].low > 0) for ok, own in zip(eligible, cells, strict=True)]
 
 
 def headline(frame: DataFrame) -> str:
@@ -205,8 +231,12 @@ def _values_per_example(cells: DataFrame, name: str) -> tuple[DataFrame, int]:
 
     stored = {row.replicate: row.cell.examples for row in cells.itertuples() if not math.isnan(getattr(row, name))}
     stored = {seed: examples for seed, examples in stored.items() if name in examples.values}
-    values = [pd.Series(examples.values[name], examples.index, name=seed) for seed, examples in stored.items()]
     measured = [examples.sampled if name == "nll" else len(examples.index) for examples in stored.values()]
+    if len({examples.index.tobytes() for examples in stored.values()}) == 1:  # the usual case, and faster
+        index = next(iter(stored.values())).index
+        rows = [examples.values[name] for examples in stored.values()]
+        return pd.DataFrame(rows, index=[*stored], columns=index), min(measured)
+    values = [pd.Series(examples.values[name], examples.index, name=seed) for seed, examples in stored.items()]
     return (pd.concat(values, axis=1).T if values else pd.DataFrame()), min(measured, default=0)
 
 

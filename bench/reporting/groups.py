@@ -17,6 +17,8 @@ from bench.experiment.tuning.record import Search, Tuning, finished_cells, trial
 #: Costs of a training that are summed over the trials of tuning.
 SUMMED = ("updates", "encoder_updates", "train_seconds", "validation_seconds", "flops")
 
+#: Family of the controls, which are measured, but are not methods to be chosen.
+CONTROLS = "reference"
 #: How the settings of trials were chosen -> description.
 SEARCHES = {"sobol": "a Sobol sequence", "optuna": "Optuna's TPE"}
 
@@ -136,7 +138,7 @@ def tuned_groups(out: Path, dataset: str, preset: str, untuned: Iterable[CellRec
 
     ``untuned``: the other cells, of which the controls join the group if they have the same protocol.
     """
-    controls = [cell for cell in untuned if cell.config.method.family == "reference"]
+    controls = [cell for cell in untuned if cell.config.method.family == CONTROLS]
     for tuning in tunings(out):
         if (tuning.dataset, tuning.preset) != (dataset, preset):
             continue

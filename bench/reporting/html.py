@@ -22,23 +22,17 @@ if TYPE_CHECKING:
     from bench.reporting.render import Document, Entry
     from bench.reporting.texts import Samples
 
-#: Markers of the figures as text.
-SYMBOLS = dict(zip("os^DvPX<>ph", "●■▲◆▼✚✖◀▶⬟⬢", strict=True))
-
 
 def section(
     group: Group, document: Document, frame: DataFrame, images: Iterable[Path], samples: Mapping[str, Samples]
 ) -> str:
-    """Return the HTML of one group: protocol, tables, claims, SVG images, texts, methods and provenance."""
-    from bench.reporting.style import plot_styles_for
+    """Return the HTML of one group: protocol, tables, claims, images, texts, methods and provenance."""
     from bench.reporting.texts import DECODING
 
     return template("section.html").render(
         stem=document.label,
         document=document,
         sort_value=sort_value,
-        styles=plot_styles_for(frame),
-        symbols=SYMBOLS,
         settings=_settings(group),
         cells=list(frame.itertuples()),
         figures={file.stem: _data_uri(file) for file in images},
@@ -67,7 +61,7 @@ def sort_value(entry: Entry) -> str:
 
 
 def _data_uri(image: Path) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(image.read_bytes()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
 
 
 def _settings(group: Group) -> dict[str, dict[str, Any]]:

@@ -1,57 +1,173 @@
-"""A table document as LaTeX: one ``table`` float with a booktabs ``tabular`` per panel. Needs ``booktabs`` only."""
+"""Tables as LaTeX floats that fit into the text of a plain ``article``. They need ``booktabs`` only.
+
+``main`` is one table for a paper, ``appendix`` all panels and notes.
+"""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from textwrap import wrap
 
-from bench.reporting.render import Document, Entry, Panel
+from bench.reporting.render import BEST, Document, Entry, Panel
 
-#: Characters that pdflatex does not print as they are. Letters with accents need no entry.
-CHARACTERS = str.maketrans(
-    {character: "\\" + character for character in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "–": "--", "—": "---", "…": r"\dots{}"}
-    | {"×": r"$\times$", "−": "$-$", "±": r"$\pm$", "≤": r"$\le$", "≥": r"$\ge$", "≈": r"$\approx$", "∞": r"$\infty$"}
-    | {"‖": r"$\Vert$", "→": r"$\to$", "·": r"$\cdot$", "²": "$^2$", "√": r"$\surd$", "∼": r"$\sim$"}
-    | {"α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "Δ": r"$\Delta$", "ε": r"$\epsilon$"}
-    | {"λ": r"$\lambda$", "μ": r"$\mu$", "σ": r"$\sigma$", "τ": r"$\tau$", "φ": r"$\phi$", "θ": r"$\theta$"}
-)
-
-
-def tables(document: Document) -> str:
-    """Return one float per panel, each with its footnotes; the notes follow the first panel."""
-    return "\n".join(_float(document, index, panel) for index, panel in enumerate(document.panels))
+MAX_NOTES = 4  # of the table for a paper
+MAX_LINES = 45  # in a float
+TEXT_WIDTH = 345.0  # points: of an article in 10 pt
+FONT, COLUMN_SEPARATION = 7.0, 3.0  # points: \scriptsize, \tabcolsep
+MIN_NAME = 100.0  # points for the names of rows
+#: Characters that pdflatex does not print as they are. Latin letters with accents need no entry.
+CHARACTERS = {character: "\\" + character for character in "&%$#_{}"}
+CHARACTERS |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+CHARACTERS |= {"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}", "–": "--", "—": "---"}
+CHARACTERS |= {"…": r"\dots{}", "§": r"\S{}", "‘": "`", "’": "'", "“": "``", "”": "''", "½": r"$\frac12$"}
+CHARACTERS |= {"×": r"$\times$", "−": "$-$", "±": r"$\pm$", "≤": r"$\le$", "≥": r"$\ge$", "≈": r"$\approx$"}
+CHARACTERS |= {"∞": r"$\infty$", "‖": r"$\Vert$", "→": r"$\to$", "←": r"$\leftarrow$", "·": r"$\cdot$", "√": r"$\surd$"}
+CHARACTERS |= {"∼": r"$\sim$", "≠": r"$\ne$", "∝": r"$\propto$", "∂": r"$\partial$", "∇": r"$\nabla$", "°": r"$^\circ$"}
+CHARACTERS |= {"⟨": r"$\langle$", "⟩": r"$\rangle$", "Δ": r"$\Delta$", "Σ": r"$\Sigma$", "ε": r"$\epsilon$"}
+CHARACTERS |= {digit: f"$^{{{i}}}$" for i, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
+_GREEK = "alpha beta gamma delta eta theta kappa lambda mu nu pi rho sigma tau phi"
+CHARACTERS |= dict(zip("αβγδηθκλμνπρστφ", (f"$\\{name}$" for name in _GREEK.split()), strict=True))
+#: Widths of characters in em of the text font, from above.
+NARROW, WIDE = " .,:;|[]()'!/-fijlrt", "mwMW=+−×%Δ…—@&"
 
 
 def escape(text: str) -> str:
-    """Return text in one line that LaTeX prints as it is."""
-    return " ".join(text.split()).translate(CHARACTERS)
+    """Return text in one line that LaTeX prints as it is; other alphabets become their nearest ASCII, or ``?``."""
+    return "".join(map(_escape, " ".join(text.split())))
 
 
-def _float(document: Document, index: int, panel: Panel) -> str:
-    label = re.sub(r"[^A-Za-z0-9.:+=-]", "-", document.label) + (f"-{index + 1}" if index else "")
-    letters = {letter for row in (panel.columns, *panel.rows) for entry in row for letter in entry.letters}
-    footnotes = [
-        rf"\textsuperscript{{{letter}}}{escape(text)}."
-        for text, letter in document.footnotes.items()
-        if letter in letters
-    ]
-    notes = [] if index else [r"\par", *map(escape, document.notes)]
-    best = ["Lowest NLL in bold."] if document.has_best else []
-    sentences = [f"{document.title}.", *([f"{panel.caption}."] if index else filter(None, [document.assay, *best]))]
-    rows = [" & ".join(map(_entry, row)) + r" \\" for row in (panel.columns, *panel.rows)]
-    lines = [
-        r"\begin{table}[tbp]",
-        r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{' '.join(map(escape, sentences))}}}",
-        rf"\label{{tab:{label}}}",
-        rf"\begin{{tabular}}{{l{'r' * (len(panel.columns) - 1)}}}",
-        *(r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"),
-        r"\end{tabular}",
-        *(r"\par\medskip\raggedright\tiny", *footnotes, *notes),
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+def _escape(character: str) -> str:
+    if character in CHARACTERS:
+        return CHARACTERS[character]
+    if ord(character) < 0x180:  # ASCII, Latin-1 and Latin Extended-A
+        return character
+    if unicodedata.combining(character):
+        return ""
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return "".join(CHARACTERS.get(each, each) for each in plain) or "?"
+
+
+def main(document: Document) -> str:
+    """Return the table for a paper with its most frequent footnotes; empty without rows."""
+    if document.paper is None:
+        return ""
+    panel = document.paper
+    counts = Counter(letter for row in panel.rows for entry in row for letter in entry.letters)
+    letters = {old: new for (old, _), new in zip(counts.most_common(MAX_NOTES), "abcd", strict=False)}
+    rows = [[_relettered(entry, letters) for entry in row] for row in panel.rows]
+    notes = {letters[letter]: text for text, letter in document.footnotes.items() if letter in letters}
+    sentences = [f"{document.title}.", f"ΔNLL: {document.definitions.get('ΔNLL', 'difference to the baseline')}."]
+    sentences += (
+        [f"Bold: {BEST}."]
+        if document.has_best
+        else []
+        if document.assay.startswith("Assay valid")
+        else [document.assay]
+    )
+    return "\n".join(_floats(replace(panel, rows=rows), sentences, _label(document), dict(sorted(notes.items()))))
+
+
+def appendix(document: Document) -> str:
+    """Return every panel with its footnotes and the definitions of its columns, and the notes as text."""
+    parts: list[str] = []
+    for index, panel in enumerate(document.panels):
+        used = {letter for row in panel.rows for entry in row for letter in entry.letters}
+        notes = {letter: text for text, letter in document.footnotes.items() if letter in used}
+        headings = [column.text for column in panel.columns]
+        definitions = [f"{name}: {document.definitions[name]}." for name in headings if name in document.definitions]
+        sentences = [f"{document.title}.", f"{panel.caption or 'All rows'}."]
+        parts += _floats(panel, sentences, f"{_label(document)}-appendix-{index + 1}", notes, definitions)
+    texts = [document.assay, *document.notes] if document.assay else document.notes
+    parts.append("".join(f"\\par\\noindent{{\\scriptsize\\sloppy {escape(text)}\\par}}\n" for text in texts))
+    return "\n".join(parts)
+
+
+def _label(document: Document) -> str:
+    return "tab:" + re.sub(r"[^A-Za-z0-9.:+=-]", "-", document.label)
+
+
+def _relettered(entry: Entry, letters: Mapping[str, str]) -> Entry:
+    return replace(entry, letters=tuple(sorted(letters[letter] for letter in entry.letters if letter in letters)))
+
+
+def _floats(
+    panel: Panel,
+    sentences: Sequence[str],
+    label: str,
+    notes: Mapping[str, str],
+    definitions: Collection[str] = (),
+) -> Iterator[str]:
+    """Yield the panel as one float, or as several if it is too wide or too long for a page."""
+    for part, piece in enumerate(_pieces(panel)):
+        lines = [
+            r"\begin{table}[tbp]",
+            r"\centering\sloppy\scriptsize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{' '.join(map(escape, sentences))}{' (continued)' if part else ''}}}",
+            rf"\label{{{label}{f'-{part + 1}' if part else ''}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(piece.columns) - 1)}}}",
+            r"\toprule",
+            *_lines(piece.columns, piece),
+            r"\midrule",
+            *(line for row in piece.rows for line in _lines(row, piece)),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        if not part and (notes or definitions):
+            lines.append(r"\par\medskip\raggedright\tiny")
+            lines += [rf"\textsuperscript{{{letter}}}{escape(text)}." for letter, text in notes.items()]
+            lines += map(escape, definitions)
+        yield "\n".join([*lines, r"\end{table}", ""])
+
+
+def _pieces(panel: Panel) -> Iterator[Panel]:
+    """Yield parts of a panel that are neither too wide nor too long for a page; every part has the names."""
+    groups: list[list[int]] = [[]]
+    for j in range(1, len(panel.columns)):
+        if groups[-1] and MIN_NAME + sum(_column_width(panel, i) for i in (*groups[-1], j)) > TEXT_WIDTH:
+            groups.append([])
+        groups[-1].append(j)
+    for columns in groups:
+        rows = [[row[i] for i in (0, *columns)] for row in (panel.columns, *panel.rows)]
+        part = Panel(panel.caption, rows[0], rows[1:])
+        start, count = 0, 0
+        for end, row in enumerate(part.rows):
+            count += len(_lines(row, part))
+            if count > MAX_LINES and end > start:
+                yield replace(part, rows=part.rows[start:end])
+                start, count = end, len(_lines(row, part))
+        yield replace(part, rows=part.rows[start:])
+
+
+def _column_width(panel: Panel, j: int) -> float:
+    """Return the width of a column in points with its separation, from above."""
+    return max(width(_plain(row[j])) for row in (panel.columns, *panel.rows)) + 2 * COLUMN_SEPARATION
+
+
+def _plain(entry: Entry) -> str:
+    return entry.text + (f" ({entry.spread})" if entry.spread else "") + ",".join(entry.letters)
+
+
+def width(text: str) -> float:
+    """Return the width of a text in points, from above: 1.14 em of Computer Modern at 7 pt are 1 em at 10 pt."""
+    em = sum(0.4 if c in NARROW else 1.03 if c in WIDE else 0.79 if c.isupper() else 0.56 for c in text)
+    return 1.14 * FONT * em
+
+
+def _lines(row: Sequence[Entry], panel: Panel) -> list[str]:
+    """Return the lines of a row: a name that is too wide is broken, with the numbers in the last line."""
+    name, *values = row
+    room = TEXT_WIDTH - sum(_column_width(panel, j) for j in range(1, len(panel.columns))) - 2 * COLUMN_SEPARATION
+    texts = [name.text]
+    for characters in range(len(name.text), 8, -1):
+        texts = wrap(name.text, characters, break_on_hyphens=False) or [""]
+        if max(map(width, texts)) + width(",".join(name.letters)) <= room:
+            break
+    first = [rf"{escape(text)} \\" for text in texts[:-1]]
+    return [*first, " & ".join(map(_entry, (replace(name, text=texts[-1]), *values))) + r" \\"]
 
 
 def _entry(entry: Entry) -> str:

@@ -130,17 +130,13 @@ def _timing_conditions(cell: CellRecord) -> tuple[Any, ...]:
     return machine, cell.result.cells_per_device if cell.result else 1
 
 
-def _panel(
-    caption: str, table: DataFrame, row: str, at: str, headings: Mapping[str, str], letters: Mapping[str, str]
-) -> Panel:
+def _panel(caption: str, table: DataFrame, row: str, at: str, headings: Mapping[str, str]) -> Panel:
     """Return a panel with one row per value of the column ``row`` and one column per metric and value of ``at``.
 
-    ``headings`` (formats) and ``letters`` (of footnotes) are by metric.
+    ``headings`` (formats) are by metric.
     """
     points = sorted(table[at].unique())
-    header = [
-        Entry(heading.format(point), letters=(letters[name],)) for name, heading in headings.items() for point in points
-    ]
+    header = [Entry(heading.format(point)) for heading in headings.values() for point in points]
     grid = []
     for key, records in table.groupby(row, sort=False):
         at_point = {record[at]: record for record in records.to_dict("records")}
@@ -162,20 +158,21 @@ def _rate_panel(document: Document, frame: DataFrame, sweeps: Mapping[str, Colle
     if (table := matched_rate(frame, sweeps)) is None:
         return None
     estimate = "NLL" if headline(frame) == "nll" else "IW-NLL"
-    nll = document.footnote(
+    document.define(
+        "NLL at a rate",
         f"mean and 95 % t interval over seeds of the {estimate}, interpolated linearly between the members of a sweep "
-        "in the order of their rate (KL), without extrapolation"
+        "in the order of their rate (KL), without extrapolation; rec is the distortion at that rate",
     )
-    letters = {"nll": nll, "rec": document.footnote("distortion at that rate")}
     headings = {"nll": "NLL at {:g} nats", "rec": "rec at {:g}"}
-    return _panel("At matched rate", table, "sweep", "rate", headings, letters)
+    return _panel("At matched rate", table, "sweep", "rate", headings)
 
 
 def _time_panel(document: Document, frame: DataFrame) -> Panel | None:
     if (table := matched_time(frame)) is None:
         return None
-    note = document.footnote(
-        "best validation ELBO within the same seconds of training: a quarter, half and all of the fastest method's time"
+    document.define(
+        "ELBO by a time",
+        "best validation ELBO within the same seconds of training: a quarter, half, all of the fastest method's time",
     )
     headings = {"elbo": "ELBO by {:,.3g} s"}
-    return _panel("At matched training time", table, "method", "seconds", headings, {"elbo": note})
+    return _panel("At matched training time", table, "method", "seconds", headings)

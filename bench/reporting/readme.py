@@ -36,7 +36,7 @@ from bench.reporting.template import environment
 FILE = "README.md"
 TEMPLATE = "README.md.j2"
 AUDIT = "audit"  # stem of the table of audited cells
-TEXT = ("method", "table")  # columns that are not numbers
+TEXT = ("method", "title", "family", "table")  # columns that are not numbers
 VERDICT = re.compile(r"^\| (\w+) \|(?:\\.|[^|\\])*\| ([^|]*) \|", re.MULTILINE)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from bench.reporting.statistics import Summary
 from bench.reporting.template import template
 
 DASH = "–"
+BEST = "not told from the lowest NLL: the 95 % interval of the paired difference contains 0"
 LARGE = 1e9
 LINE_WIDTH, NAME_WIDTH = 130, 24  # characters of plain text: of a line, and of a row's name at least
 
@@ -62,18 +63,21 @@ class Claims:
 class Document:
     """The panels of one group with their footnotes (text -> letter), notes, and verdicts on a paper's claims.
 
-    ``assay`` says in one line whether the controls passed, ``reference`` is a panel of published numbers, printed last,
-    in Markdown and on the page only.
+    ``assay`` says in one line whether the controls passed, ``definitions`` are those of columns by heading, ``paper``
+    is the table for a paper, and ``reference`` a panel of published numbers, printed last, in Markdown and on the page
+    only.
     """
 
     title: str
     label: str
     assay: str = ""
     panels: list[Panel] = field(default_factory=list)
+    paper: Panel | None = None
     claims: Claims | None = None
     reference: Panel | None = None
     notes: list[str] = field(default_factory=list)
     footnotes: dict[str, str] = field(default_factory=dict)
+    definitions: dict[str, str] = field(default_factory=dict)
 
     @property
     def has_best(self) -> bool:
@@ -83,6 +87,15 @@ class Document:
     def footnote(self, text: str) -> str:
         """Return the letter of a footnote; equal texts share one."""
         return self.footnotes.setdefault(text, _letters(len(self.footnotes)))
+
+    def letters(self, texts: Iterable[str]) -> tuple[str, ...]:
+        """Return the letters of footnotes, without repetition."""
+        return tuple(self.footnote(text) for text in dict.fromkeys(texts))
+
+    def define(self, heading: str, text: str) -> None:
+        """Add the definition of a column, if it has one."""
+        if text:
+            self.definitions.setdefault(heading, text)
 
 
 def number(value: float, digits: int) -> str:
@@ -127,7 +140,7 @@ def escape_markdown(text: str) -> str:
 
 def markdown(document: Document) -> str:
     """Return the document in GitHub's Markdown: pipe tables, bold for the best, footnotes as a list."""
-    return template("tables.md").render(document=document, escape=escape_markdown, table=_markdown_table)
+    return template("tables.md").render(document=document, best=BEST, escape=escape_markdown, table=_markdown_table)
 
 
 def _markdown_table(panel: Panel) -> str:
@@ -141,22 +154,13 @@ def _markdown_table(panel: Panel) -> str:
 
 
 def text(document: Document) -> str:
-    """Return plain text for a terminal: aligned columns, ``*`` at the best, footnote letters in brackets.
-
-    Footnotes of columns are listed by the column's title, so that headers stay short.
-    """
-    titles: dict[str, list[str]] = {}  # footnote letter -> titles of columns
-    for panel in document.panels:
-        for column in panel.columns:
-            for letter in column.letters:
-                titles.setdefault(letter, []).append(column.text)
+    """Return plain text for a terminal: aligned columns, ``*`` at the best, footnote letters in brackets."""
     lines = [document.title, *([document.assay] if document.assay else []), ""]
     for panel in document.panels:
         lines += [*([panel.caption] if panel.caption else []), *_text_table(panel), ""]
-    lines += ["* lowest NLL"] if document.has_best else []
-    for note, letter in document.footnotes.items():
-        lines.append(f"{', '.join(titles[letter])}: {note}" if letter in titles else f"[{letter}] {note}")
-    lines += document.notes
+    lines += [f"* {BEST}"] if document.has_best else []
+    lines += [f"[{letter}] {note}" for note, letter in document.footnotes.items()]
+    lines += [*document.notes, *(f"{heading}: {text}" for heading, text in document.definitions.items())]
     if document.claims:
         lines += ["", document.claims.title]
         for verdict in document.claims.verdicts:
@@ -167,10 +171,7 @@ def text(document: Document) -> str:
 
 def _text_table(panel: Panel) -> list[str]:
     """Return aligned rows; a name that would make them longer than ``LINE_WIDTH`` gets a line of its own."""
-    cells, widths = _pad(
-        replace(panel, columns=[Entry(column.text) for column in panel.columns]),
-        lambda item, _: _append(f"*{item.text}" if item.best else item.text, item, "[{}]"),
-    )
+    cells, widths = _pad(panel, lambda item, _: _append(f"*{item.text}" if item.best else item.text, item, "[{}]"))
     names = [row[0].rstrip() for row in cells]
     available = max(NAME_WIDTH, LINE_WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1))
     width = max(len(name) for name in names if len(name) <= available)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.core.config import suggest
 from bench.core.errors import UserError
 from bench.core.files import file_lock, write_text
 from bench.core.host import run_in_subprocess
@@ -27,8 +28,8 @@ AUDIT = Path("tables", "audit.csv")
 class Report:
     """The report of one group of comparable cells.
 
-    ``text`` is the table as plain text, ``section`` its section of the page, ``files`` are relative to OUT, and
-    ``audits`` the rows of ``tables/audit.csv`` about it.
+    ``text`` is the table as plain text, ``section`` its section of the page, ``methods`` are its rows, ``files`` are
+    relative to OUT, and ``audits`` the rows of ``tables/audit.csv`` about it.
     """
 
     dataset: str
@@ -37,6 +38,7 @@ class Report:
     title: str
     text: str
     section: str
+    methods: tuple[str, ...]
     files: tuple[Path, ...]
     audits: list[dict[str, Any]]
 
@@ -48,16 +50,23 @@ class Report:
 
 
 def build(
-    out: Path, *, to: Path | None = None, log: Callable[[str], object] = print, processes: int = 1
+    out: Path,
+    *,
+    to: Path | None = None,
+    log: Callable[[str], object] = print,
+    processes: int = 1,
+    rows: Sequence[str] = (),
 ) -> list[Report]:
     """Write the reports of all cells stored under ``out``, one per group of comparable cells, and the page.
 
     They are written to the folder ``to``, by default ``out`` itself; ``out`` is otherwise only read. If ``out`` has a
     template ``README.md.j2``, ``README.md`` is written there as well (``bench.reporting.readme``), unless ``to`` is
     another folder. The same cells give the same bytes. ``log`` receives what was skipped and why. ``processes``: number
-    of (data set, preset) pairs to build in parallel.
+    of (data set, preset) pairs to build in parallel. ``rows``: methods in the LaTeX table for a paper (default:
+    ``tables.paper_rows``).
 
-    Raises ``UserError`` if ``out`` has no readable cells (nothing is written then) or cannot be written.
+    Raises ``UserError`` if ``out`` has no readable cells (nothing is written then) or cannot be written,
+    and for a row that no table has.
     """
     from bench.reporting.html import page
     from bench.reporting.readme import write_readme
@@ -72,7 +81,7 @@ def build(
     try:
         to.mkdir(parents=True, exist_ok=True)
         with file_lock(to / ".report.lock", None):
-            results = _run([(out, to, *key, cells) for key, cells in folders.items()], processes)
+            results = _run([(out, to, *key, cells, rows) for key, cells in folders.items()], processes)
             reports = [report for result, _ in results for report in result]
             messages = [message for _, result in results for message in result]
             if not reports:
@@ -80,6 +89,7 @@ def build(
             for message in messages:
                 log(message)
             write_text(to / PAGE, page([(report.stem, report.title, report.section) for report in reports]))
+            _check_rows(rows, reports)
             _write_audit(to, reports)
             _remove_stale(to, reports)
             if to == out:
@@ -91,8 +101,8 @@ def build(
     return reports
 
 
-#: OUT, the folder to write to, data set, preset, and the folders of their cells.
-_Job = tuple[Path, Path, str, str, list[CellFolder]]
+#: OUT, the folder to write to, data set, preset, the folders of their cells, and the rows of the table for a paper.
+_Job = tuple[Path, Path, str, str, list[CellFolder], Sequence[str]]
 
 
 def _run(jobs: list[_Job], processes: int) -> list[tuple[list[Report], list[str]]]:
@@ -106,18 +116,20 @@ def _run(jobs: list[_Job], processes: int) -> list[tuple[list[Report], list[str]
 def _build(job: _Job) -> tuple[list[Report], list[str]]:
     from bench.reporting.groups import tuned_groups
 
-    out, to, dataset, preset, folders = job
+    out, to, dataset, preset, folders, rows = job
     reports, messages = [], []
     groups = group_cells(f"{dataset}-{preset}", folders)
     groups += tuned_groups(out, dataset, preset, [cell for group in groups for cell in group.cells])
     for group in groups:
         messages += [f"{group.stem}: {note}" for note in group.notes]
         if group.cells:
-            reports.append(_write(out, to, dataset, preset, group, messages.append))
+            reports.append(_write(out, to, dataset, preset, group, messages.append, rows))
     return reports, messages
 
 
-def _write(out: Path, to: Path, dataset: str, preset: str, group: Group, log: Callable[[str], object]) -> Report:
+def _write(
+    out: Path, to: Path, dataset: str, preset: str, group: Group, log: Callable[[str], object], wanted: Sequence[str]
+) -> Report:
     from bench.reporting import assay, claims, figures, html, latex, render, tables, texts
     from bench.reporting.frame import cells_frame, rows_frame
 
@@ -127,13 +139,14 @@ def _write(out: Path, to: Path, dataset: str, preset: str, group: Group, log: Ca
     controls = assay.assess(frame)
     audits = audit.stored(out, group.cells)
     group.notes += [audit.summarise(audits)] if audits else []
-    document = tables.document(group, frame, rows, controls, sweeps)
+    document = tables.document(group, frame, rows, controls, sweeps, wanted)
     document.claims = claims.evaluate(group.cells, frame, controls)
     samples = texts.read_samples(frame, log)
     contents = {
         Path("tables", f"{group.stem}.csv"): tables.to_csv(rows),
         Path("tables", f"{group.stem}.md"): render.markdown(document),
-        Path("tables", f"{group.stem}.tex"): latex.tables(document),
+        Path("tables", f"{group.stem}.tex"): latex.main(document),
+        Path("tables", f"{group.stem}-appendix.tex"): latex.appendix(document),
     }
     if group.trials:
         contents[Path("tables", f"{group.stem}-trials.csv")] = tables.trials_csv(group.trials)
@@ -141,11 +154,20 @@ def _write(out: Path, to: Path, dataset: str, preset: str, group: Group, log: Ca
         contents[Path("texts", f"{group.stem}.md")] = texts.markdown(document.title, samples)
     for file, content in contents.items():
         write_text(to / file, content)
-    images = figures.draw(to / "figures" / group.stem, frame, log, group.trials)
-    section = html.section(group, document, frame, [file for file in images if file.suffix == ".svg"], samples)
+    images = figures.draw(to / "figures" / group.stem, frame, rows, log, group.trials)
+    section = html.section(group, document, frame, [file for file in images if file.suffix == ".png"], samples)
     files = (*contents, *(image.relative_to(to) for image in images))
     rows_of_audit = [{"table": group.stem, **each.row} for each in audits]
-    return Report(dataset, preset, group.stem, document.title, render.text(document), section, files, rows_of_audit)
+    methods = tuple(rows["method"])
+    text = render.text(document)
+    return Report(dataset, preset, group.stem, document.title, text, section, methods, files, rows_of_audit)
+
+
+def _check_rows(rows: Sequence[str], reports: list[Report]) -> None:
+    known = {method for report in reports for method in report.methods}
+    for row in rows:
+        if row not in known:
+            raise UserError(f"--rows {row}: no table has this row: {suggest(row, known)}")
 
 
 def _write_audit(out: Path, reports: list[Report]) -> None:
@@ -165,5 +187,5 @@ def _remove_stale(out: Path, reports: list[Report]) -> None:
     stems = {f"{report.dataset}-{report.preset}" for report in reports}
     for pattern in ("tables/*.csv", "tables/*.md", "tables/*.tex", "texts/*.md"):
         for file in out.glob(pattern):
-            if file not in current and re.sub(r"-[0-9a-f]{8}$", "", file.stem) in stems:
+            if file not in current and re.sub(r"(-[0-9a-f]{8})?(-appendix)?$", "", file.stem) in stems:
                 file.unlink()

@@ -12,11 +12,12 @@ from bench.data import tensors
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.factory import build_from_config
 from bench.experiment.lag_trace import STAGES, LagTrace, LagTracer, stages
-from bench.reporting import curves, lag
-from bench.reporting.style import plot_styles
+from bench.reporting.figures import curves, lag
+from bench.reporting.looks import look
 from bench.training.trainer import Trainer
 from tests.cli.conftest import only_cell, toy_environment
 from tests.conftest import TEXT_MODEL, TEXT_TOY, TEXT_TRAIN, assert_equal_weights, planner
+from tests.fixtures import make_cells
 
 SCALAR = replace(TEXT_TOY, model=replace(TEXT_MODEL, latent_dim=1))
 
@@ -110,31 +111,39 @@ def test_damaged_trace_is_not_read(tmp_path):
         assert LagTrace.read(tmp_path) is None, "without stages or examples"
 
 
+def looks(*names):
+    return {name: look(make_cells.method(name, 1)) for name in names}
+
+
 def test_figures_of_traces():
-    traces, style = example_traces(), plot_styles(["one", "other"])
-    figure = lag.stages(traces, style)
+    traces, styles = example_traces(), looks("one", "other")
+    [figure] = lag.stages(traces, styles)
     assert len(figure.axes) == 2 * lag.STAGES
     assert [len(ax.collections[0].get_offsets()) for ax in figure.axes] == [40] * 2 * lag.STAGES
     lags = [float(ax.get_title().split("lag ")[1]) for ax in figure.axes[lag.STAGES :]]
     assert lags[-1] == pytest.approx(traces["other"].lag[-1], abs=0.01)
-    assert len(lag.trajectory(traces, style).axes) == 2
-    assert lag.stages({}, style) is lag.trajectory({}, style) is None
+    [figure] = lag.trajectory(traces, styles)
+    assert len(figure.axes) == 2
+    assert lag.stages({}, styles) == lag.trajectory({}, styles) == []
+    names = [f"row_{i}" for i in range(5)]
+    assert len(lag.stages({name: traces["one"] for name in names}, looks(*names))) == 3
 
 
 def test_curves_of_a_history_with_and_without_lag():
-    history = pd.DataFrame({"method": ["one"] * 3 + ["other"] * 3, "update": [1, 2, 3] * 2, "kl": 1.0})
-    style = plot_styles(["one", "other"])
+    history = pd.DataFrame({"title": ["one"] * 3 + ["other"] * 3, "update": [1, 2, 3] * 2, "kl": 1.0})
+    rows, styles = ["one", "other"], looks("one", "other")
     titles = {"lag": "lag", "lag_kl": "gap"}
-    assert curves.over_updates(history, style, titles) is None
-    figure = curves.over_updates(history.assign(lag=[np.nan] * 3 + [1.0, 2.0, 3.0], lag_kl=0.5), style, titles)
+    assert curves.over_updates(history, rows, styles, titles) == []
+    history = history.assign(lag=[np.nan] * 3 + [1.0, 2.0, 3.0], lag_kl=0.5)
+    [figure] = curves.over_updates(history, rows, styles, titles)
     assert [sum(len(line.get_xdata()) > 0 for line in ax.lines) for ax in figure.axes] == [1, 2]
 
 
 def test_scatter_shows_methods_with_true_means():
     random = np.random.default_rng(0)
     arrays = {"means": random.normal(size=(30, 2)), "true_means": random.normal(size=(20, 2))}
-    style = plot_styles(["one", "two", "three"])
-    assert lag.scatter({"one": {"means": arrays["means"]}}, style) is None
-    figure = lag.scatter({"one": {"means": arrays["means"]}, "two": arrays, "three": arrays}, style)
+    styles = looks("one", "two", "three")
+    assert lag.scatter({"one": {"means": arrays["means"]}}, styles) == []
+    [figure] = lag.scatter({"one": {"means": arrays["means"]}, "two": arrays, "three": arrays}, styles)
     assert [ax.get_title() for ax in figure.axes if ax.get_visible()] == ["two", "three"]
     assert [len(points.get_offsets()) for points in figure.axes[0].collections] == [20, 20]

@@ -12,7 +12,7 @@ import pandas as pd
 from bench.core.files import read_json, write_json
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.cell_record import CellRecord
-from bench.experiment.schema import ResultRecord
+from bench.experiment.schema import CellConfig, ResultRecord, identify, parse
 from bench.reporting.frame import cells_frame, rows_frame
 from bench.reporting.groups import Group, group_cells
 from tests.fixtures import make_cells
@@ -51,6 +51,16 @@ def change(file: Path, **fields: Any) -> None:
 
 def change_evaluation(file: Path, **fields: Any) -> None:
     change(file, evaluation=read_json(file)["evaluation"] | fields)
+
+
+def renamed(file: Path) -> None:
+    """Give the cell of a changed config.json the id of its content."""
+    config = parse(CellConfig, file.read_text("utf-8"))
+    cell_id = identify(config)
+    for name in ("config.json", "result.json", "evaluation.json"):
+        if (path := file.with_name(name)).exists():
+            change(path, cell_id=cell_id)
+    file.parent.rename(file.parent.with_name(f"seed-{config.seed}-{cell_id}"))
 
 
 def rows(out: Path, stem: str = "glyphs-quick") -> dict[str, dict[str, str]]:

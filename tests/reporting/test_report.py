@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import pandas as pd
 import pytest
 
 from bench.cli.main import main
 from bench.core.files import read_json, write_json
-from bench.reporting import points, report
-from bench.reporting.frame import cells_frame
-from bench.reporting.style import plot_styles
+from bench.reporting import report
 from tests.fixtures import make_cells
-from tests.reporting.records import FIXTURES, change, change_evaluation, finished_cell, rows
+from tests.reporting.records import FIXTURES, change, change_evaluation, rows
 
-FIGURES = {"rate_distortion", "nll_time", "nll_flops", "seeds", "gaps", "dynamics", "information"}
+FIGURES = {"nll", "mi", "nll_cost", "rate_distortion", "gaps", "dynamics"}
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -113,35 +110,3 @@ def test_folder_without_cells_is_a_one_line_error(tmp_path: Path, capsys: pytest
     assert main(["report", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("error: no ") and printed.err.count("\n") == 1
-
-
-@pytest.mark.filterwarnings("error")
-def test_legend_of_many_methods_fits_into_its_figure():
-    cells = pd.DataFrame(
-        [(f"beta_vae(beta={i})", 1.0 + i, 40.0 - i) for i in range(40)], columns=["method", "kl", "rec"]
-    )
-    figure = points.rate_distortion(cells, plot_styles(cells["method"]))
-    figure.get_layout_engine().execute(figure)
-    assert figure.axes[0].get_position().width > 0.2
-
-
-def test_mi_of_mixed_seeds_has_no_mean_in_the_figure():
-    cells = [
-        finished_cell("mixed", seed, metrics={"mi": mi, "collapsed": mi < 0.1}) for seed, mi in enumerate((3.0, 0.02))
-    ]
-    cells += [finished_cell("active", seed, metrics={"mi": 2.0 + seed}) for seed in range(2)]
-    frame = cells_frame(cells)
-    nll, mi = points.seeds(frame, plot_styles(frame["method"].unique())).axes
-    assert (len(nll.containers), len(mi.containers)) == (2, 1)
-
-
-def test_outliers_get_a_second_panel():
-    """In rate, as of an autoencoder, or in distortion, as of IWAE."""
-    near = [(f"near {i}", 1.0 + i, 40.0 - i) for i in range(5)]
-    for kl, rec in ((90.0, 20.0), (1.0, 210.0)):
-        cells = pd.DataFrame([*near, ("far", kl, rec)], columns=["method", "kl", "rec"])
-        everything, detail = points.rate_distortion(cells, plot_styles(cells["method"])).axes[:2]
-        assert everything.get_ylim()[0] < rec < everything.get_ylim()[1] and everything.get_xlim()[1] > kl
-        assert detail.get_ylim()[1] < 50 and detail.get_xlim()[1] < 10
-    near_cells = cells[cells["method"] != "far"]
-    assert len(points.rate_distortion(near_cells, plot_styles(near_cells["method"])).axes) == 1
