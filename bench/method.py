@@ -164,7 +164,7 @@ class Method:
     # Description, for tables and documentation.
     title: ClassVar[str] = ""  # name in papers; "": the file's name
     summary: ClassVar[str] = ""
-    citation: ClassVar[str] = ""
+    citation: ClassVar[str] = ""  # with an identifier of bench/core/citations.py, as in "(arXiv 1901.05534)"
     family: ClassVar[str] = "objective"  # objective, posterior, decoder, optimisation, prior or reference
     marker: ClassVar[str] = ""  # in figures, a shape of bench/reporting/looks.py; "": chosen by the file's name
     table_order: ClassVar[float] = 100

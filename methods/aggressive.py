@@ -36,7 +36,7 @@ STATE = ("active", "mi_threshold", "bad_epochs", "min_beta", "used", "loops", "w
 class Aggressive(Method):
     title = "Aggressive"
     summary = "encoder trained to convergence before each decoder update, until MI stops rising"
-    citation = "He et al., ICLR 2019"
+    citation = "He et al., ICLR 2019 (arXiv 1901.05534)"
     family = "optimisation"
     marker = "plus"
     table_order = 50

@@ -19,7 +19,7 @@ from .parts.no_kl import NoKLMethod
 class Autoencoder(NoKLMethod):
     title = "Autoencoder"
     summary = "the basic VAE without its KL term"
-    citation = "Hinton & Salakhutdinov, Science 2006"
+    citation = "Hinton & Salakhutdinov, Science 2006 (doi 10.1126/science.1127647)"
     family = "reference"
     marker = "column"
     table_order = 5

@@ -15,7 +15,7 @@ from bench.method import Method
 class Autoregressive(Method):
     title = "Autoregressive decoder"
     summary = "the decoder alone, without z"
-    citation = "van den Oord et al., ICML 2016 (PixelCNN)"
+    citation = "van den Oord et al., ICML 2016 (PixelCNN, arXiv 1601.06759)"
     family = "reference"
     marker = "triangle_left"
     table_order = 0

@@ -19,7 +19,7 @@ from .parts.auxiliary import mlp
 class BagOfWords(Method):
     title = "Bag of words"
     summary = "z predicts a sentence's words without their order"
-    citation = "Zhao et al., ACL 2017"
+    citation = "Zhao et al., ACL 2017 (arXiv 1703.10960)"
     marker = "column"
     table_order = 74
     modalities = ("text",)

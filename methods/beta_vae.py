@@ -15,7 +15,7 @@ from bench.method import ELBOTerms, Method, Range, check_ranges
 class BetaVAE(Method):
     title = "β-VAE"
     summary = "constant KL weight β"
-    citation = "Higgins et al., ICLR 2017"
+    citation = "Higgins et al., ICLR 2017 (OpenReview Sy2fzU9gl)"
     marker = "diamond"
     table_order = 30
     display_params = ("beta",)

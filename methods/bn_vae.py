@@ -49,7 +49,7 @@ class BatchNormHead(nn.Module):
 class BatchNormVAE(BatchNormMethod):
     title = "BN-VAE"
     summary = "batch-normalised posterior means with a fixed spread"
-    citation = "Zhu et al., ACL 2020"
+    citation = "Zhu et al., ACL 2020 (arXiv 2004.12585)"
     family = "posterior"
     marker = "diamond"
     table_order = 80

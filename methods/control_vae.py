@@ -23,7 +23,7 @@ from .parts.controller import KLController
 class ControlVAE(KLController):
     title = "ControlVAE"
     summary = "KL weight set by a PI controller to reach a target KL"
-    citation = "Shao et al., ICML 2020"
+    citation = "Shao et al., ICML 2020 (arXiv 2004.05988)"
     marker = "star"
     table_order = 64
     revision = 2

@@ -22,7 +22,7 @@ from .parts.mmd import multiquadric
 class CoupledVAE(Method):
     title = "Coupled-VAE"
     summary = "matched to a deterministic autoencoder with a shared encoder"
-    citation = "Wu et al., ACL 2020"
+    citation = "Wu et al., ACL 2020 (arXiv 2004.09189)"
     marker = "bowtie"
     table_order = 75
     revision = 2

@@ -34,7 +34,7 @@ from bench.models.distributions import gaussian_kl
 class ConsistencyVAE(Method):
     title = "CR-VAE"
     summary = "similar posteriors for an example and its augmentation"
-    citation = "Sinha & Dieng, NeurIPS 2021"
+    citation = "Sinha & Dieng, NeurIPS 2021 (arXiv 2105.14859)"
     marker = "star3_down"
     table_order = 76
     revision = 2

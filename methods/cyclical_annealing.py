@@ -12,7 +12,7 @@ from bench.method import Cyclical, Method, Schedule
 class CyclicalAnnealing(Method):
     title = "Cyclical annealing"
     summary = "KL weight rising from 0 to 1 in cycles"
-    citation = "Fu et al., NAACL 2019"
+    citation = "Fu et al., NAACL 2019 (arXiv 1903.10145)"
     marker = "triangle_down"
     table_order = 22
     incompatible_with = {"schedule": "it has its own schedule"}

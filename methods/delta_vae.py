@@ -41,7 +41,7 @@ class BoundedHead(nn.Module):
 class DeltaVAE(Method):
     title = "δ-VAE"
     summary = "KL of every dimension at least δ"
-    citation = "Razavi et al., ICLR 2019"
+    citation = "Razavi et al., ICLR 2019 (arXiv 1901.03416)"
     family = "posterior"
     marker = "pentagon"
     table_order = 82

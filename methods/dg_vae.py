@@ -21,7 +21,7 @@ from bench.models.distributions import LOG_2PI
 class DensityGapVAE(Method):
     title = "DG-VAE"
     summary = "KL of the batch's aggregate posterior, per dimension"
-    citation = "Zhang et al., NeurIPS 2022"
+    citation = "Zhang et al., NeurIPS 2022 (arXiv 2211.00321)"
     marker = "triangle_left"
     table_order = 70
     revision = 2

@@ -19,7 +19,7 @@ from .iwae import ImportanceWeightedAutoencoder
 class DoublyReparametrisedIWAE(ImportanceWeightedAutoencoder):
     title = "DReG"
     summary = "importance-weighted bound with doubly reparametrised gradients"
-    citation = "Tucker et al., ICLR 2019"
+    citation = "Tucker et al., ICLR 2019 (arXiv 1810.04152)"
     marker = "star4_cross"
     table_order = 78
     revision = 1

@@ -38,7 +38,7 @@ class DiverseHead(nn.Module):
 class DiverseUncertainVAE(BatchNormMethod):
     title = "DU-VAE"
     summary = "batch-normalised means, variances with a floor and dropout"
-    citation = "Shen et al., IJCAI 2021"
+    citation = "Shen et al., IJCAI 2021 (arXiv 2110.12381)"
     family = "posterior"
     marker = "thin_diamond"
     table_order = 81

@@ -13,7 +13,7 @@ from bench.method import VAE, Method, ParamGroup, Range, check_ranges
 class EncoderLearningRate(Method):
     title = "Encoder learning rate"
     summary = "higher learning rate for the encoder"
-    citation = "an ablation of He et al., ICLR 2019"
+    citation = "an ablation of He et al., ICLR 2019 (arXiv 1901.05534)"
     family = "optimisation"
     marker = "star4_cross"
     table_order = 52

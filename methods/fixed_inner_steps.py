@@ -17,7 +17,7 @@ from bench.method import Context, DataInfo, Method, Range, TrainConfig, check_ra
 class FixedInnerSteps(Method):
     title = "Fixed inner steps"
     summary = "fixed number of encoder updates before each decoder update"
-    citation = "an ablation of He et al., ICLR 2019"
+    citation = "an ablation of He et al., ICLR 2019 (arXiv 1901.05534)"
     family = "optimisation"
     marker = "cross"
     table_order = 51

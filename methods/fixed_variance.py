@@ -33,7 +33,7 @@ class FixedVarianceHead(nn.Module):
 class FixedVariance(Method):
     title = "Fixed variance"
     summary = "constant variance of the posterior"
-    citation = "code of Li et al., EMNLP 2019"
+    citation = "code of Li et al., EMNLP 2019 (arXiv 1909.00868)"
     family = "posterior"
     marker = "bar"
     table_order = 82.5

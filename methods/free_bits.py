@@ -21,7 +21,7 @@ from .parts.free_bits import FreeBits
 class FreeBitsVAE(Method):
     title = "Free bits"
     summary = "no penalty on the KL below a target"
-    citation = "Kingma et al., NeurIPS 2016"
+    citation = "Kingma et al., NeurIPS 2016 (arXiv 1606.04934)"
     marker = "square"
     table_order = 60
     display_params = ("target",)

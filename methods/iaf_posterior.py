@@ -37,7 +37,7 @@ class FlowHead(nn.Module):
 class AutoregressiveFlowPosterior(Method):
     title = "IAF posterior"
     summary = "posterior transformed by inverse autoregressive flows"
-    citation = "Kingma et al., NeurIPS 2016"
+    citation = "Kingma et al., NeurIPS 2016 (arXiv 1606.04934)"
     family = "posterior"
     marker = "star"
     table_order = 85

@@ -17,7 +17,7 @@ from .lidvae import IdentifiableVAE
 class InverseLipschitzVAE(IdentifiableVAE):
     title = "IL-LIDVAE"
     summary = "decoder maps that expand distances by at least L"
-    citation = "Kinoshita et al., ICML 2023"
+    citation = "Kinoshita et al., ICML 2023 (arXiv 2304.12770)"
     marker = "half_right"
     table_order = 93
     revision = 3

@@ -36,7 +36,7 @@ DUAL = "a dual estimate, too low if its network is not optimal"
 class ImplicitVAE(AuxiliaryAdam):
     title = "iVAE"
     summary = "posteriors sampled by a network, with a dual estimate of their KL (iVAE)"
-    citation = "Fang et al., EMNLP 2019"
+    citation = "Fang et al., EMNLP 2019 (arXiv 1908.11527)"
     family = "posterior"
     marker = "star4"
     table_order = 86

@@ -21,7 +21,7 @@ from .parts.mmd import SCALES, mmd
 class InfoVAE(Method):
     title = "InfoVAE"
     summary = "KL partly replaced by the MMD of the aggregate posterior to the prior"
-    citation = "Zhao et al., AAAI 2019"
+    citation = "Zhao et al., AAAI 2019 (arXiv 1706.02262)"
     marker = "star4"
     table_order = 65
     revision = 2

@@ -19,7 +19,7 @@ from .parts.no_kl import NoKLMethod
 class ImportanceWeightedAutoencoder(NoKLMethod):
     title = "IWAE"
     summary = "importance-weighted bound of K samples"
-    citation = "Burda et al., ICLR 2016"
+    citation = "Burda et al., ICLR 2016 (arXiv 1509.00519)"
     marker = "thin_diamond"
     table_order = 77
     revision = 2

@@ -12,7 +12,7 @@ from bench.method import Linear, Method, Range, Schedule
 class KLAnnealing(Method):
     title = "KL annealing"
     summary = "KL weight rising linearly to 1"
-    citation = "Bowman et al., CoNLL 2016; Sønderby et al., NeurIPS 2016"
+    citation = "Bowman et al., CoNLL 2016 (arXiv 1511.06349); Sønderby et al., NeurIPS 2016 (arXiv 1602.02282)"
     marker = "triangle_up"
     table_order = 20
     suites = {"core": ["kl_annealing"]}

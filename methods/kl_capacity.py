@@ -25,7 +25,7 @@ FORMS = ("absolute", "hinge")
 class KLCapacity(Method):
     title = "KL capacity"
     summary = "distance of the KL from a capacity that rises to a target"
-    citation = "Burgess et al., 2018 (arXiv 1804.03599); Prokhorov et al., NGT 2019"
+    citation = "Burgess et al., 2018 (arXiv 1804.03599); Prokhorov et al., NGT 2019 (arXiv 1909.13668)"
     marker = "pentagon"
     table_order = 60.5
     display_params = ("target",)

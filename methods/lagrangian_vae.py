@@ -36,7 +36,7 @@ MEMORY = 0.9  # of RMSprop
 class LagrangianVAE(KLController):
     title = "Lagrangian VAE"
     summary = "maximal mutual information subject to bounds on ELBO and MMD"
-    citation = "Zhao et al., UAI 2018"
+    citation = "Zhao et al., UAI 2018 (arXiv 1806.06514)"
     marker = "pentagon_down"
     table_order = 69
     incompatible_with = {

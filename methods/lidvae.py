@@ -36,7 +36,7 @@ class InjectiveReadout(nn.Sequential):
 class IdentifiableVAE(Method):
     title = "LIDVAE"
     summary = "decoder injective in z, by Brenier maps"
-    citation = "Wang et al., NeurIPS 2021"
+    citation = "Wang et al., NeurIPS 2021 (arXiv 2301.00537)"
     family = "decoder"
     marker = "half_left"
     table_order = 92

@@ -20,7 +20,7 @@ from bench.method import Context, ELBOTerms, Method, Range, check_ranges
 class MutualPosteriorDivergence(Method):
     title = "MAE"
     summary = "posteriors of a batch pushed apart, evenly"
-    citation = "Ma et al., ICLR 2019"
+    citation = "Ma et al., ICLR 2019 (arXiv 1901.01498)"
     marker = "triangle_right"
     table_order = 71
     vae_settings = {"eta": 0.0, "gamma": 0.0}

@@ -26,7 +26,7 @@ MAX_MULTIPLIER = 1.1
 class MinimumDesiredRate(KLController):
     title = "MDR"
     summary = "KL of at least a target, by a Lagrange multiplier"
-    citation = "Pelsmaeker & Aziz, ACL 2020"
+    citation = "Pelsmaeker & Aziz, ACL 2020 (arXiv 1904.08194)"
     marker = "plus"
     table_order = 62
     revision = 2

@@ -31,7 +31,7 @@ class LearnedMixture(MixturePrior):
 class MixturePriorVAE(Method):
     title = "Mixture prior"
     summary = "learned mixture of Gaussians as the prior"
-    citation = "Dilokthanakul et al., 2016 (arXiv 1611.02648); as in Pelsmaeker & Aziz, ACL 2020"
+    citation = "Dilokthanakul et al., 2016 (arXiv 1611.02648); as in Pelsmaeker & Aziz, ACL 2020 (arXiv 1904.08194)"
     family = "prior"
     marker = "star3"
     table_order = 98

@@ -19,7 +19,7 @@ from bench.method import Context, ELBOTerms, Method, Range, check_ranges
 class MuForcing(Method):
     title = "μ-Forcing"
     summary = "lower bound on the variance of posterior means"
-    citation = "Liu et al., TALLIP 2019"
+    citation = "Liu et al., TALLIP 2019 (arXiv 1905.10072)"
     marker = "bar"
     table_order = 73
     revision = 2

@@ -49,7 +49,7 @@ class Critic(nn.Module):
 class NeuralCritic(AuxiliaryAdam):
     title = "Neural critic"
     summary = "a critic is trained to match codes with their examples"
-    citation = "Menon et al., UAI 2022"
+    citation = "Menon et al., UAI 2022 (arXiv 2207.09535)"
     marker = "half_down"
     table_order = 72.5
     vae_settings = {"lam": 0.0}

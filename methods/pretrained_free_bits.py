@@ -25,7 +25,7 @@ from .parts.heads import FlooredHead
 class PretrainedFreeBits(Method):
     title = "FBP"
     summary = "encoder of an autoencoder, then free bits with a new decoder (FBP)"
-    citation = "Li et al., EMNLP 2019"
+    citation = "Li et al., EMNLP 2019 (arXiv 1909.00868)"
     family = "optimisation"
     marker = "star6"
     table_order = 61

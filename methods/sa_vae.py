@@ -24,7 +24,7 @@ from .parts.refinement import GRADIENT_COST, GRADIENTS, refine
 class SemiAmortisedVAE(Method):
     title = "SA-VAE"
     summary = "encoder's posterior refined by SVI, trained through the refinement"
-    citation = "Kim et al., ICML 2018"
+    citation = "Kim et al., ICML 2018 (arXiv 1802.02550)"
     family = "posterior"
     marker = "square"
     table_order = 40

@@ -45,7 +45,7 @@ class ScaledHead(nn.Module):
 class ScaleVAE(BatchNormMethod):
     title = "Scale-VAE"
     summary = "means scaled up for the decoder, not for the KL"
-    citation = "Song et al., LREC-COLING 2024"
+    citation = "Song et al., LREC-COLING 2024 (ACL Anthology 2024.lrec-main.1250)"
     family = "posterior"
     marker = "wide_diamond"
     table_order = 84

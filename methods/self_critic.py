@@ -19,7 +19,7 @@ from bench.method import Context, ELBOTerms, Method, Range, check_ranges
 class SelfCritic(Method):
     title = "Self critic"
     summary = "q(z|x) must identify the example a code comes from"
-    citation = "Menon et al., UAI 2022"
+    citation = "Menon et al., UAI 2022 (arXiv 2207.09535)"
     marker = "half_up"
     table_order = 72
     vae_settings = {"lam": 0.0}

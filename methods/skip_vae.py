@@ -59,7 +59,7 @@ class SkipDecoder(MaskedCNNDecoder):
 class SkipVAE(Method):
     title = "Skip-VAE"
     summary = "z enters every layer of the decoder"
-    citation = "Dieng et al., AISTATS 2019"
+    citation = "Dieng et al., AISTATS 2019 (arXiv 1807.04863)"
     family = "decoder"
     marker = "bowtie"
     table_order = 91

@@ -25,7 +25,7 @@ MIN_WEIGHT = 1e-4
 class SoftFreeBits(KLController):
     title = "Soft free bits"
     summary = "KL weight changed by 10 % per update to keep the KL at a target"
-    citation = "Chen et al., ICLR 2017"
+    citation = "Chen et al., ICLR 2017 (arXiv 1611.02731)"
     marker = "hexagon"
     table_order = 60.7
     display_params = ("target",)

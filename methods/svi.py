@@ -21,7 +21,7 @@ from .vae_svi import VAEWithSVI
 class StochasticVI(Method):
     title = "SVI"
     summary = "no encoder; posteriors by SVI from the prior"
-    citation = "Hoffman et al., JMLR 2013; as in Kim et al., ICML 2018"
+    citation = "Hoffman et al., JMLR 2013 (arXiv 1206.7051); as in Kim et al., ICML 2018 (arXiv 1802.02550)"
     family = "posterior"
     marker = "triangle_down"
     table_order = 41

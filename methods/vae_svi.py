@@ -19,7 +19,7 @@ from .parts.refinement import STEP_COST, refine
 class VAEWithSVI(Method):
     title = "VAE + SVI"
     summary = "encoder's posterior refined by SVI, without gradients through it"
-    citation = "Kim et al., ICML 2018"
+    citation = "Kim et al., ICML 2018 (arXiv 1802.02550)"
     family = "posterior"
     marker = "triangle_up"
     table_order = 42

@@ -69,7 +69,7 @@ class PseudoInputs(MixturePrior):
 class VampPrior(Method):
     title = "VampPrior"
     summary = "mixture of posteriors at learned pseudo-inputs as the prior"
-    citation = "Tomczak & Welling, AISTATS 2018"
+    citation = "Tomczak & Welling, AISTATS 2018 (arXiv 1705.07120)"
     family = "prior"
     marker = "star8"
     table_order = 97

@@ -35,7 +35,7 @@ class SphericalHead(nn.Module):
 class VonMisesFisherVAE(Method):
     title = "vMF-VAE"
     summary = "posteriors of fixed concentration on the sphere"
-    citation = "Xu & Durrett, EMNLP 2018; Davidson et al., UAI 2018"
+    citation = "Xu & Durrett, EMNLP 2018 (arXiv 1808.10805); Davidson et al., UAI 2018 (arXiv 1804.00891)"
     family = "posterior"
     marker = "hexagon"
     table_order = 83

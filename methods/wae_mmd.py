@@ -22,7 +22,7 @@ from .parts.no_kl import NoKLMethod
 class WassersteinAutoencoder(NoKLMethod):
     title = "WAE-MMD"
     summary = "MMD of the aggregate posterior to the prior instead of the KL"
-    citation = "Tolstikhin et al., ICLR 2018"
+    citation = "Tolstikhin et al., ICLR 2018 (arXiv 1711.01558)"
     marker = "star6"
     table_order = 66
     revision = 3

@@ -31,7 +31,7 @@ class WordDropoutEmbedding(nn.Embedding):
 class WordDropout(Method):
     title = "Word dropout"
     summary = "decoder inputs replaced by <unk> at random"
-    citation = "Bowman et al., CoNLL 2016"
+    citation = "Bowman et al., CoNLL 2016 (arXiv 1511.06349)"
     family = "decoder"
     marker = "hourglass"
     table_order = 90

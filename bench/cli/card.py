@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, fields
 from typing import TYPE_CHECKING
 
+from bench.core.citations import paper_links
 from bench.core.space import Choice, Range
 
 if TYPE_CHECKING:
     from bench.method import Method
 
-ARXIV = re.compile(r"arXiv[: ]?(\d{4}\.\d{4,5})")
 WIDTH, NAME_WIDTH = 100, 21  # characters: of a line, and of the names of facts
 
 
@@ -24,10 +23,9 @@ def card(name: str) -> str:
     from bench.training import registry
 
     cls = registry.method(name)
-    links = {f"https://arxiv.org/abs/{number}": None for number in ARXIV.findall(f"{cls.citation} {about(cls)}")}
     described = {
         **facts(cls, registry.suites()),
-        "links": ", ".join(links),
+        "links": ", ".join(paper_links(f"{cls.citation} {about(cls)}")),
         "modifiers": ", ".join(fitting_modifiers(cls)),
         "cost of a step": expected_costs(cls),
     }

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.core.citations import paper_links
 from bench.core.errors import UserError
 from bench.data.tensors import Data, load
 from bench.evaluation.metrics import EvaluationContext, compute_metrics
@@ -192,6 +193,8 @@ def test_methods_are_described(subtests):
         with subtests.test(method=name):
             method = registry.method(name)
             assert method.summary and method.citation and sys.modules[method.__module__].__doc__
+            papers = [paper for paper in method.citation.split(";") if re.search(r"\b(19|20)\d\d\b", paper)]
+            assert all(map(paper_links, papers)), "write the paper's identifier, as in (arXiv 1901.05534)"
             assert isinstance(method.vae_settings, dict) or len(method.vae_settings) > 10, "reason for no VAE settings"
             json.dumps(method.settings())
 
