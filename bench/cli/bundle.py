@@ -44,7 +44,6 @@ def bundle(out: Path, file: Path) -> int:
         file.unlink()
         raise
     size = file.stat().st_size / 2**20
-    print(
-        f"{file}: {manifest.cells} cells, {len(manifest.files)} files, {size:.1f} MiB; their commands and machines too"
-    )
+    print(f"{file}: {manifest.cells} cells, {len(manifest.files)} files, {size:.1f} MiB")
+    print("the records name the commands and machines of the cells")
     return 0

@@ -190,6 +190,28 @@ class Attempts(Record):
     """Whether that run is done with the cell, successfully or not."""
 
 
+class BundledFile(Record):
+    """A file of a results bundle."""
+
+    bytes: Count
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Manifest(Record):
+    """``manifest.json``: the first file of a results bundle (``bench.experiment.bundles``)."""
+
+    bundle_version: Literal[1] = 1
+    harness: str
+    """Version of the harness."""
+    schema_version: int = SCHEMA_VERSION
+    """Version of the cells' JSON files."""
+    protocol_version: int = PROTOCOL_VERSION
+    """Version of the protocol of all cells."""
+    cells: Count
+    files: dict[str, BundledFile]
+    """Path in the output folder → size and hash."""
+
+
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -230,6 +252,7 @@ def json_schema() -> dict[str, Any]:
     """Return one JSON Schema for all files: ``docs/schema.json``."""
     from pydantic.json_schema import models_json_schema
 
-    kinds: list[type[BaseModel]] = [CellConfig, ResultRecord, EvaluationFile, Validation, Attempts]
-    _, schema = models_json_schema([(kind, "serialization") for kind in kinds], title="Files of a cell")
+    kinds: list[type[BaseModel]] = [CellConfig, ResultRecord, EvaluationFile, Validation, Attempts, Manifest]
+    title = "Files of a cell, and the manifest of a bundle"
+    _, schema = models_json_schema([(kind, "serialization") for kind in kinds], title=title)
     return schema

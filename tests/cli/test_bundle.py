@@ -13,26 +13,33 @@ import pytest
 
 from bench.cli.main import main
 from bench.core.files import read_json
-from bench.experiment import bundles
 from bench.experiment.bundles import unpack as unpacking
 from bench.experiment.cell_folder import cell_folders
+from bench.experiment.plan import plan
+from bench.experiment.presets import load_preset
+from bench.experiment.schema import PROTOCOL_VERSION, SCHEMA_VERSION
 from bench.experiment.sweeps import read_sweeps, write_sweeps
 from bench.experiment.tuning.record import Search, Tuning, store, tunings
+from bench.training.expressions import parse_methods
 from tests.cli.conftest import assert_error
-from tests.fixtures.make_cells import THREE, write, write_audit
+from tests.fixtures.make_cells import write_audit, write_records
 
-CELL = "runs/glyphs/quick/vae/"
+CELL = "runs/toy/quick/vae/"
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory):
+def published(prepared, tmp_path_factory):
     """An output folder with two rows, an audit, a sweep, and a tuning. Do not change."""
     out = tmp_path_factory.mktemp("published") / "out"
-    write(out, THREE[:2], seeds=2, endings={}, groups={})
+    preset = load_preset("quick", "image", {"train": {"epochs": 3}})
+    for cell in plan(parse_methods(["autoregressive", "vae"], "quick")[0], prepared.info, preset, 2, 0, "cpu", out):
+        cell.folder.write_config(cell.config)
+        kl, au = (0.03, 0) if cell.variant.method.latent else (None, None)
+        write_records(cell.folder, cell.config, 60.0, kl, au, 1.0, {})
     write_audit(out, "vae")
     write_sweeps(out, "quick", {"vae(a=1|2)": ["vae"]})
     search = Search(row="vae", base_seed=0, seed=0, trials=(), selected=None, final=None)
-    store(out, Tuning(dataset="glyphs", preset="quick", trials=2, select="nll", searches=(search,)))
+    store(out, Tuning(dataset="toy", preset="quick", trials=2, select="nll", searches=(search,)))
     return out
 
 
@@ -113,9 +120,8 @@ def test_other_result_of_a_cell_is_an_error(published, bundle, merged, capsys):
 def write_tar(file, contents, special=()):
     """Write a bundle of these contents and further members, with a manifest unless the contents have one."""
     files = {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in contents.items()}
-    manifest = {"bundle_version": 1, "harness": "1.0", "schema_version": 3, "protocol_version": 4}
-    manifest |= {"schema_version": bundles.SCHEMA_VERSION, "protocol_version": bundles.PROTOCOL_VERSION}
-    manifest |= {"cells": 1, "files": files}
+    versions = {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION}
+    manifest = {"bundle_version": 1, "harness": "1.0", **versions, "cells": 1, "files": files}
     with tarfile.open(file, "w:gz") as archive:
         for name, content in ({"manifest.json": json.dumps(manifest).encode()} | contents).items():
             member = tarfile.TarInfo(name)
@@ -154,6 +160,13 @@ def moved(contents):
         contents[path.replace("/vae/", "/other/")] = contents.pop(path)
 
 
+def rename_row(contents):
+    """Give a cell the name of another method, in its record and its folder."""
+    edit("config.json", lambda record: record["method"].update(expression="mim"))(contents)
+    for path in [path for path in contents if path.startswith(f"{CELL}seed-0")]:
+        contents[path.replace("/vae/", "/mim/")] = contents.pop(path)
+
+
 def npz(array):
     buffer = io.BytesIO()
     np.savez_compressed(buffer, means=array)
@@ -180,6 +193,15 @@ CHANGES = {
     "weights": (put("{cell}/best.pt", b"pickle"), "best.pt' is no file of a bundle"),
     "path inside a cell": (put("{cell}/../evil/config.json", b"{}"), "is no file of a bundle"),
     "other settings": (edit("config.json", lambda r: r["train"].update(epochs=99)), "cell_id in config.json does not"),
+    "name of another method": (rename_row, "method.name in config.json is not that of 'mim'"),
+    "other baseline": (
+        edit("config.json", lambda r: r["method"].update(baseline=False)),
+        "method.baseline in config.json is not that of 'vae'",
+    ),
+    "hidden change of the preset": (
+        edit("config.json", lambda r: r.update(preset_notes=[])),
+        "preset_notes in config.json do not state that train.epochs = 3",
+    ),
     "other cell": (edit("result.json", lambda r: r.update(cell_id="0" * 12)), "result.json is of another cell"),
     "unknown key": (edit("result.json", lambda r: r.update(script="x")), "script: Extra inputs are not permitted"),
     "wrong type": (edit("result.json", lambda r: r.update(attempt="1")), "attempt: Input should be a valid integer"),
@@ -189,7 +211,7 @@ CHANGES = {
         edit("evaluation.json", lambda r: r["evaluation"]["metrics"].update(iw_nll=1.0)),
         "examples.parquet does not belong to evaluation.json",
     ),
-    "renamed row": (moved, "its records are those of runs/glyphs/quick/vae/"),
+    "renamed row": (moved, "its records are those of runs/toy/quick/vae/"),
     "no configuration": (drop("config.json"), "config.json is missing"),
     "no result": (drop("result.json"), "result.json is missing"),
     "pickled array": (put("{cell}/arrays.npz", npz(np.array([{}], object))), "Object arrays cannot be loaded"),

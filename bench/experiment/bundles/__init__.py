@@ -1,19 +1,14 @@
 """Results bundles: the records of an output folder in one file, without weights, for others to merge.
 
-A bundle is a ``.tar.gz`` file of regular files. The first is ``manifest.json`` (``Manifest``), which lists all others
-with their sizes and SHA-256 sums. The others have the paths that they have in the output folder: records of cells under
-``runs/``, ``audit/runs/`` and ``tuning/runs/``, ``sweeps.json``, and ``tuning/*.json``. The same folder gives the same
-bytes.
+A bundle is a ``.tar.gz`` file of regular files. The first is ``manifest.json`` (``schema.Manifest``), which lists all
+others with their sizes and SHA-256 sums. The others have the paths that they have in the output folder: records of
+cells under ``runs/``, ``audit/runs/`` and ``tuning/runs/``, ``sweeps.json``, and ``tuning/*.json``. The same folder
+gives the same bytes.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
-
-from pydantic import Field
-
-from bench.experiment.schema import PROTOCOL_VERSION, SCHEMA_VERSION, Count, Record
 
 MANIFEST = "manifest.json"
 #: Files of a cell in a bundle: what the tables, figures and text pages of a report read.
@@ -27,25 +22,3 @@ CELL_FILE = re.compile(rf"(?P<cell>{_CELL})/(?:{'|'.join(map(re.escape, CELL_FIL
 OTHER_FILE = re.compile(rf"sweeps\.json|tuning/{_NAME}\.json")
 
 MAX_FILE, MAX_TOTAL, MAX_FILES = 2**26, 2**31, 200_000  # bytes, bytes, number
-
-
-class File(Record):
-    """A file of a bundle."""
-
-    bytes: Annotated[int, Field(ge=0, le=MAX_FILE)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Manifest(Record):
-    """``manifest.json``: the harness that wrote a bundle, and the files in it."""
-
-    bundle_version: Literal[1] = 1
-    harness: str
-    """Version of the harness."""
-    schema_version: int = SCHEMA_VERSION
-    """Version of the cells' JSON files."""
-    protocol_version: int = PROTOCOL_VERSION
-    """Version of the protocol of all cells."""
-    cells: Count
-    files: Annotated[dict[str, File], Field(max_length=MAX_FILES)]
-    """Path in the output folder -> size and hash."""

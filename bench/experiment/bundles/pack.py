@@ -14,10 +14,10 @@ from bench.core import __version__
 from bench.core.errors import UserError
 from bench.core.files import replace
 from bench.experiment import audit
-from bench.experiment.bundles import CELL_FILE, CELL_FILES, MANIFEST, MAX_FILE, OTHER_FILE, File, Manifest
+from bench.experiment.bundles import CELL_FILE, CELL_FILES, MANIFEST, MAX_FILE, OTHER_FILE
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.cell_record import read
-from bench.experiment.schema import PROTOCOL_VERSION, Status, to_json
+from bench.experiment.schema import PROTOCOL_VERSION, BundledFile, Manifest, Status, to_json
 from bench.experiment.sweeps import FILE as SWEEPS
 from bench.experiment.tuning import record as tuning
 
@@ -40,7 +40,8 @@ def pack(out: Path, file: Path) -> Manifest:
         if not (CELL_FILE.fullmatch(name) or OTHER_FILE.fullmatch(name)) or len(content) > MAX_FILE:
             raise UserError(f"{out / name} cannot be in a bundle: its name has other characters, or it is too large")
     files = {
-        name: File(bytes=len(content), sha256=hashlib.sha256(content).hexdigest()) for name, content in contents.items()
+        name: BundledFile(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for name, content in contents.items()
     }
     manifest = Manifest(harness=__version__, cells=len(cells), files=files)
     replace(file, lambda target: _write(target, {MANIFEST: to_json(manifest).encode(), **contents}))

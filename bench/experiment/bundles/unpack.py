@@ -8,19 +8,25 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from bench.core.errors import UserError, printable
 from bench.core.files import read_arrays, read_text
 from bench.evaluation.record import SampleTexts
-from bench.experiment.bundles import CELL_FILE, MANIFEST, MAX_FILE, MAX_FILES, MAX_TOTAL, OTHER_FILE, Manifest
+from bench.experiment import audit
+from bench.experiment.bundles import CELL_FILE, MANIFEST, MAX_FILE, MAX_FILES, MAX_TOTAL, OTHER_FILE
 from bench.experiment.cell_folder import CellFolder, cell_place
 from bench.experiment.cell_record import CellRecord, read
-from bench.experiment.schema import PROTOCOL_VERSION, SCHEMA_VERSION, parse
+from bench.experiment.plan import method_record
+from bench.experiment.presets import load_preset, preset_names
+from bench.experiment.schema import PROTOCOL_VERSION, SCHEMA_VERSION, CellConfig, Manifest, parse
 from bench.experiment.stored_evaluation import EXAMPLES
 from bench.experiment.sweeps import read_sweeps
 from bench.experiment.tuning.record import FOLDER as TUNING
 from bench.experiment.tuning.record import file_name, tunings
+from bench.training import registry
+from bench.training.expressions import parse_methods
 
 BLOCK = 2**16  # bytes that reading a header may take in addition to a file
 
@@ -127,9 +133,38 @@ def _check_cell(folder: Path, place: str) -> None:
             raise ValueError(f"its records are those of runs/{cell_place(config)}")
         if not cell.result:
             raise ValueError("result.json is missing")
+        if not place.startswith(f"{audit.FOLDER}/"):  # whose settings are doubled
+            _check_method(config)
+            _check_notes(config)
         _check_arrays(cell)
     except (ValueError, OSError) as error:
         raise UserError(f"{place}: {str(error).replace(f'{folder}/', '')}") from error
+
+
+def _check_method(config: CellConfig) -> None:
+    """Raise ``ValueError`` if a method of this code has another name or other settings than the row says."""
+    record = config.method
+    if record.name not in registry.method_names() or record.revision != registry.method(record.name).revision:
+        return
+    rows, _ = parse_methods([record.expression], config.preset)
+    expected = method_record(rows[0])
+    for name in ("name", "expression", "config", "schedule", "kl_term", "lr_scale", "baseline"):
+        if getattr(record, name) != getattr(expected, name):
+            raise ValueError(f"method.{name} in config.json is not that of '{record.expression}'")
+
+
+def _check_notes(config: CellConfig) -> None:
+    """Raise ``ValueError`` unless the notes of a cell name every setting that differs from its preset."""
+    if config.preset not in preset_names():
+        return
+    preset = load_preset(config.preset, config.dataset.modality, protocol=config.dataset.protocol)
+    for section in ("model", "train"):
+        stored, usual = getattr(config, section), getattr(preset, section)
+        for field in fields(usual):
+            note = f"{section}.{field.name} = {getattr(stored, field.name, None)} "
+            differs = getattr(stored, field.name, None) != getattr(usual, field.name)
+            if differs and not any(text.startswith(note) for text in config.preset_notes):
+                raise ValueError(f"preset_notes in config.json do not state that {note.strip()}")
 
 
 def _check_arrays(cell: CellRecord) -> None:
