@@ -132,7 +132,14 @@ def _summary(cls: type) -> str:
     from bench.reporting.render import escape_markdown
 
     link = f"[`{cls.name}`](../methods/{cls.name}.py)"
-    return f"| {link} | {escape_markdown(cls.summary)} | {cls.family} | {cls.citation} |"
+    return f"| {link} | {escape_markdown(cls.summary)} | {cls.family} | {_with_links(cls.citation)} |"
+
+
+def _with_links(citation: str) -> str:
+    """Return a citation whose identifiers are links."""
+    from bench.core.citations import IDENTIFIER, paper_link
+
+    return IDENTIFIER.sub(lambda match: f"[{match[0]}]({paper_link(match[0])})", citation)
 
 
 def card(cls: type) -> str:
@@ -143,7 +150,7 @@ def card(cls: type) -> str:
     lines = [f"# {cls.name}", "", "```text", about(cls).replace("``", "`"), "```", ""]
     if settings := setting_lines(cls):
         lines += ["```python", *settings, "```", ""]
-    items = facts(cls, registry.suites(), _codes, lambda name: f"`{name}`")
+    items = facts(cls, registry.suites(), _codes, lambda name: f"`{name}`") | {"source": _with_links(cls.citation)}
     return "\n".join([*lines, *(_item(f"{name}: {text}") for name, text in items.items() if text), ""])
 
 
