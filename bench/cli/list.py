@@ -66,12 +66,12 @@ def overview() -> list[str]:
         "data sets": [*dataset_names(), "or a path"],
         "presets": preset_names(),
         "not usable": [*errors],
+        "in full": ["python -m bench list NAME, of a method or suite", f"or {', '.join(SECTIONS)}"],
     }
     return [
         *(f"{left:{COLUMN}}  {right}".rstrip() for left, right in rows),
         "",
         *(line for kind, names in others.items() if names for line in _entries([(kind, ", ".join(names))], WIDTH)),
-        f"In full: python -m bench list NAME, of a method or suite, or {', '.join(SECTIONS)}",
     ]
 
 
