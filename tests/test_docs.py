@@ -47,7 +47,7 @@ RUN = [
     pytest.param("docs/start.md", marks=pytest.mark.slow),
     pytest.param("docs/tutorial.md", marks=pytest.mark.slow),
 ]
-COMMANDS = ("run", "report", "list")
+COMMANDS = ("run", "report", "verify", "list")
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,9 @@ def test_every_metric_is_documented():
     assert not set(metric_names()) - documented
 
 
-def test_blocks_have_a_language():
+def test_blocks_have_a_language_and_python_is_run():
+    run = {str(getattr(page, "values", [page])[0]) for page in RUN}
+    assert {str(page.relative_to(ROOT)) for page in PAGES if "```python" in page.read_text("utf-8")} <= run
     languages = {block.place: block.language for page in PAGES for block in blocks(page)}
     languages = {
         place: name for place, name in languages.items() if name not in ("bash", "python", "bibtex", "text", "toml")
@@ -198,7 +200,7 @@ def test_options_in_the_text_exist(capsys):
 
 
 @contextmanager
-def toy_checkout(folder: Path, image: Prepared, text: Prepared) -> Iterator[None]:
+def toy_checkout(folder: Path, image: Prepared, text: Prepared) -> Iterator[pytest.MonkeyPatch]:
     """A checkout to which a page adds methods and data sets, in the toy environment. No figures are drawn.
 
     Every data set that is neither added nor a file is the toy images.
@@ -217,11 +219,10 @@ def toy_checkout(folder: Path, image: Prepared, text: Prepared) -> Iterator[None
         patch.chdir(folder)
         patch.setattr("bench.reporting.figures.draw", lambda *_: [])
         patch.setattr("bench.data.registry.prepare", prepare_toy)
-        patch.setitem(options.OPTIONS["--executor"], "default", "local")
         patch.setattr(methods, "__path__", [*methods.__path__, str(folder / "methods")])
         patch.setattr(datasets, "__path__", [*datasets.__path__, str(added)])
         try:
-            yield
+            yield patch
         finally:
             registry.method_names.cache_clear()
             if printed := [name for name, module in sys.modules.items() if is_below(module, folder)]:
@@ -238,7 +239,8 @@ def is_below(module: ModuleType, folder: Path) -> bool:
 def test_page_runs(name: str, prepared, text_prepared, tmp_path):
     """Run a page from top to bottom: write its files, execute its Python blocks, run ``COMMANDS``."""
     namespace: dict[str, object] = {}
-    with toy_checkout(tmp_path, prepared, text_prepared):
+    with toy_checkout(tmp_path, prepared, text_prepared) as patch:
+        patch.setitem(options.OPTIONS["--executor"], "default", "local")
         for block in blocks(ROOT / name):
             if block.title:
                 file = tmp_path / block.title
