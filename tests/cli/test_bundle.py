@@ -156,15 +156,24 @@ def put(name, content):
 
 def moved(contents):
     """Rename a cell's method folder."""
-    for path in [path for path in contents if path.startswith(CELL)]:
-        contents[path.replace("/vae/", "/other/")] = contents.pop(path)
+    move(contents, "/vae/", "/other/")
+
+
+def move(contents, old, new):
+    for path in [path for path in contents if path.startswith(f"{CELL}seed-0")]:
+        contents[path.replace(old, new)] = contents.pop(path)
 
 
 def rename_row(contents):
     """Give a cell the name of another method, in its record and its folder."""
     edit("config.json", lambda record: record["method"].update(expression="mim"))(contents)
-    for path in [path for path in contents if path.startswith(f"{CELL}seed-0")]:
-        contents[path.replace("/vae/", "/mim/")] = contents.pop(path)
+    move(contents, "/vae/", "/mim/")
+
+
+def published_row(contents):
+    """Claim that a cell has the published protocol."""
+    edit("config.json", lambda record: record.update(preset="paper", preset_notes=[]))(contents)
+    move(contents, "/quick/", "/paper/")
 
 
 def npz(array):
@@ -198,10 +207,7 @@ CHANGES = {
         edit("config.json", lambda r: r["method"].update(baseline=False)),
         "method.baseline in config.json is not that of 'vae'",
     ),
-    "hidden change of the preset": (
-        edit("config.json", lambda r: r.update(preset_notes=[])),
-        "preset_notes in config.json do not state that train.epochs = 3",
-    ),
+    "not the published protocol": (published_row, "do not name what differs from preset paper"),
     "other cell": (edit("result.json", lambda r: r.update(cell_id="0" * 12)), "result.json is of another cell"),
     "unknown key": (edit("result.json", lambda r: r.update(script="x")), "script: Extra inputs are not permitted"),
     "wrong type": (edit("result.json", lambda r: r.update(attempt="1")), "attempt: Input should be a valid integer"),

@@ -8,7 +8,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 from bench.core.errors import UserError, printable
@@ -19,7 +18,7 @@ from bench.experiment.bundles import CELL_FILE, MANIFEST, MAX_FILE, MAX_FILES, M
 from bench.experiment.cell_folder import CellFolder, cell_place
 from bench.experiment.cell_record import CellRecord, read
 from bench.experiment.plan import method_record
-from bench.experiment.presets import load_preset, preset_names
+from bench.experiment.presets import load_preset
 from bench.experiment.schema import PROTOCOL_VERSION, SCHEMA_VERSION, CellConfig, Manifest, parse
 from bench.experiment.stored_evaluation import EXAMPLES
 from bench.experiment.sweeps import read_sweeps
@@ -135,7 +134,7 @@ def _check_cell(folder: Path, place: str) -> None:
             raise ValueError("result.json is missing")
         if not place.startswith(f"{audit.FOLDER}/"):  # whose settings are doubled
             _check_method(config)
-            _check_notes(config)
+            _check_published(cell)
         _check_arrays(cell)
     except (ValueError, OSError) as error:
         raise UserError(f"{place}: {str(error).replace(f'{folder}/', '')}") from error
@@ -153,18 +152,13 @@ def _check_method(config: CellConfig) -> None:
             raise ValueError(f"method.{name} in config.json is not that of '{record.expression}'")
 
 
-def _check_notes(config: CellConfig) -> None:
-    """Raise ``ValueError`` unless the notes of a cell name every setting that differs from its preset."""
-    if config.preset not in preset_names():
-        return
-    preset = load_preset(config.preset, config.dataset.modality, protocol=config.dataset.protocol)
-    for section in ("model", "train"):
-        stored, usual = getattr(config, section), getattr(preset, section)
-        for field in fields(usual):
-            note = f"{section}.{field.name} = {getattr(stored, field.name, None)} "
-            differs = getattr(stored, field.name, None) != getattr(usual, field.name)
-            if differs and not any(text.startswith(note) for text in config.preset_notes):
-                raise ValueError(f"preset_notes in config.json do not state that {note.strip()}")
+def _check_published(cell: CellRecord) -> None:
+    """Raise ``ValueError`` if a cell of the published protocol, by its preset and notes, has other settings."""
+    config = cell.config
+    if cell.as_published:
+        preset = load_preset(config.preset, config.dataset.modality, protocol=config.dataset.protocol)
+        if (config.model, config.train) != (preset.model, preset.train):
+            raise ValueError(f"preset_notes in config.json do not name what differs from preset {config.preset}")
 
 
 def _check_arrays(cell: CellRecord) -> None:
