@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
 from bench.experiment.cell_record import CellRecord
-from bench.reporting.frame import cells_frame, headline, interval
+from bench.reporting.frame import cells_frame, headline
 from bench.reporting.groups import (
     Group,
     common_settings,
@@ -25,6 +25,7 @@ from bench.reporting.groups import (
     group_cells,
     tuned_groups,
 )
+from bench.reporting.paired import interval
 from bench.reporting.statistics import NAN, Summary, same_share, summary, welch
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from bench.experiment.cell_record import CellRecord
 from bench.experiment.convergence import last_encoder_epoch, limit_reached
 from bench.reporting.assay import WITHHELD, Assay
-from bench.reporting.frame import interval
+from bench.reporting.paired import interval
 from bench.reporting.render import Claims, Verdict, difference, number, with_interval
 from bench.reporting.statistics import Summary, summary
 

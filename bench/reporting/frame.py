@@ -14,7 +14,8 @@ from bench.experiment.cell_record import CellRecord, readable
 from bench.experiment.convergence import converged, gain
 from bench.reporting.groups import CONTROLS, common_settings
 from bench.reporting.looks import paper_name
-from bench.reporting.statistics import Summary, crossed, summary, wilson
+from bench.reporting.paired import interval
+from bench.reporting.statistics import summary, wilson
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -196,48 +197,6 @@ def _best(rows: DataFrame, cells: Sequence[DataFrame]) -> list[bool]:
 def headline(frame: DataFrame) -> str:
     """Return the name of the main NLL: the refined one if most cells or rows have it, else the plain one."""
     return "nll" if 2 * frame["nll"].notna().sum() > frame["iw_nll"].notna().sum() else "iw_nll"
-
-
-def interval(cells: DataFrame, name: str, reference: DataFrame | None = None) -> tuple[Summary, int]:
-    """Summarise a metric over the seeds of one method, or its differences to ``reference`` over their common seeds.
-
-    The same seed has the same initial weights, batches and noise in every method, so the interval of the paired
-    differences is the one to compare methods by.
-
-    Also return the number of test examples in the interval. It treats seeds and examples as crossed noise
-    (``statistics.crossed``) if every seed has stored values per example on the same examples. Otherwise it is the t
-    interval over seeds, with 0 examples.
-    """
-    values, (examples, measured) = cells.set_index("replicate")[name], _values_per_example(cells, name)
-    if reference is not None:
-        other_examples, other_measured = _values_per_example(reference, name)
-        values = values - reference.set_index("replicate")[name]
-        examples, measured = examples - other_examples, min(measured, other_measured)
-    values = values.dropna()
-    if len(values) < 2 or not {*values.index} <= {*examples.index}:
-        return summary(values), 0
-    examples = examples.loc[values.index].dropna(axis=1, how="all")
-    if examples.empty or examples.isna().any(axis=None):
-        return summary(values), 0
-    return crossed(examples, min(measured, examples.shape[1])), examples.shape[1]
-
-
-def _values_per_example(cells: DataFrame, name: str) -> tuple[DataFrame, int]:
-    """Return the stored values of a metric, one row per seed and one column per test example, NaN where missing.
-
-    The second result is the smallest number of examples on which they were measured; the others are inferred.
-    """
-    import pandas as pd
-
-    stored = {row.replicate: row.cell.examples for row in cells.itertuples() if not math.isnan(getattr(row, name))}
-    stored = {seed: examples for seed, examples in stored.items() if name in examples.values}
-    measured = [examples.sampled if name == "nll" else len(examples.index) for examples in stored.values()]
-    if len({examples.index.tobytes() for examples in stored.values()}) == 1:  # the usual case, and faster
-        index = next(iter(stored.values())).index
-        rows = [examples.values[name] for examples in stored.values()]
-        return pd.DataFrame(rows, index=[*stored], columns=index), min(measured)
-    values = [pd.Series(examples.values[name], examples.index, name=seed) for seed, examples in stored.items()]
-    return (pd.concat(values, axis=1).T if values else pd.DataFrame()), min(measured, default=0)
 
 
 def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> dict[str, Any]:

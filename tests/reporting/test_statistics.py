@@ -13,7 +13,8 @@ import pytest
 from scipy import stats
 
 from bench.experiment.stored_evaluation import regression_values
-from bench.reporting.frame import cells_frame, interval
+from bench.reporting.frame import cells_frame
+from bench.reporting.paired import interval
 from bench.reporting.statistics import crossed, same_share, summary, welch
 from tests.reporting.records import finished_cell
 

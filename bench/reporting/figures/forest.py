@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.reporting.figures.style import COLUMN, GREY, LINE, WIDTH, Looks, clip, core, limits, pages, point, subplots
-from bench.reporting.frame import headline, interval
+from bench.reporting.frame import headline
 from bench.reporting.looks import Look
+from bench.reporting.paired import interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
