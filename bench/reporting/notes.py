@@ -68,7 +68,7 @@ def row_notes(row: Any, frame: DataFrame, columns: Collection[Column], is_crosse
     for name in ("pareto_k", "pareto_k_refined"):
         if getattr(row, name) > UNRELIABLE_K:
             notes[name].append(f"above {UNRELIABLE_K}: unreliable")
-    if reasons := _convergence_remarks(done):
+    if reasons := convergence_remarks(done):
         notes["method"].append(NOT_CONVERGED)
         texts += reasons
     if done["shared"].max() > 1:
@@ -134,7 +134,7 @@ def _machines(cells: DataFrame) -> set[tuple[Any, ...]]:
     return {(record.machine.processor, record.machine.gpu) for record in records}
 
 
-def _convergence_remarks(done: DataFrame) -> list[str]:
+def convergence_remarks(done: DataFrame) -> list[str]:
     """Return why some cells have not converged."""
     cells = done[done["converged"] == 0]
     if cells.empty:

@@ -66,11 +66,11 @@ class RowValues:
         examples = {}
         for replicate in common:
             if (a := self.examples.get(replicate)) and (b := other.examples.get(replicate)):
-                first = second = slice(None)
-                index = a.index
+                index, values = a.index, (a.values, b.values)
                 if not np.array_equal(a.index, b.index):
                     index, first, second = np.intersect1d(a.index, b.index, return_indices=True)
-                examples[replicate] = Examples(index, a.values[first] - b.values[second], min(a.measured, b.measured))
+                    values = (a.values[first], b.values[second])
+                examples[replicate] = Examples(index, values[0] - values[1], min(a.measured, b.measured))
         return RowValues({replicate: self.means[replicate] - other.means[replicate] for replicate in common}, examples)
 
     def summarise(self) -> tuple[Summary, int]:

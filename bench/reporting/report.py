@@ -16,6 +16,7 @@ from bench.core.files import file_lock, write_text
 from bench.core.host import run_in_subprocess
 from bench.experiment import audit
 from bench.experiment.cell_folder import CellFolder, cell_folders, check_schema
+from bench.experiment.schema import MethodRecord
 from bench.experiment.sweeps import read_sweeps
 from bench.experiment.tuning.record import tunings
 from bench.reporting.groups import Group, folders_by_preset, group_cells
@@ -28,8 +29,8 @@ AUDIT = Path("tables", "audit.csv")
 class Report:
     """The report of one group of comparable cells.
 
-    ``text`` is the table as plain text, ``section`` its section of the page, ``methods`` are its rows, ``files`` are
-    relative to OUT, and ``audits`` the rows of ``tables/audit.csv`` about it.
+    ``text`` is the table as plain text, ``page`` what the page shows of it, ``methods`` are the records of its rows,
+    ``files`` are relative to OUT, and ``audits`` the rows of ``tables/audit.csv`` about it.
     """
 
     dataset: str
@@ -37,8 +38,8 @@ class Report:
     stem: str
     title: str
     text: str
-    section: str
-    methods: tuple[str, ...]
+    page: dict[str, Any]
+    methods: list[MethodRecord]
     files: tuple[Path, ...]
     audits: list[dict[str, Any]]
 
@@ -68,7 +69,7 @@ def build(
     Raises ``UserError`` if ``out`` has no readable cells (nothing is written then) or cannot be written,
     and for a row that no table has.
     """
-    from bench.reporting.html import page
+    from bench.reporting.page import page
     from bench.reporting.readme import write_readme
 
     to = to or out
@@ -88,7 +89,8 @@ def build(
                 raise UserError(f"no readable cells under '{out}': {messages[0]}")
             for message in messages:
                 log(message)
-            write_text(to / PAGE, page([(report.stem, report.title, report.section) for report in reports]))
+            methods = [method for report in reports for method in report.methods]
+            write_text(to / PAGE, page([report.page for report in reports], methods))
             _check_rows(rows, reports)
             _write_audit(to, reports)
             _remove_stale(to, reports)
@@ -130,8 +132,9 @@ def _build(job: _Job) -> tuple[list[Report], list[str]]:
 def _write(
     out: Path, to: Path, dataset: str, preset: str, group: Group, log: Callable[[str], object], wanted: Sequence[str]
 ) -> Report:
-    from bench.reporting import assay, claims, figures, html, latex, render, tables, texts
+    from bench.reporting import assay, claims, figures, latex, render, tables, texts
     from bench.reporting.frame import cells_frame, rows_frame
+    from bench.reporting.page.data import group_data
 
     frame = cells_frame(group.cells)
     sweeps = read_sweeps(out).get(preset, {})
@@ -155,16 +158,16 @@ def _write(
     for file, content in contents.items():
         write_text(to / file, content)
     images = figures.draw(to / "figures" / group.stem, frame, rows, log, group.trials)
-    section = html.section(group, document, frame, [file for file in images if file.suffix == ".png"], samples)
+    page = group_data(group, document, frame, rows, controls, samples)
+    methods = [cell.config.method for cell in frame.drop_duplicates("method")["cell"]]
     files = (*contents, *(image.relative_to(to) for image in images))
     rows_of_audit = [{"table": group.stem, **each.row} for each in audits]
-    methods = tuple(rows["method"])
     text = render.text(document)
-    return Report(dataset, preset, group.stem, document.title, text, section, methods, files, rows_of_audit)
+    return Report(dataset, preset, group.stem, document.title, text, page, methods, files, rows_of_audit)
 
 
 def _check_rows(rows: Sequence[str], reports: list[Report]) -> None:
-    known = {method for report in reports for method in report.methods}
+    known = {row["id"] for report in reports for row in report.page["rows"]}
     for row in rows:
         if row not in known:
             raise UserError(f"--rows {row}: no table has this row: {suggest(row, known)}")

@@ -110,5 +110,5 @@ def test_rankings_need_a_valid_assay(tmp_path: Path):
         assert line.startswith("Assay valid" if name == "valid" else "Assay not tested")
         assert markdown(out).splitlines()[2].startswith(line[:12]) and line[:12] in page and line[:12] in appendix
         assert ("Assay not tested" in tex) == (name == "untested")
-        marks = "* not told from" in result.text, "**" in markdown(out), r"\textbf" in tex, 'class="best"' in page
+        marks = "* not told from" in result.text, "**" in markdown(out), r"\textbf" in tex, '"best":true' in page
         assert {*marks} == {name == "valid"}

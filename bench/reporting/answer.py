@@ -1,0 +1,70 @@
+"""The answer of one table in one sentence: which rows keep z in use, and which of them are not behind in NLL."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.reporting.assay import Assay
+from bench.reporting.frame import headline
+from bench.reporting.groups import CONTROLS
+from bench.reporting.render import number
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``text`` is the sentence, ``winners`` the rows that it recommends, ``caveat`` why nothing is ranked, or "".
+
+    A winner keeps z in every seed, has converged, and has an interval of its NLL less that of the baseline that is not
+    above 0. The cheapest comes first; of equal cost, the one with most MI.
+    """
+
+    text: str
+    winners: tuple[str, ...]
+    caveat: str
+
+
+def answer(rows: DataFrame, assay: Assay) -> Answer:
+    """Return the answer of ``rows_frame``. The controls do not compete."""
+    name = f"{headline(rows)}_minus_baseline"
+    finished = [row for row in rows.itertuples() if row.n]
+    baseline = next((row for row in finished if row.baseline), None)
+    others = [row for row in finished if row.family != CONTROLS and not row.baseline and not math.isnan(row.mi)]
+    using = [row for row in others if row.collapsed == 0]
+    winners = [row for row in using if row.converged == 1 and getattr(row, f"{name}_low") <= 0]
+    winners.sort(key=lambda row: (round(row.relative_cost, 1), -row.mi))
+    parts = [_baseline(baseline)] if baseline is not None and not math.isnan(baseline.mi) else []
+    if others:
+        several = len(others) > 1
+        parts.append(
+            f"{len(using)} of {len(others)} other row{'s' * several} keep{'s' * (len(using) == 1)} z in every seed"
+        )
+        parts += [_in_nll(using, name)] if using else []
+    caveat = "" if assay.is_valid else "assay not valid: no ranking"
+    if not caveat and max((row.n for row in finished), default=0) < 2:
+        caveat = "one seed: no ranking"
+    text = "; ".join(parts)
+    return Answer(f"{text[:1].upper()}{text[1:]}." if text else "", tuple(row.method for row in winners), caveat)
+
+
+def _baseline(row: Any) -> str:
+    if row.collapsed == 0:
+        return f"the basic VAE keeps z itself (MI {number(row.mi, 2)}), so there is no collapse to prevent"
+    count = round(row.collapsed * row.n)
+    return f"the basic VAE collapses in {count} of {row.n} seed{'s' * (row.n != 1)}"
+
+
+def _in_nll(using: list[Any], name: str) -> str:
+    """Say in how many rows the NLL is lower, higher, and not told from that of the baseline."""
+    lows, highs = ([getattr(row, f"{name}_{end}") for row in using] for end in ("low", "high"))
+    counts = {
+        "lower than that of the basic VAE in": sum(high < 0 for high in highs),
+        "higher in": sum(low > 0 for low in lows),
+        "not told from that of the basic VAE in": sum(low <= 0 <= high for low, high in zip(lows, highs, strict=True)),
+        "without an interval (one seed) in": sum(math.isnan(low) for low in lows),
+    }
+    return "their NLL is " + ", ".join(f"{where} {count}" for where, count in counts.items() if count)

@@ -1,0 +1,70 @@
+"""The answer of a table: which rows keep z, which of them are recommended, and what withholds a ranking."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bench.reporting.answer import Answer, answer
+from bench.reporting.assay import VALID, Assay, Control
+from bench.reporting.frame import cells_frame, rows_frame
+from tests.reporting.records import finished_cell
+
+PASSED = Assay(*[Control(VALID, "")] * 3)
+USED, COLLAPSED = {"mi": 2.0, "collapsed": False}, {"mi": 0.0, "collapsed": True}
+
+
+def answer_of(rows: dict[str, tuple[dict[str, Any], float, float]], seeds: int = 3, assay: Assay = PASSED) -> Answer:
+    """Return the answer for rows of (metrics, difference in NLL to vae, cost)."""
+    cells = [
+        finished_cell(
+            name,
+            seed,
+            metrics=metrics | {"iw_nll": 50 + shift + 0.1 * seed**2 * (name != "vae")},
+            costs={"flops": cost},
+        )
+        for name, (metrics, shift, cost) in rows.items()
+        for seed in range(seeds)
+    ]
+    frame = cells_frame(cells)
+    table = rows_frame(frame.assign(baseline=frame["method"] == "vae"))
+    names = table["method"]
+    families = ["reference" if name == "control" else "objective" for name in names]
+    return answer(table.assign(converged=[float(name != "unfinished") for name in names], family=families), assay)
+
+
+ROWS = {
+    "vae": (COLLAPSED, 0.0, 100.0),
+    "dear": (USED, 0.0, 500.0),
+    "cheap": (USED, 0.0, 100.0),
+    "behind": (USED, 5.0, 100.0),
+    "ahead": (USED, -5.0, 900.0),
+    "unused": (COLLAPSED, 0.0, 100.0),
+    "unfinished": (USED, 0.0, 100.0),
+    "control": (USED, -9.0, 1.0),
+}
+
+
+def test_winners_keep_z_are_not_behind_and_cheapest_first():
+    result = answer_of(ROWS)
+    assert result.winners == ("cheap", "dear", "ahead") and result.caveat == ""
+    for part in ("collapses in 3 of 3 seeds", "5 of 6 other rows keep z", "lower than", "in 1", "higher in 1", "in 3"):
+        assert part in result.text
+
+
+def test_one_seed_has_no_winner():
+    result = answer_of(ROWS, seeds=1)
+    assert result.winners == () and result.caveat == "one seed: no ranking" and "one seed) in 5" in result.text
+
+
+def test_no_ranking_without_a_valid_assay():
+    assert answer_of(ROWS, assay=replace(PASSED, positive=Control("failed", ""))).caveat.startswith("assay not valid")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"), [(USED, "no collapse to prevent"), (COLLAPSED, "collapses in 3 of 3")]
+)
+def test_baseline_comes_first(metrics: dict[str, Any], expected: str):
+    assert expected in answer_of({"vae": (metrics, 0.0, 100.0)}).text
