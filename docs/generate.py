@@ -144,13 +144,15 @@ def _with_links(citation: str) -> str:
 
 def card(cls: type) -> str:
     """Return the page of one method: the text of its file, its settings, and facts about it."""
-    from bench.cli.card import about, facts, setting_lines
+    from bench.cli.card import about, facts, heading, setting_lines
     from bench.training import registry
 
-    lines = [f"# {cls.name}", "", "```text", about(cls).replace("``", "`"), "```", ""]
+    lines = [f"# {heading(cls)}", "", "```text", about(cls).replace("``", "`"), "```", ""]
     if settings := setting_lines(cls):
         lines += ["```python", *settings, "```", ""]
-    items = facts(cls, registry.suites(), _codes, lambda name: f"`{name}`") | {"source": _with_links(cls.citation)}
+    items = facts(cls, registry.suites(), _codes, lambda name: f"`{name}`", lambda url: f"<{url}>") | {
+        "source": _with_links(cls.citation)
+    }
     return "\n".join([*lines, *(_item(f"{name}: {text}") for name, text in items.items() if text), ""])
 
 

@@ -30,9 +30,9 @@ FIGURES = "results/figures"
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the methods to the navigation, by family."""
-    families: dict[str, list[str]] = {}
+    families: dict[str, list[dict[str, str]]] = {}
     for cls in generate.method_classes():
-        families.setdefault(cls.family, []).append(f"methods/{cls.name}.md")
+        families.setdefault(cls.family, []).append({cls.name: f"methods/{cls.name}.md"})
     config.nav[-1]["Methods"] += [{family: pages} for family, pages in families.items()]
     return config
 

@@ -23,14 +23,8 @@ def card(name: str) -> str:
     from bench.training import registry
 
     cls = registry.method(name)
-    described = {
-        **facts(cls, registry.suites()),
-        "links": ", ".join(paper_links(f"{cls.citation} {about(cls)}")),
-        "modifiers": ", ".join(fitting_modifiers(cls)),
-        "cost of a step": expected_costs(cls),
-    }
-    lines = [f"{cls.name}{f' ({cls.title})' * bool(cls.title)}: {cls.summary}", ""]
-    for fact, text in described.items():
+    lines = [f"{heading(cls)}: {cls.summary}", ""]
+    for fact, text in facts(cls, registry.suites()).items():
         indent = " " * (NAME_WIDTH + 2)
         if text:
             lines += textwrap.wrap(
@@ -39,6 +33,11 @@ def card(name: str) -> str:
     if settings := setting_lines(cls):
         lines += ["", "settings", *(f"  {line}" for line in settings)]
     return "\n".join([*lines, "", about(cls)])
+
+
+def heading(cls: type[Method]) -> str:
+    """Return a method's name, with its name in papers if that is another one."""
+    return f"{cls.name} ({cls.title})" if cls.title else cls.name
 
 
 def about(cls: type[Method]) -> str:
@@ -51,10 +50,11 @@ def facts(
     suites: Mapping[str, Sequence[str]],
     codes: Callable[[Iterable[str]], str] = ", ".join,
     code: Callable[[str], str] = str,
+    link: Callable[[str], str] = str,
 ) -> dict[str, str]:
     """Return name -> text of the facts about a method; empty texts are those that it does not have.
 
-    ``codes`` joins names and settings, ``code`` formats one.
+    ``codes`` joins names and settings, ``code`` formats one, ``link`` a URL.
     """
     from bench.training.expressions import MODIFIER_NAMES
 
@@ -76,6 +76,9 @@ def facts(
         "columns that mean something else, or nothing": "; ".join(
             f"{codes(name for name, text in cls.footnotes.items() if text == note)}: {note}" for note in footnotes
         ),
+        "links": ", ".join(map(link, paper_links(f"{cls.citation} {about(cls)}"))),
+        "modifiers": codes(fitting_modifiers(cls)),
+        "cost of a step": expected_costs(cls),
     }
 
 
