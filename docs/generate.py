@@ -28,7 +28,8 @@ One file each in `methods/`, which starts with its loss, source, defaults and de
 to that file, on the site to a card with its settings and search space. All methods have the model, data, budget and
 evaluation of the preset ([protocol.md](protocol.md)). An expression names settings in parentheses:
 `beta_vae(beta=0.4)`. `{COMMAND}` writes this page.
-
+"""
+NOT_INCLUDED = """\
 Not included, because neither code nor a complete formula could be read:
 
 - fraternal dropout for the decoder of a VAE (Petit & Corro, 2021, arXiv 2110.14945);
@@ -114,17 +115,25 @@ def methods() -> str:
         "",
         "**Schedules** of the KL weight, for any method without one of its own: `vae+anneal`, `beta_vae+cyclical`.",
         "",
-        *(_item(f"`+{name}({_settings(cls)})`: {inspect.getdoc(cls)}") for name, cls in SCHEDULES.items()),
+        *(_modifier(name, cls) for name, cls in SCHEDULES.items()),
         "",
         "**Forms of the KL term**, for any method without one of its own, alone or with a schedule: "
         "`aggressive+free_bits(target=4)`, `bn_vae+free_bits+anneal`.",
         "",
-        *(_item(f"`+{name}({_settings(cls)})`: {inspect.getdoc(cls)}") for name, cls in registry.kl_terms().items()),
+        *(_modifier(name, cls) for name, cls in registry.kl_terms().items()),
         "",
         "**Learning rate**: `vae+lr(scale=0.5)`, half the preset's. `--tune` tries 0.25 to 4 for every method, and the",
         "values that its card lists as *tuned*.",
+        "",
+        NOT_INCLUDED,
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def _modifier(name: str, cls: type) -> str:
+    """Return the item of a modifier in methods.md."""
+    text = (inspect.getdoc(cls) or "").replace("``", "`")
+    return _item(f"`+{name}({_settings(cls)})`: {text}")
 
 
 def _summary(cls: type) -> str:

@@ -51,9 +51,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Point links to the cards and the gallery, and remove the escapes that only GitHub needs in code in a table."""
+    """Point links to the cards and the gallery, and remove the escapes that GitHub needs and Python-Markdown shows."""
     markdown = re.sub(r"\]\(((?:\.\./)*methods/\w+)\.py\)", r"](\1.md)", markdown)
     markdown = re.sub(r"\]\(((?:\S*/)?figures)/([\w-]+)\)", r"](\1/README.md#\2)", markdown)
+    markdown = re.sub(r"\\([~$])", r"\1", markdown.replace(r"\<", "&lt;"))
     row = re.compile(r"^\|.*$", re.MULTILINE)
     return row.sub(lambda match: re.sub(r"`[^`]+`", lambda code: code[0].replace(r"\|", "|"), match[0]), markdown)
 
