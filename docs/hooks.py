@@ -64,7 +64,7 @@ def gallery() -> str:
     lines = [
         "# Gallery",
         "",
-        "Every figure of the published results. `python -m bench report` draws them as PDF and SVG, too.",
+        "Every figure of the published results. `python -m bench report` draws them as PDF, too.",
     ]
     for folder in sorted(path for path in (ROOT / FIGURES).iterdir() if path.is_dir()):
         lines += ["", f"## {folder.name}", ""]
