@@ -14,16 +14,21 @@ from bench.reporting.render import number
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+MOST = 6  # rows named in a line
+
 
 @dataclass(frozen=True)
 class Answer:
-    """``text`` is the sentence, ``winners`` the rows that it recommends, ``caveat`` why nothing is ranked, or "".
+    """``text`` is the sentence, ``line`` the same with the winners and the caveat, for tables.
+
+    ``winners`` are the rows that it recommends, ``caveat`` says why nothing is ranked, or is empty.
 
     A winner keeps z in every seed, has converged, and has an interval of its NLL less that of the baseline that is not
     above 0. The cheapest comes first; of equal cost, the one with most MI.
     """
 
     text: str
+    line: str
     winners: tuple[str, ...]
     caveat: str
 
@@ -48,7 +53,16 @@ def answer(rows: DataFrame, assay: Assay) -> Answer:
     if not caveat and max((row.n for row in finished), default=0) < 2:
         caveat = "one seed: no ranking"
     text = "; ".join(parts)
-    return Answer(f"{text[:1].upper()}{text[1:]}." if text else "", tuple(row.method for row in winners), caveat)
+    text = f"{text[:1].upper()}{text[1:]}." if text else ""
+    lines = [text] if text else []
+    if winners:
+        lines.append(f"Keep z, not behind in NLL, the cheapest first: {', '.join(map(_winner, winners[:MOST]))}.")
+    lines += [f"{caveat[:1].upper()}{caveat[1:]}."] if caveat else []
+    return Answer(text, " ".join(lines), tuple(row.method for row in winners), caveat)
+
+
+def _winner(row: Any) -> str:
+    return f"{row.method} (MI {number(row.mi, 2)}, cost {number(row.relative_cost, 1)})"
 
 
 def _baseline(row: Any) -> str:

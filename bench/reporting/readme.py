@@ -57,7 +57,7 @@ def render(template: Path, out: Path) -> str:
     Raise ``UserError`` for a table, row or column that does not exist, and for an error in the template.
     """
     lookup = Lookup(out)
-    names = ("tables", "rows", "value", "difference", "assay", "audit", "verdicts")
+    names = ("tables", "rows", "value", "difference", "assay", "answer", "audit", "verdicts")
     lookups = {name: getattr(lookup, name) for name in names}
     try:
         templates = environment(template.parent)
@@ -105,6 +105,11 @@ class Lookup:
         if not (line := next((line for line in lines if line.startswith("Assay ")), "")):
             raise UserError(f"table {stem} has no assay: rebuild it with 'python -m bench report'")
         return line
+
+    def answer(self, stem: str) -> str:
+        """Return what the table says, in one line."""
+        lines = self._file(stem, "md").read_text("utf-8").splitlines()
+        return lines[lines.index(self.assay(stem)) + 2]
 
     def audit(self, stem: str) -> list[Row]:
         """Return the rows on the audited cells of a table."""

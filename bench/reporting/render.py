@@ -63,14 +63,15 @@ class Claims:
 class Document:
     """The panels of one group with their footnotes (text -> letter), notes, and verdicts on a paper's claims.
 
-    ``assay`` says in one line whether the controls passed, ``definitions`` are those of columns by heading, ``paper``
-    is the table for a paper, and ``reference`` a panel of published numbers, printed last, in Markdown and on the page
-    only.
+    ``assay`` says in one line whether the controls passed, ``answer`` what the table says. ``definitions`` are those of
+    columns by heading, ``paper`` is the table for a paper, and ``reference`` a panel of published numbers, printed
+    last, in Markdown and on the page only.
     """
 
     title: str
     label: str
     assay: str = ""
+    answer: str = ""
     panels: list[Panel] = field(default_factory=list)
     paper: Panel | None = None
     claims: Claims | None = None
@@ -155,7 +156,7 @@ def _markdown_table(panel: Panel) -> str:
 
 def text(document: Document) -> str:
     """Return plain text for a terminal: aligned columns, ``*`` at the best, footnote letters in brackets."""
-    lines = [document.title, *([document.assay] if document.assay else []), ""]
+    lines = [document.title, *filter(None, (document.assay, document.answer)), ""]
     for panel in document.panels:
         lines += [*([panel.caption] if panel.caption else []), *_text_table(panel), ""]
     lines += [f"* {BEST}"] if document.has_best else []

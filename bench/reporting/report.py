@@ -133,6 +133,7 @@ def _write(
     out: Path, to: Path, dataset: str, preset: str, group: Group, log: Callable[[str], object], wanted: Sequence[str]
 ) -> Report:
     from bench.reporting import assay, claims, figures, latex, render, tables, texts
+    from bench.reporting.answer import answer
     from bench.reporting.frame import cells_frame, rows_frame
     from bench.reporting.page.data import group_data
 
@@ -144,6 +145,8 @@ def _write(
     group.notes += [audit.summarise(audits)] if audits else []
     document = tables.document(group, frame, rows, controls, sweeps, wanted)
     document.claims = claims.evaluate(group.cells, frame, controls)
+    conclusion = answer(rows, controls)
+    document.answer = conclusion.line
     samples = texts.read_samples(frame, log)
     contents = {
         Path("tables", f"{group.stem}.csv"): tables.to_csv(rows),
@@ -158,7 +161,7 @@ def _write(
     for file, content in contents.items():
         write_text(to / file, content)
     images = figures.draw(to / "figures" / group.stem, frame, rows, log, group.trials)
-    page = group_data(group, document, frame, rows, controls, samples)
+    page = group_data(group, document, frame, rows, controls, conclusion, samples)
     methods = [cell.config.method for cell in frame.drop_duplicates("method")["cell"]]
     files = (*contents, *(image.relative_to(to) for image in images))
     rows_of_audit = [{"table": group.stem, **each.row} for each in audits]

@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.reporting.answer import answer
 from bench.reporting.columns import Column, panels
 from bench.reporting.frame import headline, history_frame
 from bench.reporting.groups import CONTROLS, common_settings
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from bench.experiment.cell_record import CellRecord
     from bench.experiment.schema import MethodRecord
+    from bench.reporting.answer import Answer
     from bench.reporting.assay import Assay
     from bench.reporting.groups import Group
     from bench.reporting.texts import Samples
@@ -54,6 +54,7 @@ def group_data(
     frame: DataFrame,
     rows: DataFrame,
     assay: Assay,
+    answer: Answer,
     samples: Mapping[str, Samples],
 ) -> dict[str, Any]:
     """Return everything that the page shows of one group of cells.
@@ -62,12 +63,11 @@ def group_data(
         group: the cells.
         document: their tables, for notes, footnotes and claims.
         frame, rows: their ``cells_frame`` and ``rows_frame``.
-        assay: their ``assess``.
+        assay, answer: their ``assess``, and what they say.
         samples: method -> texts of its first seed.
     """
     nll, names = headline(rows), [str(name) for name in rows["method"]]
     pairs = paired_differences(frame, names, nll)
-    conclusion = answer(rows, assay)
     cell = next((cell for cell in group.cells if cell.evaluation), group.cells[0])
     baseline = next(iter(rows.loc[rows["baseline"], "method"]), None)
     columns = panels(rows, cell, common_settings(group.cells), baseline)
@@ -81,7 +81,7 @@ def group_data(
         "preset": cell.config.preset,
         "unit": cell.config.dataset.unit,
         "nll": "NLL" if nll == "nll" else "IW-NLL",
-        "answer": {"text": conclusion.text, "winners": conclusion.winners, "caveat": conclusion.caveat},
+        "answer": {"text": answer.text, "winners": answer.winners, "caveat": answer.caveat},
         "assay": {"valid": assay.is_valid, "line": assay.line},
         "seeds": int(rows["n"].max()),
         "baseline": baseline,
