@@ -103,6 +103,7 @@ def _floats(
 ) -> Iterator[str]:
     """Yield the panel as one float, or as several if it is too wide or too long for a page."""
     for part, piece in enumerate(_pieces(panel)):
+        room = _room(piece)
         lines = [
             r"\begin{table}[tbp]",
             r"\centering\sloppy\scriptsize\setlength{\tabcolsep}{3pt}",
@@ -110,9 +111,9 @@ def _floats(
             rf"\label{{{label}{f'-{part + 1}' if part else ''}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(piece.columns) - 1)}}}",
             r"\toprule",
-            *_lines(piece.columns, piece),
+            *_lines(piece.columns, room),
             r"\midrule",
-            *(line for row in piece.rows for line in _lines(row, piece)),
+            *(line for row in piece.rows for line in _lines(row, room)),
             r"\bottomrule",
             r"\end{tabular}",
         ]
@@ -133,12 +134,13 @@ def _pieces(panel: Panel) -> Iterator[Panel]:
     for columns in groups:
         rows = [[row[i] for i in (0, *columns)] for row in (panel.columns, *panel.rows)]
         part = Panel(panel.caption, rows[0], rows[1:])
-        start, count = 0, 0
+        room, start, count = _room(part), 0, 0
         for end, row in enumerate(part.rows):
-            count += len(_lines(row, part))
+            length = len(_lines(row, room))
+            count += length
             if count > MAX_LINES and end > start:
                 yield replace(part, rows=part.rows[start:end])
-                start, count = end, len(_lines(row, part))
+                start, count = end, length
         yield replace(part, rows=part.rows[start:])
 
 
@@ -157,13 +159,17 @@ def width(text: str) -> float:
     return 1.14 * FONT * em
 
 
-def _lines(row: Sequence[Entry], panel: Panel) -> list[str]:
+def _room(panel: Panel) -> float:
+    """Return the points that the other columns leave for names."""
+    return TEXT_WIDTH - sum(_column_width(panel, j) for j in range(1, len(panel.columns))) - 2 * COLUMN_SEPARATION
+
+
+def _lines(row: Sequence[Entry], room: float) -> list[str]:
     """Return the lines of a row: a name that is too wide is broken, with the numbers in the last line."""
     name, *values = row
-    room = TEXT_WIDTH - sum(_column_width(panel, j) for j in range(1, len(panel.columns))) - 2 * COLUMN_SEPARATION
-    texts = [name.text]
+    texts, unbroken = [name.text], name.text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
     for characters in range(len(name.text), 8, -1):
-        texts = wrap(name.text, characters, break_on_hyphens=False) or [""]
+        texts = wrap(unbroken, characters, break_on_hyphens=False)
         if max(map(width, texts)) + width(",".join(name.letters)) <= room:
             break
     first = [rf"{escape(text)} \\" for text in texts[:-1]]

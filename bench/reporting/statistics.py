@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 NAN = float("nan")
+Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -108,18 +109,11 @@ def crossed(values: ArrayLike, known: int | None = None) -> Summary:
 
 def wilson(count: float, n: int) -> tuple[float, float]:
     """Return Wilson's (1927) 95 % score interval of the share ``count / n``; NaN for n = 0."""
-    from scipy.stats import binomtest
-
-    ends = binomtest(int(count), n).proportion_ci(0.95, "wilson") if n else (NAN, NAN)
-    return float(ends[0]), float(ends[1])
-
-
-def same_share(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Return whether Fisher's exact test does not tell two shares (count, n) apart at the level of 5 %."""
-    from scipy.stats import fisher_exact
-
-    table = [[count, n - count] for count, n in (one, other)]
-    return bool(fisher_exact(table).pvalue >= 0.05)
+    if not n:
+        return NAN, NAN
+    share, square = count / n, Z * Z / n
+    centre, half = share + square / 2, Z * math.sqrt(share * (1 - share) / n + square / (4 * n))
+    return max(0.0, (centre - half) / (1 + square)), min(1.0, (centre + half) / (1 + square))
 
 
 def student_t(probability: float, degrees: float) -> float:
