@@ -180,6 +180,8 @@ class Method:
     preset_overrides: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset -> settings that differ in it
     #: Setting -> the values that tuning tries; the learning rate is tuned for every method.
     space: ClassVar[Space] = {}
+    #: Expression that this method is another name of; its settings are those of the last modifier.
+    same_as: ClassVar[str] = ""
     #: Settings that recover the basic VAE, or the reason why none do.
     vae_settings: ClassVar[Mapping[str, Any] | str] = {}
     #: KL term that ``other_method+name`` uses.

@@ -1,7 +1,7 @@
 """Cyclical annealing: the KL weight rises from 0 to 1 in several cycles.
 
 Loss:      E_q[-log p(x|z)] + β(t) KL(q(z|x) || p(z)), β = min(1, τ / ratio) at position τ in [0, 1) of a cycle
-           (Fu et al., NAACL 2019). The same as ``vae+cyclical``.
+           (Fu et al., NAACL 2019). Another name of ``vae+cyclical``.
 Defaults:  4 cycles, ratio 0.5.
 Deviates:  follows the paper; the authors' PTB script starts each cycle at 0.1, with its own learning rate.
 """
@@ -16,6 +16,7 @@ class CyclicalAnnealing(Method):
     marker = "triangle_down"
     table_order = 22
     incompatible_with = {"schedule": "it has its own schedule"}
+    same_as = "vae+cyclical"
     vae_settings = "every cycle starts at a KL weight of 0"
     Config = Cyclical  # type: ignore[assignment]
     space = Cyclical.space

@@ -1,12 +1,12 @@
 """Linear KL annealing: the KL weight rises linearly to 1.
 
 Loss:      E_q[-log p(x|z)] + β(t) KL(q(z|x) || p(z)), β from ``start`` to 1 over ``ramp`` of the updates
-           (Bowman et al., CoNLL 2016). The same as ``vae+anneal``.
+           (Bowman et al., CoNLL 2016). Another name of ``vae+anneal``.
 Defaults:  start 0.1, as in He et al. (2019); the preset's ramp.
 Deviates:  –
 """
 
-from bench.method import Linear, Method, Range, Schedule
+from bench.method import Linear, Method, Schedule
 
 
 class KLAnnealing(Method):
@@ -17,9 +17,10 @@ class KLAnnealing(Method):
     table_order = 20
     suites = {"core": ["kl_annealing"]}
     incompatible_with = {"schedule": "it has its own schedule"}
+    same_as = "vae+anneal"
     vae_settings = {"start": 1.0}
     Config = Linear  # type: ignore[assignment]
-    space = {"start": Range(0.01, 0.5), "ramp": Range(0.05, 0.5)}
+    space = Linear.space
 
     def default_schedule(self) -> Schedule:
         return self.config

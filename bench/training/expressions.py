@@ -70,14 +70,15 @@ def parse_methods(
     settings = settings or {}
     rows: dict[str, MethodSpec] = {}
     sweeps: dict[str, list[str]] = {}
+    used: set[str] = set()
     for expression in dict.fromkeys(_expand_suites(expressions)):
+        used.add(parse_expression(expression)[0].name)
         members = [_method_spec(calls, preset, settings) for calls in _expand_sweep(expression)]
         rows |= {member.expression: member for member in members}
         if len(rows) > MAX_ROWS:
             raise UserError(f"more than {MAX_ROWS:,} rows: give fewer expressions or shorter sweeps")
         if len(members) > 1:
             sweeps[expression.replace(" ", "")] = [member.expression for member in members]
-    used = {row.method.name for row in rows.values()}
     for name in settings:
         if name not in used:
             raise UserError(f"--set {name}.…: '{name}' is not in --methods: add it, or leave the setting out")
@@ -111,6 +112,9 @@ def _expand_sweep(expression: str) -> Iterator[list[tuple[str, dict[str, Any]]]]
 def _method_spec(calls: Sequence[tuple[str, dict[str, Any]]], preset: str, settings: Settings) -> MethodSpec:
     (name, values), *modifiers = calls
     method = registry.method(name)
+    if method.same_as:
+        (own, attached), given = parse_expression(method.same_as), {**settings.get(name, {}), **values}
+        return _method_spec([(own.name, {}), (attached.name, given), *modifiers], preset, settings)
     default = preset_default(method, preset)
     config = with_overrides(default, {**settings.get(name, {}), **values}, f"method '{name}'")
     return _spec(method, config, _parse_modifiers(method, modifiers), preset)

@@ -51,13 +51,13 @@ def test_failure_of_one_method_spares_the_others(tmp_path, capsys, monkeypatch):
     in_subprocess = speed.run_in_subprocess
 
     def in_process_or_killed(function, *args):
-        if isinstance(args[0], CellConfig) and args[0].method.name == "kl_annealing":
+        if isinstance(args[0], CellConfig) and args[0].method.name == "beta_vae":
             return in_subprocess(os._exit, 9)
         return function(*args)
 
     monkeypatch.setattr(speed, "run_in_subprocess", in_process_or_killed)
-    assert run(tmp_path, "--methods", "vae,kl_annealing", "--models", "synthetic:quick") == 1
-    assert "failed: kl_annealing at synthetic:quick: RuntimeError" in capsys.readouterr().out
+    assert run(tmp_path, "--methods", "vae,beta_vae", "--models", "synthetic:quick") == 1
+    assert "failed: beta_vae(beta=0.4) at synthetic:quick: RuntimeError" in capsys.readouterr().out
     assert [*pd.read_csv(tmp_path / "speed.csv").method] == ["vae"]
 
 

@@ -15,7 +15,7 @@ from bench.experiment.worker import run_cell
 from tests.experiment.outcomes import assert_same_outcome
 
 pytestmark = pytest.mark.slow
-EXPRESSIONS = ("vae", "kl_annealing", "beta_vae", "aggressive")
+EXPRESSIONS = ("vae", "vae+anneal", "beta_vae", "aggressive")
 RAY = Path(sys.executable).with_name("ray")
 
 

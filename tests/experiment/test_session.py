@@ -144,7 +144,7 @@ def test_two_runs_share_their_cells(planned, task, out, tmp_path, monkeypatch):
         return train(self)
 
     monkeypatch.setattr(Trainer, "run", count)
-    names = [["vae", "kl_annealing"], ["kl_annealing", "beta_vae"]]
+    names = [["vae", "vae+anneal"], ["vae+anneal", "beta_vae"]]
     runs = [start(lambda each=each: run(out, [task(planned(name)) for name in each])) for each in names]
     for process in runs:
         process.join(120)

@@ -339,8 +339,3 @@ def test_methods_share_initial_weights(planned):
     decoder = build_from_config(planned("autoregressive").config)[1].decoder.state_dict()
     reference = models[0].decoder.state_dict()
     assert_equal_weights(decoder, {name: reference[name] for name in decoder})
-
-
-def test_kl_annealing_equals_vae_with_anneal(train_once, toy_trainer, tmp_path):
-    toy_trainer("vae+anneal", "text", tmp_path).run()
-    assert_equal_weights(best_weights(tmp_path), best_weights(train_once("kl_annealing", "text").folder))

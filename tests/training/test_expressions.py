@@ -155,13 +155,24 @@ def test_expression_errors(subtests):
         ("vae+cyclical(cycles=0)", "'cycles' must be positive, not 0"),
         ("vae+aneal", "unknown modifier '+aneal': did you mean 'anneal'?"),
         ("vae+anneal+cyclical", "'+cyclical' is a second schedule"),
-        ("kl_annealing+anneal", "cannot be combined with kl_annealing, leave it out: it has"),
+        ("kl_annealing+anneal", "'+anneal' is a second schedule"),
+        ("free_bits+free_bits", "cannot be combined with free_bits, leave it out: it has"),
     ]
     for expression, message in cases:
         with subtests.test(expression=expression):
             with pytest.raises(UserError) as caught:
                 parse_methods([expression], "quick")
             assert message in str(caught.value)
+
+
+def test_other_names_are_the_same_row():
+    assert names("kl_annealing", "vae+anneal", "cyclical_annealing") == ["vae+anneal", "vae+cyclical"]
+    assert row("kl_annealing(start=0.2)+free_bits") == row("vae+free_bits+anneal(start=0.2)")
+    assert row("kl_annealing", overrides={"kl_annealing": {"start": 0.2}}).expression == "vae+anneal(start=0.2)"
+    for cls in map(registry.method, registry.method_names()):
+        if cls.same_as:
+            [attached] = [modifier.value for modifier in row(cls.same_as).modifiers.values()]
+            assert attached == cls.Config()
 
 
 def test_set_errors(subtests):
@@ -179,7 +190,7 @@ def test_set_for_a_method_outside_the_run():
 def test_suites_expand_to_expressions():
     assert all(parse_methods([suite], "quick")[0] for suite in registry.suites())
     assert [row.expression for row in parse_methods(["core"], "quick")[0]] == [
-        "autoregressive", "vae", "kl_annealing", "beta_vae(beta=0.4)", "sa_vae", "aggressive",
+        "autoregressive", "vae", "vae+anneal", "beta_vae(beta=0.4)", "sa_vae", "aggressive",
     ]  # fmt: skip
     assert [row.expression for row in parse_methods(["paper"], "paper")[0]] == [
         "autoregressive", "vae", "vae+anneal",
