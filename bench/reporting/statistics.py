@@ -116,6 +116,14 @@ def wilson(count: float, n: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / (1 + square)), min(1.0, (centre + half) / (1 + square))
 
 
+def same_share(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether Fisher's exact test does not tell two shares (count, n) apart at the level of 5 %."""
+    from scipy.stats import fisher_exact
+
+    table = [[count, n - count] for count, n in (one, other)]
+    return bool(fisher_exact(table).pvalue >= 0.05)
+
+
 def student_t(probability: float, degrees: float) -> float:
     """Return the quantile of Student's t distribution."""
     from scipy.special import stdtrit
