@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WIDTH = 130  # characters
 SHOWN = 8  # differing settings in the line above a table
 LEGEND = (
-    "* told apart: the 95 % interval of B − A excludes 0, as one in 20 does by chance, or Fisher's exact test tells "
+    "≠: told apart, the 95 % interval of B − A excludes 0, as one in 20 does by chance, or Fisher's exact test tells "
     "the shares of collapsed seeds apart. n: seeds that are compared as pairs, or A/B if they are independent; "
     "one seed has no interval."
 )
@@ -134,4 +134,4 @@ def _arrow(values: Iterable[str]) -> str:
 
 
 def _marked(text: str, change: Change) -> str:
-    return f"{text} *" if change.told_apart else text
+    return f"{text} ≠" if change.told_apart else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,7 @@ def execute(args: argparse.Namespace) -> int:
         from bench.cli.study import save_study
 
         save_study(args.save, args, args.parser)
-        print(f"python -m bench run {args.save}")
+        print(shlex.join(["python", "-m", "bench", "run", str(args.save)]))
         return 0
     options.check_run(args)
     if args.track:

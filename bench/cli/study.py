@@ -5,7 +5,7 @@
     seeds = 5
     set.train.epochs = 10
 
-Options given beside a file replace its values; ``--set`` adds to them.
+Options given beside a file replace its values; ``--set`` adds to them. Paths are relative to the working folder.
 """
 
 from __future__ import annotations
