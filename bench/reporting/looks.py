@@ -42,8 +42,10 @@ SHAPES = (
     *("half_right", "plus", "cross", "star", "star_down", "star3", "star3_down", "star4", "star4_cross", "star6"),
     *("star8", "hourglass", "bowtie", "bar", "column"),
 )
-#: Which kinds of modifiers a row has (schedule, KL term) -> lengths of dashes and gaps, in line widths.
-DASHES = {(True, False): (4.0, 1.5), (False, True): (1.0, 1.2), (True, True): (5.0, 1.2, 1.0, 1.2)}
+#: Modifier -> lengths of dashes and gaps, in line widths. That of a KL term, and of several modifiers.
+DASHES = {"anneal": (4.0, 1.5), "cyclical": (4.0, 1.2, 1.0, 1.2), "lr": (7.0, 2.0)}
+KL_TERM, SEVERAL = (1.0, 1.2), (6.0, 1.2, 1.0, 1.2, 1.0, 1.2)
+OPEN = "anneal"  # the modifier of an empty marker; that of others is nearly so
 GREEK = {"beta": "β", "gamma": "γ", "delta": "δ", "kappa": "κ"} | {"lambda_": "λ", "alpha": "α", "sigma": "σ"}
 MODIFIERS = {"anneal": "annealing", "cyclical": "cyclical annealing", "lr": "learning rate"}
 
@@ -69,24 +71,25 @@ def look(method: MethodRecord) -> Look:
     modifier it is open, or nearly so, and the line is dashed.
     """
     own, *modifiers = parse_expression(method.expression)
-    tones = [_tone(call) for call in (own, *modifiers) if call.settings]
+    tones = [_tone(call) for call in (own, *modifiers) if call.settings or call in modifiers and call.name != OPEN]
     tone = sum(tones) / len(tones) if tones else math.nan
+    dashes: tuple[float, ...] = ()
     if modifiers:
-        fill = 0.08 + 0.24 * tone if tones else 0.0
+        fill = 0.03 + 0.3 * tone if tones else 0.0
+        dashes = DASHES.get(modifiers[0].name, KL_TERM) if len(modifiers) == 1 else SEVERAL
     else:
-        fill = 0.35 + 0.55 * tone if tones else 1.0
+        fill = 0.1 + 0.8 * tone if tones else 1.0
     marker = method.marker if method.marker in SHAPES else SHAPES[1 + _hash(method.name) % (len(SHAPES) - 1)]
     colors = COLORS.get("baseline" if marker == BASELINE else method.family, OTHER_FAMILY)
-    kinds = (method.schedule is not None or method.lr_scale != 1.0, method.kl_term is not None)
-    return Look(*colors, marker, round(fill, 3), DASHES.get(kinds, ()))
+    return Look(*colors, marker, round(fill, 3), dashes)
 
 
 def _tone(call: Call) -> float:
-    """Return a number in [0, 1] for the settings of a call: v / (1 + v) for one number, else a hash."""
+    """Return a number in [0, 1] for the settings of a call: v / (1/2 + v) for one number, else a hash of the call."""
     values = [parse_value("|".join(texts)) for texts in call.settings.values()]
     if len(values) == 1 and type(values[0]) in (int, float) and values[0] >= 0:
-        return 1 - 1 / (1 + float(values[0]))
-    return _hash(repr(call.settings)) % 1000 / 999
+        return float(values[0]) / (0.5 + float(values[0])) if math.isfinite(values[0]) else 1.0
+    return _hash(repr(call)) % 1000 / 999
 
 
 def _hash(text: str) -> int:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from bench.experiment.cell_folder import cell_folders
 from bench.experiment.plan import method_record
 from bench.reporting import looks
 from bench.reporting.looks import look
 from bench.training import registry
 from bench.training.expressions import parse_methods
 from tests.fixtures import make_cells
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def luminance(color: str) -> float:
@@ -40,9 +44,13 @@ def record(expression: str):
 
 @pytest.fixture(scope="module")
 def records():
-    """Every method of the repository, at its defaults."""
+    """Every method of the repository."""
     methods = [registry.method(name) for name in registry.method_names()]
-    return [record(cls.name) for cls in methods if cls.__module__.startswith("bench.methods.")]
+    return [
+        make_cells.method(cls.name, cls.table_order, title=cls.title, family=cls.family, marker=cls.marker)
+        for cls in methods
+        if cls.__module__.startswith("bench.methods.")
+    ]
 
 
 def test_colours_have_contrast_on_light_and_dark_pages():
@@ -59,6 +67,14 @@ def test_methods_differ_in_colour_or_marker(records):
     assert {each.marker for each in records} <= {*looks.SHAPES}
     black = [each.name for each in records if look(each).color_light == "#000000"]
     assert black == ["vae"]
+
+
+def test_published_records_have_the_look_of_their_method():
+    """After a change of looks: write title and marker into their config.json; the cell id does not depend on them."""
+    for folder in cell_folders(RESULTS):
+        stored = folder.config.method
+        cls = registry.method(stored.name)
+        assert (stored.title, stored.family, stored.marker) == (cls.title, cls.family, cls.marker), folder.path
 
 
 def test_methods_differ_without_colour(records):
@@ -84,6 +100,9 @@ def test_rows_of_a_method_differ_by_their_own_record():
     styles = [look(record(row)) for row in rows]
     assert len({*styles}) == len(rows)
     assert len({(style.color_light, style.marker) for style in styles}) == 1
+    modified = ["vae", "vae+anneal", "vae+cyclical", "vae+free_bits", "vae+lr(scale=2.0)", "vae+free_bits+anneal"]
+    assert len({(look(record(row)).fill, look(record(row)).dashes) for row in modified}) == len(modified)
+    assert len({look(record(row)).dashes for row in modified}) == len(modified)
     assert look(record("vae")).fill == 1 and look(record("vae+anneal")).fill == 0
     assert look(record("vae")).dashes == () != look(record("vae+anneal")).dashes
 

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.reporting.figures.style import COLUMN, GREY, LINE, WIDTH, Looks, clip, core, limits, pages, point, subplots
+from bench.reporting.figures.style import (
+    COLUMN,
+    GREY,
+    LINE,
+    WIDTH,
+    Looks,
+    clip,
+    core,
+    core_of_intervals,
+    limits,
+    pages,
+    point,
+    subplots,
+)
 from bench.reporting.frame import headline
 from bench.reporting.looks import Look
 from bench.reporting.paired import interval
@@ -32,10 +45,7 @@ def differences(rows: DataFrame, looks: Looks) -> list[Figure]:
     if rows.empty:
         return []
     means, lows, highs = (rows[f"{name}{end}"].to_numpy() for end in ("", "_low", "_high"))
-    span = core(means, [0.0])
-    inside, room = (means >= span[0]) & (means <= span[1]), 2 * (span[1] - span[0])  # a few wide intervals are cut
-    low, high = core([*lows[inside], *highs[inside]], span)
-    ends = limits(max(low, span[0] - room), min(high, span[1] + room))
+    ends = limits(*core_of_intervals(means, lows, highs))
     figures = []
     for at in pages(range(len(rows)), MAX_ROWS):
         page = rows.iloc[at]

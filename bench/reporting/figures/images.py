@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.reporting.figures.style import WIDTH, subplots
+from bench.reporting.figures.style import WIDTH, broken, subplots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +33,7 @@ def _grid(rows: Mapping[str, np.ndarray]) -> Figure:
     for (ax,), (name, images) in zip(axes, rows.items(), strict=True):
         strip = np.hstack([*np.pad(images[:count] / ink, ((0, 0), (1, 1), (1, 1)), constant_values=0.15)])
         ax.imshow(strip, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
-        ax.set_yticks([strip.shape[0] / 2], [fill(name, 28)])
+        ax.set_yticks([strip.shape[0] / 2], [broken(name, 28)])
         ax.set_xticks([])
         ax.tick_params(length=0)
         ax.grid(False)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.experiment.lag_trace import LagTrace
-from bench.reporting.figures.style import LINE, WIDTH, Looks, legend, line, pages, point, subplots
+from bench.reporting.figures.style import LINE, WIDTH, Looks, broken, legend, line, pages, point, subplots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +46,7 @@ def stages(traces: Traces, looks: Looks) -> list[Figure]:
         panels = [[_stage(name, traces[name], i) for i in columns] for name in names]
         figure, axes = _draw(panels, looks)
         for ax, name in zip(axes[:, 0], names, strict=True):
-            ax.set_ylabel(fill(name, 24))
+            ax.set_ylabel(broken(name, 24))
         figures.append(figure)
     return figures
 
@@ -63,7 +62,7 @@ def scatter(arrays: Mapping[str, Mapping[str, np.ndarray]], looks: Looks) -> lis
     ``arrays``: row -> ``means`` (N, D) and ``true_means`` (M, D) of the first M examples, D = 1 or 2.
     """
     panels = [
-        _Panel(fill(name, 22), name, stored["true_means"], stored["means"][: len(stored["true_means"])])
+        _Panel(broken(name, 22), name, stored["true_means"], stored["means"][: len(stored["true_means"])])
         for name, stored in arrays.items()
         if {"means", "true_means"} <= stored.keys()
     ]

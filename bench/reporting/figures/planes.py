@@ -15,6 +15,7 @@ from bench.reporting.figures.style import (
     Looks,
     clip,
     core,
+    core_of_intervals,
     label,
     legend,
     limits,
@@ -54,8 +55,10 @@ def cost(rows: DataFrame, looks: Looks) -> list[Figure]:
         return []
     figure, [[ax]] = subplots(_height(rows))
     ax.set(xlabel="training FLOPs relative to the basic VAE", ylabel="NLL minus that of the basic VAE (nats)")
-    first, last = core(rows["relative_cost"])
-    ax.set(xscale="log", xlim=(first / 1.15, last * 1.15), ylim=limits(*core(rows[y], [0.0]), margin=0.1))
+    first, last = np.exp(core(np.log(rows["relative_cost"])))
+    ends = (rows[f"{y}{end}"].mask(rows["collapsed"] == 1).to_numpy() for end in ("_low", "_high"))
+    range_of_nll = limits(*core_of_intervals(rows[y].to_numpy(), *ends), margin=0.1)
+    ax.set(xscale="log", xlim=(first / 1.15, last * 1.15), ylim=range_of_nll)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if last < 100 * first else (1,)))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}×"))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -116,16 +119,20 @@ def tuning(trials: DataFrame, looks: Looks) -> list[Figure]:
     trials = trials[trials["title"].isin(titles)]
     figure, [[left, right]] = subplots(max(3.0, 2 * LINE * len(titles) + 0.5), columns=2)
     low, high = limits(*core(trials["nll"]))
+    outside = int((~trials["nll"].between(low, high)).sum())
+    ends = []
     for title in titles:
         look, own = looks[title], trials[trials["title"] == title]
         best = own.pivot_table(index="trial", columns=["base_seed", "seed"], values="nll").cummin().ffill().mean(axis=1)
+        ends += [*best]
         left.plot(best.index + 1, best, **line(look), linewidth=1)
         right.plot(own["mi"], own["nll"], **point(look, 3) | {"linestyle": "none", "alpha": 0.6})
         best = front(own.assign(less_mi=-own["mi"]), "less_mi", "nll")
         right.plot(best["mi"], best["nll"], **line(look), linewidth=0.8)
-    left.set(xlabel="trials", ylabel="best NLL on validation (nats)", ylim=(low, high))
+    left.set(xlabel="trials", ylabel="best NLL on validation (nats)", ylim=limits(*core(ends)))
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="MI on validation (nats)", ylabel="NLL on validation (nats)", ylim=(low, high))
+    right.set_title(f"{outside} trials are beyond the axis" if outside else "")
     legend(right, titles, looks)
     return [figure]
 

@@ -28,6 +28,7 @@ MIN_FONT = 7  # points
 LINE = 0.135  # inches: a line of text
 DPI = 200  # of PNG files
 GREY = "0.55"
+GAP = 1.5  # beyond which values do not count for the range of an axis
 #: matplotlib settings of every figure, on top of matplotlib's defaults.
 RC: dict[str, Any] = {
     **seaborn.axes_style("whitegrid"),
@@ -91,14 +92,14 @@ def pages(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 def core(values: Iterable[float], needed: Iterable[float] = ()) -> tuple[float, float]:
     """Return the range of the values without those that would stretch an axis: (low, high), with ``needed`` inside.
 
-    Values at an end are left out if they are farther from the others than these from each other, up to a quarter of
-    all.
+    Values at an end are left out if their distance from the others is ``GAP`` times the range of these, up to a quarter
+    of all.
     """
     kept = sorted(value for value in values if np.isfinite(value))
     spare = len(kept) // 4
     while spare:
-        above = [k for k in range(1, spare + 1) if kept[-k] - kept[-k - 1] > kept[-k - 1] - kept[0]]
-        below = [k for k in range(1, spare + 1) if kept[k] - kept[k - 1] > kept[-1] - kept[k]]
+        above = [k for k in range(1, spare + 1) if kept[-k] - kept[-k - 1] > GAP * (kept[-k - 1] - kept[0])]
+        below = [k for k in range(1, spare + 1) if kept[k] - kept[k - 1] > GAP * (kept[-1] - kept[k])]
         if above:
             del kept[-above[-1] :]
         elif below:
@@ -108,6 +109,13 @@ def core(values: Iterable[float], needed: Iterable[float] = ()) -> tuple[float, 
         spare -= max(above or below)
     ends = [*kept, *needed]
     return (min(ends), max(ends)) if ends else (0.0, 1.0)
+
+
+def core_of_intervals(means: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> tuple[float, float]:
+    """Return the ``core`` of means and 0, with the core of the intervals of these means."""
+    low, high = core(means, [0.0])
+    inside = (means >= low) & (means <= high)
+    return core([*lows[inside], *highs[inside]], [low, high])
 
 
 def limits(low: float, high: float, margin: float = 0.06) -> tuple[float, float]:
@@ -158,11 +166,16 @@ def label(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
             text.remove()
 
 
+def broken(name: str, characters: int) -> str:
+    """Return a name in lines, not broken within a setting."""
+    return fill(name.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"), characters)
+
+
 def legend(ax: Axes, names: Iterable[str], looks: Looks, lines: bool = True) -> None:
     """Add a legend to the right of the axes, with long names in two lines."""
     styles = {name: line(looks[name]) if lines else {"linestyle": "none"} for name in names}
     handles = [
-        Line2D([], [], label=fill(name, 24), **point(looks[name], 4.5) | style) for name, style in styles.items()
+        Line2D([], [], label=broken(name, 24), **point(looks[name], 4.5) | style) for name, style in styles.items()
     ]
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02), "borderaxespad": 0}
     ax.legend(handles=handles, **place, handlelength=2.4 if lines else 1.0, labelspacing=0.25)
