@@ -51,7 +51,8 @@ def execute(args: argparse.Namespace) -> int:
     for cell in sorted(cells, key=lambda cell: -cell.history[-1].seconds):  # the longest first, as in a run
         again, evaluation = audit.unstarted(args.out, cell), replace(queries.evaluation_as_stored(cell), metrics=())
         if cell_state(CellFolder(again.folder), evaluation).status is not Status.DONE:
-            work.append((again, evaluation, again.config.train.epochs * cell.history[0].update))
+            updates = again.config.train.epochs * cell.history[0].update
+            work.append((again, evaluation, updates, cell.history[-1].seconds))
     log(f"{len(cells)} cells to audit, {len(work)} of them to train")
     queries.check_device(cell for cell, *_ in work)
     options.check_out(args.out / audit.FOLDER)

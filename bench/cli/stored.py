@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from bench.evaluation.config import EvaluationConfig
     from bench.experiment.cell_record import CellRecord
 
-#: A cell, what must be evaluated of it, and its planned decoder updates.
-Work = tuple["CellRecord", "EvaluationConfig", int]
+#: A cell, what must be evaluated of it, its planned decoder updates, and its share of the work in any unit.
+Work = tuple["CellRecord", "EvaluationConfig", int, float]
 
 
 def run_stored(args: argparse.Namespace, out: Path, work: Sequence[Work], console: Console) -> list[str]:
@@ -34,13 +34,15 @@ def run_stored(args: argparse.Namespace, out: Path, work: Sequence[Work], consol
     for device in sorted({cell.config.device for cell, *_ in work}):
         batch = [each for each in work if each[0].config.device == device]
         resources = cell_resources(args, device)
-        tasks = [queries.stored_task(cell, config, data_dir, resources, len(batch)) for cell, config, _ in batch]
+        tasks = [queries.stored_task(cell, config, data_dir, resources, len(batch)) for cell, config, *_ in batch]
         progress = [
-            CellProgress(f"{cell.folder.parent.name} {cell.folder.name}", CellFolder(cell.folder), updates, 1.0, config)
-            for cell, config, updates in batch
+            CellProgress(
+                f"{cell.folder.parent.name} {cell.folder.name}", CellFolder(cell.folder), updates, weight, config
+            )
+            for cell, config, updates, weight in batch
         ]
         run_tasks(out, tasks, resources, RunProgress(progress, console), log)
-    states = [(cell.folder, cell_state(CellFolder(cell.folder), config)) for cell, config, _ in work]
+    states = [(cell.folder, cell_state(CellFolder(cell.folder), config)) for cell, config, *_ in work]
     return [
         f"failed: {folder}: {state.reason or state.retrain_reason or 'interrupted'}"
         for folder, state in states
