@@ -52,12 +52,14 @@ class RowValues:
     def of(cls, cells: DataFrame, name: str) -> RowValues:
         """Return the values of some rows of ``cells_frame``, without cells that have none."""
         means, examples = {}, {}
-        for row in cells[cells[name].notna()].itertuples():
-            means[row.replicate] = float(getattr(row, name))
-            stored: Any = row.cell.examples
+        for replicate, value, cell in zip(cells["replicate"], cells[name], cells["cell"], strict=True):
+            if math.isnan(value):
+                continue
+            means[replicate] = float(value)
+            stored: Any = cell.examples
             if name in stored.values:
                 measured = stored.sampled if name == "nll" else len(stored.index)
-                examples[row.replicate] = Examples(stored.index, stored.values[name], measured)
+                examples[replicate] = Examples(stored.index, stored.values[name], measured)
         return cls(means, examples)
 
     def minus(self, other: RowValues) -> RowValues:

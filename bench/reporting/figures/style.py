@@ -150,17 +150,20 @@ def clip(ax: Axes, x: float, y: float, text: str = "") -> tuple[float, float]:
 
 
 def label(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write names beside points where they are free of each other; a name without a free place is left out."""
+    """Write names beside points where they hide no other name or point; a name without a free place is left out."""
     if figure := ax.get_figure(root=True):
         figure.draw_without_rendering()
     taken = [text.get_window_extent() for text in ax.texts]
+    lines = [np.asarray(line.get_xydata()) for line in ax.lines]
+    marks = ax.transData.transform(np.vstack([line for line in lines if len(line) == 1]))
     for name, at in points.items():
         for dx, dy in ((5, 0), (-5, 0), (3, 7), (3, -7), (-3, 7), (-3, -7), (0, 10), (0, -10)):
             align: dict[str, Any] = {"ha": "left" if dx > 0 else "right" if dx < 0 else "center", "va": "center"}
             text = ax.annotate(name, at, (dx, dy), textcoords="offset points", fontsize=MIN_FONT, **align)
-            box = text.get_window_extent()
+            box = text.get_window_extent().padded(3)
             inside = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1 and ax.bbox.y0 <= box.y0 and box.y1 <= ax.bbox.y1
-            if inside and not any(box.overlaps(other) for other in taken):
+            hides = ((marks > (box.x0, box.y0)) & (marks < (box.x1, box.y1))).all(axis=1).any()
+            if inside and not hides and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break
             text.remove()
