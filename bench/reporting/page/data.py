@@ -69,6 +69,8 @@ def group_data(
     nll, names = headline(rows), [str(name) for name in rows["method"]]
     pairs = paired_differences(frame, names, nll)
     cell = next((cell for cell in group.cells if cell.evaluation), group.cells[0])
+    data_title, _, preset = document.title.partition(", preset ")
+    dataset, _, size = data_title.partition(" (")
     baseline = next(iter(rows.loc[rows["baseline"], "method"]), None)
     columns = panels(rows, cell, common_settings(group.cells), baseline)
     entries = {column.name: column for panel in columns.values() for column in panel}
@@ -76,9 +78,9 @@ def group_data(
     return {
         "stem": group.stem,
         "title": document.title,
-        "dataset": cell.config.dataset.title.partition(" (")[0],
-        "size": cell.config.dataset.title.partition(" (")[2].rstrip(")"),
-        "preset": cell.config.preset,
+        "dataset": dataset,
+        "size": size.removesuffix(")"),
+        "preset": preset,
         "unit": cell.config.dataset.unit,
         "nll": "NLL" if nll == "nll" else "IW-NLL",
         "answer": {"text": answer.text, "winners": answer.winners, "caveat": answer.caveat},
