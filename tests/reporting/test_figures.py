@@ -10,7 +10,7 @@ from matplotlib.text import Annotation, Text
 
 from bench.reporting import figures
 from bench.reporting.figures import forest, planes
-from bench.reporting.figures.style import COLUMN, MIN_FONT, WIDTH, core, limits, pages
+from bench.reporting.figures.style import COLUMN, WIDTH, core, limits, pages
 from bench.reporting.frame import cells_frame, rows_frame
 from bench.reporting.groups import CONTROLS
 from tests.reporting.records import finished_cell
@@ -45,14 +45,14 @@ def notes(figure) -> list[str]:
 def test_figures_of_many_rows_are_readable():
     """At the width of a column or page, text of 7 pt at least, no legend taller than its axes, ten panels at most."""
     names = set()
-    for name, figure in figures.pages(study(), pytest.fail):
+    for name, figure in figures.pages(study(seeds=1), pytest.fail):
         names.add(name)
         figure.draw_without_rendering()
         width, height = figure.get_size_inches()
         assert width in (COLUMN, WIDTH) and height <= 9.5, name
         assert len(figure.axes) <= 10, name
         texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
-        assert min(text.get_fontsize() for text in texts) >= MIN_FONT, name
+        assert min(text.get_fontsize() for text in texts) >= 7, name
         for ax in figure.axes:
             assert ax.get_position().width * width > 1.0, name
             if legend := ax.get_legend():

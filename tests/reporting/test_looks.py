@@ -63,7 +63,7 @@ def test_colours_have_contrast_on_light_and_dark_pages():
 def test_methods_differ_in_colour_or_marker(records):
     assert len(records) >= 54
     families = {(each.family, each.marker) for each in records}
-    assert len(families) == len(records)
+    assert len(families) == len(records) == len({each.title for each in records if each.title})
     assert {each.marker for each in records} <= {*looks.SHAPES}
     black = [each.name for each in records if look(each).color_light == "#000000"]
     assert black == ["vae"]
