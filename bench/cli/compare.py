@@ -14,7 +14,7 @@ from bench.cli.options import path
 from bench.core.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.cli.comparison import Change, Comparison, Row
+    from bench.reporting.comparison import Change, Comparison, Row
     from bench.reporting.render import Entry, Panel
 
 WIDTH = 130  # characters
@@ -47,7 +47,7 @@ def execute(args: argparse.Namespace) -> int:
     for folder in (args.a, args.b):
         if not folder.is_dir():
             raise UserError(f"no folder '{folder}': give the --out folder of 'python -m bench run'")
-    from bench.cli.comparison import compare
+    from bench.reporting.comparison import compare
 
     comparisons = compare(args.a, args.b)
     if args.json:
