@@ -6,8 +6,11 @@ are written when the site is built (hooks.py).
 
 from __future__ import annotations
 
+import csv
 import inspect
+import io
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -19,6 +22,8 @@ DOCS = Path(__file__).parent
 COMMAND = "python docs/generate.py"
 BEGIN, END = f"<!-- begin: written by {COMMAND} -->", "<!-- end -->"
 TEMPLATES, RESULTS = DOCS / "templates", DOCS.parent / "results"
+#: Columns of bench/diagnosis/evidence.csv; ``base``: the file of the method.
+EVIDENCE = ["table", "base", "method", "n", "mi", "collapsed", "nll_minus_baseline"]
 #: Title -> modality and the section of the presets that goes before it.
 PROTOCOLS = {"Images": ("image", ""), "Text": ("text", ""), "Data set `synthetic`": ("text", "synthetic")}
 INTRODUCTION = f"""\
@@ -53,7 +58,31 @@ def pages() -> dict[Path, str]:
         DOCS / "reading.md": render(TEMPLATES / "example.md.j2", RESULTS),
     }
     pages = {page: _with_section(page, text) for page, text in sections.items()}
-    return {DOCS / "methods.md": methods(), DOCS / "schema.json": json_schema(), **pages}
+    evidence_file = DOCS.parent / "bench" / "diagnosis" / "evidence.csv"
+    return {DOCS / "methods.md": methods(), DOCS / "schema.json": json_schema(), evidence_file: evidence(), **pages}
+
+
+def evidence() -> str:
+    """Return the published rows that ``bench.diagnose`` quotes: all methods where the basic VAE collapses."""
+    rows = [EVIDENCE]
+    for path in sorted((RESULTS / "tables").glob("*-small.csv")):
+        with path.open(encoding="utf-8") as file:
+            table = list(csv.DictReader(file))
+        if not any(row["method"] == "vae" and float(row["collapsed"] or 0) > 0.5 for row in table):
+            continue
+        for row in table:
+            if row["family"] != "reference" and row["method"] != "vae" and row["mi"]:
+                values = {"table": path.stem.removesuffix("-small"), "base": _base(row["method"])}
+                rows.append([(values | row)[name] for name in EVIDENCE])
+    with io.StringIO(newline="") as text:
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        return text.getvalue()
+
+
+def _base(expression: str) -> str:
+    """Return the name of the method in an expression, or of the one that is another name of the expression."""
+    aliases = {getattr(cls, "same_as", ""): cls.__module__.rpartition(".")[2] for cls in method_classes()}
+    return aliases.get(expression) or re.split(r"[(+]", expression)[0]
 
 
 def json_schema() -> str:

@@ -44,6 +44,7 @@ OTHER_PROGRAMS = {
 ALL = ("run", "report", "verify", "list")
 RUN = [
     ("README.md", ("run",)),
+    ("docs/diagnose.md", ()),
     ("docs/python.md", ("run",)),
     pytest.param("docs/start.md", ALL, marks=pytest.mark.slow),
     pytest.param("docs/tutorial.md", ALL, marks=pytest.mark.slow),

@@ -22,6 +22,7 @@ LEVELS = {
     "training": 4,
     "evaluation": 4,
     "experiment": 5,
+    "diagnosis": 5,
     "reporting": 6,
     "cli": 7,
     "run": 8,
@@ -99,6 +100,18 @@ def test_no_import_cycles():
 def test_core_and_reporting_import_no_torch():
     users = {module for module in in_folder("bench.core", "bench.reporting") if external(module) & {"torch", "ray"}}
     assert users <= {"bench.core.provenance"}  # asks torch for the name of the GPU, in a function
+
+
+def test_diagnosis_needs_neither_trainer_nor_ray():
+    reached, waiting = set(), in_folder("bench.diagnosis")
+    while waiting:
+        module = waiting.pop()
+        assert not module.startswith(("bench.training", "bench.experiment", "methods")) and "ray" not in external(
+            module
+        )
+        reached.add(module)
+        waiting += (imports(module) & FILES.keys()) - reached
+    assert "bench.evaluation.estimators.mutual_information" in reached
 
 
 def test_ray_is_imported_when_it_is_used():

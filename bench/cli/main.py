@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from bench.cli import audit, bundle, compare, evaluate, lag, merge, report, run, speed, verify
+from bench.cli import audit, bundle, compare, diagnose, evaluate, lag, merge, report, run, speed, verify
 from bench.cli import list as listing
 from bench.cli.study import read_study
 from bench.core import __version__
@@ -23,7 +23,7 @@ from bench.core.host import unchanged_process
 from bench.core.output import output_without_errors
 
 HEADLESS = {"MPLBACKEND": "agg"}  # figures are files; a backend of the user's may not exist here
-COMMANDS = (run, report, compare, evaluate, audit, verify, bundle, merge, lag, speed, listing)
+COMMANDS = (run, report, compare, diagnose, evaluate, audit, verify, bundle, merge, lag, speed, listing)
 
 
 class Parser(argparse.ArgumentParser):

@@ -17,7 +17,7 @@ from bench.training import registry
 from tests.cli.conftest import only_cell
 from tests.host import changed, host_state
 
-COMMANDS = "run report compare evaluate audit verify bundle merge lag speed list".split()
+COMMANDS = "run report compare diagnose evaluate audit verify bundle merge lag speed list".split()
 
 
 def python(code: str) -> subprocess.CompletedProcess:
