@@ -55,6 +55,8 @@ def test_figures_of_many_rows_are_readable():
         assert min(text.get_fontsize() for text in texts) >= 7, name
         for ax in figure.axes:
             assert ax.get_position().width * width > 1.0, name
+            label = ax.xaxis.label.get_window_extent()
+            assert label.x0 >= 0 and label.x1 <= figure.bbox.x1, name
             if legend := ax.get_legend():
                 assert legend.get_window_extent().height <= 1.05 * ax.get_window_extent().height, name
     assert names >= {"nll", "mi", "nll_cost", "rate_distortion", "dynamics", "gaps"}

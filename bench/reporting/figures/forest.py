@@ -97,7 +97,7 @@ def gaps(finished: DataFrame, looks: Looks) -> list[Figure]:
         amortisation, approximation = (means.loc[page, part] for part in parts)
         colors = [looks[title].color_light for title in page]
         figure, ax = _axes(page)
-        ax.set(xlabel="inference gap (nats): filled amortisation, hatched approximation", xlim=ends)
+        ax.set(xlabel="inference gap (nats)\nfilled: amortisation\nhatched: approximation", xlim=ends)
         y = np.arange(len(page))
         ax.barh(y, amortisation, height=0.6, color=colors)
         # Stacked if both are positive; a negative estimate is drawn to the left of 0.

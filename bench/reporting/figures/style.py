@@ -144,6 +144,7 @@ def clip(ax: Axes, x: float, y: float, text: str = "") -> tuple[float, float]:
         color="0.3",
         ha={1: "right", -1: "left", 0: "center"}[int(direction[0])],
         va="center",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
         arrowprops={"arrowstyle": "->", "color": "0.3", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0},
     )
     return inside
