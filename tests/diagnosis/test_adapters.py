@@ -1,5 +1,6 @@
 """Adapters against the libraries themselves, on small models that are collapsed or not by construction."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -115,3 +116,28 @@ def test_lightning_diagnoses_at_every_validation(tmp_path):
     assert callback.diagnosis.measures["examples"] == N
     assert trainer.callback_metrics["diagnosis/collapsed"] == 1
     assert trainer.callback_metrics["diagnosis/kl"] == pytest.approx(callback.history["kl"][-1], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("warm_up", "weight", "status"), [(400, 1.0, "not collapsed"), (1, 100.0, "collapsed")])
+def test_scvi_model_that_was_trained(warm_up, weight, status):
+    """Sixty epochs of a warm-up of 400, the default of the library; and a KL weight at which the model collapses."""
+    scvi, anndata = pytest.importorskip("scvi"), pytest.importorskip("anndata")
+    from bench.diagnosis.adapters.scvi import diagnose
+
+    scvi.settings.seed = 0
+    random = np.random.default_rng(0)
+    rates = np.exp(1 + random.normal(size=(N, 2)) @ random.normal(size=(2, 30)))
+    cells = anndata.AnnData(random.poisson(rates).astype("float32"))
+    scvi.model.SCVI.setup_anndata(cells)
+    model = scvi.model.SCVI(cells, n_latent=3, n_hidden=16, gene_likelihood="nb")
+    plan = {"lr": 1e-2, "n_epochs_kl_warmup": warm_up, "max_kl_weight": weight}
+    model.train(max_epochs=60, batch_size=32, accelerator="cpu", enable_progress_bar=False, plan_kwargs=plan)
+    diagnosis = diagnose(model, likelihood_examples=16)
+    assert diagnosis.status == status, str(diagnosis)
+    assert ("warm_up" in diagnosis.causes) == (warm_up == 400), str(diagnosis)
+    means, _ = model.get_latent_representation(return_dist=True)
+    assert diagnosis.measures["mean_variance"].numpy() == pytest.approx(means.var(axis=0, ddof=1), rel=1e-3)
+    rows = np.linspace(0, N - 1, 16).round().astype(int)
+    own = float(model.get_reconstruction_error(indices=rows)["reconstruction_loss"])  # from one sample of z
+    assert diagnosis.measures["rec"] == pytest.approx(abs(own), rel=0.03)
