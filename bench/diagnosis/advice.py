@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from bench.diagnosis.verdict import Cause
+from bench.diagnosis.verdict import Cause, counted
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,6 @@ def published(methods: Sequence[str]) -> list[str]:
 
 
 def _row(row: dict[str, str]) -> str:
-    collapsed = f"{round(float(row['collapsed']) * int(row['n']))} of {row['n']} seeds collapsed"
+    collapsed = f"{round(float(row['collapsed']) * int(row['n']))} of {counted(int(row['n']), 'seed')} collapsed"
     nll = f", NLL − vae {float(row['nll_minus_baseline']):+.2f}" if row["nll_minus_baseline"] else ""
     return f"{row['method']} on {row['table']}: MI {float(row['mi']):.2f}, {collapsed}{nll}"

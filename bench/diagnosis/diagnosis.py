@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.diagnosis.advice import Advice, advice
 from bench.diagnosis.card import figure, html
-from bench.diagnosis.verdict import Measures, Verdict, as_numbers, looks_unused, looks_used
+from bench.diagnosis.verdict import Measures, Verdict, as_numbers, counted, looks_unused, looks_used
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,7 +82,7 @@ class Diagnosis:
         for name, dimensions in (("look used, are not", looks_used(m)), ("look unused, are not", looks_unused(m))):
             if dimensions:
                 lines.append((name, ", ".join(map(str, dimensions[:12])) + (" …" if len(dimensions) > 12 else "")))
-        return lines
+        return [(name, re.sub(r"-(0\.0+)(?!\d)", r"\1", text)) for name, text in lines]  # no negative zero
 
     def __str__(self) -> str:
         lines = textwrap.wrap(self.headline(), WIDTH, subsequent_indent="  ")
@@ -90,8 +91,12 @@ class Diagnosis:
             if cause.methods:
                 lines += _wrapped(f"  Methods: {', '.join(cause.methods)}")
             lines += [f"  {row}" for row in cause.published[: MAX_EVIDENCE if len(self.causes) < 3 else 1]]
-        size = f"{self.measures['examples']:,} examples, {self.measures['dimensions']} dimensions; nats per example"
-        lines += ["", size, *(f"  {name:<30} {text}" for name, text in self.numbers())]
+        sizes = (counted(self.measures[f"{name}s"], name) for name in ("example", "dimension"))
+        lines += [
+            "",
+            f"{', '.join(sizes)}; nats per example",
+            *(f"  {name:<30} {text}" for name, text in self.numbers()),
+        ]
         return "\n".join(lines + [line for remark in self._remarks() for line in _wrapped(remark)])
 
     def _remarks(self) -> list[str]:

@@ -79,7 +79,7 @@ def _status(m: Measures) -> tuple[Status, str]:
     if m["examples"] < MIN_EXAMPLES:
         return "undecided", f"{m['examples']} examples are too few: give at least {MIN_EXAMPLES}, better 1,000"
     if high < COLLAPSED_BELOW:
-        return "collapsed", f"the posteriors do not depend on x: MI is below {max(high, 0):.2g} nats"
+        return "collapsed", f"the posteriors do not depend on x: MI is below {max(high, 0.001):.2g} nats"
     if low < COLLAPSED_BELOW:
         return "undecided", f"{between}, on both sides of {COLLAPSED_BELOW}: give more examples"
     used = _used(m)
@@ -153,7 +153,7 @@ def _dimensions(m: Measures, status: Status) -> Iterator[Cause]:
         share = f"MI {max(m['mi'], 0):.2f} nats of a KL of {m['kl']:.2f}"
         yield Cause("moved_together", f"{_dimensions_text(offset)} with KL but without information; {share}")
     elif status == "collapsed" and m["kl"] - SIGMAS * m["kl_se"] > COLLAPSED_BELOW:
-        yield Cause("moved_together", f"KL {m['kl']:.2f} nats, MI below {max(bracket(m)[1], 0):.2g}")
+        yield Cause("moved_together", f"KL {m['kl']:.2f} nats, MI below {max(bracket(m)[1], 0.001):.2g}")
     if status != "collapsed" and "dead" in m and (dead := m["dead"].nonzero().flatten().tolist()):
         yield Cause("dead_dimensions", f"{_dimensions_text(dead)} of {m['dimensions']}: KL < 0.01 nats")
     if m["mi"] > m["mi_ceiling"] - CEILING_MARGIN:
@@ -179,7 +179,12 @@ def looks_unused(m: Measures) -> list[int]:
 def _dimensions_text(dimensions: list[int]) -> str:
     """Return how many dimensions there are, and the first of them."""
     first = ", ".join(map(str, dimensions[:6])) + (", …" if len(dimensions) > 6 else "")
-    return f"{len(dimensions)} dimension{'s' * (len(dimensions) != 1)} ({first})"
+    return f"{counted(len(dimensions), 'dimension')} ({first})"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def as_numbers(m: Measures) -> Measures:
