@@ -109,10 +109,17 @@ _Job = tuple[Path, Path, str, str, list[CellFolder], Sequence[str]]
 
 def _run(jobs: list[_Job], processes: int) -> list[tuple[list[Report], list[str]]]:
     """Return the reports and messages of every job, in order."""
-    if min(processes, len(jobs)) < 2:
-        return [_build(job) for job in jobs]
-    with ThreadPoolExecutor(min(processes, len(jobs))) as pool:  # each thread waits for a process
-        return [*pool.map(partial(run_in_subprocess, _build), jobs)]
+    processes = min(processes, len(jobs))
+    if processes < 2:
+        return _build_all(jobs)
+    shares = [jobs[first::processes] for first in range(processes)]  # one start of pandas and matplotlib for each
+    with ThreadPoolExecutor(processes) as pool:  # each thread waits for a process
+        results = [*pool.map(partial(run_in_subprocess, _build_all), shares)]
+    return [results[index % processes][index // processes] for index in range(len(jobs))]
+
+
+def _build_all(jobs: list[_Job]) -> list[tuple[list[Report], list[str]]]:
+    return [_build(job) for job in jobs]
 
 
 def _build(job: _Job) -> tuple[list[Report], list[str]]:
