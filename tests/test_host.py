@@ -121,6 +121,9 @@ def library_calls(cells: tuple[Path, dict[str, Path]], tmp_path: Path, prepared)
     calls = {f"{kind} {name}": call for kind in folders for name, call in trained_cell_calls(folders[kind]).items()}
     return calls | {
         "load": lambda: bench.load(folders["image"]).model.state_dict(),
+        "diagnose": lambda: bench.diagnose(
+            (torch.zeros(200, 2, device="cpu"), torch.zeros(200, 2, device="cpu"))
+        ).to_dict(),
         "frame": lambda: bench.frame(out).drop(columns="folder"),
         "report": lambda: [item.text for item in report.build(out, log=str)],
         "build": lambda: build_from_config(config)[1].state_dict(),

@@ -76,7 +76,8 @@ def test_every_table_has_records():
 
 
 def test_records_name_no_place_of_a_machine():
-    files = [file for name in ("config", "result", "evaluation") for file in RESULTS.glob(f"**/runs/*/*/*/*/{name}.json")]
+    names = ("config", "result", "evaluation")
+    files = [file for name in names for file in RESULTS.glob(f"**/runs/*/*/*/*/{name}.json")]
     texts = {file: file.read_text("utf-8") for file in files}
     assert not [file for file, text in texts.items() if re.search(r"[\"' =](?:/|~/|[A-Z]:\\)\w", text)]
 

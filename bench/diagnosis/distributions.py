@@ -31,7 +31,7 @@ class FullGaussianPosterior(Posterior):
     def pairwise_log_prob(self, z: Tensor) -> Tensor:
         batch, dim = self.mean.shape
         whiten = torch.linalg.solve_triangular(
-            self.root, torch.eye(dim).to(self.root).expand_as(self.root), upper=False
+            self.root, torch.eye(dim, dtype=self.root.dtype, device=self.root.device).expand_as(self.root), upper=False
         )
         centre = (whiten @ self.mean.unsqueeze(2)).squeeze(2)  # (B, D)
         parts = []

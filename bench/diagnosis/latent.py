@@ -32,7 +32,9 @@ FULL_COVARIANCE_EXAMPLES = 1000  # of them with a full covariance, where a pair 
 DIMENSION_EXAMPLES = 1000  # for MI per dimension: its error is about √(2 MI / 1000), 0.014 nats at MI = 0.1
 DIMENSION_PAIRS = 4e7  # pairs over all dimensions, about a second
 KL_SAMPLES = 16  # per example, for a prior without a closed form
-EPSILONS = torch.logspace(-3, 1, 41, dtype=torch.float64)  # nats, the grid of the harness's collapse curve
+EPSILONS = torch.logspace(
+    -3, 1, 41, dtype=torch.float64, device="cpu"
+)  # nats, the grid of the harness's collapse curve
 PROBE_EXAMPLES = 2000
 
 Measures = dict[str, Any]
@@ -61,7 +63,7 @@ def measure_latent(subject: Subject, generator: torch.Generator) -> Measures:
 
 def _collapsed_dimensions(kl_dim: Tensor) -> Tensor:
     """Return which dimensions are (ε, δ)-collapsed at ε = δ = 0.01 (Lucas et al., 2019): ``[N, D]`` -> bool ``[D]``."""
-    threshold = torch.tensor([0.01], dtype=torch.float64)
+    threshold = torch.tensor([0.01], dtype=torch.float64, device="cpu")
     return torch.stack([collapse_curve(column, threshold)[0] > 0.5 for column in kl_dim.cpu().split(1, dim=1)])
 
 

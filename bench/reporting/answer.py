@@ -46,7 +46,7 @@ def answer(rows: DataFrame, assay: Assay) -> Answer:
     if others:
         several = len(others) > 1
         parts.append(
-            f"{len(using)} of {len(others)} other row{'s' * several} keep{'s' * (len(using) == 1)} z in every seed"
+            f"{len(using)} of {len(others)} other method{'s' * several} keep{'s' * (len(using) == 1)} z in every seed"
         )
         parts += [_in_nll(using, name)] if using else []
     caveat = "" if assay.is_valid else "assay not valid: no ranking"
@@ -73,12 +73,13 @@ def _baseline(row: Any) -> str:
 
 
 def _in_nll(using: list[Any], name: str) -> str:
-    """Say in how many rows the NLL is lower, higher, and not told from that of the baseline."""
+    """Say in how many rows the NLL is below, above, and not told from that of the baseline."""
     lows, highs = ([getattr(row, f"{name}_{end}") for row in using] for end in ("low", "high"))
     counts = {
-        "lower than that of the basic VAE in": sum(high < 0 for high in highs),
-        "higher in": sum(low > 0 for low in lows),
-        "not told from that of the basic VAE in": sum(low <= 0 <= high for low, high in zip(lows, highs, strict=True)),
-        "without an interval (one seed) in": sum(math.isnan(low) for low in lows),
+        "below": sum(high < 0 for high in highs),
+        "above": sum(low > 0 for low in lows),
+        "not told from": sum(low <= 0 <= high for low, high in zip(lows, highs, strict=True)),
+        "one seed, no interval": sum(math.isnan(low) for low in lows),
     }
-    return "their NLL is " + ", ".join(f"{where} {count}" for where, count in counts.items() if count)
+    parts = ", ".join(f"{where}: {count}" for where, count in counts.items() if count)
+    return f"their NLL against the basic VAE's – {parts}"

@@ -93,7 +93,7 @@ def test_evaluate_waits_for_another_run(finished, capsys):
             assert locked
             waiting = pool.submit(main, ["evaluate", str(cell.path), *CONVERGENCE])
             with pytest.raises(TimeoutError):
-                waiting.result(timeout=5)
+                waiting.result(timeout=2)
         assert waiting.result(timeout=120) == 0
     assert f"{cell.path}: waiting for another run" in capsys.readouterr().out
     assert "convergence" in cell.evaluation().groups

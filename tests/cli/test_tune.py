@@ -51,6 +51,7 @@ def test_selection_sees_validation_and_never_test(planted):
     assert trials["nll"].tolist() == [20, 20, 20, 20, 10] and trials["selected"].tolist() == [0, 0, 0, 0, 1]
 
 
+@pytest.mark.slow
 def test_more_trials_train_only_what_is_new(toy, capsys):
     arguments = ("--methods", "beta_vae")
     assert bench(toy, *arguments, "--tune", "2") == 0

@@ -46,7 +46,7 @@ def test_a_new_file_is_listed_and_prepared(folder, tmp_path, capsys):
     (folder / "stripes.py").write_text(SOURCE)
     (folder / "_shared.py").write_text("")
     assert "stripes" in dataset_names() and "_shared" not in dataset_names()
-    assert main(["list"]) == 0
+    assert main(["list", "datasets"]) == 0
     assert "generated stripes" in capsys.readouterr().out
     data = prepare("stripes(size=4)", None, tmp_path / "cache")
     assert data.info.shape == (4, 4) and data.info.protocol == "stripes"

@@ -45,7 +45,7 @@ def diagnose(model: SCVI, adata: AnnData | None = None, examples: int = EXAMPLES
             inputs = module._get_generative_input(rows, {"z": z, "library": library[index]})
             return module.generative(**inputs)["px"].log_prob(rows["X"]).sum(-1)
 
-        index = torch.arange(len(library))
+        index = torch.arange(len(library), device="cpu")
         defaults: dict[str, Any] = {"history": _history(model)}
         if module.use_observed_lib_size:
             defaults["log_prob"] = log_prob

@@ -25,11 +25,13 @@ function answerCard(set) {
       "span",
       { class: "answer-title" },
       set.dataset,
-      h("span", { class: "soft" }, ` ${[set.size, set.preset].filter(Boolean).join(", ")}, n = ${seedRange(set)}`),
+      h("span", { class: "soft" }, ` ${[set.size, set.preset].filter(Boolean).join(", ")}, ${seedRange(set)} seeds`),
       set.answer.caveat ? h("span", { class: "ribbon", title: set.assay.line }, set.answer.caveat) : null,
     ),
     h("span", { class: "answer-text" }, set.answer.text),
-    shown.length ? h("span", { class: "soft" }, "Keep z, not behind the basic VAE in NLL:") : null,
+    shown.length
+      ? h("span", { class: "soft" }, "Keep z, not behind the basic VAE in NLL; cost in FLOPs of the basic VAE:")
+      : null,
     shown.length
       ? h(
           "ul",
@@ -55,7 +57,9 @@ function answerSection() {
     cards.replaceChildren(...DATA.sets.map(answerCard));
     figure.replaceChildren(figureBox(FIGURES.decision, current(), Math.max(320, figure.clientWidth || 700)));
   });
-  return h("section", { id: "answer", class: "first" }, cards, figure);
+  const choose =
+    DATA.sets.length > 1 ? h("p", { class: "soft" }, "Choose a data set for the figures and the table:") : null;
+  return h("section", { id: "answer", class: "first" }, h("div", {}, choose, cards), figure);
 }
 
 /** Methods × data sets: what became of every row, with its difference in NLL. */

@@ -6,7 +6,7 @@ const delta = (row, set) => (row.id === set.baseline ? 0 : difference(row).mean)
 
 function decision(set, width) {
   const rows = hasDelta(set).filter((row) => row.numbers.mi[0] !== null && !row.control),
-    winning = new Set(set.answer.winners.slice(0, 6));
+    named = new Set(rows.length <= 8 ? rows.map((row) => row.id) : set.answer.winners.slice(0, 6));
   const ys = rows.flatMap((row) => [
     delta(row, set),
     ...(rows.length < 15 ? [difference(row).low, difference(row).high] : []),
@@ -79,7 +79,7 @@ function decision(set, width) {
         ),
         ...outliers(rows, (row) => delta(row, set), across, y, "y"),
         ...labels(
-          rows.filter((row) => winning.has(row.id) || row.id === set.baseline),
+          rows.filter((row) => named.has(row.id) || row.id === set.baseline),
           across,
           at,
           (row) => (row.id === set.baseline ? row.name : `${row.name}, ${times(row.numbers.relative_cost)}`),

@@ -35,7 +35,7 @@ const FIGURES = {
     draw: decision,
     records: rowRecords,
     caption: (set) =>
-      `Use of z against likelihood: ${set.dataset}. Right of the shaded strip z is in use; at or below 0 nothing is lost to the basic VAE. Bars: 95 % intervals. Size: cost. Labels: rows that keep z and are not behind, with their cost.`,
+      `Use of z against likelihood: ${set.dataset}. Right of the shaded strip z is in use; at or below 0 nothing is lost to the basic VAE. Bars: 95 % intervals. Size: cost. Labels have the cost, in FLOPs of the basic VAE.`,
   },
   delta: {
     name: "nll-difference",
