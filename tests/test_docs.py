@@ -43,7 +43,7 @@ OTHER_PROGRAMS = {
 #: Pages that are run from top to bottom on toy data, and their commands of ``bench`` that are; others are only parsed.
 ALL = ("run", "report", "verify", "list")
 RUN = [
-    ("README.md", ("run",)),
+    pytest.param("README.md", ("run",), marks=pytest.mark.slow),
     ("docs/diagnose.md", ()),
     ("docs/python.md", ("run",)),
     pytest.param("docs/start.md", ALL, marks=pytest.mark.slow),

@@ -74,7 +74,7 @@ def test_sample_corrects_the_plain_nll(evaluation_of):
     assert everything.record.metrics["nll"] == pytest.approx(everything.columns["nll"].mean())
 
 
-@pytest.mark.parametrize("expression", ["vae", "sa_vae"])
+@pytest.mark.parametrize("expression", ["vae", pytest.param("sa_vae", marks=pytest.mark.slow)])
 def test_groups_measured_later_equal_those_at_once(evaluation_of, expression):
     expected = evaluation_of(expression, ALL_GROUPS)
     evaluation = basic = evaluation_of(expression, with_metrics())
