@@ -73,13 +73,13 @@ def _baseline(row: Any) -> str:
 
 
 def _in_nll(using: list[Any], name: str) -> str:
-    """Say in how many rows the NLL is below, above, and not told from that of the baseline."""
+    """Say in how many rows the NLL is lower, higher, and not told apart from that of the baseline."""
     lows, highs = ([getattr(row, f"{name}_{end}") for row in using] for end in ("low", "high"))
     counts = {
-        "below": sum(high < 0 for high in highs),
-        "above": sum(low > 0 for low in lows),
-        "not told from": sum(low <= 0 <= high for low, high in zip(lows, highs, strict=True)),
-        "one seed, no interval": sum(math.isnan(low) for low in lows),
+        "lower": sum(high < 0 for high in highs),
+        "higher": sum(low > 0 for low in lows),
+        "not told apart": sum(low <= 0 <= high for low, high in zip(lows, highs, strict=True)),
+        "no interval (one seed)": sum(math.isnan(low) for low in lows),
     }
-    parts = ", ".join(f"{where}: {count}" for where, count in counts.items() if count)
-    return f"their NLL against the basic VAE's – {parts}"
+    parts = ", ".join(f"{what} in {count}" for what, count in counts.items() if count)
+    return f"NLL against the basic VAE: {parts}"

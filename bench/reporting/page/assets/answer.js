@@ -25,7 +25,7 @@ function answerCard(set) {
       "span",
       { class: "answer-title" },
       set.dataset,
-      h("span", { class: "soft" }, ` ${[set.size, set.preset].filter(Boolean).join(", ")}, ${seedRange(set)} seeds`),
+      h("span", { class: "soft" }, ` ${[set.size, set.preset].filter(Boolean).join(", ")}, ${seedRange(set)}`),
       set.answer.caveat ? h("span", { class: "ribbon", title: set.assay.line }, set.answer.caveat) : null,
     ),
     h("span", { class: "answer-text" }, set.answer.text),
@@ -47,7 +47,7 @@ function seedRange(set) {
   const counts = set.rows.filter((row) => row.n).map((row) => row.n),
     low = Math.min(...counts),
     high = Math.max(...counts);
-  return low === high ? String(high) : `${low}–${high}`;
+  return `${low === high ? "" : `${low}–`}${high} seed${high === 1 ? "" : "s"}`;
 }
 
 function answerSection() {
