@@ -229,4 +229,4 @@ def test_new_method_is_one_file(tmp_path):
     command = [sys.executable, "-m", "bench", "run", "--methods", "half,vae", "--executor", "local"]
     subprocess.run([*command, "--out", "out"], cwd=tmp_path, check=True, env=environment)
     table = pd.read_csv(tmp_path / "out" / "tables" / "glyphs-quick.csv")
-    assert {*table.method} == {"vae", "half"} and np.isfinite(table.iw_nll).all()
+    assert {*table.method} >= {"vae", "half"} and np.isfinite(table.iw_nll).all()

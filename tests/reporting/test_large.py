@@ -14,7 +14,7 @@ from bench.training.expressions import parse_methods
 from tests.fixtures import make_cells
 
 pytestmark = pytest.mark.slow
-MAX_BYTES, MAX_SECONDS = 2.5e6, 40.0  # seconds: 17 on two idle cores
+MAX_BYTES, MAX_SECONDS = 2.5e6, 90.0  # seconds: 17 on two idle cores, more beside other tests
 
 
 @pytest.fixture(scope="module")
