@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 WIDTH = 130  # characters
 SHOWN = 8  # differing settings in the line above a table
 LEGEND = (
-    "≠: told apart, the 95 % interval of B − A excludes 0, as one in 20 does by chance, or Fisher's exact test tells "
-    "the shares of collapsed seeds apart. n: seeds that are compared as pairs, or A/B if they are independent; "
+    "≠: told apart, the 95 % interval of B − A excludes 0, as one in 20 does by chance, or Fisher's exact test finds "
+    "that the shares of collapsed seeds differ. n: seeds that are compared as pairs, or A/B if they are independent; "
     "one seed has no interval."
 )
 

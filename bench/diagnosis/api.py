@@ -1,4 +1,4 @@
-"""``bench.diagnose``: read what is given, measure what it allows, and judge."""
+"""``bench.diagnose``: read what is given, measure what it allows, and decide."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.diagnosis.diagnosis import Diagnosis, Missing
 from bench.diagnosis.inputs import Subject, read
 from bench.diagnosis.latent import measure_latent
 from bench.diagnosis.likelihood import measure_likelihood
-from bench.diagnosis.verdict import judge
+from bench.diagnosis.verdict import decide
 
 LIKELIHOOD_EXAMPLES = 100  # decoded 100 times each, and refined in 100 steps
 
@@ -61,7 +61,7 @@ def diagnose(
     if subject.has_likelihood:
         likelihood, differentiable = measure_likelihood(subject, likelihood_examples, generator)
         measures |= likelihood
-    verdict = judge(measures, subject.kl_weight, subject.history)
+    verdict = decide(measures, subject.kl_weight, subject.history)
     return Diagnosis(verdict, measures, tuple(_missing(subject, measures, differentiable)), subject.notes)
 
 

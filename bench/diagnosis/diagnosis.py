@@ -100,7 +100,7 @@ class Diagnosis:
         return "\n".join(lines + [line for remark in self._remarks() for line in _wrapped(remark)])
 
     def _remarks(self) -> list[str]:
-        """Return what was not measured, and what is odd about the input."""
+        """Return what was not measured, and what is unusual about the input."""
         missing = [f"not measured: {each.measure} ({each.reason}): give {each.give}" for each in self.missing]
         return missing + [f"note: {note}" for note in self.notes]
 

@@ -58,7 +58,7 @@ class Verdict:
     causes: tuple[Cause, ...]
 
 
-def judge(m: Measures, kl_weight: float | None, history: History | None) -> Verdict:
+def decide(m: Measures, kl_weight: float | None, history: History | None) -> Verdict:
     """Return the verdict for measures of the posteriors and, if there was a likelihood, of the decoder."""
     status, reason = _status(m)
     causes = [*_training(m, status, kl_weight, history), *_model(m, status), *_dimensions(m, status)]

@@ -52,7 +52,7 @@ MODIFIERS = {"anneal": "annealing", "cyclical": "cyclical annealing", "lr": "lea
 
 @dataclass(frozen=True)
 class Look:
-    """How a row is drawn: colours on a light and on a dark page, a name of ``SHAPES``, and what tells variants apart.
+    """How a row is drawn: colours on a light and on a dark page, a name of ``SHAPES``, and what distinguishes variants.
 
     ``fill`` is the opacity of the marker's face, whose outline is opaque; ``dashes`` is empty for a solid line.
     """

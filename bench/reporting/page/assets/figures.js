@@ -43,7 +43,7 @@ function decision(set, width) {
           lineAnchor: "bottom",
           dx: 4,
           dy: -4,
-          fill: grey(),
+          fill: GREY,
           rotate: 0,
         }),
         Plot.text([["costs likelihood"]], {
@@ -54,9 +54,9 @@ function decision(set, width) {
           lineAnchor: "top",
           dx: -4,
           dy: 4,
-          fill: grey(),
+          fill: GREY,
         }),
-        Plot.ruleY([0], { stroke: grey() }),
+        Plot.ruleY([0], { stroke: GREY }),
         Plot.link(withInterval, {
           x1: across,
           x2: across,
@@ -129,7 +129,7 @@ function forest(set, width, rows, read, label, reference) {
         tickSize: 0,
       },
       marks: [
-        Plot.ruleX(reference, { stroke: grey() }),
+        Plot.ruleX(reference, { stroke: GREY }),
         Plot.link(withInterval, {
           y1: y,
           y2: y,
@@ -190,8 +190,8 @@ function costFigure(set, width) {
       },
       y: { label: `↑ Δ${set.nll} (nats)`, domain: y, grid: true },
       marks: [
-        Plot.ruleY([0], { stroke: grey() }),
-        Plot.line(front, { x, y: at, curve: "step-after", stroke: grey(), strokeDasharray: "4 3" }),
+        Plot.ruleY([0], { stroke: GREY }),
+        Plot.line(front, { x, y: at, curve: "step-after", stroke: GREY, strokeDasharray: "4 3" }),
         ...points(rows, x, at, {
           tip: (row) => tipText(set, row),
           label: (row) => (front.includes(row) ? row.name : null),
@@ -228,7 +228,7 @@ function rateDistortion(set, width) {
           x2: x[1],
           y1: (sum) => sum - x[0],
           y2: (sum) => sum - x[1],
-          stroke: grey(),
+          stroke: GREY,
           strokeOpacity: 0.5,
           strokeDasharray: "2 3",
           clip: "frame",

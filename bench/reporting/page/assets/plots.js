@@ -1,7 +1,7 @@
 "use strict";
 // What the figures share: markers, axes that one far point does not stretch, labels, and curves.
 
-const grey = () => (dark.matches ? "#8a8a93" : "#8a8a93");
+const GREY = "#8a8a93"; // on a light and on a dark page
 const shade = () => (dark.matches ? "#24252b" : "#f1f1f4");
 const symbolCache = new Map();
 
@@ -179,7 +179,7 @@ function curvePlot(set, rows, name, width, height) {
             {
               x: "update",
               y: (point) => clamp(point.value, domain),
-              stroke: row === baseline ? grey() : color(row.look),
+              stroke: row === baseline ? GREY : color(row.look),
               strokeWidth: row === baseline ? 2.5 : 1.6,
               strokeOpacity: row === baseline ? 0.5 : 1,
               strokeDasharray: row.look?.dashes.length ? row.look.dashes.map((length) => 1.6 * length).join(" ") : null,
