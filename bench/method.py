@@ -174,6 +174,7 @@ class Method:
 
     # Behaviour.
     modalities: ClassVar[Sequence[str]] = ("image", "text")
+    models: ClassVar[Sequence[str]] = ()  # files of bench/models/architectures/ that it can change; (): all
     revision: ClassVar[int] = 1  # increase after any change of what the method trains
     latent: ClassVar[bool] = True  # False: the decoder without z
     baseline: ClassVar[bool] = False  # the row that the others are compared with
@@ -206,9 +207,11 @@ class Method:
         return method
 
     @classmethod
-    def skip(cls, data: DataInfo) -> str | None:
-        """Return why the method does not apply to a data set, or None if it does."""
-        return None if data.modality in cls.modalities else f"for {' and '.join(cls.modalities)} data only"
+    def skip(cls, data: DataInfo, model: str) -> str | None:
+        """Return why the method does not apply to a data set or a model, given by its name; None if it does."""
+        if data.modality not in cls.modalities:
+            return f"for {' and '.join(cls.modalities)} data only"
+        return None if model in (cls.models or (model,)) else f"for the model {' and '.join(cls.models)} only"
 
     @classmethod
     def settings(cls) -> dict[str, Any]:

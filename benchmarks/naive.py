@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.data.dataset import PAD
-from bench.models.image import (
+from bench.models.architectures.lstm import LSTMDecoder, LSTMFeatures
+from bench.models.architectures.masked_cnn import (
     LatentProjection,
     MaskedBlock,
     MaskedCNNDecoder,
@@ -23,7 +24,6 @@ from bench.models.image import (
     ResidualBlock,
     ResNetFeatures,
 )
-from bench.models.text import LSTMDecoder, LSTMFeatures
 from bench.models.vae import VAE
 
 

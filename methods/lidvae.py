@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.method import VAE, DataInfo, Method, ParamGroup, Range, TrainConfig, check_ranges
-from bench.models.text import LSTMDecoder
+from bench.models.architectures.lstm import LSTMDecoder
 
 from .parts.brenier import Brenier
 
@@ -38,6 +38,7 @@ class IdentifiableVAE(Method):
     summary = "decoder injective in z, by Brenier maps"
     citation = "Wang et al., NeurIPS 2021 (arXiv 2301.00537)"
     family = "decoder"
+    models = ("lstm", "masked_cnn")
     marker = "half_left"
     table_order = 92
     revision = 3

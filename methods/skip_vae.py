@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.method import VAE, DataInfo, Method
-from bench.models.image import LatentProjection, MaskedCNNDecoder
-from bench.models.text import LSTMDecoder
+from bench.models.architectures.lstm import LSTMDecoder
+from bench.models.architectures.masked_cnn import LatentProjection, MaskedCNNDecoder
 
 
 class LatentReadout(nn.Module):
@@ -61,6 +61,7 @@ class SkipVAE(Method):
     summary = "z enters every layer of the decoder"
     citation = "Dieng et al., AISTATS 2019 (arXiv 1807.04863)"
     family = "decoder"
+    models = ("lstm", "masked_cnn")
     marker = "bowtie"
     table_order = 91
     revision = 2

@@ -1,4 +1,4 @@
-"""``python -m bench list``: print methods, modifiers, suites, data sets and presets, or all about one of them."""
+"""``python -m bench list``: print the names of methods, data sets, models and presets, or all about one of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def add_parser(commands: Any) -> None:
     """Add the command ``list`` to the subparsers ``commands``."""
     p = commands.add_parser(
         "list",
-        help="print methods, modifiers, suites, data sets and presets",
-        description="Print the names of all methods, modifiers (schedules and KL terms), suites, data sets and presets "
-        "on one screen, or everything about one of them.",
+        help="print methods, modifiers, suites, data sets, models and presets",
+        description="Print the names of all methods, modifiers (schedules and KL terms), suites, data sets, models and "
+        "presets on one screen, or everything about one of them.",
     )
     p.add_argument("what", nargs="?", metavar="WHAT", help=f"a method, a suite, or one of {', '.join(SECTIONS)}")
     p.set_defaults(execute=lambda args: print_list(args.what), after_stop="nothing was changed")
@@ -47,6 +47,7 @@ def overview() -> list[str]:
     """Return the names of everything: methods by family in two columns, then the other kinds, one line or two each."""
     from bench.data.registry import dataset_names
     from bench.experiment.presets import preset_names
+    from bench.models.registry import model_names
     from bench.training import expressions, registry
 
     suites, errors = registry.suites(), registry.import_errors()
@@ -64,6 +65,7 @@ def overview() -> list[str]:
         "modifiers": modifiers,
         "suites": [suite for suite in suites if suite not in families] + ["or a family"],
         "data sets": [*dataset_names(), "or a path"],
+        "models": model_names(),
         "presets": preset_names(),
         "not usable": [*errors],
         "in full": ["python -m bench list NAME, of a method or suite", f"or {', '.join(SECTIONS)}"],
@@ -151,6 +153,22 @@ def _dataset(name: str) -> str:
     return _sentences(summary, _settings(getattr(module, "SETTINGS", {})))
 
 
+def _models() -> Iterator[Section]:
+    from bench.models.registry import model_names
+
+    yield "models", [(name, _model(name)) for name in model_names()]
+
+
+def _model(name: str) -> str:
+    from bench.models.registry import load_model_module
+
+    try:
+        module = load_model_module(name)
+    except UserError as error:
+        return str(error)
+    return _sentences(module.SUMMARY, f"For {module.MODALITY} data", _settings(asdict(module.Config())))
+
+
 def _presets() -> Iterator[Section]:
     from bench.experiment.presets import load_preset, preset_names
 
@@ -171,5 +189,6 @@ SECTIONS = {
     "modifiers": _modifiers,
     "suites": _suites,
     "datasets": _datasets,
+    "models": _models,
     "presets": _presets,
 }

@@ -11,7 +11,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.core.config import ImageModelConfig, convert, suggest
+from bench.core.config import ImageModelConfig, convert, model_name, suggest
 from bench.core.errors import UserError
 from bench.core.files import expand_user
 from bench.core.provenance import cores, memory
@@ -147,11 +147,11 @@ def check_methods(rows: Sequence[MethodSpec], preset: Preset, data: DataInfo) ->
     from bench.data.tensors import apply_model_config
     from bench.models.build import build_model, parameters
 
-    info = apply_model_config(data, preset.model)
+    info, name = apply_model_config(data, preset.model), model_name(preset.model, data.modality)
     _check_memory("the model", parameters(preset.model, info), "model")
     with torch.device("meta"):
         models = {latent: build_model(preset.model, info, latent) for latent in (True, False)}
-        for row in {f"{row.method.name} {row.config}": row for row in rows if not row.method.skip(data)}.values():
+        for row in {f"{row.method.name} {row.config}": row for row in rows if not row.method.skip(data, name)}.values():
             try:
                 model = row.instance().build(deepcopy(models[row.method.latent]), info)
             except ValueError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cli import options
 from bench.cli.execution import Plan, count, print_pending, report_results, run_missing
+from bench.core.config import protocol_name
 from bench.core.errors import UserError
 from bench.experiment.presets import load_preset
 
@@ -84,6 +85,9 @@ def add_arguments(
     what.add_argument("--preset", default="quick", help="quick, small or paper (default: quick)")
     what.add_argument("--seeds", type=options.whole, metavar="N", help="number of seeds (default: the preset's)")
     what.add_argument("--seed", type=options.whole, default=0, metavar="S", help="base seed (default: 0)")
+    what.add_argument(
+        "--model", metavar="EXPR", help="a model, such as transformer(layers=2) (default: that of He et al., 2019)"
+    )
     options.add_options(what, "--set")
     where = p.add_argument_group("where")
     where.add_argument("--out", type=options.path, default="out", metavar="OUT", help="output folder (default: out)")
@@ -149,7 +153,7 @@ def execute(args: argparse.Namespace) -> int:
     print_plan(console, args.out, plan, every_cell=args.dry_run)
     if args.dry_run:
         return 0
-    write_sweeps(args.out, plan.preset.name, plan.sweeps)
+    write_sweeps(args.out, protocol_name(plan.preset.name, plan.preset.model), plan.sweeps)
     write_configs(plan.cells)
     if plan.pending:
         run_missing(console, args.out, plan)
@@ -165,6 +169,7 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     from bench.data.registry import data_folder, prepare
     from bench.experiment.plan import plan
     from bench.experiment.runtime_estimate import estimate
+    from bench.models.registry import canonical_model
     from bench.training.expressions import missing_controls, parse_methods, parse_settings
 
     settings, overrides = parse_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
@@ -173,6 +178,8 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     rows += controls
     with console.status("preparing the data set: up to a few minutes the first time"):
         data = prepare(args.dataset, data_folder(args.data_dir), cache_dir())
+    if expression := args.model or overrides.get("model", {}).get("architecture"):
+        overrides.setdefault("model", {})["architecture"] = canonical_model(str(expression), data.info.modality)
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
     device = options.resolve_device(args.device, args.gpus_per_cell, args.address)
     options.check_preset(preset, data.info, device, rows)

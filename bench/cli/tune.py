@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli.execution import Plan, count, print_pending, report_results, run_missing
+from bench.core.config import protocol_name
 from bench.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def tune(args: argparse.Namespace, console: Console, plan: Plan) -> int:
     _run(console, root, final_plan, "selected setting")
     tuned = Tuning(
         dataset=data.name,
-        preset=preset.name,
+        preset=protocol_name(preset.name, preset.model),
         trials=args.tune,
         search=args.search,
         select=str(rule),

@@ -64,6 +64,7 @@ class ImageModelConfig:
     kernels: tuple[int, ...] = (7, 7, 7, 7, 7, 5, 5, 5, 5, 3, 3, 3, 3)  #: Kernel sizes of the masked convolutions.
     skips: tuple[int, ...] = (7, 7, 7, 7, 5, 5, 5, 5, 3, 3, 3)  #: Kernel sizes of the skip connections.
     maps: int = 4  #: Feature maps to which z is projected for the decoder.
+    architecture: str = ""  #: Model with all its settings, as ``--model`` takes it; empty: masked_cnn.
 
     def __post_init__(self) -> None:
         check_ranges(self, "image_size latent_dim features decoder_channels maps", pooling=("mean", "any"))
@@ -94,6 +95,7 @@ class TextModelConfig:
     initialisation: str = "reference"
     vocabulary: int | None = None  #: Vocabulary size, the most frequent words; the others become ``<unk>``. None: all.
     words: int | None = None  #: Maximum number of words, after which documents are truncated. None: no maximum.
+    architecture: str = ""  #: Model with all its settings, as ``--model`` takes it; empty: lstm.
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -167,6 +169,10 @@ SECTIONS = ("model", "train", "evaluation")
 
 #: Model settings by modality.
 MODELS: dict[str, type] = {"image": ImageModelConfig, "text": TextModelConfig}
+ModelConfig = ImageModelConfig | TextModelConfig
+
+#: Modality -> model (a file of ``bench/models/architectures/``), unless ``architecture`` names another.
+ARCHITECTURES = {"image": "masked_cnn", "text": "lstm"}
 
 
 def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
@@ -256,6 +262,21 @@ IDENTITY_DEFAULTS = {"equal_lengths": False, "compile": False}
 MONITORING_FIELDS = ("lag_examples", "tolerance")
 #: Training settings that ``config.json`` has outside of its section ``train``.
 RECORDED_SEPARATELY = ("precision",)
+
+
+def model_name(model: ModelConfig, modality: str) -> str:
+    """Return the name of the model, without its settings."""
+    return model.architecture.partition("(")[0] or ARCHITECTURES[modality]
+
+
+def protocol_name(preset: str, model: ModelConfig) -> str:
+    """Return the name of the folder and tables of a preset, which ends with the model's, if not the default."""
+    return "-".join(filter(None, (preset, model.architecture.partition("(")[0])))
+
+
+def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model settings that belong to the identity of a cell: without those that name a default model."""
+    return {key: value for key, value in model.items() if key != "architecture" or value}
 
 
 def training_identity(train: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,11 @@ import dataclasses
 
 import numpy as np
 
-from bench.core.config import ImageModelConfig, TextModelConfig, TrainConfig
+from bench.core.config import ImageModelConfig, ModelConfig, TrainConfig
 from bench.data.base import Data as Data
 from bench.data.dataset import PAD, DataInfo, Prepared
 from bench.data.image import POOLINGS, ImageData
 from bench.data.text import TextData
-
-ModelConfig = ImageModelConfig | TextModelConfig
 
 
 def load(prepared: Prepared, model: ModelConfig) -> Data:

@@ -31,6 +31,7 @@ from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel
 
+from bench.core.config import protocol_name
 from bench.core.files import UNFINISHED, file_lock, read_text, replace
 from bench.evaluation.record import EvaluationRecord
 from bench.experiment.schema import (
@@ -175,7 +176,8 @@ class CellFolder:
 def cell_place(config: CellConfig) -> Path:
     """Return the folder of a cell relative to ``OUT/runs``."""
     slug = re.sub(r"[^\w.=+-]+", "-", config.method.expression.replace(")", ""))[:MAX_FOLDER_NAME]
-    return Path(config.dataset.name, config.preset, slug, f"seed-{config.seed}-{config.cell_id}")
+    place = protocol_name(config.preset, config.model)
+    return Path(config.dataset.name, place, slug, f"seed-{config.seed}-{config.cell_id}")
 
 
 def cell_folders(out: Path) -> Iterator[CellFolder]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bench.core.config import ImageModelConfig, TextModelConfig, build
+from bench.core.config import ModelConfig, build
 from bench.core.errors import UserError, error_summary
 from bench.core.hashing import derive_seed
 from bench.data.dataset import Prepared
@@ -73,7 +73,7 @@ def load_data(config: CellConfig, path: Path) -> Data:
 
 
 @lru_cache(maxsize=1)  # consecutive cells of a worker share the data set
-def _load_data(path: Path, fingerprint: str, model: ImageModelConfig | TextModelConfig, device: str) -> Data:
+def _load_data(path: Path, fingerprint: str, model: ModelConfig, device: str) -> Data:
     prepared = Prepared.read(path)
     if prepared is None or prepared.info.fingerprint != fingerprint:
         raise ValueError(f"{path} is missing or has changed since the run was planned: start it again")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.core.config import json_settings
+from bench.core.config import json_settings, model_name
 from bench.core.errors import UserError
 from bench.data.dataset import DataInfo
 from bench.evaluation.config import EvaluationConfig
@@ -101,7 +101,7 @@ def planned_cell(
     config = config.model_copy(update={"cell_id": identify(config)})
     folder = CellFolder(out / "runs" / cell_place(config))
     state = cell_state(folder, preset.evaluation, force)
-    if skip_reason := row.method.skip(data):
+    if skip_reason := row.method.skip(data, model_name(preset.model, data.modality)):
         state = CellState(Status.SKIPPED, skip_reason)
     return PlannedCell(row, config, folder, state)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.core.config import ImageModelConfig, TextModelConfig
+from bench.core.config import ImageModelConfig, ModelConfig
 from bench.core.files import read_json, write_json
 from bench.core.hashing import short_hash
 from bench.core.provenance import machine
@@ -134,7 +134,7 @@ def _measure(preset: Preset, data: DataInfo, device: str, threads: int) -> float
     return (clock() - started) / (threads if device == "cpu" else 1)
 
 
-def random_batch(model: ImageModelConfig | TextModelConfig, data: DataInfo, batch: int) -> Tensor:
+def random_batch(model: ModelConfig, data: DataInfo, batch: int) -> Tensor:
     """Return random examples as the model takes them: ``[B, 1, H, W]`` or ``[B, T]``."""
     if isinstance(model, ImageModelConfig):
         return (torch.rand(batch, 1, model.image_size, model.image_size) < 0.2).float()

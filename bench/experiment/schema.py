@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
-from bench.core.config import ImageModelConfig, TextModelConfig, TrainConfig, training_identity
+from bench.core.config import ModelConfig, TrainConfig, model_identity, training_identity
 from bench.core.errors import UserError, first_error
 from bench.core.hashing import short_hash
 from bench.core.provenance import Provenance
@@ -122,7 +122,7 @@ class CellConfig(CellFile):
     preset: str
     preset_notes: tuple[str, ...] = ()
     """Differences from the published protocol."""
-    model: ImageModelConfig | TextModelConfig
+    model: ModelConfig
     train: TrainConfig
     precision: str
     """Arithmetic of the networks in training and validation."""
@@ -236,8 +236,9 @@ def identify(config: CellConfig) -> str:
     """Return the cell id: a hash of everything that determines the cell's numbers."""
     record = config.model_dump(mode="json")
     method = record["method"]
-    identity = {key: record[key] for key in ("model", "precision", "device", "protocol_version")}
+    identity = {key: record[key] for key in ("precision", "device", "protocol_version")}
     identity |= {
+        "model": model_identity(record["model"]),
         "train": training_identity(record["train"]),
         "method": {key: method[key] for key in ("name", "config", "schedule", "kl_term", "revision")},
         "data": [config.dataset.name, config.dataset.fingerprint],  # seeds are derived from the name

@@ -7,21 +7,19 @@ import math
 import torch
 from torch import nn
 
-from bench.core.config import ImageModelConfig, TextModelConfig
+from bench.core.config import ARCHITECTURES, ModelConfig
 from bench.data.dataset import DataInfo
-from bench.models.image import build_image_model
-from bench.models.text import build_text_model
+from bench.models.registry import parse_model
 from bench.models.vae import VAE
 
 
-def build_model(config: ImageModelConfig | TextModelConfig, data: DataInfo, latent: bool = True) -> VAE:
-    """Return a freshly initialised model for the data; without a latent, the decoder's autoregressive model alone."""
-    if isinstance(config, ImageModelConfig):
-        return build_image_model(config, latent)
-    return build_text_model(config, data.vocabulary, data.shape[0], latent)
+def build_model(config: ModelConfig, data: DataInfo, latent: bool = True) -> VAE:
+    """Return a freshly initialised model for the data; without a latent, the decoder alone."""
+    module, settings = parse_model(config.architecture or ARCHITECTURES[data.modality])
+    return module.build(settings, config, data, latent)
 
 
-def parameters(config: ImageModelConfig | TextModelConfig, data: DataInfo) -> float:
+def parameters(config: ModelConfig, data: DataInfo) -> float:
     """Return the number of parameters without allocating them; infinite if it overflows."""
     try:
         with torch.device("meta"):

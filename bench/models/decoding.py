@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.data.dataset import END, PAD, START
-from bench.models.text import LSTMDecoder
+from bench.models.architectures.lstm import LSTMDecoder
 
 
 def greedy(decoder: LSTMDecoder, code: Tensor) -> Tensor:

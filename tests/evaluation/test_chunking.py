@@ -3,10 +3,9 @@ import torch
 
 from bench.evaluation import chunking
 from bench.evaluation.chunking import PeakMemory, auto_chunk_size, chunked_log_prob, out_of_memory
-from bench.models.image import build_image_model
-from bench.models.text import build_text_model
 from bench.models.vae import VAE
 from tests.conftest import EVALUATION, MODEL, TEXT_MODEL
+from tests.fixtures.networks import build_image_model, build_text_model
 
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),

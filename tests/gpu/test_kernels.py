@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.models.image import MaskedConv
+from bench.models.architectures.lstm import LSTM
+from bench.models.architectures.masked_cnn import MaskedConv
 from bench.models.kernels.cross_entropy import chunked_token_nll, token_nll
 from bench.models.kernels.lstm import recurrence
 from bench.models.kernels.norm_elu import NormELU
-from bench.models.text import LSTM
 from tests.gpu.conftest import DEVICE, relative_distance
 
 pytestmark = pytest.mark.gpu

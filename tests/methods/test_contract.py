@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.core.citations import paper_links
+from bench.core.config import ARCHITECTURES
 from bench.core.errors import UserError
 from bench.data.tensors import Data, load
 from bench.evaluation.metrics import EvaluationContext, compute_metrics
@@ -204,7 +205,7 @@ def test_methods_skip_other_modalities(prepared, text_prepared, planned, text_pl
         method = registry.method(name)
         for data, plan in ((prepared, planned), (text_prepared, text_planned)):
             with subtests.test(method=name, modality=data.info.modality):
-                reason = method.skip(data.info)
+                reason = method.skip(data.info, ARCHITECTURES[data.info.modality])
                 assert (reason is None) == (data.info.modality in method.modalities) and reason != ""
                 assert plan(name).status == ("skipped" if reason else "missing")
 

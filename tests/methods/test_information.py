@@ -13,7 +13,7 @@ from bench.methods.lagrangian_vae import LagrangianVAE
 from bench.methods.latent_reconstruction import LatentReconstruction
 from bench.methods.twr_vae import TimestepWiseVAE
 from bench.models.distributions import Gaussian, StandardNormal
-from bench.models.text import build_text_model
+from tests.fixtures.networks import build_text_model
 from tests.methods.gaussians import context, elbo_terms, generator
 
 

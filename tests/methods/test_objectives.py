@@ -28,8 +28,8 @@ from bench.methods.parts.mmd import SCALES, mmd, multiquadric
 from bench.methods.pretrained_free_bits import PretrainedFreeBits
 from bench.methods.self_critic import SelfCritic
 from bench.methods.wae_mmd import WassersteinAutoencoder
+from bench.models.architectures.lstm import LatentState
 from bench.models.distributions import Gaussian, StandardNormal, gaussian_kl
-from bench.models.text import LatentState
 from tests.conftest import TEXT_TRAIN
 from tests.methods.gaussians import context, elbo_terms, gaussians, generator, split
 

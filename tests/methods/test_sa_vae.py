@@ -12,9 +12,9 @@ import torch
 from bench.experiment.presets import load_preset
 from bench.methods.parts.refinement import refine
 from bench.models.distributions import Gaussian
-from bench.models.image import build_image_model
 from bench.training.expressions import parse_methods
 from tests.conftest import MODEL
+from tests.fixtures.networks import build_image_model
 from tests.methods.test_contract import quick
 
 STEPS, LR, MOMENTUM = 4, 0.2, 0.5

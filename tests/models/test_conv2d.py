@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.models.image import MaskedConv, conv
+from bench.models.architectures.masked_cnn import MaskedConv, conv
 from bench.models.kernels.conv2d import Conv2d, _Convolution
 from bench.models.vae import second_order
 

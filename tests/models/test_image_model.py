@@ -10,10 +10,11 @@ from torch import nn
 
 from bench.core.config import ImageModelConfig
 from bench.experiment.presets import load_preset
+from bench.models.architectures.masked_cnn import MaskedConv
 from bench.models.build import reference_parameters
-from bench.models.image import MaskedConv, build_image_model
 from bench.models.vae import fixed_statistics
 from tests.conftest import MODEL
+from tests.fixtures.networks import build_image_model
 
 
 def count(*modules: nn.Module) -> int:

@@ -10,10 +10,11 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from bench.core.config import TextModelConfig
 from bench.data.dataset import END, PAD, START, UNKNOWN
+from bench.models.architectures.lstm import LSTM
 from bench.models.decoding import beam, greedy
-from bench.models.text import LSTM, build_text_model
 from bench.models.vae import second_order
 from bench.training.flops import flop_counter
+from tests.fixtures.networks import build_text_model
 
 VOCABULARY = 12
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch.quasirandom import SobolEngine
 
+from bench.core.config import model_name
 from bench.core.errors import UserError
 from bench.core.hashing import derive_seed
 from bench.data.dataset import DataInfo
@@ -125,7 +126,10 @@ class Planner:
 
     def searches(self, rows: Iterable[MethodSpec], seeds: int) -> list[PlannedSearch]:
         """Return the search of every row that applies to the data, for each of ``seeds`` repetitions."""
-        return [PlannedSearch(row, seed) for seed in range(seeds) for row in rows if not row.method.skip(self.data)]
+        name = model_name(self.preset.model, self.data.modality)
+        return [
+            PlannedSearch(row, seed) for seed in range(seeds) for row in rows if not row.method.skip(self.data, name)
+        ]
 
     def extend(self, search: PlannedSearch, count: int) -> list[PlannedCell]:
         """Plan trials up to a number of ``count``, and return the new ones."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 
 import torch
@@ -17,9 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.core.config import ImageModelConfig
+from bench.data.dataset import DataInfo
 from bench.models.kernels.conv2d import Conv2d
 from bench.models.kernels.norm_elu import NormELU
 from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
+
+SUMMARY = "ResNet encoder and masked-CNN decoder of He et al. (2019)"
+MODALITY = "image"
+
+
+@dataclass(frozen=True)
+class Config:
+    """No settings besides ``ImageModelConfig``."""
 
 
 class MaskedConv(Conv2d):
@@ -223,15 +233,15 @@ class MaskedCNNDecoder(nn.Module):
         return x
 
 
-def build_image_model(config: ImageModelConfig, latent: bool = True) -> VAE:
+def build(settings: Config, sizes: ImageModelConfig, data: DataInfo, latent: bool = True) -> VAE:
     """Return a freshly initialised model; without a latent, a PixelCNN: the decoder of a VAE that ignores z."""
-    channels, size = config.decoder_channels, config.image_size
-    decoder = MaskedCNNDecoder(channels, config.kernels, config.skips, size)
-    features = ResNetFeatures(size, config.encoder_channels, config.features)
-    head = GaussianHead(config.features, config.latent_dim)
-    projection = LatentProjection(config.latent_dim, config.maps, size, channels, config.kernels[0])
+    channels, size = sizes.decoder_channels, sizes.image_size
+    decoder = MaskedCNNDecoder(channels, sizes.kernels, sizes.skips, size)
+    features = ResNetFeatures(size, sizes.encoder_channels, sizes.features)
+    head = GaussianHead(sizes.features, sizes.latent_dim)
+    projection = LatentProjection(sizes.latent_dim, sizes.maps, size, channels, sizes.kernels[0])
     if latent:
-        model = VAE(features, head, projection, decoder, config.latent_dim)
+        model = VAE(features, head, projection, decoder, sizes.latent_dim)
     else:
         model = VAE(EmptyFeatures(), EmptyHead(), ConstantProjection(projection), decoder, latent_dim=0)
     return model.to(memory_format=torch.channels_last)  # fastest for masked convolutions

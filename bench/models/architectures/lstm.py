@@ -17,12 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.core.config import TextModelConfig
-from bench.data.dataset import END, PAD, START
+from bench.data.dataset import END, PAD, START, DataInfo
 from bench.models.kernels.cross_entropy import chunked_token_nll, token_nll
 from bench.models.kernels.lstm import recurrence
 from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
 
+SUMMARY = "LSTM encoder and decoder of He et al. (2019)"
+MODALITY = "text"
+
 State = tuple[Tensor, Tensor]  # of an LSTM: (h, c), each (1, N, H)
+
+
+@dataclass(frozen=True)
+class Config:
+    """No settings besides ``TextModelConfig``."""
 
 
 @dataclass(frozen=True)
@@ -258,21 +266,14 @@ def embed_time_major(embedding: nn.Embedding, words: Tensor) -> Tensor:
     return embedding(words.t()).transpose(0, 1)
 
 
-def build_text_model(config: TextModelConfig, vocabulary: int, longest: int, latent: bool = True) -> VAE:
-    """Return a freshly initialised model; without a latent, the decoder's language model alone.
-
-    Args:
-        config: Sizes of the networks.
-        vocabulary: Number of words.
-        longest: Maximum length T of a row of word ids.
-        latent: Whether there is a latent variable.
-    """
-    sizes, initial = (config.embedding, config.hidden), Initialisation.from_config(config)
-    dim = config.latent_dim if latent else 0
-    decoder = LSTMDecoder(vocabulary, *sizes, dim, config.dropout, longest, initial)
+def build(settings: Config, sizes: TextModelConfig, data: DataInfo, latent: bool = True) -> VAE:
+    """Return a freshly initialised model; without a latent, the decoder's language model alone."""
+    units, initial = (sizes.embedding, sizes.hidden), Initialisation.from_config(sizes)
+    dim = sizes.latent_dim if latent else 0
+    decoder = LSTMDecoder(data.vocabulary, *units, dim, sizes.dropout, data.shape[0], initial)
     if not latent:
         return VAE(EmptyFeatures(), EmptyHead(), nn.Identity(), decoder, latent_dim=0)
-    latent_to_decoder = LatentState(dim, config.hidden, initial)
-    head = GaussianHead(config.hidden, dim, bias=False)
+    latent_to_decoder = LatentState(dim, sizes.hidden, initial)
+    head = GaussianHead(sizes.hidden, dim, bias=False)
     initial.weight_(head.linear.weight)
-    return VAE(LSTMFeatures(vocabulary, *sizes, initial), head, latent_to_decoder, decoder, dim)
+    return VAE(LSTMFeatures(data.vocabulary, *units, initial), head, latent_to_decoder, decoder, dim)

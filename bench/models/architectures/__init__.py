@@ -1,0 +1,1 @@
+"""Models: one file each, found by presence. ``bench.models.registry`` says what a file defines."""
