@@ -1,11 +1,35 @@
-"""Functions shared by data-set files: hashing shuffles and area averaging."""
+"""Functions shared by data-set files: optional packages, tokenisation, hashing shuffles and area averaging."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 import numpy as np
+
+from bench.core.errors import UserError
+
+_TOKEN = re.compile(r"<unk>|[\w'-]+|[^\w\s\0]")
+
+
+def import_package(module: str, package: str) -> ModuleType:
+    """Import a module of an optional package; ``UserError`` with the command that installs it if it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"this data set needs the package {package} ({error}): pip install {package}") from error
+
+
+def tokenise(text: str) -> list[str]:
+    """Return the words of a text in lower case.
+
+    A word is a run of letters, digits, apostrophes and hyphens, or a single other character, such as a punctuation
+    mark. ``<unk>`` is one word.
+    """
+    return _TOKEN.findall(text.lower().replace("’", "'"))
 
 
 def hash_uniform(key: str) -> float:
@@ -21,6 +45,11 @@ def hash_shuffled(keys: Sequence[str]) -> np.ndarray:
     return np.array(
         sorted(range(len(keys)), key=lambda index: (hash_uniform(keys[index]), keys[index])), dtype=np.int64
     )
+
+
+def split_rows(rows: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Return consecutive parts of ``rows`` with the ``sizes`` of the splits."""
+    return dict(zip(sizes, np.split(rows, np.cumsum([*sizes.values()])[:-1]), strict=True))
 
 
 def overlap_weights(cells: int, pitch: float, length: int, start: float = 0, pixel: float = 1) -> np.ndarray:
