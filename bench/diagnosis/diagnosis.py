@@ -25,6 +25,7 @@ LINES = {
     "cost of z of the prior": ("prior_gap", "prior_gap_se"),
     "ELBO lost by the encoder": ("gap_amortisation", "gap_amortisation_se"),
     "accuracy of a linear probe": ("probe", ""),
+    "certificate of labels": ("certificate", ""),
 }
 
 

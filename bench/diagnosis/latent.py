@@ -17,7 +17,7 @@ from bench.evaluation.estimators.latent_usage import (
     informative_units,
     variance_ratio_units,
 )
-from bench.evaluation.estimators.linear_probe import chance_accuracy, linear_probe
+from bench.evaluation.estimators.linear_probe import certificate_margin, chance_accuracy, linear_probe
 from bench.evaluation.estimators.mutual_information import (
     SampleLogProbs,
     kl_aggregate,
@@ -50,6 +50,8 @@ def measure_latent(subject: Subject, generator: torch.Generator) -> Measures:
     result |= {"au": active_units(q.mean), "au_ratio": variance_ratio_units(q.mean, q.logvar.exp())}
     variance, within = q.mean.var(dim=0), q.logvar.exp().mean(dim=0)
     result |= {"mean_variance": variance, "variance_ratio": variance / (variance + within)}
+    power = q.mean.square().mean(dim=0)
+    result["signal_fraction"] = power / (power + within)  # order parameter of spectral pruning, arXiv 2605.22691
     result["mi_dim"] = _information_per_dimension(q, generator)
     if kl_dim is not None:
         curve = collapse_curve(kl_dim, EPSILONS)
@@ -124,13 +126,15 @@ def _information_per_dimension(q: Gaussian, generator: torch.Generator) -> Tenso
 
 
 def _probe(means: np.ndarray, labels: np.ndarray) -> Measures:
-    """Return the accuracy of a linear probe trained on every second example and tested on the others."""
+    """Return accuracy and certificate of a linear probe trained on every second example and tested on the others."""
     index = evenly_spaced(len(means), PROBE_EXAMPLES)
     train, test = index[::2], index[1::2]
     known = np.isin(labels[test], labels[train])
     if not known.any() or len(np.unique(labels[train])) < 2:
         return {}
+    examples = means[train], labels[train], means[test], labels[test]
     return {
-        "probe": linear_probe(means[train], labels[train], means[test], labels[test]),
+        "probe": linear_probe(*examples),
+        "certificate": certificate_margin(*examples),
         "probe_chance": chance_accuracy(labels[train], labels[test]),
     }

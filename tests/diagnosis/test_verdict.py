@@ -216,6 +216,14 @@ def test_dimensions_that_look_unused():
     assert diagnosis.measures["au"] == 4 and diagnosis.measures["au_ratio"] == 8
 
 
+def test_signal_fraction_is_that_of_the_linear_model():
+    """Of exact posteriors with variance S the means have variance 1 - S; an offset counts as signal, too."""
+    linear = Linear()
+    fraction = bench.diagnose(linear.posterior()).measures["signal_fraction"]
+    assert torch.allclose(fraction, 1 - linear.model.covariance.diagonal().to(fraction), atol=0.05)
+    assert bench.diagnose(constant(1.0)).measures["signal_fraction"].tolist() == pytest.approx([0.5] * D)
+
+
 def test_dead_dimensions_are_those_of_the_collapse_curve():
     diagnosis = bench.diagnose(joined(channel(dim=3), constant(dim=2)))
     assert diagnosis.measures["dead"].tolist() == [False, False, False, True, True]

@@ -3,7 +3,12 @@ import pytest
 import torch
 
 from bench.evaluation.estimators import linear_probe as module
-from bench.evaluation.estimators.linear_probe import chance_accuracy, few_label_accuracy, linear_probe
+from bench.evaluation.estimators.linear_probe import (
+    certificate_margin,
+    chance_accuracy,
+    few_label_accuracy,
+    linear_probe,
+)
 
 
 def blobs(count: int, classes: int, distance: float, seed: int = 0, dim: int = 8):
@@ -50,6 +55,21 @@ def test_probe_is_invariant_to_units_and_class_names():
     assert rescaled == pytest.approx(accuracy, abs=0.011)
     names = np.array([40, 3, -5, 17, 0, 8])
     assert linear_probe(means, names[labels], test, names[test_labels]) == accuracy
+
+
+def test_certificate_is_the_information_of_a_gaussian_channel():
+    """Centres ±1.5: I(label; mean) = ln 2 - E[softplus(-3 (1.5 + noise))]; constant means have none."""
+    random = np.random.default_rng(0)
+    labels = random.integers(2, size=(2, 5000))
+    means = random.normal(size=(2, 5000, 4))
+    assert certificate_margin(means[0], labels[0], means[1], labels[1]) < 0.005
+    assert certificate_margin(np.ones((5000, 4)), labels[0], np.ones((5000, 4)), labels[1]) <= 0
+    means[..., 0] += 3 * labels - 1.5
+    noise = np.linspace(-8, 8, 4001)
+    density = np.exp(-(noise**2) / 2) / np.sqrt(2 * np.pi)
+    information = np.log(2) - np.trapezoid(density * np.log1p(np.exp(-3 * (1.5 + noise))), noise)
+    margin = certificate_margin(means[0], labels[0], means[1], labels[1])
+    assert margin == pytest.approx(information, abs=0.02)
 
 
 def test_unseen_classes_are_left_out():

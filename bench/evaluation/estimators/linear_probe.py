@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 #: Weights of ½‖W‖² relative to the mean cross-entropy; cross-validation selects one, the largest among equals.
 STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3)
 FOLDS = 5
+
+Score = Callable[[Tensor, Tensor], Tensor]  # logits (N, C) and classes (N,) -> a number, higher is better
 
 
 def linear_probe(
@@ -56,6 +59,23 @@ def few_label_accuracy(
     return accuracies
 
 
+def certificate_margin(
+    train_means: np.ndarray, train_labels: np.ndarray, test_means: np.ndarray, test_labels: np.ndarray
+) -> float:
+    """Return the nats by which a linear probe of the means ``[N, D]`` predicts test labels better than any constant.
+
+    The certificate against constant collapse of arXiv 2605.05813 with the labels as teacher: the best constant
+    prediction costs I(x; label), which is the entropy of the labels of these examples, so a prediction from the means
+    that costs less proves that the means depend on x. The margin is at most that entropy.
+    """
+    labels, known, truth = _encode_labels(train_labels, test_labels)
+    features, target, held_out = _standardised(train_means, labels, test_means[known])
+    weights = _selected_weights(features, target, _log_likelihood)
+    cost = cross_entropy(_logits(held_out, weights), torch.from_numpy(np.searchsorted(np.unique(labels), truth)))
+    shares = np.unique(truth, return_counts=True)[1] / len(truth)
+    return float(-(shares * np.log(shares)).sum() - cost.item())
+
+
 def chance_accuracy(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
     """Return the share of the most frequent class among the test labels that the probe is tested on."""
     _, _, truth = _encode_labels(train_labels, test_labels)
@@ -91,33 +111,53 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@single_thread()
 def _accuracy(means: np.ndarray, labels: np.ndarray, test: np.ndarray, truth: np.ndarray) -> float:
-    """Return the test accuracy of a probe trained on ``means`` with the strength selected by cross-validation."""
+    """Return the test accuracy of a probe trained on ``means``."""
+    features, target, held_out = _standardised(means, labels, test)
+    predicted = np.unique(labels)[
+        _logits(held_out, _selected_weights(features, target, _num_correct)).argmax(dim=1).numpy()
+    ]
+    return float((predicted == truth).mean())
+
+
+def _standardised(means: np.ndarray, labels: np.ndarray, test: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the features of training examples, their classes as 0, 1, …, and the features of test examples."""
     centre, scale = means.mean(axis=0, dtype=np.float64), means.std(axis=0, dtype=np.float64)
     scale[scale == 0] = 1
-    features = torch.from_numpy((means - centre) / scale)
-    classes, target = (torch.from_numpy(array) for array in np.unique(labels, return_inverse=True))
-    order = np.random.default_rng(0).permutation(len(labels))
-    order = torch.from_numpy(order[labels[order].argsort(kind="stable")])
+    target = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
+    return torch.from_numpy((means - centre) / scale), target, torch.from_numpy((test - centre) / scale)
+
+
+@single_thread()
+def _selected_weights(features: Tensor, target: Tensor, score: Score) -> Tensor:
+    """Return weights and biases ``[D + 1, C]`` with the strength of the highest score in cross-validation."""
+    order = np.random.default_rng(0).permutation(len(target))
+    order = torch.from_numpy(order[target.numpy()[order].argsort(kind="stable")])
     fold = torch.empty_like(order)
     fold[order] = torch.arange(len(order)) % FOLDS  # every class is spread over all folds
-    correct = torch.stack([_num_correct(features, target, fold == held_out) for held_out in range(FOLDS)]).sum(dim=0)
-    weights = _regularisation_path(features, target, len(classes))[int(correct.argmax())]
-    predicted = classes[_predict(torch.from_numpy((test - centre) / scale), weights)]
-    return float((predicted.numpy() == truth).mean())
+    scores = torch.stack([_scores(features, target, fold == held_out, score) for held_out in range(FOLDS)]).sum(dim=0)
+    return _regularisation_path(features, target, int(target.max()) + 1)[int(scores.argmax())]
 
 
-def _num_correct(features: Tensor, labels: Tensor, held_out: Tensor) -> Tensor:
-    """Return how many held-out examples a probe trained on the others classifies correctly, for each strength."""
+def _scores(features: Tensor, labels: Tensor, held_out: Tensor, score: Score) -> Tensor:
+    """Return the score of a probe on the held-out examples of the classes that it was trained on, by strength."""
     classes, target = labels[~held_out].unique(return_inverse=True)
     path = _regularisation_path(features[~held_out], target, len(classes))
-    predicted = torch.stack([classes[_predict(features[held_out], weights)] for weights in path])
-    return (predicted == labels[held_out]).sum(dim=1)
+    test = held_out & torch.isin(labels, classes)
+    truth = torch.searchsorted(classes, labels[test])
+    return torch.stack([score(_logits(features[test], weights), truth) for weights in path])
 
 
-def _predict(features: Tensor, weights: Tensor) -> Tensor:
-    return torch.addmm(weights[-1], features, weights[:-1]).argmax(dim=1)
+def _num_correct(logits: Tensor, truth: Tensor) -> Tensor:
+    return (logits.argmax(dim=1) == truth).sum()
+
+
+def _log_likelihood(logits: Tensor, truth: Tensor) -> Tensor:
+    return -cross_entropy(logits, truth, reduction="sum")
+
+
+def _logits(features: Tensor, weights: Tensor) -> Tensor:
+    return torch.addmm(weights[-1], features, weights[:-1])
 
 
 def _regularisation_path(features: Tensor, target: Tensor, classes: int) -> list[Tensor]:
@@ -138,8 +178,7 @@ def _fit(features: Tensor, target: Tensor, strength: float, start: Tensor) -> Te
 
     def objective() -> Tensor:
         optimiser.zero_grad()
-        logits = torch.addmm(weights[-1], features, weights[:-1])
-        loss = torch.nn.functional.cross_entropy(logits, target) + 0.5 * strength * weights[:-1].square().sum()
+        loss = cross_entropy(_logits(features, weights), target) + 0.5 * strength * weights[:-1].square().sum()
         loss.backward()
         return loss
 
