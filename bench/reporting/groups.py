@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench.core.hashing import canonical, short_hash
+from bench.core.syntax import parse_call, parse_value
 from bench.experiment.cell_folder import CellFolder, cell_folders
 from bench.experiment.cell_record import CellRecord, readable
 from bench.experiment.tuning.record import Search, Tuning, finished_cells, trial_metrics, tunings
@@ -91,8 +93,9 @@ def group_cells(stem: str, folders: Iterable[CellFolder]) -> list[Group]:
             group.cells.append(cell)
     for group in groups[1:]:
         protocol = full_protocol(group.cells[0])
-        group.stem = f"{stem}-{short_hash(protocol, 8)}"
-        differing = ", ".join(differences(full_protocol(groups[0].cells[0]), protocol))
+        first = full_protocol(groups[0].cells[0])
+        group.stem = f"{stem}-{_model_suffix(first, protocol) or short_hash(protocol, 8)}"
+        differing = ", ".join(differences(first, protocol))
         group.notes.append(f"Not comparable with the cells of {stem}: they differ in {differing}.")
         groups[0].notes.append(f"Cells of another protocol (they differ in {differing}) are in {group.stem}.")
     for group in groups:
@@ -105,6 +108,40 @@ def group_cells(stem: str, folders: Iterable[CellFolder]) -> list[Group]:
     if groups:
         groups[0].notes += skipped
     return groups
+
+
+def model_settings(cell: CellRecord) -> dict[str, Any]:
+    """Return the settings of a cell's model expression; empty for the default model."""
+    expression = cell.config.model.architecture
+    if not expression:
+        return {}
+    return {key: parse_value("|".join(values)) for key, values in parse_call(expression).settings.items()}
+
+
+def levels_of_model(groups: Sequence[Group]) -> tuple[str, dict[float, Group]] | None:
+    """Return the one setting of the model in which tables of a data set and preset differ, and value -> table.
+
+    None if there are fewer than three such tables, or the values are no numbers.
+    """
+    evaluated = [group for group in groups if group.cells and group.cells[0].evaluation and not group.trials]
+    settings = [model_settings(group.cells[0]) for group in evaluated]
+    varied = [key for key in settings[0] if len({str(each.get(key)) for each in settings}) > 1] if settings else []
+    if len(evaluated) < 3 or len(varied) != 1:
+        return None
+    levels = {each[varied[0]]: group for each, group in zip(settings, evaluated, strict=True)}
+    if len(levels) < len(evaluated) or not all(isinstance(level, (int, float)) for level in levels):
+        return None
+    return varied[0], dict(sorted(levels.items()))
+
+
+def _model_suffix(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return the settings of the model in which a protocol differs from the first, if it differs in nothing else."""
+    if differences(first, other) != ["model.architecture"]:
+        return ""
+    known = str(first["model"]["architecture"])
+    calls = [parse_call(text).settings for text in (known, other["model"]["architecture"]) if text]
+    changed = {key: values for key, values in calls[-1].items() if values != calls[0].get(key)}
+    return re.sub(r"[^\w.=]+", "-", ",".join(f"{key}={'|'.join(values)}" for key, values in changed.items())).strip("-")
 
 
 def by_protocol(cells: Iterable[CellRecord]) -> list[list[CellRecord]]:

@@ -123,16 +123,20 @@ def _build_all(jobs: list[_Job]) -> list[tuple[list[Report], list[str]]]:
 
 
 def _build(job: _Job) -> tuple[list[Report], list[str]]:
-    from bench.reporting.groups import tuned_groups
+    from bench.reporting.figures import draw_levels
+    from bench.reporting.groups import levels_of_model, tuned_groups
 
     out, to, dataset, preset, folders, rows = job
     reports, messages = [], []
     groups = group_cells(f"{dataset}-{preset}", folders)
+    levels = levels_of_model(groups)
     groups += tuned_groups(out, dataset, preset, [cell for group in groups for cell in group.cells])
     for group in groups:
         messages += [f"{group.stem}: {note}" for note in group.notes]
         if group.cells:
             reports.append(_write(out, to, dataset, preset, group, messages.append, rows))
+    if levels:
+        draw_levels(to / "figures" / f"{dataset}-{preset}", *levels)
     return reports, messages
 
 
@@ -200,5 +204,5 @@ def _remove_stale(out: Path, reports: list[Report]) -> None:
     stems = {f"{report.dataset}-{report.preset}" for report in reports}
     for pattern in ("tables/*.csv", "tables/*.md", "tables/*.tex", "texts/*.md"):
         for file in out.glob(pattern):
-            if file not in current and re.sub(r"(-[0-9a-f]{8})?(-appendix)?$", "", file.stem) in stems:
+            if file not in current and re.sub(r"(-[0-9a-f]{8}|-[^-]+=[\w.=-]+)?(-appendix)?$", "", file.stem) in stems:
                 file.unlink()

@@ -67,7 +67,9 @@ def document(
     """
     cell = next((cell for cell in group.cells if cell.evaluation), group.cells[0])
     settings = common_settings(group.cells)
-    result = Document(f"{_data_title(cell)}, preset {cell.config.preset}{group.subtitle}", group.stem, assay.line)
+    model = f", model {name}" if (name := cell.config.model.architecture) else ""
+    title = f"{_data_title(cell)}, preset {cell.config.preset}{model}{group.subtitle}"
+    result = Document(title, group.stem, assay.line)
     baseline = next(iter(rows.loc[rows["baseline"], "method"]), None)
     shown = panels(rows, cell, settings, baseline)
     columns = [column for panel in shown.values() for column in panel]

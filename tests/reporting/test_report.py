@@ -11,6 +11,7 @@ import matplotlib
 import pytest
 
 from bench.cli.main import main
+from bench.core.config import ImageModelConfig
 from bench.core.files import read_json, write_json
 from bench.reporting import report
 from tests.fixtures import make_cells
@@ -110,3 +111,21 @@ def test_folder_without_cells_is_a_one_line_error(tmp_path: Path, capsys: pytest
     assert main(["report", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("error: no ") and printed.err.count("\n") == 1
+
+
+def test_tables_of_one_setting_of_a_model_share_a_figure(tmp_path, no_figures):
+    """Stronger decoders in tables named by their setting, and one figure over all of them."""
+    for field in (2, 4, 8):
+        architecture = f"masked_cnn(receptive_field={field})"
+        model = ImageModelConfig(latent_dim=16, architecture=architecture)
+        methods = [(spec, nll - field / 10, kl, *rest) for spec, nll, kl, *rest in make_cells.THREE]
+        make_cells.write(tmp_path, methods, seeds=2, endings={}, model=model)
+    reports = report.build(tmp_path, log=lambda message: None)
+    stems = [each.stem for each in reports]
+    assert stems[0] == "glyphs-quick-masked_cnn"
+    assert {stem.partition("receptive_field=")[2] for stem in stems[1:]} < {"2", "4", "8"}
+    assert all("masked_cnn(receptive_field=" in each.title for each in reports)
+    assert (tmp_path / "figures" / stems[0] / "capacity.png").stat().st_size > 10_000
+    (tmp_path / "tables" / f"{stems[0]}-receptive_field=9.csv").touch()
+    report.build(tmp_path, log=lambda message: None)
+    assert sorted(path.stem for path in tmp_path.glob("tables/*.csv")) == sorted(stems)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bench.experiment.lag_trace import LagTrace
-from bench.reporting.frame import headline, history_frame
-from bench.reporting.groups import CONTROLS
+from bench.reporting.frame import cells_frame, headline, history_frame
+from bench.reporting.groups import CONTROLS, Group
 from bench.reporting.looks import look
 
 if TYPE_CHECKING:
@@ -100,6 +100,24 @@ def draw(
         if file.suffix[1:] in (*METADATA, "svg") and file not in files:
             file.unlink()
     return files
+
+
+def draw_levels(folder: Path, setting: str, groups: Mapping[float, Group]) -> None:
+    """Write the figure of tables that differ in one ``setting`` of their model; ``groups``: its value -> the table."""
+    import matplotlib.style
+
+    from bench.reporting.figures import capacity
+    from bench.reporting.figures.style import RC, save
+
+    frames = {level: cells_frame(group.cells) for level, group in groups.items()}
+    looks = {
+        row.title: look(row.cell.config.method)
+        for frame in frames.values()
+        for row in frame[(frame["family"] != CONTROLS) | frame["mi"].isna()].itertuples()  # the decoder without z
+    }
+    with matplotlib.style.context(RC, after_reset=True):
+        finished = {level: frame[frame["status"] == "done"] for level, frame in frames.items()}
+        save(capacity.draw(finished, setting, looks), folder / "capacity")
 
 
 def collect(
