@@ -125,11 +125,6 @@ def check_preset(preset: Preset, data: DataInfo, device: str, rows: Sequence[Met
             f"train.batch_size = {preset.train.batch_size}, but the number of training examples is "
             f"{data.sizes['train']}: use --set train.batch_size={data.sizes['train']} or less"
         )
-    if image and (size := data.shape[-1]) % (wanted := preset.model.image_size):
-        nearest = min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: (abs(n - wanted), -n))
-        raise UserError(
-            f"model.image_size = {wanted} does not divide the image size {size}: use --set model.image_size={nearest}"
-        )
     from bench.models.compilation import check_compiler
     from bench.models.precision import check_precision
 

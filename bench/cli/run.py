@@ -11,7 +11,7 @@ from bench.cli import options
 from bench.cli.execution import Plan, count, print_pending, report_results, run_missing
 from bench.core.config import protocol_name
 from bench.core.errors import UserError
-from bench.experiment.presets import load_preset
+from bench.experiment.presets import fit_to_images, load_preset
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -181,6 +181,7 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     if expression := args.model or overrides.get("model", {}).get("architecture"):
         overrides.setdefault("model", {})["architecture"] = canonical_model(str(expression), data.info.modality)
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
+    preset = fit_to_images(preset, data.info.shape)
     device = options.resolve_device(args.device, args.gpus_per_cell, args.address)
     options.check_preset(preset, data.info, device, rows)
     seeds = preset.seeds if args.seeds is None else args.seeds

@@ -52,12 +52,23 @@ def cached(cache: Path, stem: str, build: Callable[[], tuple[DataInfo, Mapping[s
             sizes = {split: len(arrays[split]) for split in SPLITS}
             if not all(sizes.values()):
                 raise UserError(f"{stem} has the sizes {sizes}; every split needs at least one example")
-            info = dataclasses.replace(info, sizes=sizes, fingerprint=fingerprint(arrays))
+            notes = (*info.notes, *duplicate_notes(arrays))
+            info = dataclasses.replace(info, sizes=sizes, fingerprint=fingerprint(arrays), notes=notes)
             replace(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
             write_json(path.with_suffix(".json"), dataclasses.asdict(info))  # last: it marks the set as complete
         except MemoryError as error:
             raise UserError(f"not enough memory to prepare {stem}; use a smaller data set or free some") from error
     return Prepared(info, path)
+
+
+def duplicate_notes(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Return a footnote with the numbers of validation and test examples that are equal to a training example."""
+    train = {hash(row.tobytes()) for row in arrays["train"]}
+    shares = []
+    for split, title in (("val", "validation"), ("test", "test")):
+        if count := sum(hash(row.tobytes()) in train for row in arrays[split]):
+            shares.append(f"{count:,} of {len(arrays[split]):,} {title} examples")
+    return [f"{' and '.join(shares)} also occur in train."] if shares else []
 
 
 def find_by_fingerprint(fingerprint: str, cache: Path) -> Prepared | None:

@@ -48,7 +48,7 @@ class DataInfo:
 class Prepared:
     """A data set in the cache: its description and the ``.npz`` file with its arrays.
 
-    Image data: ``train``, ``val``, ``test``: float32 ``[N, 28, 28]``, Bernoulli means in [0, 1] (ink = 1).
+    Image data: ``train``, ``val``, ``test``: float32 ``[N, S, S]``, Bernoulli means in [0, 1] (ink = 1).
     Text data: ``train``, ``val``, ``test``: int32 ``[N, L]``, rows ``<s> w1 … wn </s>`` padded with ``<pad>`` to the
     longest row of all splits; ``vocabulary``: str ``[V]``, ``SPECIALS``, then words by decreasing frequency in train;
     if the distribution is known ``test_nll``: float64 ``[N]``, the exact -log p(x) of every test sentence.

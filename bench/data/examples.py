@@ -15,7 +15,7 @@ from bench.data.corpus import document_words, encode
 from bench.data.dataset import END, PAD, START
 from bench.data.image import TEST_STREAM, binarise, pool
 from bench.data.text import truncate
-from bench.data.user_data import image_means
+from bench.data.user_data import image_means, pad_to_square
 
 Examples: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray] | Sequence[str]"
 
@@ -25,19 +25,16 @@ WORD_IDS = "word ids are rows '<s> w1 … wn </s>', padded with 0: whole numbers
 def image_inputs(images: Examples, model: ImageModelConfig) -> Tensor:
     """Return images as float32 ``[N, 1, size, size]``, 0 or 1, on the CPU.
 
-    ``images``: what an ``.npz`` file of the user may hold. Larger images are pooled like the data set, and grey ones
-    binarised like its test images: with a fixed seed, by their position.
+    ``images``: what an ``.npz`` file of the user may hold. Larger images are padded and pooled like the data set, and
+    grey ones binarised like its test images: with a fixed seed, by their position.
     """
     array = as_array(images, "images")
     if array.dtype.kind == "U":
         raise UserError("this model takes images [N, H, W], not texts")
-    means = image_means(array, "images")
-    if (side := means.shape[-1]) % model.image_size:
-        raise UserError(
-            f"images: {side}×{side} pixels cannot be pooled to the model's {model.image_size}×{model.image_size}; "
-            f"give images of {model.image_size}×{model.image_size} or a multiple"
-        )
-    return torch.from_numpy(binarise(pool(means, model.image_size, model.pooling), TEST_STREAM)).unsqueeze(1)
+    means, size = pad_to_square(image_means(array, "images")), model.image_size
+    if (side := means.shape[-1]) < size:
+        raise UserError(f"images: {side}×{side} pixels, the model takes {size}×{size}; give that size or a larger one")
+    return torch.from_numpy(binarise(pool(means, size, model.pooling), TEST_STREAM)).unsqueeze(1)
 
 
 def text_inputs(

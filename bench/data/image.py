@@ -24,7 +24,7 @@ POOLINGS = {"mean": "mean of each block", "any": "probability that any pixel of 
 
 @dataclass(kw_only=True)
 class ImageData(Data):
-    """Images on one device; ``info.shape`` is (size, size), after pooling.
+    """Square images on one device; ``info.shape`` is (size, size), after pooling.
 
     ``train``: float32 ``[N, size, size]``, Bernoulli means. ``val`` and ``test``: float32 ``[N, 1, size, size]``, 0 or
     1.
@@ -88,21 +88,32 @@ class ImageData(Data):
 
 
 def pool(means: np.ndarray, size: int, pooling: str = "mean") -> np.ndarray:
-    """Pool Bernoulli means ``[N, S, S]`` over square blocks: float32 ``[N, size, size]``; size divides S.
+    """Pool Bernoulli means ``[N, S, S]`` over blocks of pixels: float32 ``[N, size, size]``, size at most S.
+
+    Block i of a side has the pixels ⌊i·S/size⌋ to ⌈(i + 1)·S/size⌉ - 1, as in ``torch.nn.AdaptiveAvgPool2d``: S/size
+    pixels, if that is an integer; otherwise neighbouring blocks overlap.
 
     ``mean``: the mean of a block. ``any``: the probability that any of its pixels is on, so that binarising the result
-    has the same distribution as binarising first and max-pooling; thin strokes stay connected, whereas after ``mean``
+    has the same means as binarising first and max-pooling; thin strokes stay connected, whereas after ``mean``
     binarisation noise dominates.
     """
     full = means.shape[-1]
-    if size < 1 or full % size:
-        raise ValueError(f"image size {size} does not divide {full}")
+    if not 1 <= size <= full:
+        raise ValueError(f"images of {full}×{full} pixels cannot be pooled to {size}×{size}")
     if size == full:
         return means
     # In float64, rounded once at the end: the same bits for any order of the sums and products.
-    blocks = means.reshape(-1, size, full // size, size, full // size).astype(np.float64)
-    pooled = blocks.mean(axis=(2, 4)) if pooling == "mean" else 1 - (1 - blocks).prod(axis=(2, 4))
-    return pooled.astype(np.float32)
+    values = means.astype(np.float64)
+    if full % size == 0:
+        blocks = values.reshape(-1, size, full // size, size, full // size)
+        pooled = blocks.mean(axis=(2, 4)) if pooling == "mean" else 1 - (1 - blocks).prod(axis=(2, 4))
+        return pooled.astype(np.float32)
+    bounds = [(index * full // size, -(-(index + 1) * full // size)) for index in range(size)]
+    values, reduce = (values, np.mean) if pooling == "mean" else (1 - values, np.prod)
+    for axis in (1, 2):
+        pieces = [reduce(values.take(range(*bound), axis), axis=axis) for bound in bounds]
+        values = np.stack(pieces, axis=axis)
+    return (values if pooling == "mean" else 1 - values).astype(np.float32)
 
 
 def binarise(means: np.ndarray, stream: int, seed: int = BINARISATION_SEED) -> np.ndarray:

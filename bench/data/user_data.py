@@ -26,8 +26,8 @@ def prepare(path: Path, cache: Path) -> Prepared:
 
     A folder has ``train.txt``, ``val.txt`` (or ``valid.txt``) and ``test.txt``: one document per line, UTF-8, words
     separated by spaces, or ``label<TAB>document`` on every line. An ``.npz`` file has ``train``, ``val`` and ``test``:
-    square images ``[N, S, S]`` or ``[N, 1, S, S]``, ink high, floats in [0, 1] or uint8; and optionally
-    ``train_labels`` …: ``[N]``. Raise ``UserError`` with what is missing or wrong.
+    images ``[N, H, W]`` or ``[N, 1, H, W]``, ink high, floats in [0, 1] or uint8; and optionally ``train_labels`` …:
+    ``[N]``. Images are padded to a square. Raise ``UserError`` with what is missing or wrong.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder of text files or an .npz file of images")
@@ -60,8 +60,10 @@ def _images(path: Path, cache: Path) -> Prepared:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
     def build() -> tuple[DataInfo, Mapping[str, np.ndarray]]:
-        arrays = _image_arrays(_load(path), path)
-        shape = arrays["train"].shape[1:]
+        given = _load(path)
+        arrays = _image_arrays(given, path)
+        shape, (height, width) = arrays["train"].shape[1:], given["train"].shape[-2:]
+        padded = f"Images of {height}×{width}, padded with empty pixels to {shape[0]}×{shape[1]}."
         info = DataInfo(
             name=name,
             title=f"{name} ({shape[0]}×{shape[1]})",
@@ -69,7 +71,7 @@ def _images(path: Path, cache: Path) -> Prepared:
             unit="nats per image",
             shape=shape,
             source=f"the user's file {printable(path.name)}",
-            notes=(BINARISATION_NOTE,),
+            notes=(BINARISATION_NOTE, *([padded] if height != width else [])),
         )
         return info, arrays
 
@@ -92,8 +94,9 @@ def _image_arrays(given: Mapping[str, np.ndarray], path: Path) -> dict[str, np.n
     if missing := [split for split in SPLITS if split not in given]:
         raise UserError(f"{path}: no array {' or '.join(missing)}; the arrays of images are train, val and test")
     images = {split: image_means(given[split], f"{path}, array {split}") for split in SPLITS}
-    if len(sizes := {array.shape[1] for array in images.values()}) > 1:
-        raise UserError(f"{path}: images of sizes {', '.join(map(str, sorted(sizes)))}; pad or crop them to one size")
+    if len(sizes := {f"{array.shape[1]}×{array.shape[2]}" for array in images.values()}) > 1:
+        raise UserError(f"{path}: images of sizes {', '.join(sorted(sizes))}; pad or crop them to one size")
+    images = {split: pad_to_square(array) for split, array in images.items()}
     labels = {split: given[f"{split}_labels"] for split in SPLITS if f"{split}_labels" in given}
     if 0 < len(labels) < len(SPLITS):
         raise UserError(f"{path}: labels only of {' and '.join(labels)}; give labels for every split or none")
@@ -106,15 +109,12 @@ def _image_arrays(given: Mapping[str, np.ndarray], path: Path) -> dict[str, np.n
 
 
 def image_means(array: np.ndarray, where: str) -> np.ndarray:
-    """Return images as Bernoulli means, float32 ``[N, S, S]`` in [0, 1]; errors begin with ``where``."""
+    """Return images as Bernoulli means, float32 ``[N, H, W]`` in [0, 1]; errors begin with ``where``."""
     flat = array[:, 0] if array.ndim == 4 and array.shape[1] == 1 else array
     if flat.size == 0:
         raise UserError(f"{where}: shape {array.shape}, no images; give at least one")
-    if flat.ndim != 3 or flat.shape[1] != flat.shape[2]:
-        raise UserError(
-            f"{where}: shape {array.shape}, not square grey images [N, S, S] or [N, 1, S, S]; "
-            f"{'pad or crop' if flat.ndim == 3 else 'reshape'} them"
-        )
+    if flat.ndim != 3:
+        raise UserError(f"{where}: shape {array.shape}, not grey images [N, H, W] or [N, 1, H, W]; reshape them")
     if flat.dtype == np.uint8:
         if flat.max() == 1:
             raise UserError(f"{where}: uint8 values 0 and 1, but uint8 means 0 to 255; use bool or float")
@@ -128,3 +128,13 @@ def image_means(array: np.ndarray, where: str) -> np.ndarray:
             f"{where}: values from {flat.min():.4g} to {flat.max():.4g}, not in [0, 1]; scale them to it, or use uint8"
         )
     return flat.astype(np.float32)
+
+
+def pad_to_square(images: np.ndarray) -> np.ndarray:
+    """Pad images ``[N, H, W]`` on both sides with empty pixels: ``[N, S, S]``, S the larger of H and W.
+
+    An odd row or column is added at the bottom or on the right.
+    """
+    height, width = images.shape[1:]
+    rows, columns = max(width - height, 0), max(height - width, 0)
+    return np.pad(images, [(0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)])

@@ -184,7 +184,6 @@ def test_wrong_setting_is_one_line_and_status_2(toy, capsys, subtests):
         ("train.epocs=1", "did you mean 'epochs'?"),
         ("train.iw_samples=5", "did you mean evaluation.iw_samples?"),
         ("train.batch_size=1000000", "use --set train.batch_size=100 or less"),
-        ("model.image_size=13", "does not divide the image size 28: use --set model.image_size=14"),
         ("train.batch_size=1", "use --set train.batch_size=2"),
         ("evaluation.metrics=refined-iw", "did you mean 'refined_iw'?"),
         ("model.features=10**12", "features"),

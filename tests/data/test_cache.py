@@ -30,6 +30,19 @@ def test_cached_data_is_built_once(tmp_path):
     assert find_by_fingerprint("other", tmp_path) is None
 
 
+def test_duplicates_between_splits_are_counted(tmp_path):
+    rows = np.arange(20).reshape(10, 2)
+    for val, test, note in [
+        (rows[4:6], rows[6:], None),
+        (rows[3:6], rows[6:], "1 of 3 validation examples also occur in train."),
+        (rows[4:6], rows[[0, 3, 3, 9]], "3 of 4 test examples also occur in train."),
+        (rows[:1], rows[:1], "1 of 1 validation examples and 1 of 1 test examples also occur in train."),
+    ]:
+        arrays = {"train": rows[:4], "val": val, "test": test}
+        info = cached(tmp_path, f"toy {note}", lambda: (INFO, arrays)).info
+        assert info.notes == ("note", *([note] if note else [])) and info.fingerprint == fingerprint(arrays)
+
+
 def test_user_without_a_home_is_told_to_name_a_cache(monkeypatch, tmp_path):
     def unknown(number):
         raise KeyError(f"getpwuid(): uid not found: {number}")

@@ -30,6 +30,14 @@ def test_grey_images_become_those_of_the_data_set(means, data):
         assert torch.equal(image_inputs(images, MODEL), data.test)
 
 
+def test_images_of_another_size_are_padded_and_pooled(means):
+    narrow = means[:, :, 4:24].copy()
+    padded = np.zeros_like(means)
+    padded[:, :, 4:24] = narrow
+    assert torch.equal(image_inputs(narrow, MODEL), image_inputs(padded, MODEL))
+    assert image_inputs(means[:, 1:, 1:], MODEL).shape == (30, 1, 7, 7)  # 27 is no multiple of 7
+
+
 def test_other_kinds_of_arrays_are_the_same_images(means):
     grey = torch.from_numpy(means)
     expected = image_inputs(means, MODEL)
@@ -64,9 +72,8 @@ IMAGES = np.full((2, 7, 7), 0.5, np.float32)
         (IMAGES.astype(object), "object"),
         (IMAGES[0], r"shape \(7, 7\)"),
         (IMAGES[:0], r"shape \(0, 7, 7\)"),
-        (IMAGES[:, :6], r"shape \(2, 6, 7\)"),
         (np.stack([IMAGES] * 3, axis=1), r"shape \(2, 3, 7, 7\)"),
-        (np.zeros((2, 8, 8)), "8×8 pixels cannot be pooled to the model's 7×7"),
+        (IMAGES[:, :6, :6], "6×6 pixels, the model takes 7×7"),
         (torch.zeros(2, 7, 7, device="meta"), "not an array"),
         ([np.zeros((7, 7)), np.zeros((8, 8))], "not an array"),
         ([[1, 2], [3]], "not an array"),

@@ -93,4 +93,4 @@ def test_unknown_names_and_ambiguous_paths(tmp_path):
     with pytest.raises(UserError, match="has the name of a built-in data set"):
         prepare(str(tmp_path / "glyphs.npz"), None, tmp_path / "cache")
     np.savez(tmp_path / "squares.npz", **images)
-    assert prepare(str(tmp_path / "squares.npz"), None, tmp_path / "cache").info.notes == (BINARISATION_NOTE,)
+    assert prepare(str(tmp_path / "squares.npz"), None, tmp_path / "cache").info.notes[0] == BINARISATION_NOTE

@@ -63,8 +63,18 @@ def test_pooling():
     np.testing.assert_allclose(image.pool(means, 14), sum(corners) / 4, rtol=1e-6)
     np.testing.assert_allclose(image.pool(means, 14, "any"), 1 - np.prod([1 - c for c in corners], axis=0), rtol=1e-6)
     assert image.pool(means, 28) is means
-    with pytest.raises(ValueError, match="image size 13 does not divide 28"):
-        image.pool(means, 13)
+    with pytest.raises(ValueError, match="28×28 pixels cannot be pooled to 29×29"):
+        image.pool(means, 29)
+
+
+@pytest.mark.parametrize(("full", "size"), [(28, 7), (28, 13), (28, 27), (32, 14), (105, 28), (9, 1)])
+def test_pooling_of_any_size_is_adaptive_pooling(full, size):
+    means = torch.rand(4, full, full, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.adaptive_avg_pool2d(means.double(), size)
+    torch.testing.assert_close(torch.from_numpy(image.pool(means.numpy(), size)), expected.float())
+    ink = (means < 0.1).float()
+    pooled = torch.from_numpy(image.pool(ink.numpy(), size, "any"))
+    assert torch.equal(pooled, torch.nn.functional.adaptive_max_pool2d(ink, size))
 
 
 def test_binarisation_has_fixed_bits_and_the_given_means():

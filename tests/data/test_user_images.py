@@ -45,13 +45,25 @@ def test_uint8_bool_and_channel_axis(images, tmp_path):
     assert arrays["test"].dtype == np.float32 and set(np.unique(arrays["test"])) == {0, 1}
 
 
+@pytest.mark.parametrize(("height", "width"), [(12, 9), (9, 12), (1, 12)])
+def test_other_images_are_padded_to_a_square(height, width, images, tmp_path):
+    cropped = {split: array[:, :height, :width] for split, array in images.items()}
+    prepared = prepare(tmp_path, cropped)
+    top, left = (12 - height) // 2, (12 - width) // 2
+    assert prepared.info.shape == (12, 12) and f"Images of {height}×{width}, padded" in prepared.info.notes[-1]
+    for split, array in prepared.arrays().items():
+        inside = array[:, top : top + height, left : left + width]
+        np.testing.assert_array_equal(inside, cropped[split].astype(np.float32))
+        assert array.sum() == pytest.approx(inside.sum())
+
+
 def test_unusable_images(images, tmp_path, subtests):
     cases = [
         ({"val": None}, "no array val"),
-        ({"val": np.zeros((2, 12, 11))}, r"array val: shape \(2, 12, 11\), not square grey .*; pad or crop them"),
+        ({"val": np.zeros((2, 12, 11))}, "images of sizes 12×11, 12×12"),
         ({"val": np.zeros((2, 12, 12, 3))}, r"array val: shape \(2, 12, 12, 3\), .*; reshape them"),
         ({"val": np.zeros((0, 12, 12))}, r"array val: shape \(0, 12, 12\), no images; give at least one"),
-        ({"test": np.zeros((2, 14, 14))}, "images of sizes 12, 14"),
+        ({"test": np.zeros((2, 14, 14))}, "images of sizes 12×12, 14×14"),
         ({"test": np.full((2, 12, 12), 255.0)}, r"array test: values from 255 to 255, not in \[0, 1\]"),
         ({"train": np.full((2, 12, 12), np.nan)}, "array train: NaN among the values; replace it"),
         ({"train": np.ones((2, 12, 12), np.uint8)}, "array train: uint8 values 0 and 1"),

@@ -4,7 +4,7 @@ import pytest
 
 from bench.core.config import TextModelConfig
 from bench.core.errors import UserError
-from bench.experiment.presets import load_preset
+from bench.experiment.presets import fit_to_images, load_preset
 
 
 def test_paper_preset_for_text_is_the_published_protocol():
@@ -17,6 +17,27 @@ def test_paper_preset_for_text_is_the_published_protocol():
     synthetic = load_preset("paper", "text", protocol="synthetic")
     assert synthetic.model == TextModelConfig(embedding=50, hidden=50) and synthetic.train.batch_size == 16
     assert synthetic.train.lr == 1.0 and synthetic.train.equal_lengths
+
+
+@pytest.mark.parametrize(
+    ("preset", "side", "size", "note"),
+    [
+        ("small", 28, 14, "images pooled from 28×28 to 14×14 (any ink in a block)"),
+        ("small", 105, 14, "images pooled from 105×105 to 14×14 (any ink in a block)"),
+        ("small", 14, 14, None),
+        ("small", 8, 8, "images of 8×8, smaller than the preset's 14×14"),
+        ("paper", 28, 28, None),
+        ("paper", 32, 28, "images pooled from 32×32 to 28×28 (mean of a block)"),
+        ("paper", 8, 8, "images of 8×8, smaller than the preset's 28×28"),
+    ],
+)
+def test_images_smaller_than_the_preset_keep_their_size(preset, side, size, note):
+    chosen = load_preset(preset, "image")
+    fitted = fit_to_images(chosen, (side, side))
+    assert fitted.notes == (*chosen.notes, *([note] if note else []))
+    assert fitted.model.image_size == size
+    if note is None:
+        assert fitted == chosen
 
 
 def test_invalid_preset_files_are_refused(tmp_path, monkeypatch, subtests):

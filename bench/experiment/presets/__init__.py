@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
-from bench.core.config import MODELS, TrainConfig, build, suggest, with_overrides
+from bench.core.config import MODELS, ImageModelConfig, TrainConfig, build, suggest, with_overrides
 from bench.core.errors import UserError, first_error
 from bench.evaluation.config import EvaluationConfig
 
@@ -95,6 +95,23 @@ def load_preset(
         evaluation=evaluation,
         collapse_by_design=bool(by_design),
     )
+
+
+def fit_to_images(preset: Preset, shape: Sequence[int]) -> Preset:
+    """Return the preset for images of this shape, with a note if they are not of the preset's size.
+
+    Larger images are pooled. Smaller ones keep their size, and the model has that size.
+    """
+    model = preset.model
+    if not isinstance(model, ImageModelConfig) or model.image_size == shape[-1]:
+        return preset
+    side, size = shape[-1], min(model.image_size, shape[-1])
+    if size == side:
+        note = f"images of {side}×{side}, smaller than the preset's {model.image_size}×{model.image_size}"
+    else:
+        block = "any ink in a block" if model.pooling == "any" else "mean of a block"
+        note = f"images pooled from {side}×{side} to {size}×{size} ({block})"
+    return replace(preset, model=replace(model, image_size=size), notes=(*preset.notes, note))
 
 
 def _check_sections(changes: Mapping[str, Mapping[str, Any]], evaluation: EvaluationConfig, model: type) -> None:
