@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 WIDTH = 130  # characters
 SHOWN = 8  # differing settings in the line above a table
 LEGEND = (
-    "≠: told apart, the 95 % interval of B − A excludes 0, as one in 20 does by chance, or Fisher's exact test finds "
-    "that the shares of collapsed seeds differ. n: seeds that are compared as pairs, or A/B if they are independent; "
-    "one seed has no interval."
+    "≠: significantly different: the 95 % interval of B − A excludes 0, as one in 20 does by chance, or Fisher's exact "
+    "test finds that the shares of collapsed seeds differ. n: seeds that are compared as pairs, or A/B if they are "
+    "independent; one seed has no interval."
 )
 
 
@@ -37,9 +37,7 @@ def add_parser(commands: Any) -> None:
     p.add_argument("a", type=path, metavar="A", help="output folder, such as the published results/")
     p.add_argument("b", type=path, metavar="B", help="output folder")
     p.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    p.add_argument(
-        "--fail-if-told-apart", action="store_true", help="exit with status 1 if a row of A and B is told apart"
-    )
+    p.add_argument("--fail-if-different", action="store_true", help="exit with status 1 if a row differs significantly")
     p.set_defaults(execute=execute, after_stop="nothing was changed")
 
 
@@ -54,15 +52,15 @@ def execute(args: argparse.Namespace) -> int:
         print(json.dumps([_record(comparison) for comparison in comparisons], indent=1, ensure_ascii=False))
     else:
         print(f"A: {args.a}\nB: {args.b}\n\n" + "\n".join([*map(_text, comparisons), _wrapped(LEGEND)]))
-    changed = any(row.told_apart for comparison in comparisons for row in comparison.rows)
-    return int(args.fail_if_told_apart and changed)
+    changed = any(row.differs for comparison in comparisons for row in comparison.rows)
+    return int(args.fail_if_different and changed)
 
 
 def _record(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as JSON, with null for NaN."""
     record = asdict(comparison)
     for row, entry in zip(comparison.rows, record["rows"], strict=True):
-        entry["told_apart"] = row.told_apart
+        entry["differs"] = row.differs
     return _without_nan(record)
 
 
@@ -84,7 +82,7 @@ def _text(comparison: Comparison) -> str:
         for name, methods in (("A", comparison.only_a), ("B", comparison.only_b))
         if methods
     ]
-    notes.append(f"{sum(row.told_apart for row in comparison.rows)} of {len(comparison.rows)} rows are told apart.")
+    notes.append(f"{sum(row.differs for row in comparison.rows)} of {len(comparison.rows)} rows differ significantly.")
     table = text(Document("", "", panels=[_panel(comparison)] if comparison.rows else [])).strip("\n")
     return "\n".join([comparison.stem, _wrapped(_same(comparison)), "", table, *map(_wrapped, notes), ""])
 
@@ -134,4 +132,4 @@ def _arrow(values: Iterable[str]) -> str:
 
 
 def _marked(text: str, change: Change) -> str:
-    return f"{text} ≠" if change.told_apart else text
+    return f"{text} ≠" if change.differs else text

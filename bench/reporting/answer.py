@@ -73,12 +73,12 @@ def _baseline(row: Any) -> str:
 
 
 def _in_nll(using: list[Any], name: str) -> str:
-    """Say in how many rows the NLL is lower, higher, and not told apart from that of the baseline."""
+    """Say in how many rows the NLL is lower, higher, and not significantly different from that of the baseline."""
     lows, highs = ([getattr(row, f"{name}_{end}") for row in using] for end in ("low", "high"))
     counts = {
         "lower": sum(high < 0 for high in highs),
         "higher": sum(low > 0 for low in lows),
-        "not told apart": sum(low <= 0 <= high for low, high in zip(lows, highs, strict=True)),
+        "not significantly different": sum(low <= 0 <= high for low, high in zip(lows, highs, strict=True)),
         "no interval (one seed)": sum(math.isnan(low) for low in lows),
     }
     parts = ", ".join(f"{what} in {count}" for what, count in counts.items() if count)

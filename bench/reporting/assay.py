@@ -4,7 +4,7 @@
 - Negative control: the encoder is never shown x, so no metric may find information in z.
 - Reference: whether the basic VAE collapsed, that is, whether there is a collapse to prevent.
 
-MI belongs to q and can be raised by a smaller variance, so the positive control is judged by what the decoder does.
+MI belongs to q and can be raised by a smaller variance, so the positive control is about what the decoder does.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _reference(done: Cells) -> Control:
     if share > 0.5 and _collapses_by_design(done[REFERENCE]["cell"].iloc[0].config):
         remark = ", by design"
     elif share < 0.5:
-        remark = ": no collapse to cure here, judge the rest by likelihood and cost"
+        remark = ": no collapse to prevent here, compare the others by likelihood and cost"
     return Control(VALID, f"{REFERENCE}: collapsed in {int(collapsed.sum())} of {len(collapsed)} seeds{remark}")
 
 

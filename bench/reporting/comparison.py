@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Change:
-    """A number in A and in B, and B − A; ``told_apart``: its 95 % interval excludes 0."""
+    """A number in A and in B, and B − A; ``differs``: its 95 % interval excludes 0."""
 
     a: float
     b: float
     difference: Summary
-    told_apart: bool
+    differs: bool
 
     @classmethod
     def of(cls, a: float, b: float, difference: Summary) -> Change:
@@ -50,7 +50,7 @@ class Change:
 class Row:
     """A method that A and B have. ``seeds``: finished ones of A and B; ``paired``: common ones, 0 without pairs.
 
-    ``collapsed``: share of the seeds, told apart by Fisher's exact test; None without z. ``notes``: what differs in
+    ``collapsed``: share of the seeds, compared by Fisher's exact test; None without z. ``notes``: what differs in
     the method itself.
     """
 
@@ -64,9 +64,9 @@ class Row:
     notes: tuple[str, ...]
 
     @property
-    def told_apart(self) -> bool:
+    def differs(self) -> bool:
         changes = (self.nll, self.mi, self.cost, self.collapsed)
-        return any(change is not None and change.told_apart for change in changes)
+        return any(change is not None and change.differs for change in changes)
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
     Columns: ``method``, ``title``, ``family``, ``n`` finished cells, the mean of every metric and cost over seeds and
     its standard deviation (``…_sd``), intervals, differences to the baseline, counts of unfinished cells, ``baseline``
     and ``selection``. ``collapsed`` and ``converged`` are shares of the seeds; ``…_not_collapsed`` are of the other
-    seeds. ``best`` marks the rows whose main NLL is not told from the lowest one (``_best``).
+    seeds. ``best`` marks the rows whose main NLL is not significantly above the lowest one (``_best``).
 
     The last member of a sweep (expression -> methods) is followed by a row *selected on validation*: for each
     replicate the member with the best validation ELBO, at the cost of training all members; ``selection`` names them.

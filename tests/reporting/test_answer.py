@@ -55,7 +55,7 @@ def test_winners_keep_z_are_not_behind_and_cheapest_first():
         "5 of 6 other methods keep z",
         "lower in 1",
         "higher in 1",
-        "not told apart in 3",
+        "not significantly different in 3",
     ):
         assert part in result.text
 

@@ -86,7 +86,7 @@ def test_reference_says_whether_there_is_a_collapse(subtests: pytest.Subtests):
                 patch.setitem(PASSING, "vae", active)
             line = assay(second=second).line
             assert f"collapsed in {2 - count} of 2 seeds" in line
-            assert ("no collapse to cure here" in line) == (count == 2)
+            assert ("no collapse to prevent here" in line) == (count == 2)
             assert "by design" not in line, "other settings than the preset's"
 
 
@@ -110,5 +110,10 @@ def test_rankings_need_a_valid_assay(tmp_path: Path):
         assert line.startswith("Assay valid" if name == "valid" else "Assay not tested")
         assert markdown(out).splitlines()[2].startswith(line[:12]) and line[:12] in page and line[:12] in appendix
         assert ("Assay not tested" in tex) == (name == "untested")
-        marks = "* not told from" in result.text, "**" in markdown(out), r"\textbf" in tex, '"best":true' in page
+        marks = (
+            "* not significantly above" in result.text,
+            "**" in markdown(out),
+            r"\textbf" in tex,
+            '"best":true' in page,
+        )
         assert {*marks} == {name == "valid"}

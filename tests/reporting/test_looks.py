@@ -1,4 +1,4 @@
-"""The look of a method: fixed, and told apart with and without colour."""
+"""The look of a method: fixed, and distinguishable with and without colour."""
 
 from __future__ import annotations
 

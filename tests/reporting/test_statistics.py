@@ -36,7 +36,7 @@ def test_welch_agrees_with_scipy():
     assert (same.mean, same.low, same.high) == (1.0, 1.0, 1.0)
 
 
-def test_shares_of_few_seeds_are_not_told_apart():
+def test_shares_of_few_seeds_are_not_differs():
     assert same_share((2, 2), (0, 2)) and same_share((1, 5), (2, 5)) and not same_share((5, 5), (0, 5))
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame, Series
 
-MAX_LEGEND = 14  # rows in a legend; more are told by their families, and those on a front are labelled
+MAX_LEGEND = 14  # rows in a legend; more are distinguished by their families, and those on a front are labelled
 NLL_LABELS = {"iw_nll": "IW-NLL (nats)", "nll": "NLL (nats)"}
 
 

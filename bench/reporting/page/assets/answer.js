@@ -78,13 +78,13 @@ function matrixSection() {
           known.map((row, i) => {
             const text = status(row),
               delta = row && row.n && id !== DATA.sets[i].baseline ? difference(row) : null;
-            const told = delta && delta.low !== null && (isBehind(row) || isAhead(row));
+            const significant = delta && delta.low !== null && (isBehind(row) || isAhead(row));
             return h(
               "td",
               { class: `state ${text.replaceAll(" ", "-")}`, title: row?.unfinished.join("; ") || null },
               h("span", { class: "word" }, text),
               delta && delta.mean !== null
-                ? h("span", { class: told ? "delta told" : "delta" }, signed(delta.mean))
+                ? h("span", { class: significant ? "delta significant" : "delta" }, signed(delta.mean))
                 : null,
             );
           }),

@@ -160,7 +160,7 @@ function curvePlot(set, rows, name, width, height) {
   if (!data.length) return document.createElement("span");
   const named = rows.filter(
     (row) => lines.includes(row) && rows.some((other) => other !== row && other.method === row.method),
-  ); // told apart by a label
+  ); // distinguished by a label
   const ends = named.map((row) => data.findLast((point) => point.row === row));
   const domain = name === "elbo" || name === "rec" ? limits(values) : [0, limits(values, [0])[1]];
   return Plot.plot(

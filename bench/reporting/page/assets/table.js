@@ -109,7 +109,7 @@ function tableSection() {
       search,
       ...chips("families", [...new Set(set.rows.map((row) => row.family))].filter(Boolean)),
       chip("hide collapsed", state.use, () => change({ use: state.use ? "" : "1" })),
-      chip("not told from best", state.best, () => change({ best: state.best ? "" : "1" })),
+      chip("not significantly worse than the best", state.best, () => change({ best: state.best ? "" : "1" })),
       h("span", { class: "soft" }, "columns:"),
       ...chips(
         "groups",
@@ -246,13 +246,13 @@ function pinText(set) {
     value = pair(set, first.id, second.id);
   let text = "no seeds in common";
   if (value) {
-    const told =
+    const difference =
       value.low === null
         ? "one common seed has no interval"
         : value.low > 0 || value.high < 0
-          ? "told apart"
-          : "not told apart";
-    text = `${set.nll} ${intervalText(value)}, ${value.n} common seed${value.n === 1 ? "" : "s"}: ${told}`;
+          ? "significantly different"
+          : "not significantly different";
+    text = `${set.nll} ${intervalText(value)}, ${value.n} common seed${value.n === 1 ? "" : "s"}: ${difference}`;
   }
   return [
     h(
@@ -277,7 +277,7 @@ function tableNotes(set) {
         h(
           "p",
           { class: "soft" },
-          `Bold: not told from the lowest ${set.nll} among rows that converged, with two seeds or more.`,
+          `Bold: not significantly above the lowest ${set.nll} among rows that converged, with two seeds or more.`,
         ),
       ]
     : [];
