@@ -1,6 +1,6 @@
 """Skip-VAE: z enters every layer of the decoder.
 
-Loss:      the basic VAE's. Text: z is also concatenated to the LSTM's output, before the vocabulary layer. Images:
+Loss:      the basic VAE's. Text: z is also concatenated to the states that the vocabulary layer reads. Images:
            feature maps of z, by a linear layer of its own for each, enter the first 1×1 convolution of every residual
            block and the last 1×1 convolution, which gives the logits.              (Dieng et al., AISTATS 2019)
 Defaults:  weights shared with the basic VAE start as the basic VAE's; as many feature maps as layer 0 has.
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.method import VAE, DataInfo, Method
-from bench.models.architectures.lstm import LSTMDecoder
 from bench.models.architectures.masked_cnn import LatentProjection, MaskedCNNDecoder
+from bench.models.decoding import TextDecoder
 
 
 class LatentReadout(nn.Module):
@@ -61,7 +61,7 @@ class SkipVAE(Method):
     summary = "z enters every layer of the decoder"
     citation = "Dieng et al., AISTATS 2019 (arXiv 1807.04863)"
     family = "decoder"
-    models = ("lstm", "masked_cnn")
+    models = ("lstm", "transformer", "masked_cnn")
     marker = "bowtie"
     table_order = 91
     revision = 2
@@ -79,7 +79,7 @@ class SkipVAE(Method):
         return model
 
 
-def extend_output(decoder: LSTMDecoder, dim: int) -> None:
+def extend_output(decoder: TextDecoder, dim: int) -> None:
     """Let the vocabulary layer read z of ``dim`` dimensions in addition to the states."""
     basic, decoder.readout = decoder.output, LatentReadout(dim)
     decoder.output = nn.Linear(decoder.hidden + dim, basic.out_features, bias=False)

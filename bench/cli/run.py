@@ -169,7 +169,7 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     from bench.data.registry import data_folder, prepare
     from bench.experiment.plan import plan
     from bench.experiment.runtime_estimate import estimate
-    from bench.models.registry import canonical_model
+    from bench.models.registry import canonical_model, training_settings
     from bench.training.expressions import missing_controls, parse_methods, parse_settings
 
     settings, overrides = parse_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
@@ -180,6 +180,7 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
         data = prepare(args.dataset, data_folder(args.data_dir), cache_dir())
     if expression := args.model or overrides.get("model", {}).get("architecture"):
         overrides.setdefault("model", {})["architecture"] = canonical_model(str(expression), data.info.modality)
+        overrides["train"] = training_settings(str(expression)) | overrides.get("train", {})
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
     preset = fit_to_images(preset, data.info.shape)
     device = options.resolve_device(args.device, args.gpus_per_cell, args.address)

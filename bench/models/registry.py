@@ -6,7 +6,8 @@ A model is one file. It defines
 - ``MODALITY``: the kind of data that it is for, "image", "text" or "vector",
 - ``Config``: a frozen dataclass of its settings, which follow its name: ``transformer(layers=2)``,
 - ``build(settings, sizes, data, latent=True)``: returns a freshly initialised ``bench.models.vae.VAE`` for the sizes of
-  the preset (``bench.core.config.MODELS``) and the data; without ``latent``, the decoder alone.
+  the preset (``bench.core.config.MODELS``) and the data; without ``latent``, the decoder alone,
+- optionally ``TRAIN``: training settings that it needs instead of the preset's, such as ``{"optimiser": "adam"}``.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ def parse_model(expression: str) -> tuple[ModuleType, Any]:
     module = load_model_module(call.name)
     values = {key: parse_value("|".join(alternatives)) for key, alternatives in call.settings.items()}
     return module, with_overrides(module.Config(), values, f"model '{call.name}'")
+
+
+def training_settings(expression: str) -> dict[str, Any]:
+    """Return the training settings that a model needs instead of the preset's."""
+    return dict(getattr(load_model_module(parse_call(expression).name), "TRAIN", {}))
 
 
 def canonical_model(expression: str, modality: str) -> str:

@@ -1,4 +1,4 @@
-"""FLOP counting: torch's formulas, and those of products and LSTM kernels that it does not count."""
+"""FLOP counting: torch's formulas, and those of products, attention and LSTM kernels that it does not count."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 aten = torch.ops.aten
 
@@ -29,6 +29,10 @@ def _cudnn(x: Sequence[int], weights: Sequence[Sequence[int]], *_: Any, **__: An
 # The backward pass of each product of an LSTM has two: for its input and for its weights.
 FORMULAS = {
     aten.addmm_: lambda _, left, right, **__: 2 * prod(left) * right[1],
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(
+        out, q, k, v
+    ),
     aten.mkldnn_rnn_layer: _mkldnn,
     aten.mkldnn_rnn_layer_backward: lambda *shapes, **_: 2 * _mkldnn(*shapes),
     aten._cudnn_rnn: _cudnn,

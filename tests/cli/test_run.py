@@ -70,6 +70,15 @@ def assert_nothing_is_trained(out: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert tables == {path: path.read_bytes() for path in (out / "tables").iterdir()}
 
 
+@pytest.mark.slow
+def test_model_brings_training_settings_below_those_of_set(toy):
+    """A Transformer is not trained by SGD; what the user sets has precedence."""
+    assert bench(toy, *"--methods vae --dataset text --model transformer(width=8) --set train.lr=0.02".split()) == 0
+    config = only_cell(toy, "vae").config
+    assert (config.train.optimiser, config.train.lr) == ("adam", 0.02)
+    assert {"train.optimiser = adam (preset: sgd)", "train.lr = 0.02 (preset: 1.0)"} <= {*config.preset_notes}
+
+
 def test_cell_does_not_depend_on_other_cells(finished_run, toy):
     assert bench(toy, "--methods", "kl_annealing,vae") == 0
     expected, new = metrics(finished_run.out), metrics(toy)

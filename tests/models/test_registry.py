@@ -9,7 +9,7 @@ import bench.models.architectures as architectures
 from bench.core.config import TextModelConfig
 from bench.core.errors import UserError
 from bench.experiment.factory import build_from_config
-from bench.models.registry import canonical_model, model_names
+from bench.models.registry import canonical_model, model_names, training_settings
 from tests.conftest import TEXT_TOY, planner
 
 WIDE = """
@@ -18,6 +18,7 @@ from torch import nn
 from bench.models.architectures import lstm
 
 SUMMARY, MODALITY = "an LSTM with more units", "text"
+TRAIN = {"lr": 0.5}
 
 @dataclass(frozen=True)
 class Config:
@@ -43,6 +44,7 @@ def test_model_is_one_file(wide, text_prepared, tmp_path):
     assert wide in model_names()
     expression = canonical_model("wide(sizes=(4,5))", "text")
     assert expression == "wide(factor=2,sizes=(4,5))"
+    assert (training_settings(expression), training_settings("lstm")) == ({"lr": 0.5}, {})
     cells = []
     for architecture in ("", expression):
         preset = replace(TEXT_TOY, model=replace(TEXT_TOY.model, architecture=architecture))

@@ -12,11 +12,12 @@ from bench.core.config import TextModelConfig
 from bench.data.dataset import END, PAD, START, UNKNOWN
 from bench.models.architectures.lstm import LSTM
 from bench.models.decoding import beam, greedy
-from bench.models.vae import second_order
+from bench.models.vae import VAE, second_order
 from bench.training.flops import flop_counter
 from tests.fixtures.networks import build_text_model
 
 VOCABULARY = 12
+ARCHITECTURES = ["lstm", "transformer(width=8)"]
 
 
 def sentences(lengths: list[int], seed: int = 0) -> torch.Tensor:
@@ -30,9 +31,19 @@ def sentences(lengths: list[int], seed: int = 0) -> torch.Tensor:
 
 
 @pytest.fixture
-def model():
+def lstm():
+    return small_model("lstm")
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def model(request):
+    return small_model(request.param)
+
+
+def small_model(architecture: str) -> VAE:
     torch.manual_seed(0)
-    model = build_text_model(TextModelConfig(latent_dim=3, embedding=6, hidden=7), VOCABULARY, longest=9)
+    sizes = TextModelConfig(latent_dim=3, embedding=6, hidden=7, architecture=architecture)
+    model = build_text_model(sizes, VOCABULARY, longest=9)
     for parameter in model.parameters():  # larger than at initialisation, where all words are equally likely
         nn.init.normal_(parameter, std=0.5)
     return model.eval()
@@ -73,15 +84,15 @@ def test_log_prob_sums_the_steps_of_next(model):
     torch.testing.assert_close(model.log_prob(x, z.unsqueeze(1)).squeeze(1), total)
 
 
-def test_z_enters_the_initial_state_and_every_input(model):
+def test_z_enters_the_initial_state_and_every_input(lstm):
     """Against the definition: inputs [embedding; z], c_0 = W z, h_0 = tanh(c_0)."""
     x, z = sentences([4]), torch.randn(1, 3)
-    decoder = model.decoder
-    cell = z @ model.latent_to_decoder.linear.weight.T
+    decoder = lstm.decoder
+    cell = z @ lstm.latent_to_decoder.linear.weight.T
     inputs = torch.cat([decoder.embedding(x[:, :-1]), z[:, None].expand(-1, x.shape[1] - 1, -1)], dim=-1)
     states, _ = nn.LSTM.forward(decoder.lstm, inputs.transpose(0, 1), (cell.tanh()[None], cell[None]))
     expected = -F.cross_entropy(states[:, 0] @ decoder.output.weight.T, x[0, 1:], reduction="sum")
-    torch.testing.assert_close(model.log_prob(x, z[None]).squeeze(), expected)
+    torch.testing.assert_close(lstm.log_prob(x, z[None]).squeeze(), expected)
 
 
 def test_padding_changes_neither_values_nor_gradients(model):
@@ -114,6 +125,48 @@ def test_language_model_is_a_vae_that_ignores_z():
         vae.decoder.lstm.weight_ih_l0[:, config.embedding :] = 0
     x, z = sentences([3, 7]), torch.randn(2, 4, 3)
     torch.testing.assert_close(vae.log_prob(x, z), alone.log_prob(x, z[..., :0]))
+
+
+def test_decoder_without_latent_is_that_of_a_vae_that_ignores_z():
+    models = []
+    for latent in (True, False):
+        torch.manual_seed(1)
+        sizes = TextModelConfig(latent_dim=3, architecture="transformer(width=8)")
+        models.append(build_text_model(sizes, VOCABULARY, 9, latent).eval())
+    vae, alone = models
+    nn.init.zeros_(vae.latent_to_decoder.linear.weight)
+    x, z = sentences([3, 7]), torch.randn(2, 4, 3)
+    torch.testing.assert_close(vae.log_prob(x, z), alone.log_prob(x, z[..., :0]))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_words_depend_on_earlier_words_alone(model, training):
+    """To the bit, whatever follows and whatever else is in the batch."""
+    model.train(training).decoder.dropout = 0.0
+    x, code = sentences([7] * 3), model.latent_to_decoder(torch.randn(3, 3))
+
+    def logits(words, code):
+        return model.decoder.output(model.decoder.states(words, code, model.decoder.start(code))[0])
+
+    expected = logits(x, code)
+    for t in range(1, x.shape[1]):
+        changed = logits(torch.cat([x[:, :t], (x[:, t:] + 1) % VOCABULARY], dim=1), code)
+        assert torch.equal(changed[:, :t], expected[:, :t])
+        assert not torch.isclose(changed[:, t:], expected[:, t:]).all(-1).any(), "later words depend on these"
+    others = torch.cat([x[:1], x[1:].flip(1)]), torch.cat([code[:1], -code[1:]])
+    assert torch.equal(logits(*others)[0], expected[0])
+
+
+def test_sentences_of_two_words_have_probability_one(model):
+    """Summed over all first words and second words; <pad> has no likelihood of its own, so its rows are left out."""
+    words = torch.arange(VOCABULARY)
+    x = torch.cartesian_prod(torch.tensor([START]), words[words != PAD], words[words != PAD])
+    z = torch.randn(3).expand(len(x), 1, 3)
+    code = model.latent_to_decoder(z[:, 0])
+    hidden, _ = model.decoder.states(x[:, :-1], code, model.decoder.start(code))
+    padding = model.decoder.output(hidden).softmax(-1)[..., PAD]  # (N, 2)
+    total = (model.log_prob(x, z).squeeze(1).exp() / ((1 - padding[:, 0]) * (1 - padding[:, 1]))).sum()
+    assert total.item() == pytest.approx(1, abs=1e-5)
 
 
 # -- dropout -------------------------------------------------------------------------------------------------
@@ -225,10 +278,12 @@ def test_beam_of_width_one_is_greedy(model):
     assert len({tuple(row) for row in rows.tolist()}) > 3, "sentences depend on z"
 
 
-def test_wide_beam_finds_the_most_probable_sentence():
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_wide_beam_finds_the_most_probable_sentence(architecture):
     """Against all sentences of at most two words."""
     torch.manual_seed(3)
-    model = build_text_model(TextModelConfig(latent_dim=2, embedding=4, hidden=5), vocabulary=7, longest=4).eval()
+    sizes = TextModelConfig(latent_dim=2, embedding=4, hidden=5, architecture=architecture)
+    model = build_text_model(sizes, vocabulary=7, longest=4).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter)
     words = [UNKNOWN, 4, 5, 6]
@@ -237,8 +292,7 @@ def test_wide_beam_finds_the_most_probable_sentence():
     candidates = torch.tensor(rows)
     codes = model.latent_to_decoder(torch.randn(6, 2))
     for code in codes.split(1):
-        h, c = model.decoder.start(code)
-        state = h.expand(-1, len(rows), -1).contiguous(), c.expand(-1, len(rows), -1).contiguous()
+        state = tuple(part.repeat_interleave(len(rows), dim=1) for part in model.decoder.start(code))
         total = torch.zeros(len(rows))
         for t in range(3):
             scores, state = model.decoder.next(candidates[:, t], code.expand(len(rows), -1), state)

@@ -9,7 +9,6 @@ vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.core.config import TextModelConfig
-from bench.data.dataset import END, PAD, START, DataInfo
-from bench.models.kernels.cross_entropy import chunked_token_nll, token_nll
+from bench.data.dataset import PAD, DataInfo
+from bench.models.decoding import TextDecoder
 from bench.models.kernels.lstm import recurrence
 from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
 
@@ -161,15 +160,11 @@ class LatentState(nn.Module):
         return torch.cat([z, self.linear(z)], dim=-1)
 
 
-class LSTMDecoder(nn.Module):
+class LSTMDecoder(TextDecoder):
     """p(x|z), word by word: an LSTM over [embedding; z] with c_0 = W z, h_0 = tanh(c_0).
 
-    Dropout is applied to embeddings and output states. With ``dim`` 0 it is a language model that starts from zeros. A
-    method may set ``readout(states (N, T, H), code (N, …))``, whose result the vocabulary layer reads instead of the
-    states. Within ``second_order`` it can be differentiated twice.
+    Dropout is applied to embeddings and output states. With ``dim`` 0 it is a language model that starts from zeros.
     """
-
-    second_order = False
 
     def __init__(
         self,
@@ -187,7 +182,6 @@ class LSTMDecoder(nn.Module):
         self.output = nn.Linear(hidden, vocabulary, bias=False)
         self.dim, self.hidden, self.dropout, self.longest = dim, hidden, dropout, longest
         self.initial = initial  # for the weights that a method adds
-        self.readout: nn.Module | None = None
         initial.embedding_(self.embedding.weight)
         with torch.no_grad():
             word_weight, latent_weight = self.lstm.weight_ih_l0.split([embedding, dim], dim=1)
@@ -206,59 +200,7 @@ class LSTMDecoder(nn.Module):
         embedded = self.drop_units(embed_time_major(self.embedding, words), samples)
         hidden, state = self.lstm(embedded, state, code[:, : self.dim] if self.dim else None)
         hidden = self.drop_units(hidden, samples)
-        return (hidden if self.readout is None else self.readout(hidden, code)), state
-
-    def drop_units(self, h: Tensor, samples: int = 1) -> Tensor:
-        """Apply dropout to h (B·S, T, …) in training mode.
-
-        All samples of an example share a mask, so that importance weights depend on z alone. The CPU branch draws
-        integers of 16 bits in time-major order, six times faster than ``F.dropout``.
-        """
-        if not self.training or not self.dropout:
-            return h
-        if h.is_cpu:
-            shape = h[::samples].transpose(0, 1).shape
-            bits = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-            kept = bits[: shape.numel()] >= round(2**16 * self.dropout) - 2**15
-            mask = kept.view(shape).transpose(0, 1).to(h.dtype).mul_(1 / (1 - self.dropout))
-        elif samples == 1:
-            return F.dropout(h, self.dropout)
-        else:
-            mask = F.dropout(torch.ones_like(h[::samples]), self.dropout)
-        return (mask.repeat_interleave(samples, dim=0) if samples > 1 else mask) * h
-
-    def log_prob(self, code: Tensor, x: Tensor, samples: int = 1) -> Tensor:
-        """Return log p(x|z) (B, S) of all words and ``</s>``, for codes (B·S, D + H) and words x (B, T)."""
-        words = x.repeat_interleave(samples, dim=0) if samples > 1 else x
-        hidden, _ = self.states(words[:, :-1], code, self.start(code), samples)
-        hidden, target = hidden.transpose(0, 1), words[:, 1:].t()  # time-major
-        states, weight = hidden.flatten(0, 1), self.output.weight  # (T·N, H), (V, H)
-        nats = (token_nll if self.second_order else chunked_token_nll)(states, weight, target.flatten())
-        return -nats.view(target.shape).masked_fill(target == PAD, 0).sum(0).unflatten(0, (len(x), samples))
-
-    def next(self, word: Tensor, code: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read one word (N,); return log-probabilities (N, V) of the next word, never <pad> or <s>, and the state."""
-        hidden, state = self.states(word.unsqueeze(1), code, state)
-        scores = self.output(hidden.squeeze(1))
-        scores[:, [PAD, START]] = -torch.inf
-        return F.log_softmax(scores, dim=-1), state
-
-    def sample(self, code: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Sample sentences (N, T) for codes (N, …), in evaluation mode, cut at the longest length in the data."""
-        return self.unroll(code, lambda scores: torch.multinomial(scores.exp(), 1, generator=generator).squeeze(1))
-
-    @torch.no_grad()
-    def unroll(self, code: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
-        """Generate sentences (N, T) in which ``choose`` maps log-probabilities (N, V) to the next words (N,)."""
-        state = self.start(code)
-        rows = [torch.full((len(code),), START, device=code.device)]
-        ended = torch.zeros(len(code), dtype=torch.bool, device=code.device)
-        while len(rows) < self.longest and not ended.all():
-            scores, state = self.next(rows[-1], code, state)
-            word = choose(scores)
-            rows.append(word.masked_fill(ended, PAD))
-            ended |= word == END
-        return torch.stack(rows, dim=1)
+        return self.read(hidden, code), state
 
 
 def embed_time_major(embedding: nn.Embedding, words: Tensor) -> Tensor:

@@ -1,0 +1,58 @@
+"""Every method on every model that it fits."""
+
+from dataclasses import replace
+
+import pytest
+
+from bench.core.config import ARCHITECTURES
+from bench.experiment.worker import run_cell
+from bench.models.registry import canonical_model, load_model_module, model_names, training_settings
+from bench.training import registry
+from tests.conftest import TEXT_TOY, TOY, planner, tasks
+from tests.methods.test_contract import METHODS, quick
+
+TOYS = {"image": TOY, "text": TEXT_TOY}
+MODELS = {
+    name: modality
+    for name in model_names()
+    if (modality := load_model_module(name).MODALITY) in TOYS and name not in ARCHITECTURES.values()
+}
+#: One method each with another encoder, decoder, prior, inner optimisation and state.
+SAMPLE = {"transformer": ["sa_vae", "skip_vae", "autoregressive"]}
+
+
+@pytest.fixture
+def run(prepared, text_prepared, tmp_path):
+    """``run(method, model)``: the cell of a method on a model, trained and evaluated, or why it was skipped."""
+
+    def run(method: str, model: str):
+        modality = MODELS[model]
+        data, toy = {"image": prepared, "text": text_prepared}[modality], TOYS[modality]
+        train = replace(toy.train, epochs=1, **training_settings(model))
+        sizes = replace(toy.model, architecture=canonical_model(model, modality))
+        cell = planner(data, replace(toy, model=sizes, train=train), tmp_path)(quick(method), train)
+        if cell.status == "skipped":
+            return cell.state.reason
+        run_cell(tasks(data)(cell))
+        return cell.folder
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("method", "model"),
+    [
+        pytest.param(method, model, marks=() if method in SAMPLE.get(model, ()) else pytest.mark.slow)
+        for model in MODELS
+        for method in METHODS
+        if MODELS[model] in registry.method(method).modalities
+    ],
+)
+def test_method_trains_on_model(method, model, run):
+    outcome = run(method, model)
+    if isinstance(outcome, str):
+        assert "for the model" in outcome
+        return
+    result = outcome.result()
+    assert result.status == "ok", result.traceback
+    assert not result.failure, result.evaluation_failure.traceback
