@@ -108,12 +108,15 @@ def pool(means: np.ndarray, size: int, pooling: str = "mean") -> np.ndarray:
         blocks = values.reshape(-1, size, full // size, size, full // size)
         pooled = blocks.mean(axis=(2, 4)) if pooling == "mean" else 1 - (1 - blocks).prod(axis=(2, 4))
         return pooled.astype(np.float32)
-    bounds = [(index * full // size, -(-(index + 1) * full // size)) for index in range(size)]
-    values, reduce = (values, np.mean) if pooling == "mean" else (1 - values, np.prod)
-    for axis in (1, 2):
-        pieces = [reduce(values.take(range(*bound), axis), axis=axis) for bound in bounds]
-        values = np.stack(pieces, axis=axis)
-    return (values if pooling == "mean" else 1 - values).astype(np.float32)
+    index, pixel = np.arange(size)[:, None], np.arange(full)
+    members = (pixel >= index * full // size) & (pixel < -(-(index + 1) * full // size))  # [size, S]
+    if pooling == "mean":
+        sums = members.astype(np.float64) @ values @ members.T.astype(np.float64)
+        return (sums / np.outer(members.sum(axis=1), members.sum(axis=1))).astype(np.float32)
+    off = 1 - values
+    off = np.stack([off[:, rows].prod(axis=1) for rows in members], axis=1)
+    off = np.stack([off[:, :, columns].prod(axis=2) for columns in members], axis=2)
+    return (1 - off).astype(np.float32)
 
 
 def binarise(means: np.ndarray, stream: int, seed: int = BINARISATION_SEED) -> np.ndarray:
