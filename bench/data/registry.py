@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,10 @@ from bench.data.cache import find_by_fingerprint
 from bench.data.dataset import DataInfo, Prepared
 
 REGISTRY = Registry("data set", "bench.data.datasets", "posterior_collapse_bench.datasets")
+
+
+#: ``name``, ``name:argument``, ``name(settings)`` or ``name:argument(settings)``.
+_EXPRESSION = re.compile(r"(\w+)(?::([^()]+))?(?:\((.*)\))?", re.DOTALL)
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -48,15 +53,17 @@ def data_folder(data_dir: Path | None) -> Path | None:
 
 
 def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
-    """Prepare the data set ``name``, ``name(setting=value, …)``, or the user's data at a path."""
-    path = expand_user(expression)
-    is_path = len(path.parts) > 1 or path.suffix == ".npz" or os.path.exists(expression)
-    if is_path and expression not in dataset_names():
-        data = user_data.prepare(path, cache)
-        if data.info.name in dataset_names():
-            use = f"--dataset {data.info.name} --data-dir {path.resolve().parent}"
-            raise UserError(f"{expression} has the name of a built-in data set: rename it, or use {use}")
-        return data
+    """Prepare the data set ``name``, ``name(setting=value, …)``, or the user's data at a path.
+
+    ``hf:NAME`` and ``hf:NAME(setting=value, …)`` set the setting ``name`` of the data set hf.
+    """
+    match = _EXPRESSION.fullmatch(expression)
+    if not match or match[1] not in dataset_names():
+        path = expand_user(expression)
+        if len(path.parts) > 1 or path.suffix == ".npz" or os.path.exists(expression):
+            return _user_data(path, expression, cache)
+    elif match[2]:
+        expression = f"{match[1]}({', '.join(filter(None, (f'name={match[2]}', match[3])))})"
     call = parse_call(expression)
     name, module = call.name, load_dataset_module(call.name)
     known = getattr(module, "SETTINGS", {})
@@ -73,6 +80,14 @@ def prepare(expression: str, data_dir: Path | None, cache: Path) -> Prepared:
         raise UserError(f"data set '{name}' cannot be prepared: {type(error).__name__}: {problem}") from error
     if not isinstance(data, Prepared):
         raise UserError(f"data set '{name}': prepare must return a bench.data.dataset.Prepared, not {data!r}")
+    return data
+
+
+def _user_data(path: Path, expression: str, cache: Path) -> Prepared:
+    data = user_data.prepare(path, cache)
+    if data.info.name in dataset_names():
+        use = f"--dataset {data.info.name} --data-dir {path.resolve().parent}"
+        raise UserError(f"{expression} has the name of a built-in data set: rename it, or use {use}")
     return data
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from bench.core.errors import UserError
-from bench.data.datasets import omniglot, yahoo
+from bench.data.datasets import mnist, omniglot, yahoo
 from bench.data.download import download
 from tests.data.helpers import file_names
 
 FILE = bytes(range(256)) * 1000
 BLOB = "ed99543dba99b885850a5e5a6bf95545aaa9754c"  # by git hash-object
+SHA256 = "b57b64b198d5d59ce5a22a9b9f25e72a7d081476d432051aa923f3dbebb90934"  # by sha256sum
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -49,13 +50,14 @@ def server(monkeypatch):
     server.server_close()
 
 
-def fetch(url: str, cache: Path) -> Path:
-    return download(cache / "set-train.txt", url, BLOB, "set", None, "Put it into DATA_DIR/set/")
+def fetch(url: str, cache: Path, digest: str = BLOB) -> Path:
+    return download(cache / "set-train.txt", url, digest, "set", None, "Put it into DATA_DIR/set/")
 
 
-def test_file_is_downloaded_once(server, tmp_path):
+@pytest.mark.parametrize("digest", [BLOB, SHA256])
+def test_file_is_downloaded_once(digest, server, tmp_path):
     for _ in range(2):
-        assert fetch(f"{server.url}/moved", tmp_path / "cache").read_bytes() == FILE
+        assert fetch(f"{server.url}/moved", tmp_path / "cache", digest).read_bytes() == FILE
     assert server.requested == ["/moved", "/file"] and file_names(tmp_path / "cache") == ["set-train.txt"]
 
 
@@ -92,12 +94,17 @@ def test_unwritable_cache(server, tmp_path):
 
 @pytest.mark.parametrize(
     ("module", "files"),
-    [(yahoo, "train.txt, val.txt, test.txt"), (omniglot, "images_background.zip and images_evaluation.zip")],
+    [
+        (yahoo, "train.txt, val.txt, test.txt"),
+        (omniglot, "images_background.zip and images_evaluation.zip"),
+        (mnist, "train-images-idx3-ubyte.gz, "),
+    ],
 )
 def test_error_says_where_to_put_the_files(module, files, server, tmp_path, monkeypatch):
     name, url = module.__name__.rpartition(".")[2], f"{server.url}/gone"
     monkeypatch.setattr(omniglot, "CHARDATA_URL", url)
     monkeypatch.setitem(yahoo.PUBLISHED.__dict__, "urls", dict.fromkeys(("train", "val", "test"), url))
+    monkeypatch.setitem(mnist.PUBLISHED.__dict__, "url", f"{url}/")
     with pytest.raises(UserError) as error:
         module.prepare(tmp_path / "data", tmp_path / "cache")
     folder = tmp_path / "data" / name

