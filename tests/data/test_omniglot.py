@@ -94,6 +94,21 @@ def test_lake_split_does_not_depend_on_the_archive(lake, tmp_path):
     assert first.path != second.path and first.info.fingerprint == second.info.fingerprint
 
 
+@pytest.mark.parametrize("place", ["omniglot", "omniglot-py"])
+def test_extracted_lake_drawings_are_the_same_data(place, lake, tmp_path):
+    data_dir, drawings = lake
+    expected = omniglot.prepare(data_dir, tmp_path / "cache")
+    for stem in omniglot.LAKE_COUNTS:
+        with zipfile.ZipFile(data_dir / "omniglot" / f"{stem}.zip") as archive:
+            archive.extractall(tmp_path / "other" / place)
+    (tmp_path / "other" / place / "images_background" / "notes.png").write_text("ignored")
+    data = omniglot.prepare(tmp_path / "other", tmp_path / "cache")
+    assert data.info == expected.info and data.path != expected.path
+    name = next(iter(drawings))
+    (tmp_path / "other" / place / name).write_bytes(png(~drawings[name]))
+    assert omniglot.prepare(tmp_path / "other", tmp_path / "cache").info.fingerprint != expected.info.fingerprint
+
+
 def test_burda(burda, tmp_path):
     data_dir, mat = burda
     prepared = omniglot.prepare(data_dir, tmp_path / "cache")

@@ -7,7 +7,8 @@ Two data sets have this name, and tables must distinguish them:
 - Lake, Salakhutdinov & Tenenbaum (2015), https://github.com/brendenlake/omniglot, ``images_background.zip`` and
   ``images_evaluation.zip``: all 32,460 drawings, 105×105 with one bit per pixel; area-averaged to 28×28 here.
 
-``DATA_DIR/omniglot/`` is searched for both; if neither is there, ``chardata.mat`` is downloaded.
+``DATA_DIR/omniglot/`` is searched for both, then torchvision's ``DATA_DIR/omniglot-py/`` for the second, as zips or
+extracted folders; if neither is there, ``chardata.mat`` is downloaded.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from bench.data.dataset import BINARISATION_NOTE, DataInfo, Prepared
 from bench.data.datasets._common import hash_shuffled, overlap_weights
 from bench.data.download import download, git_blob_sha1
 
-SUMMARY = "OMNIGLOT drawings, 28×28: Burda's set (downloaded), or Lake's drawings from DATA_DIR/omniglot"
+SUMMARY = "OMNIGLOT, 28×28: Burda's set (downloaded), or Lake's drawings from DATA_DIR/omniglot or omniglot-py"
 NEEDS_DOWNLOAD = True
 
 CHARDATA_URL = "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/chardata.mat"
@@ -51,12 +52,8 @@ def prepare(data_dir: Path | None, cache: Path) -> Prepared:
     folder = Path(data_dir) / "omniglot" if data_dir else None
     if folder and (folder / "chardata.mat").exists():
         return _burda(folder / "chardata.mat", cache)
-    zips = [folder / f"{stem}.zip" for stem in LAKE_COUNTS] if folder else []
-    missing = [path for path in zips if not path.exists()]
-    if zips and not missing:
-        return _lake(zips, cache)
-    if len(missing) == 1:
-        raise UserError(f"{missing[0]} is missing: Lake's OMNIGLOT needs {' and '.join(p.name for p in zips)}")
+    if data_dir and (sources := _lake_sources(Path(data_dir))):
+        return _lake(sources, cache)
     path = download(cache / "omniglot-chardata.mat", CHARDATA_URL, CHARDATA_BLOB, "OMNIGLOT", folder, _REMEDY)
     return _burda(path, cache)
 
@@ -103,10 +100,25 @@ def _burda_arrays(content: bytes) -> dict[str, np.ndarray]:
     }
 
 
-def _lake(zips: list[Path], cache: Path) -> Prepared:
+def _lake_sources(data_dir: Path) -> list[Path]:
+    """Return the zips of Lake's drawings, or the folders that they were extracted to; nothing if there are none."""
+    for folder in (data_dir / "omniglot", data_dir / "omniglot-py"):
+        places = {stem: (folder / f"{stem}.zip", folder / stem) for stem in LAKE_COUNTS}
+        sources = {stem: next((path for path in paths if path.exists()), None) for stem, paths in places.items()}
+        found = [path for path in sources.values() if path]
+        if 0 < len(found) < len(sources):
+            missing = next(stem for stem, path in sources.items() if not path)
+            needed = " and ".join(f"{stem}.zip" for stem in sources)
+            raise UserError(f"{folder}/{missing}.zip is missing: Lake's OMNIGLOT needs {needed}, or their folders")
+        if found:
+            return found
+    return []
+
+
+def _lake(sources: list[Path], cache: Path) -> Prepared:
     digest = hashlib.sha1(usedforsecurity=False)
-    for path in zips:
-        digest.update(hashlib.sha1(read_bytes(path), usedforsecurity=False).digest())
+    for path in sources:
+        digest.update(_sha1(path))
 
     def build() -> tuple[DataInfo, Mapping[str, np.ndarray]]:
         sizes = "/".join(f"{size:,}" for size in LAKE_SIZES.values())
@@ -116,15 +128,25 @@ def _lake(zips: list[Path], cache: Path) -> Prepared:
             f"Lake's 105×105 drawings, area-averaged to 28×28, split at random into {sizes} with a fixed seed: not the "
             "28×28 set of Burda et al.; results are not comparable with theirs.",
         )
-        return info, _lake_arrays(zips)
+        return info, _lake_arrays(sources)
 
     return cached(cache, f"omniglot-lake-{digest.hexdigest()[:16]}-r{PREPARATION_VERSION}", build)
 
 
-def _lake_arrays(zips: list[Path]) -> dict[str, np.ndarray]:
-    """Return the arrays of ``Prepared`` for Lake's two archives; the split of a drawing depends only on its name."""
+def _sha1(path: Path) -> bytes:
+    """Return a hash of a zip, or of the drawings in a folder."""
+    if not path.is_dir():
+        return hashlib.sha1(read_bytes(path), usedforsecurity=False).digest()
+    digest = hashlib.sha1(usedforsecurity=False)
+    for name, content in _files(path):
+        digest.update(name.encode() + content)
+    return digest.digest()
+
+
+def _lake_arrays(sources: list[Path]) -> dict[str, np.ndarray]:
+    """Return the arrays of ``Prepared`` for Lake's drawings; the split of a drawing depends only on its name."""
     drawings: dict[str, np.ndarray] = {}
-    for path in zips:
+    for path in sources:
         drawings |= _drawings(path)
     names = sorted(drawings)
     names = [names[index] for index in hash_shuffled([f"lake {name}" for name in names])]
@@ -138,20 +160,31 @@ def _lake_arrays(zips: list[Path]) -> dict[str, np.ndarray]:
 
 
 def _drawings(path: Path) -> dict[str, np.ndarray]:
-    """Return the drawings of an archive by name: bool ``[105, 105]``, ink true. Nothing is extracted to disk."""
+    """Return the drawings of a zip or folder by name: bool ``[105, 105]``, ink true. Nothing is extracted to disk."""
     from PIL import Image
 
     drawings = {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            for name in filter(_PNG.fullmatch, archive.namelist()):
-                with archive.open(name) as file, Image.open(file, formats=["PNG"]) as image:
-                    drawings[name] = np.asarray(image.convert("L")) < 128  # black on white
+        for name, content in _files(path):
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+                drawings[name] = np.asarray(image.convert("L")) < 128  # black on white
     except Exception as error:  # zipfile, zlib and Pillow raise many types
-        raise UserError(f"{path} is damaged or not a zip of drawings; {_FETCH_ZIP}") from error
+        raise UserError(f"{path} is damaged or has no drawings; {_FETCH_ZIP}") from error
     if len(drawings) != (count := LAKE_COUNTS[path.stem]):
         raise UserError(f"{path} has {len(drawings):,} drawings, not {count:,}; {_FETCH_ZIP}")
     return drawings
+
+
+def _files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and content of every drawing in a zip or folder; names begin with that of the zip."""
+    if path.is_dir():
+        names = {f"{path.name}/{file.relative_to(path).as_posix()}": file for file in path.glob("*/*/*.png")}
+        for name in filter(_PNG.fullmatch, sorted(names)):
+            yield name, names[name].read_bytes()
+    else:
+        with zipfile.ZipFile(path) as archive:
+            for name in filter(_PNG.fullmatch, archive.namelist()):
+                yield name, archive.read(name)
 
 
 def area_average(drawings: Sequence[np.ndarray] | np.ndarray, size: int = 28) -> np.ndarray:
