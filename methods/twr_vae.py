@@ -27,7 +27,7 @@ class TimestepWiseVAE(Method):
     marker = "star3"
     table_order = 75.5
     modalities = ("text",)
-    models = ("lstm",)  # whose state after a word depends on no later one
+    models = ("lstm", "dilated_cnn")  # whose encoder's state after a word depends on no later one
     vae_settings = {"last": 0.0}
     space = {"last": Choice((0.25, 0.5, 0.75, 1.0))}
 

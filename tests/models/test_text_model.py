@@ -12,12 +12,13 @@ from bench.core.config import TextModelConfig
 from bench.data.dataset import END, PAD, START, UNKNOWN
 from bench.models.architectures.lstm import LSTM
 from bench.models.decoding import beam, greedy
+from bench.models.registry import parse_model
 from bench.models.vae import VAE, second_order
 from bench.training.flops import flop_counter
 from tests.fixtures.networks import build_text_model
 
 VOCABULARY = 12
-ARCHITECTURES = ["lstm", "transformer(width=8)"]
+ARCHITECTURES = ["lstm", "transformer(width=8)", "dilated_cnn(dilations=(1,2,1))"]
 
 
 def sentences(lengths: list[int], seed: int = 0) -> torch.Tensor:
@@ -127,11 +128,12 @@ def test_language_model_is_a_vae_that_ignores_z():
     torch.testing.assert_close(vae.log_prob(x, z), alone.log_prob(x, z[..., :0]))
 
 
-def test_decoder_without_latent_is_that_of_a_vae_that_ignores_z():
+@pytest.mark.parametrize("architecture", ARCHITECTURES[1:])
+def test_decoder_without_latent_is_that_of_a_vae_that_ignores_z(architecture):
     models = []
     for latent in (True, False):
         torch.manual_seed(1)
-        sizes = TextModelConfig(latent_dim=3, architecture="transformer(width=8)")
+        sizes = TextModelConfig(latent_dim=3, embedding=6, hidden=7, architecture=architecture)
         models.append(build_text_model(sizes, VOCABULARY, 9, latent).eval())
     vae, alone = models
     nn.init.zeros_(vae.latent_to_decoder.linear.weight)
@@ -152,9 +154,24 @@ def test_words_depend_on_earlier_words_alone(model, training):
     for t in range(1, x.shape[1]):
         changed = logits(torch.cat([x[:, :t], (x[:, t:] + 1) % VOCABULARY], dim=1), code)
         assert torch.equal(changed[:, :t], expected[:, :t])
-        assert not torch.isclose(changed[:, t:], expected[:, t:]).all(-1).any(), "later words depend on these"
+        assert not torch.isclose(changed[:, t], expected[:, t]).any(), "the next word depends on these"
     others = torch.cat([x[:1], x[1:].flip(1)]), torch.cat([code[:1], -code[1:]])
     assert torch.equal(logits(*others)[0], expected[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [("dilations=()", 1), ("dilations=(1,),kernel=2", 2), ("dilations=(1,2)", 7)]
+)
+def test_dilated_cnn_reads_the_words_of_its_receptive_field(settings, words):
+    model, x, z = small_model(f"dilated_cnn({settings})"), sentences([10])[:, :-1], torch.randn(1, 3)
+    code = model.latent_to_decoder(z)
+
+    def last_state(x):
+        return model.decoder.states(x, code, model.decoder.start(code))[0][:, -1]
+
+    changed = [last_state(x.index_fill(1, torch.tensor(t), UNKNOWN)) for t in range(x.shape[1])]
+    assert [torch.equal(state, last_state(x)) for state in changed] == [True] * (11 - words) + [False] * words
+    assert parse_model(f"dilated_cnn({settings})")[1].receptive_field == words
 
 
 def test_sentences_of_two_words_have_probability_one(model):

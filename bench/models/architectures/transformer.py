@@ -2,7 +2,8 @@
 
 z enters the decoder in the two ways of Optimus (Li et al., EMNLP 2020, arXiv 2004.04092), there found best together: a
 linear map of z gives an offset of every word's embedding, and in each layer a key and a value, which every position
-attends to beside the words before it. The encoder's feature is its state at ``<s>``, as there, which sees all words.
+attends to beside the words before it; there, key and value are one vector. The encoder's feature is its state at
+``<s>``, as there, which depends on all words.
 Both networks start from random weights, as the other models here; Optimus starts from BERT and GPT-2. Dropout is that
 of ``lstm``: of the decoder's embeddings and of the states that the vocabulary layer reads.
 
