@@ -18,7 +18,7 @@ MODELS = {
     if (modality := load_model_module(name).MODALITY) in TOYS and name not in ARCHITECTURES.values()
 }
 #: One method each with another encoder, decoder, prior, inner optimisation and state.
-SAMPLE = {"transformer": ["sa_vae", "autoregressive"], "dilated_cnn": ["skip_vae"]}
+SAMPLE = {"transformer": ["sa_vae", "autoregressive"], "dilated_cnn": ["skip_vae"], "gated_pixelcnn": ["infomax_vae"]}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,9 +72,13 @@ def test_masked_convolution_matches_the_full_kernel(subtests):
             assert (layer.weight.grad[layer.mask == 0] == 0).all() and (layer.weight.grad[layer.mask == 1] != 0).any()
 
 
-def test_decoder_is_causal_in_the_image_and_depends_on_z():
+AUTOREGRESSIVE = ["masked_cnn", "gated_pixelcnn"]
+
+
+@pytest.mark.parametrize("architecture", AUTOREGRESSIVE)
+def test_decoder_is_causal_in_the_image_and_depends_on_z(architecture):
     torch.manual_seed(0)
-    model = build_image_model(MODEL).eval().double()
+    model = build_image_model(replace(MODEL, architecture=architecture)).eval().double()
     x, z = torch.rand(1, 1, 7, 7, dtype=torch.float64).round(), torch.randn(1, 3, dtype=torch.float64)
 
     def logits(x, z):
@@ -85,12 +90,55 @@ def test_decoder_is_causal_in_the_image_and_depends_on_z():
     assert (torch.autograd.functional.jacobian(lambda z: logits(x, z), z) != 0).any(-1).all()
 
 
-def test_model_without_latent_is_a_vae_that_ignores_z():
+@pytest.mark.parametrize(
+    ("architecture", "training"), [("masked_cnn", False), ("gated_pixelcnn", True), ("gated_pixelcnn", False)]
+)
+def test_pixels_depend_on_earlier_ones_to_the_bit(architecture, training):
+    """Whatever follows and whatever else is in the batch, unless BatchNorm normalises by its statistics."""
+    torch.manual_seed(0)
+    model = build_image_model(replace(MODEL, architecture=architecture)).train(training)
+    x, code = torch.rand(3, 1, 7, 7).round(), model.latent_to_decoder(torch.randn(3, 3))
+
+    def logits(x, code):
+        return model.decoder.logits(code, model.decoder.image_projection(x))
+
+    expected = logits(x, code).flatten(1)
+    for pixel in (0, 10, 30, 48):
+        later = x.flatten(1).clone()
+        later[:, pixel:] = 1 - later[:, pixel:]
+        assert torch.equal(logits(later.view_as(x), code).flatten(1)[:, : pixel + 1], expected[:, : pixel + 1])
+    others = torch.cat([x[:1], 1 - x[1:]]), torch.cat([code[:1], -code[1:]])
+    assert torch.equal(logits(*others).flatten(1)[0], expected[0])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "side"),
+    [*(("masked_cnn", side) for side in (1, 3, 5, 7)), *(("gated_pixelcnn", side) for side in (3, 5, 7))],
+)
+def test_prediction_reads_the_pixels_of_the_receptive_field(architecture, side):
+    config = replace(MODEL, architecture=f"{architecture}(receptive_field={side})")
+    torch.manual_seed(0)
+    model = build_image_model(config).eval().double()
+    code, x = model.latent_to_decoder(torch.randn(1, 3).double()), torch.rand(1, 1, 7, 7).double().requires_grad_()
+    model.decoder.logits(code, model.decoder.image_projection(x))[0, 0, 3, 3].backward()
+    read, window, reach = x.grad[0, 0] != 0, torch.zeros(7, 7, dtype=torch.bool), side // 2
+    window[3 - reach : 3, 3 - reach : 4 + reach] = True
+    window[3, 3 - reach : 3] = True
+    assert not (read & ~window).any()
+    if architecture == "gated_pixelcnn":
+        assert torch.equal(read, window), "no blind spot"
+    elif reach:
+        assert read[3 - reach, 3 - reach] and read[3, 3 - reach]
+    assert torch.isfinite(model.log_prob(x, torch.zeros(1, 1, 3).double())).all()
+
+
+@pytest.mark.parametrize("architecture", AUTOREGRESSIVE)
+def test_model_without_latent_is_a_vae_that_ignores_z(architecture):
     """From equal initial weights, with the projection of z at zero and its bias learned."""
     models = []
     for latent in (True, False):
         torch.manual_seed(0)
-        models.append(build_image_model(MODEL, latent))
+        models.append(build_image_model(replace(MODEL, architecture=architecture), latent))
     vae, alone = models
     linear, maps = vae.latent_to_decoder.linear, alone.latent_to_decoder.maps
     assert torch.equal(linear.bias, maps.flatten()), "initial values"
@@ -105,9 +153,10 @@ def test_model_without_latent_is_a_vae_that_ignores_z():
 
 
 @pytest.mark.parametrize("latent", [True, False])
-def test_samples_follow_the_likelihood(latent):
+@pytest.mark.parametrize("architecture", AUTOREGRESSIVE)
+def test_samples_follow_the_likelihood(architecture, latent):
     """All 16 images of 4 pixels: frequencies of samples against p(x|z)."""
-    config = ImageModelConfig(2, "mean", 2, (3,), 4, 4, (3, 3), (), 2)
+    config = ImageModelConfig(2, "mean", 2, (3,), 4, 4, (3, 3), (), 2, architecture=architecture)
     torch.manual_seed(1)
     model = build_image_model(config, latent).eval()
     z = torch.zeros(1, model.latent_dim)
@@ -119,9 +168,10 @@ def test_samples_follow_the_likelihood(latent):
     assert ((frequency - p).abs() < 4 * (p * (1 - p) / 20_000).sqrt() + 1e-9).all()
 
 
-def test_samples_of_an_example_match_single_ones():
+@pytest.mark.parametrize("architecture", AUTOREGRESSIVE)
+def test_samples_of_an_example_match_single_ones(architecture):
     torch.manual_seed(0)
-    model = build_image_model(MODEL).eval()
+    model = build_image_model(replace(MODEL, architecture=architecture)).eval()
     x, z = torch.rand(3, 1, 7, 7).round(), torch.randn(3, 4, 3)
     expected = torch.stack([model.log_prob(x, z[:, s : s + 1])[:, 0] for s in range(4)], dim=1)
     torch.testing.assert_close(model.log_prob(x, z), expected, rtol=1e-5, atol=1e-4)

@@ -21,6 +21,7 @@ from bench.core.config import ImageModelConfig
 from bench.data.dataset import DataInfo
 from bench.models.kernels.conv2d import Conv2d
 from bench.models.kernels.norm_elu import NormELU
+from bench.models.pixels import PixelDecoder
 from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
 
 SUMMARY = "ResNet encoder and masked-CNN decoder of He et al. (2019)"
@@ -29,7 +30,35 @@ MODALITY = "image"
 
 @dataclass(frozen=True)
 class Config:
-    """No settings besides ``ImageModelConfig``."""
+    """Settings besides ``ImageModelConfig``."""
+
+    #: Side of the square of pixels around a pixel that its prediction may read, as far as they come before it; 1: none,
+    #: so that pixels are independent given z. None: that of the preset's kernels.
+    receptive_field: int | None = None
+
+    def __post_init__(self) -> None:
+        check_receptive_field(self.receptive_field, least=1)
+
+
+def check_receptive_field(size: int | None, least: int) -> None:
+    """Raise ``ValueError`` for a receptive field that no kernels have."""
+    if size is not None and (size < least or size % 2 == 0):
+        raise ValueError(f"'receptive_field' must be an odd number of at least {least}, not {size}")
+
+
+def kernels_of(receptive_field: int | None, sizes: ImageModelConfig) -> tuple[int, ...]:
+    """Return kernels that together have this receptive field, as many as the preset's and as equal as possible."""
+    if receptive_field is None:
+        return sizes.kernels
+    reach, layers = receptive_field // 2, len(sizes.kernels)
+    return tuple(1 + 2 * (reach // layers + (layer < reach % layers)) for layer in range(layers))
+
+
+def skips_of(kernels: Sequence[int], sizes: ImageModelConfig) -> tuple[int, ...]:
+    """Return the preset's kernels of the skip connections, reduced where they would extend the receptive field."""
+    reaches, last = [kernel // 2 for kernel in kernels], len(sizes.skips) - 1
+    passed = [sum(reaches[j + 1 : None if j == last else j + 3]) for j in range(len(sizes.skips))]
+    return tuple(1 + 2 * min(size // 2, reach) for size, reach in zip(sizes.skips, passed, strict=True))
 
 
 class MaskedConv(Conv2d):
@@ -162,7 +191,7 @@ class MaskedBlock(nn.Module):
         return self.norm(self.body[1:](self.body[0](x) + bias), plus=x)
 
 
-class MaskedCNNDecoder(nn.Module):
+class MaskedCNNDecoder(PixelDecoder):
     """p(x|z) over binary pixels in raster order.
 
     Layer 0 is causal in the image; z contributes to its pre-activation (``LatentProjection``). The other layers are
@@ -201,45 +230,23 @@ class MaskedCNNDecoder(nn.Module):
         return self.output(h)
 
     def image_projection(self, x: Tensor) -> Tensor:
-        """Return the image's contribution to the pre-activation of layer 0: (N, 1, H, W) -> (N, C, H, W)."""
+        """Return the image's contribution to the pre-activation of layer 0, (N, C, H, W)."""
         return self.from_image(F.pad(x, (0, 0, self.from_image.reach, 0)))
 
     def logits(self, code: Tensor, image: Tensor) -> Tensor:
         """Return the logits (N, 1, H, W) from the code of z (N, C, H, W) and the image's projection (N, C, H, W)."""
         return self(code + image)
 
-    def log_prob(self, code: Tensor, x: Tensor, samples: int = 1) -> Tensor:
-        """Return log p(x|z) (B, S) for codes (B·S, …, H, W) and images x (B, 1, H, W) in {0, 1}.
-
-        The image's projection is computed once for all samples.
-        """
-        logits = self.logits(code, self.image_projection(x).repeat_interleave(samples, dim=0))
-        nats = F.binary_cross_entropy_with_logits(logits, x.repeat_interleave(samples, dim=0), reduction="none")
-        return -nats.flatten(1).sum(-1).unflatten(0, (len(x), samples))
-
-    @torch.no_grad()
-    def sample(self, code: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Sample images (N, 1, H, W) pixel by pixel for codes (N, …, H, W), in evaluation mode.
-
-        Rows below the present pixel are not computed.
-        """
-        batch, height, width = len(code), self.image_size, self.image_size
-        x = code.new_zeros(batch, 1, height, width)
-        uniform = torch.rand(batch, height, width, generator=generator, device=code.device)
-        for i in range(height):
-            for j in range(width):
-                logits = self.logits(code[:, :, : i + 1], self.image_projection(x[:, :, : i + 1]))
-                x[:, 0, i, j] = (uniform[:, i, j] < logits[:, 0, i, j].sigmoid()).to(x.dtype)
-        return x
-
 
 def build(settings: Config, sizes: ImageModelConfig, data: DataInfo, latent: bool = True) -> VAE:
     """Return a freshly initialised model; without a latent, a PixelCNN: the decoder of a VAE that ignores z."""
     channels, size = sizes.decoder_channels, sizes.image_size
-    decoder = MaskedCNNDecoder(channels, sizes.kernels, sizes.skips, size)
+    kernels = kernels_of(settings.receptive_field, sizes)
+    skips = sizes.skips if settings.receptive_field is None else skips_of(kernels, sizes)
+    decoder = MaskedCNNDecoder(channels, kernels, skips, size)
     features = ResNetFeatures(size, sizes.encoder_channels, sizes.features)
     head = GaussianHead(sizes.features, sizes.latent_dim)
-    projection = LatentProjection(sizes.latent_dim, sizes.maps, size, channels, sizes.kernels[0])
+    projection = LatentProjection(sizes.latent_dim, sizes.maps, size, channels, kernels[0])
     if latent:
         model = VAE(features, head, projection, decoder, sizes.latent_dim)
     else:
