@@ -4,7 +4,8 @@ A method is one file in ``methods/`` with one subclass of ``Method``. The defaul
 VAE; a method overrides the hooks in which it differs. CONTRIBUTING.md has a complete example.
 
 Shapes: B examples, S samples per example, D latent dimensions, T words, V vocabulary entries, C channels, H × W pixels.
-Images are float32 (B, 1, H, W) in {0, 1}. Text is int64 (B, T): ``<s> w_1 … w_n </s> <pad> …``.
+Images are float32 (B, 1, H, W) in {0, 1}. Text is int64 (B, T): ``<s> w_1 … w_n </s> <pad> …``. Vectors are float32
+(B, D'), D' dimensions of x.
 All likelihoods, KL terms and losses are in nats.
 """
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from bench.core.config import TrainConfig, check_ranges
 from bench.core.modifiers import Constant, Cyclical, KLTerm, Linear, MeanKL, Schedule
 from bench.core.space import Choice, Range, Space
-from bench.data.dataset import END, PAD, START, UNKNOWN, DataInfo
+from bench.data.dataset import END, PAD, START, UNKNOWN, DataInfo, Modality
 from bench.models.distributions import Gaussian, Posterior, Prior, StandardNormal
 from bench.models.vae import VAE
 
@@ -104,7 +105,7 @@ class Context:
         return self.step / self.total
 
     def num_tokens(self, x: Tensor) -> Tensor | int:
-        """Number of likelihood units in a batch: tokens (including ``</s>``) for text, otherwise images."""
+        """Number of likelihood units in a batch: tokens (including ``</s>``) for text, otherwise examples."""
         return (x[:, 1:] != PAD).sum() if self.data.modality == "text" else len(x)
 
     def generator(self, purpose: str = "noise") -> torch.Generator:
@@ -173,7 +174,7 @@ class Method:
     footnotes: ClassVar[Mapping[str, str]] = {}  # metric -> why it differs in meaning, or is missing, for this method
 
     # Behaviour.
-    modalities: ClassVar[Sequence[str]] = ("image", "text")
+    modalities: ClassVar[Sequence[Modality]] = ("image", "text", "vector")
     models: ClassVar[Sequence[str]] = ()  # files of bench/models/architectures/ that it can change; (): all
     revision: ClassVar[int] = 1  # increase after any change of what the method trains
     latent: ClassVar[bool] = True  # False: the decoder without z

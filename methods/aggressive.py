@@ -26,8 +26,8 @@ from torch import Tensor
 
 from bench.method import Context, DataInfo, Method, Range, Schedule, State, TrainConfig, check_ranges
 
-WINDOW = {"image": 10, "text": 15}  # encoder updates between comparisons of the loss
-PATIENCE = {"image": 5, "text": 1}  # bad epochs that end aggressive training
+WINDOW = {"image": 10, "text": 15, "vector": 10}  # encoder updates between comparisons of the loss
+PATIENCE = {"image": 5, "text": 1, "vector": 5}  # bad epochs that end aggressive training
 COLLAPSED_BELOW = 0.1  # nats of MI
 EXPECTED_EPOCHS = 5  # that aggressive training lasts, for the estimate of the cost
 STATE = ("active", "mi_threshold", "bad_epochs", "min_beta", "used", "loops", "windows")
@@ -53,8 +53,8 @@ class Aggressive(Method):
     @dataclass(frozen=True)
     class Config:
         max_inner: int = 99
-        window: int | None = None  # None: 10 for images, 15 for text
-        patience: int | None = None  # None: 5 epochs below the best MI for images, 1 below the last for text
+        window: int | None = None  # None: 15 for text, otherwise 10
+        patience: int | None = None  # None: 1 epoch below the last MI for text, otherwise 5 below the best
         reset: bool = False
         guarded: bool = False  # whether the MI rule waits until z is in use at a KL weight of 1
 

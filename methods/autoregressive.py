@@ -6,7 +6,8 @@ Deviates:  –
 Note:      A VAE must have a lower NLL than this model for its latent to be useful. It is the decoder of a VAE that
            ignores z. On images it keeps the bias of the projection of z as learned maps, which tell it the position of
            a pixel, as jxhe/vae-lagging-encoder:pixel_cnn.py does, where the VAE's decoder is trained at z = 0. On text
-           z enters without a bias, so nothing is left of it: the LSTM starts from zeros.
+           z enters without a bias, so nothing is left of it: the LSTM starts from zeros. A decoder that is not
+           autoregressive leaves independent values: the model's best fit without z.
 """
 
 from bench.method import Method

@@ -6,7 +6,8 @@ Loss:      L(x) + L(x~) + λ KL(q(z|x~) || q(z|x)), with the negative ELBO L    
 Defaults:  λ = 0.1, the paper's from memory; the released code (sinhasam/CRVAE:CRVAE/crvae.py, losses.py) has 1e-3,
            with a reconstruction that is a mean over pixels.
 Deviates:  the released code does not run, so the formula could not be checked against it. It is for images, which it
-           rotates, shifts and scales. Decoding <unk> would teach the decoder to write it.
+           rotates, shifts and scales. Decoding <unk> would teach the decoder to write it. Not for vectors: no
+           augmentation is known to keep the meaning of any vector.
 """
 
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class ConsistencyVAE(Method):
     citation = "Sinha & Dieng, NeurIPS 2021 (arXiv 2105.14859)"
     marker = "star3_down"
     table_order = 76
+    modalities = ("image", "text")
     revision = 2
     vae_settings = "it also trains on augmented examples"
     space = {"lam": Range(0.01, 1.0)}

@@ -7,12 +7,13 @@ Defaults:  γ = 20 and, on images, a critic of three hidden layers (1000, 400 an
            trained by Adam with learning rate 1e-5: the authors' (AliLotfi92/InfoMaxVAE:main.py, utils/train.py). Their
            losses are summed nats, as here. Adam changes a weight by about the learning rate per update: 1e-4 in the
            reduced presets, for the same distance in the 10⁴ updates of ``small`` as in the authors' 9·10⁴.
-Deviates:  the paper has no text. There the critic reads the encoder's features, of which q(z|x) is a function, without
-           a gradient. One backward pass gives the critic γ times the gradient of I; up to clipping, Adam removes the
-           factor. Weights are selected by this loss on validation; the authors keep the last ones.
+Deviates:  the paper has no text and no vectors. There the critic reads the encoder's features, of which q(z|x) is a
+           function, without a gradient. One backward pass gives the critic γ times the gradient of I; up to clipping,
+           Adam removes the factor. Weights are selected by this loss on validation; the authors keep the last ones.
 Note:      z' contains about one z of its own x. In a batch of B the optimal I is then about log B at most.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ class InfoMaxVAE(AuxiliaryAdam):
     def build(self, model: VAE, data: DataInfo) -> VAE:
         if not self.config.gamma:
             return model
-        read = model.head.linear.in_features if data.modality == "text" else model.decoder.image_size**2
+        read = math.prod(data.shape) if data.modality == "image" else model.head.linear.in_features
         model.aux["critic"] = mlp((read + model.latent_dim, *HIDDEN, 1), nn.ReLU())
         return model
 
@@ -61,7 +62,7 @@ class InfoMaxVAE(AuxiliaryAdam):
         h = ctx.model.features(x)  # (B, F)
         q = ctx.model.head(h)
         terms = ELBOTerms.from_samples(ctx.model, x, q, q.rsample(1, ctx.generator()))
-        terms.extra["read"] = h.detach() if ctx.data.modality == "text" else x.flatten(1)
+        terms.extra["read"] = x.flatten(1) if ctx.data.modality == "image" else h.detach()
         return terms
 
     def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:

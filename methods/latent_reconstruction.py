@@ -5,8 +5,9 @@ Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) + α E_q[|μ(D(z)) - z|²], wit
            (Song, Kim & Lee, 2025, arXiv 2508.12530)
 Defaults:  α = 1 and ramp = 0.1: ours, for a KL in summed nats.
 Deviates:  the formula is second-hand: neither the authors' code nor the paper beyond its abstract could be read. Their
-           decoder makes an image in one step; D(z) here is the autoregressive decoder's probability of every pixel
-           given the true pixels before it. Images only, as in the paper: words have no such differentiable output.
+           decoder makes an image in one step; of an autoregressive decoder, D(z) here is the probability of every pixel
+           given the true pixels before it, of another the mean of p(x|z). Not for text: words have no such
+           differentiable output.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class LatentReconstruction(Method):
     citation = "Song et al., 2025 (arXiv 2508.12530)"
     marker = "wide_diamond"
     table_order = 77.5
-    modalities = ("image",)
+    modalities = ("image", "vector")
     vae_settings = {"alpha": 0.0}
     space = {"alpha": Range(0.1, 10.0)}
 
@@ -42,15 +43,19 @@ class LatentReconstruction(Method):
     def elbo_terms(self, ctx: Context, x: Tensor) -> ELBOTerms:
         model, q = ctx.model, self.posterior(ctx, x, train=True)
         z = q.rsample(1, ctx.generator())  # (B, 1, D)
-        decoder = model.decoder
-        logits = decoder.logits(model.latent_to_decoder(z[:, 0]), decoder.image_projection(x))  # (B, 1, H, W)
-        nats = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+        decoder, code = model.decoder, model.latent_to_decoder(z[:, 0])
+        if hasattr(decoder, "mean"):
+            rec, output = -decoder.log_prob(code, x), decoder.mean(code)  # (B, 1), (B, …)
+        else:
+            logits = decoder.logits(code, decoder.image_projection(x))  # (B, 1, H, W)
+            nats = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+            rec, output = nats.flatten(1).sum(-1, keepdim=True), logits.sigmoid()
         kl_dim, kl = model.prior.kl_dim(q), model.prior.kl(q)
         assert kl is not None
-        terms = ELBOTerms(x, q, z, nats.flatten(1).sum(-1, keepdim=True), kl, kl_dim)
+        terms = ELBOTerms(x, q, z, rec, kl, kl_dim)
         if self.config.alpha:
             with fixed_statistics(model.features):
-                terms.extra["error"] = (model.encode(logits.sigmoid()).mean - z[:, 0]).square().sum(-1)  # (B,)
+                terms.extra["error"] = (model.encode(output).mean - z[:, 0]).square().sum(-1)  # (B,)
         return terms
 
     def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:

@@ -38,6 +38,7 @@ class IdentifiableVAE(Method):
     summary = "decoder injective in z, by Brenier maps"
     citation = "Wang et al., NeurIPS 2021 (arXiv 2301.00537)"
     family = "decoder"
+    modalities = ("image", "text")
     models = ("lstm", "masked_cnn", "gated_pixelcnn")
     marker = "half_left"
     table_order = 92

@@ -19,17 +19,18 @@ KEPT = 32  # examples x'; a larger batch is shown them in turn
 
 
 class KeptExamples(nn.Module):
-    """``KEPT`` examples in place of those of a batch; blank images or empty sentences before training."""
+    """``KEPT`` examples in place of those of a batch; zeros or empty sentences before training."""
 
     x: Tensor  # (KEPT, …)
 
     def __init__(self, data: DataInfo) -> None:
         super().__init__()
-        if data.modality == "image":
-            self.register_buffer("x", torch.zeros(KEPT, 1, *data.shape))
-        else:
+        if data.modality == "text":
             self.register_buffer("x", torch.zeros(KEPT, *data.shape, dtype=torch.int64))
             self.x[:, 0], self.x[:, 1] = START, END
+        else:
+            channels = (1,) if data.modality == "image" else ()
+            self.register_buffer("x", torch.zeros(KEPT, *channels, *data.shape))
 
     def replace(self, batch: Tensor) -> None:
         """Keep the examples of a batch (B, …) instead, repeated if there are too few."""

@@ -61,6 +61,7 @@ class SkipVAE(Method):
     summary = "z enters every layer of the decoder"
     citation = "Dieng et al., AISTATS 2019 (arXiv 1807.04863)"
     family = "decoder"
+    modalities = ("image", "text")
     models = ("lstm", "transformer", "dilated_cnn", "masked_cnn")
     marker = "bowtie"
     table_order = 91

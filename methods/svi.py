@@ -39,6 +39,6 @@ class StochasticVI(Method):
         return 1 + STEP_COST * self.config.steps
 
     def posterior(self, ctx: Context, x: Tensor, train: bool) -> Posterior:
-        like = next(ctx.model.decoder.parameters())
+        like = next(ctx.model.parameters())
         zeros = torch.zeros(len(x), ctx.model.latent_dim, device=like.device, dtype=like.dtype)  # (B, D)
         return refine(ctx, x, Gaussian(zeros, zeros), differentiable=False, **vars(self.config))

@@ -7,7 +7,7 @@ Defaults:  K = 500, as the authors'; fewer in the reduced presets. Pseudo-images
 Deviates:  pixels of u_k are the sigmoid of parameters, not clamped parameters. The authors' encoder has no BatchNorm:
            ours encodes pseudo-images with its running statistics, which start at those of the same training images.
            Text has no pixels, so its u_k are encoder features; they start at N(0, I), because the features of training
-           sentences are nearly equal before training.
+           sentences are nearly equal before training. So are those of vectors, whose values may be counts.
 Note:      Compared with jmtomczak/vae_vampprior: models/Model.py, models/VAE.py, utils/load_data.py.
 """
 

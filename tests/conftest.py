@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from bench.core.config import ImageModelConfig, TextModelConfig, TrainConfig
+from bench.core.config import ImageModelConfig, TextModelConfig, TrainConfig, VectorModelConfig
 from bench.data import tensors
 from bench.data.cache import cached
 from bench.data.dataset import END, SPECIALS, START, DataInfo, Prepared
@@ -55,6 +55,7 @@ TOY = Preset("toy", "for tests", 1, (), MODEL, TRAIN, EVALUATION)
 TEXT_MODEL = TextModelConfig(latent_dim=2, embedding=6, hidden=8)
 TEXT_TRAIN = replace(TRAIN, optimiser="sgd", lr=1.0)
 TEXT_TOY = replace(TOY, model=TEXT_MODEL, train=TEXT_TRAIN)
+VECTOR_TOY = replace(TOY, model=VectorModelConfig(latent_dim=2, hidden=8))
 
 #: Settings of the property tests: the same inputs every time.
 steady = settings(derandomize=True, deadline=None, max_examples=100)
@@ -112,6 +113,37 @@ def text_prepared(tmp_path_factory) -> Prepared:
         }
 
     return cached(tmp_path_factory.mktemp("cache"), "toy-text", build)
+
+
+def vectors(values: str, folder: Path) -> Prepared:
+    """Vectors of six dimensions, "real" or "count", that depend on two."""
+
+    def build():
+        random = np.random.default_rng(0)
+        x = random.normal(size=(160, 2)) @ random.normal(size=(2, 6)) + 0.3 * random.normal(size=(160, 6))
+        x = (x if values == "real" else random.poisson(np.exp(x))).astype(np.float32)
+        info = DataInfo(f"toy-{values}", "toy", "vector", "nats per vector", (6,), source="tests", values=values)
+        return info, {"train": x[:100], "val": x[100:130], "test": x[130:]}
+
+    return cached(folder, f"toy-{values}", build)
+
+
+@pytest.fixture(scope="session")
+def vector_prepared(tmp_path_factory) -> Prepared:
+    """Real vectors."""
+    return vectors("real", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def count_prepared(tmp_path_factory) -> Prepared:
+    """Vectors of counts."""
+    return vectors("count", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def toy_data(prepared, text_prepared, vector_prepared) -> dict[str, Prepared]:
+    """Toy data by modality."""
+    return {"image": prepared, "text": text_prepared, "vector": vector_prepared}
 
 
 @pytest.fixture(scope="session")

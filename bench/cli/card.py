@@ -121,10 +121,10 @@ def expected_costs(cls: type[Method]) -> str:
 
     costs = []
     for modality in cls.modalities:
-        data = DataInfo("", "", "image" if modality == "image" else "text", "", ())
+        data = DataInfo("", "", modality, "", ())
         steps = {
             name: cls.create(preset_default(cls, name)).expected_cost(load_preset(name, modality).train, data)
-            for name in preset_names()
+            for name in preset_names(modality)
         }
         texts = {name: f"{cost:.2g}" for name, cost in steps.items()}
         same = len({*texts.values()}) == 1

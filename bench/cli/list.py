@@ -47,7 +47,7 @@ def overview() -> list[str]:
     """Return the names of everything: methods by family in two columns, then the other kinds, one line or two each."""
     from bench.data.registry import dataset_names
     from bench.experiment.presets import preset_names
-    from bench.models.registry import model_names
+    from bench.models.registry import likelihood_names, model_names
     from bench.training import expressions, registry
 
     suites, errors = registry.suites(), registry.import_errors()
@@ -66,6 +66,7 @@ def overview() -> list[str]:
         "suites": [suite for suite in suites if suite not in families] + ["or a family"],
         "data sets": [*dataset_names(), "or a path"],
         "models": model_names(),
+        "likelihoods": likelihood_names(),
         "presets": preset_names(),
         "not usable": [*errors],
         "in full": ["python -m bench list NAME, of a method or suite", f"or {', '.join(SECTIONS)}"],
@@ -160,13 +161,31 @@ def _models() -> Iterator[Section]:
 
 
 def _model(name: str) -> str:
-    from bench.models.registry import load_model_module
+    from bench.models.registry import load_model_module, modalities
 
     try:
         module = load_model_module(name)
     except UserError as error:
         return str(error)
-    return _sentences(module.SUMMARY, f"For {module.MODALITY} data", _settings(asdict(module.Config())))
+    return _sentences(
+        module.SUMMARY, f"For {' and '.join(modalities(module))} data", _settings(asdict(module.Config()))
+    )
+
+
+def _likelihoods() -> Iterator[Section]:
+    from bench.models.registry import likelihood_names
+
+    yield "likelihoods", [(name, _likelihood(name)) for name in likelihood_names()]
+
+
+def _likelihood(name: str) -> str:
+    from bench.models.registry import load_likelihood_module
+
+    try:
+        module = load_likelihood_module(name)
+    except UserError as error:
+        return str(error)
+    return _sentences(module.SUMMARY, f"For {' and '.join(module.VALUES)} values", _settings(asdict(module.Config())))
 
 
 def _presets() -> Iterator[Section]:
@@ -190,5 +209,6 @@ SECTIONS = {
     "suites": _suites,
     "datasets": _datasets,
     "models": _models,
+    "likelihoods": _likelihoods,
     "presets": _presets,
 }

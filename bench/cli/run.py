@@ -79,14 +79,21 @@ def add_arguments(
         "--dataset",
         default=dataset,
         metavar="DATA",
-        help="a data set by name, a folder with train.txt, val.txt and test.txt, or an .npz file of images "
+        help="a data set by name, a folder with train.txt, val.txt and test.txt, or an .npz file of images or vectors "
         "(default: %(default)s, without download)",
     )
     what.add_argument("--preset", default="quick", help="quick, small or paper (default: quick)")
     what.add_argument("--seeds", type=options.whole, metavar="N", help="number of seeds (default: the preset's)")
     what.add_argument("--seed", type=options.whole, default=0, metavar="S", help="base seed (default: 0)")
     what.add_argument(
-        "--model", metavar="EXPR", help="a model, such as transformer(layers=2) (default: that of He et al., 2019)"
+        "--model",
+        metavar="EXPR",
+        help="a model, such as mlp(layers=3) (default: that of He et al., 2019; vectors: mlp)",
+    )
+    what.add_argument(
+        "--likelihood",
+        metavar="EXPR",
+        help="a likelihood of images or vectors, such as gaussian(sigma=0.5) (default: that of the data)",
     )
     options.add_options(what, "--set")
     where = p.add_argument_group("where")
@@ -169,7 +176,7 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     from bench.data.registry import data_folder, prepare
     from bench.experiment.plan import plan
     from bench.experiment.runtime_estimate import estimate
-    from bench.models.registry import canonical_model, training_settings
+    from bench.models.registry import canonical_likelihood, canonical_model, training_settings
     from bench.training.expressions import missing_controls, parse_methods, parse_settings
 
     settings, overrides = parse_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
@@ -181,6 +188,8 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     if expression := args.model or overrides.get("model", {}).get("architecture"):
         overrides.setdefault("model", {})["architecture"] = canonical_model(str(expression), data.info.modality)
         overrides["train"] = training_settings(str(expression)) | overrides.get("train", {})
+    if expression := args.likelihood or overrides.get("model", {}).get("likelihood"):
+        overrides.setdefault("model", {})["likelihood"] = canonical_likelihood(str(expression), data.info)
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
     preset = fit_to_images(preset, data.info.shape)
     device = options.resolve_device(args.device, args.gpus_per_cell, args.address)

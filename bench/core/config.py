@@ -65,6 +65,7 @@ class ImageModelConfig:
     skips: tuple[int, ...] = (7, 7, 7, 7, 5, 5, 5, 5, 3, 3, 3)  #: Kernel sizes of the skip connections.
     maps: int = 4  #: Feature maps to which z is projected for the decoder.
     architecture: str = ""  #: Model with all its settings, as ``--model`` takes it; empty: masked_cnn.
+    likelihood: str = ""  #: Likelihood with all its settings, as ``--likelihood`` takes it; empty: that of the data.
 
     def __post_init__(self) -> None:
         check_ranges(self, "image_size latent_dim features decoder_channels maps", pooling=("mean", "any"))
@@ -107,6 +108,19 @@ class TextModelConfig:
         )
         if self.vocabulary is not None and self.vocabulary < 5:
             raise ValueError(f"'vocabulary' includes four special tokens and must be at least 5, not {self.vocabulary}")
+
+
+@dataclass(frozen=True)
+class VectorModelConfig:
+    """Sizes of the model of vectors."""
+
+    latent_dim: int = 16
+    hidden: int = 128  #: Units of a hidden layer.
+    architecture: str = ""  #: Model with all its settings, as ``--model`` takes it; empty: mlp.
+    likelihood: str = ""  #: Likelihood with all its settings, as ``--likelihood`` takes it; empty: that of the data.
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "latent_dim hidden")
 
 
 @dataclass(frozen=True)
@@ -168,11 +182,11 @@ LARGEST = {int: 2**31 - 1, float: 3e38}
 SECTIONS = ("model", "train", "evaluation")
 
 #: Model settings by modality.
-MODELS: dict[str, type] = {"image": ImageModelConfig, "text": TextModelConfig}
-ModelConfig = ImageModelConfig | TextModelConfig
+MODELS: dict[str, type] = {"image": ImageModelConfig, "text": TextModelConfig, "vector": VectorModelConfig}
+ModelConfig = ImageModelConfig | TextModelConfig | VectorModelConfig
 
 #: Modality -> model (a file of ``bench/models/architectures/``), unless ``architecture`` names another.
-ARCHITECTURES = {"image": "masked_cnn", "text": "lstm"}
+ARCHITECTURES = {"image": "masked_cnn", "text": "lstm", "vector": "mlp"}
 
 
 def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
@@ -270,13 +284,14 @@ def model_name(model: ModelConfig, modality: str) -> str:
 
 
 def protocol_name(preset: str, model: ModelConfig) -> str:
-    """Return the name of the folder and tables of a preset, which ends with the model's, if not the default."""
-    return "-".join(filter(None, (preset, model.architecture.partition("(")[0])))
+    """Return the name of the folder and tables of a preset, with model and likelihood, if not the defaults."""
+    names = (choice.partition("(")[0] for choice in (model.architecture, getattr(model, "likelihood", "")))
+    return "-".join(filter(None, (preset, *names)))
 
 
 def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the model settings that belong to the identity of a cell: without those that name a default model."""
-    return {key: value for key, value in model.items() if key != "architecture" or value}
+    """Return the model settings that belong to the identity of a cell: without those that name a default."""
+    return {key: value for key, value in model.items() if key not in ("architecture", "likelihood") or value}
 
 
 def training_identity(train: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Base class of image and text data as tensors."""
+"""Base class of data as tensors."""
 
 from __future__ import annotations
 

@@ -21,7 +21,9 @@ SPLITS = ("train", "val", "test")
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, START, END, UNKNOWN = range(len(SPECIALS))
 
-Modality = Literal["image", "text"]
+Modality = Literal["image", "text", "vector"]
+#: Kind of the values of images and vectors; "intensity": 8-bit values divided by 255.
+Values = Literal["binary", "intensity", "real", "count"]
 
 #: A footnote of image data sets.
 BINARISATION_NOTE = "Training images are binarised at every use, validation and test images once with a fixed seed."
@@ -42,6 +44,7 @@ class DataInfo:
     notes: tuple[str, ...] = ()  #: Footnotes of every table on this data set.
     vocabulary: int = 0  #: Text: vocabulary size, special tokens included.
     protocol: str = ""  #: Section of the presets for this data set, if not the one of its modality.
+    values: Values = "binary"  #: Kind of the values; of no meaning for text.
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,10 @@ class Prepared:
 
     Image data: ``train``, ``val``, ``test``: float32 ``[N, S, S]``, Bernoulli means in [0, 1] (ink = 1).
     Text data: ``train``, ``val``, ``test``: int32 ``[N, L]``, rows ``<s> w1 … wn </s>`` padded with ``<pad>`` to the
-    longest row of all splits; ``vocabulary``: str ``[V]``, ``SPECIALS``, then words by decreasing frequency in train;
-    if the distribution is known ``test_nll``: float64 ``[N]``, the exact -log p(x) of every test sentence.
+    longest row of all splits; ``vocabulary``: str ``[V]``, ``SPECIALS``, then words by decreasing frequency in train.
+    Vectors: ``train``, ``val``, ``test``: float32 ``[N, D]``; counts are whole numbers.
+    Text and vectors, if the distribution is known: ``test_nll``: float64 ``[N]``, the exact -log p(x) of every test
+    example.
     Labels, if any: ``train_labels`` …: int64 ``[N]``, indices into ``label_names``: str ``[L]``.
     """
 

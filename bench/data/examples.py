@@ -12,10 +12,11 @@ from torch import Tensor
 from bench.core.config import ImageModelConfig, TextModelConfig
 from bench.core.errors import UserError, error_summary
 from bench.data.corpus import document_words, encode
-from bench.data.dataset import END, PAD, START
+from bench.data.dataset import END, PAD, START, DataInfo
 from bench.data.image import TEST_STREAM, binarise, pool
 from bench.data.text import truncate
 from bench.data.user_data import image_means, pad_to_square
+from bench.data.user_vectors import vector_values
 
 Examples: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray] | Sequence[str]"
 
@@ -35,6 +36,18 @@ def image_inputs(images: Examples, model: ImageModelConfig) -> Tensor:
     if (side := means.shape[-1]) < size:
         raise UserError(f"images: {side}×{side} pixels, the model takes {size}×{size}; give that size or a larger one")
     return torch.from_numpy(binarise(pool(means, size, model.pooling), TEST_STREAM)).unsqueeze(1)
+
+
+def vector_inputs(vectors: Examples, info: DataInfo) -> Tensor:
+    """Return vectors as float32 ``[N, D]``, on the CPU. ``vectors``: what an ``.npz`` file of the user may hold."""
+    array = as_array(vectors, "vectors")
+    if array.dtype.kind == "U" or array.ndim != 2 or array.shape[1:] != info.shape:
+        raise UserError(f"vectors: {array.dtype} {array.shape}; this model takes vectors [N, {info.shape[0]}]")
+    _, values = vector_values(array, "vectors")
+    most = 1 if info.values == "binary" else np.inf
+    if info.values != "real" and ((values != values.round()) | (values < 0) | (values > most)).any():
+        raise UserError(f"vectors: values that are not {info.values} values; give those of the data set's kind")
+    return torch.from_numpy(values)
 
 
 def text_inputs(

@@ -1,4 +1,4 @@
-"""Prepared data sets as tensors: the batches of training and evaluation, for either modality."""
+"""Prepared data sets as tensors: the batches of training and evaluation, for every modality."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import dataclasses
 
 import numpy as np
 
-from bench.core.config import ImageModelConfig, ModelConfig, TrainConfig
+from bench.core.config import ImageModelConfig, ModelConfig, TextModelConfig, TrainConfig, VectorModelConfig
 from bench.data.base import Data as Data
 from bench.data.dataset import PAD, DataInfo, Prepared
 from bench.data.image import POOLINGS, ImageData
 from bench.data.text import TextData
+from bench.data.vector import VectorData
 
 
 def load(prepared: Prepared, model: ModelConfig) -> Data:
@@ -18,6 +19,8 @@ def load(prepared: Prepared, model: ModelConfig) -> Data:
     info = apply_model_config(prepared.info, model)
     if isinstance(model, ImageModelConfig):
         return ImageData.from_arrays(info, prepared.arrays(), model.image_size, model.pooling)
+    if isinstance(model, VectorModelConfig):
+        return VectorData.from_arrays(info, prepared.arrays(), model)
     return TextData.from_arrays(info, prepared.arrays(), model.vocabulary, model.words)
 
 
@@ -28,6 +31,8 @@ def apply_model_config(info: DataInfo, model: ModelConfig) -> DataInfo:
         if size != (full := info.shape[-1]):
             notes = (*notes, f"Images pooled from {full}×{full} to {size}×{size} ({POOLINGS[model.pooling]}).")
         return dataclasses.replace(info, shape=(size, size), notes=notes)
+    if isinstance(model, VectorModelConfig):
+        return info
     longest = info.shape[0] if model.words is None else min(model.words + 2, info.shape[0])
     vocabulary = min(model.vocabulary or info.vocabulary, info.vocabulary)
     return dataclasses.replace(info, shape=(longest,), vocabulary=vocabulary)
@@ -35,7 +40,7 @@ def apply_model_config(info: DataInfo, model: ModelConfig) -> DataInfo:
 
 def batches_per_pass(prepared: Prepared, model: ModelConfig, train: TrainConfig) -> int:
     """Return the number of training batches per pass: full ones, or with ``equal_lengths`` all of each length."""
-    if isinstance(model, ImageModelConfig) or not train.equal_lengths:
+    if not isinstance(model, TextModelConfig) or not train.equal_lengths:
         return prepared.info.sizes["train"] // train.batch_size
     lengths = (prepared.arrays()["train"] != PAD).sum(axis=1)
     _, counts = np.unique(np.minimum(lengths, apply_model_config(prepared.info, model).shape[0]), return_counts=True)

@@ -1,4 +1,4 @@
-"""Data of the user: a folder of text files, or an ``.npz`` file of images."""
+"""Data of the user: a folder of text files, or an ``.npz`` file of images or vectors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from bench.core.files import read_arrays, read_bytes
 from bench.data.cache import cached
 from bench.data.corpus import FILE_NAMES, find_files, label_arrays, prepare_text
 from bench.data.dataset import BINARISATION_NOTE, SPLITS, DataInfo, Prepared
+from bench.data.user_vectors import vector_arrays
 
-PREPARATION_VERSION = 1  #: Increase when the same images give different arrays.
+PREPARATION_VERSION = 1  #: Increase when the same file gives different arrays.
 MAX_NAME = 100  #: Characters of a data set's name: file names that contain it have at most 255.
 
 TEXT_FILES = {"train": ("train.txt",), "val": ("val.txt", "valid.txt"), "test": ("test.txt",)}
@@ -26,15 +27,16 @@ def prepare(path: Path, cache: Path) -> Prepared:
 
     A folder has ``train.txt``, ``val.txt`` (or ``valid.txt``) and ``test.txt``: one document per line, UTF-8, words
     separated by spaces, or ``label<TAB>document`` on every line. An ``.npz`` file has ``train``, ``val`` and ``test``:
-    images ``[N, H, W]`` or ``[N, 1, H, W]``, ink high, floats in [0, 1] or uint8; and optionally ``train_labels`` …:
-    ``[N]``. Images are padded to a square. Raise ``UserError`` with what is missing or wrong.
+    images ``[N, H, W]`` or ``[N, 1, H, W]``, ink high, floats in [0, 1] or uint8, which are padded to a square, or
+    vectors ``[N, D]``, floats for real values, integers for counts, bool for binary values; and optionally
+    ``train_labels`` …: ``[N]``. Raise ``UserError`` with what is missing or wrong.
     """
     if not path.exists():
-        raise UserError(f"{path} does not exist; give a folder of text files or an .npz file of images")
+        raise UserError(f"{path} does not exist; give a folder of text files or an .npz file of images or vectors")
     path = path.resolve()
     if path.is_dir():
         return _text(path, cache)
-    return _images(path, cache)
+    return _arrays(path, cache)
 
 
 def slug(path: Path) -> str:
@@ -51,7 +53,7 @@ def _text(folder: Path, cache: Path) -> Prepared:
     return prepare_text(slug(folder), files, contents, cache, f"the user's folder {printable(folder.name)}")
 
 
-def _images(path: Path, cache: Path) -> Prepared:
+def _arrays(path: Path, cache: Path) -> Prepared:
     name = slug(path)
     try:
         with open(path, "rb") as file:
@@ -60,20 +62,20 @@ def _images(path: Path, cache: Path) -> Prepared:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
     def build() -> tuple[DataInfo, Mapping[str, np.ndarray]]:
-        given = _load(path)
-        arrays = _image_arrays(given, path)
-        shape, (height, width) = arrays["train"].shape[1:], given["train"].shape[-2:]
-        padded = f"Images of {height}×{width}, padded with empty pixels to {shape[0]}×{shape[1]}."
-        info = DataInfo(
-            name=name,
-            title=f"{name} ({shape[0]}×{shape[1]})",
-            modality="image",
-            unit="nats per image",
-            shape=shape,
-            source=f"the user's file {printable(path.name)}",
-            notes=(BINARISATION_NOTE, *([padded] if height != width else [])),
-        )
-        return info, arrays
+        given, source = _load(path), f"the user's file {printable(path.name)}"
+        if "train" in given and given["train"].ndim == 2:
+            values, arrays = vector_arrays(given, path)
+            dim = arrays["train"].shape[1]
+            title, unit = f"{name} ({dim:,} {values} values)", "nats per vector"
+            info = DataInfo(name, title, "vector", unit, (dim,), source=source, values=values)
+        else:
+            arrays = _image_arrays(given, path)
+            shape, (height, width) = arrays["train"].shape[1:], given["train"].shape[-2:]
+            padded = f"Images of {height}×{width}, padded with empty pixels to {shape[0]}×{shape[1]}."
+            notes = (BINARISATION_NOTE, *([padded] if height != width else []))
+            title, unit = f"{name} ({shape[0]}×{shape[1]})", "nats per image"
+            info = DataInfo(name, title, "image", unit, shape, source=source, notes=notes)
+        return info, arrays | _label_arrays(given, arrays, path)
 
     return cached(cache, f"{name}-{digest.hexdigest()[:16]}-r{PREPARATION_VERSION}", build)
 
@@ -90,22 +92,28 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 
 def _image_arrays(given: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of ``Prepared`` for the user's arrays."""
+    """Return ``train``, ``val`` and ``test`` of ``Prepared`` for the user's images."""
     if missing := [split for split in SPLITS if split not in given]:
         raise UserError(f"{path}: no array {' or '.join(missing)}; the arrays of images are train, val and test")
     images = {split: image_means(given[split], f"{path}, array {split}") for split in SPLITS}
     if len(sizes := {f"{array.shape[1]}×{array.shape[2]}" for array in images.values()}) > 1:
         raise UserError(f"{path}: images of sizes {', '.join(sorted(sizes))}; pad or crop them to one size")
-    images = {split: pad_to_square(array) for split, array in images.items()}
+    return {split: pad_to_square(array) for split, array in images.items()}
+
+
+def _label_arrays(
+    given: Mapping[str, np.ndarray], examples: Mapping[str, np.ndarray], path: Path
+) -> dict[str, np.ndarray]:
+    """Return the label arrays of ``Prepared`` for the user's arrays; empty without labels."""
     labels = {split: given[f"{split}_labels"] for split in SPLITS if f"{split}_labels" in given}
     if 0 < len(labels) < len(SPLITS):
         raise UserError(f"{path}: labels only of {' and '.join(labels)}; give labels for every split or none")
     for split, values in labels.items():
-        if values.shape != (count := len(images[split]),) or values.dtype.kind not in "biuU":
+        if values.shape != (count := len(examples[split]),) or values.dtype.kind not in "biuU":
             raise UserError(
                 f"{path}, array {split}_labels: {values.dtype} {values.shape}, not {count} integers or strings"
             )
-    return images | label_arrays({split: values.astype(str).tolist() for split, values in labels.items()})
+    return label_arrays({split: values.astype(str).tolist() for split, values in labels.items()})
 
 
 def image_means(array: np.ndarray, where: str) -> np.ndarray:

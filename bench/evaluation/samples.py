@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bench.data.tensors import Data
 from bench.data.text import TextData
+from bench.data.vector import VectorData
 from bench.evaluation.record import DecodedText, Interpolation, InterpolationStep, Reconstruction, SampleTexts
 from bench.method import Context, Method
 from bench.models.decoding import beam, greedy
@@ -21,7 +22,12 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from one posterior mean to th
 def qualitative_samples(
     method: Method, ctx: Context, data: Data, count: int
 ) -> tuple[dict[str, np.ndarray], SampleTexts | None]:
-    """Return arrays of images, or texts, from the first ``count`` test examples and as many prior samples."""
+    """Return arrays of images, or texts, from the first ``count`` test examples and as many prior samples.
+
+    There are none of vectors.
+    """
+    if isinstance(data, VectorData):
+        return {}, None
     index, (x,) = data.blocks("test", count, count)
     x = x[torch.from_numpy(index).argsort().to(x.device)]  # in the order of the test set
     if isinstance(data, TextData):

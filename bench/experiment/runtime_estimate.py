@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.core.config import ImageModelConfig, ModelConfig
+from bench.core.config import ImageModelConfig, ModelConfig, VectorModelConfig
 from bench.core.files import read_json, write_json
 from bench.core.hashing import short_hash
 from bench.core.provenance import machine
@@ -135,9 +135,11 @@ def _measure(preset: Preset, data: DataInfo, device: str, threads: int) -> float
 
 
 def random_batch(model: ModelConfig, data: DataInfo, batch: int) -> Tensor:
-    """Return random examples as the model takes them: ``[B, 1, H, W]`` or ``[B, T]``."""
+    """Return random examples as the model takes them: ``[B, 1, H, W]``, ``[B, T]`` or ``[B, D]``."""
     if isinstance(model, ImageModelConfig):
         return (torch.rand(batch, 1, model.image_size, model.image_size) < 0.2).float()
+    if isinstance(model, VectorModelConfig):
+        return torch.rand(batch, *data.shape).round()  # of any kind of values
     length = min(TYPICAL_WORDS, data.shape[0] - 2)
     x = torch.randint(END + 1, data.vocabulary, (batch, length + 2))
     x[:, 0], x[:, -1] = START, END

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.core.config import ImageModelConfig
+from bench.core.config import ImageModelConfig, TextModelConfig, VectorModelConfig
 from bench.core.errors import UserError, error_summary
 from bench.core.hashing import derive_seed
 from bench.data.cache import cache_dir
-from bench.data.examples import Examples, as_array, image_inputs, text_inputs
+from bench.data.examples import Examples, as_array, image_inputs, text_inputs, vector_inputs
 from bench.data.registry import data_folder, prepare_stored
 from bench.data.tensors import Data, apply_model_config, load
 from bench.data.text import TextData
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 class TrainedCell:
     """A model with its selected weights, in evaluation mode, and the method whose posterior it has.
 
-    Examples are images ``[N, S, S]`` or ``[N, 1, S, S]``, or a list of sentences, see ``bench.data.examples``; latent
-    codes are ``[N, D]``. Others raise ``UserError``. Random numbers depend on ``seed`` alone. No function changes
-    torch's global state or depends on it; only the number of threads may change rounding.
+    Examples are images ``[N, S, S]`` or ``[N, 1, S, S]``, a list of sentences, or vectors ``[N, D]``, see
+    ``bench.data.examples``; latent codes are ``[N, D]``. Others raise ``UserError``. Random numbers depend on ``seed``
+    alone. No function changes torch's global state or depends on it; only the number of threads may change rounding.
     """
 
     folder: CellFolder
@@ -112,19 +112,18 @@ class TrainedCell:
             return q
 
     def decode(self, z: Tensor | np.ndarray, seed: int = 0) -> Tensor | list[str]:
-        """Decode z ``[N, D]``: text greedily, images by sampling x ~ p(x|z)."""
+        """Decode z ``[N, D]``: text greedily, images and vectors by sampling x ~ p(x|z)."""
         with self._evaluation(seed) as ctx:
             codes = self._codes(z)
-            if isinstance(self.config.model, ImageModelConfig):
-                return self.model.sample(codes, ctx.generator("decode")).squeeze(1)
-            return self._text.sentences(greedy(self.model.decoder, self.model.latent_to_decoder(codes)))
+            if isinstance(self.config.model, TextModelConfig):
+                return self._text.sentences(greedy(self.model.decoder, self.model.latent_to_decoder(codes)))
+            return self._readable(self.model.sample(codes, ctx.generator("decode")))
 
     def sample(self, count: int, seed: int = 0) -> Tensor | list[str]:
         """Sample z from the prior and x ~ p(x|z)."""
         with self._evaluation(seed) as ctx:
             generator, count = ctx.generator("sample"), _whole_number("count", count, 1)
-            x = self.model.sample(self.model.prior.sample(count, generator, ctx.device), generator)
-            return x.squeeze(1) if isinstance(self.config.model, ImageModelConfig) else self._text.sentences(x)
+            return self._readable(self.model.sample(self.model.prior.sample(count, generator, ctx.device), generator))
 
     def iw_nll(self, examples: Examples, samples: int = 500, seed: int = 0) -> Tensor:
         """Return the importance-weighted estimate of -log p(x) with q as proposal: ``[N]`` in nats.
@@ -144,14 +143,22 @@ class TrainedCell:
             return torch.cat(estimates)
 
     def tensor(self, examples: Examples) -> Tensor:
-        """Return examples as the model takes them: images ``[N, 1, H, W]``, sentences as word ids ``[N, T]``."""
+        """Return examples as the model takes them: images ``[N, 1, H, W]``, word ids ``[N, T]``, vectors ``[N, D]``."""
         config = self.config
         with torch_settings(config.device):
             if isinstance(config.model, ImageModelConfig):
                 inputs = image_inputs(examples, config.model)
+            elif isinstance(config.model, VectorModelConfig):
+                inputs = vector_inputs(examples, config.dataset)
             else:
                 inputs = text_inputs(examples, config.model, config.dataset.vocabulary, lambda: self._text.vocabulary)
             return inputs.to(self.context.device)
+
+    def _readable(self, x: Tensor) -> Tensor | list[str]:
+        """Return x as it is given to a user: images ``[N, H, W]``, sentences or vectors."""
+        if isinstance(self.config.model, ImageModelConfig):
+            return x.squeeze(1)
+        return x if isinstance(self.config.model, VectorModelConfig) else self._text.sentences(x)
 
     @property
     def _text(self) -> TextData:

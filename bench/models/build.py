@@ -7,7 +7,8 @@ import math
 import torch
 from torch import nn
 
-from bench.core.config import ARCHITECTURES, ModelConfig
+from bench.core.config import ARCHITECTURES, ModelConfig, model_name
+from bench.core.errors import UserError
 from bench.data.dataset import DataInfo
 from bench.models.registry import parse_model
 from bench.models.vae import VAE
@@ -16,6 +17,9 @@ from bench.models.vae import VAE
 def build_model(config: ModelConfig, data: DataInfo, latent: bool = True) -> VAE:
     """Return a freshly initialised model for the data; without a latent, the decoder alone."""
     module, settings = parse_model(config.architecture or ARCHITECTURES[data.modality])
+    if (getattr(config, "likelihood", "") or data.values != "binary") and not getattr(module, "ANY_LIKELIHOOD", False):
+        name = model_name(config, data.modality)
+        raise UserError(f"model '{name}' has its own likelihood of {data.modality} data: use --model mlp for another")
     return module.build(settings, config, data, latent)
 
 

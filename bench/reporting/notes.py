@@ -33,6 +33,10 @@ REMARK = "see the remarks"
 #: Reference of a data set -> its description, and a remark.
 REFERENCES = {
     "unigram": ("the unigram model (independent tokens)", ""),
+    "independent_gaussian": ("independent Gaussian values", ""),
+    "independent_negative_binomial": ("independent negative-binomial counts", ""),
+    "independent_bernoulli": ("independent binary values", ""),
+    "ppca": ("the linear VAE at its optimum (probabilistic PCA of the training sample)", ""),
     "true_generator": ("the true generator", ": a lower bound for every model, up to sampling error"),
 }
 Notes = Mapping[str, list[str]]  # column -> footnotes; "method" for the row's name
@@ -225,12 +229,18 @@ def group_notes(group: Group, cell: CellRecord, settings: Mapping[str, dict[str,
 
 
 def _references(references: Mapping[str, float | None]) -> list[str]:
-    """Return a note on the NLL of each reference model; ``name_se`` is the standard error of ``name``."""
+    """Return a note on each reference model.
+
+    ``name`` is its NLL, ``name_se`` the standard error, ``name_mi`` its MI, ``name_dims`` its dimensions of z in use.
+    """
     notes = []
     for name, value in references.items():
-        if value is not None and not name.endswith("_se"):
+        if value is not None and not name.endswith(("_se", "_mi", "_dims")):
             description, remark = REFERENCES.get(name, (name.replace("_", " "), ""))
             standard_error = references.get(f"{name}_se")
             error = "" if standard_error is None else f" ± {number(standard_error, 2)} (standard error)"
-            notes.append(f"For reference, NLL of {description}: {number(value, 2)}{error}{remark}.")
+            dims, mi = references.get(f"{name}_dims"), references.get(f"{name}_mi")
+            latent = "" if mi is None else f"; MI {number(mi, 2)}"
+            latent += "" if dims is None else f"; {number(dims, 0)} dimensions of z in use"
+            notes.append(f"For reference, NLL of {description}: {number(value, 2)}{error}{latent}{remark}.")
     return notes

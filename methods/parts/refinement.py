@@ -25,7 +25,10 @@ GRADIENTS = ("exact", "differences")
 #: Cost of a step in basic updates, measured on a CPU at the sizes of preset ``small``: without a gradient through it,
 #: and with it by kind of gradient and modality.
 STEP_COST = 0.55
-GRADIENT_COST = {"exact": {"image": 3.2, "text": 2.5}, "differences": {"image": 1.6, "text": 1.5}}
+GRADIENT_COST = {
+    "exact": {"image": 3.2, "text": 2.5, "vector": 2.5},
+    "differences": {"image": 1.6, "text": 1.5, "vector": 1.5},
+}
 
 
 def refine(

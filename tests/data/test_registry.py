@@ -62,7 +62,7 @@ def test_an_invalid_file_is_rejected_in_one_line(folder, tmp_path, capsys, subte
     cases = [
         ("bad_import", ("import numpy", "import nowhere"), "cannot be imported: .*nowhere"),
         ("bad_summary", ('SUMMARY = "generated stripes"', ""), r"must define SUMMARY \(a string\)"),
-        ("bad_modality", ('"image"', '"video"'), "Input should be 'image' or 'text' .*'video'"),
+        ("bad_modality", ('"image"', '"video"'), "Input should be 'image', 'text' or 'vector' .*'video'"),
         ("bad_shape", ("(size, size)", '"large"'), "Input should be a valid tuple .*'large'"),
         ("bad_result", ("return cached", "return None and cached"), "not None"),
         ("bad_build", ("np.eye(size", "np.eye(-size / 0"), "cannot be prepared: ZeroDivisionError"),

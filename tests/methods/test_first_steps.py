@@ -27,6 +27,7 @@ CASES = [
     pytest.param(name, modality, id=f"{name}-{modality}")
     for name in registry.method_names()
     for modality in registry.method(name).modalities
+    if modality in TOYS
 ]
 
 

@@ -6,28 +6,34 @@ import pytest
 
 from bench.core.config import ARCHITECTURES
 from bench.experiment.worker import run_cell
-from bench.models.registry import canonical_model, load_model_module, model_names, training_settings
+from bench.models.registry import canonical_model, load_model_module, modalities, model_names, training_settings
 from bench.training import registry
-from tests.conftest import TEXT_TOY, TOY, planner, tasks
+from tests.conftest import TEXT_TOY, TOY, VECTOR_TOY, planner, tasks
 from tests.methods.test_contract import METHODS, quick
 
-TOYS = {"image": TOY, "text": TEXT_TOY}
-MODELS = {
-    name: modality
+TOYS = {"image": TOY, "text": TEXT_TOY, "vector": VECTOR_TOY}
+MODELS = [
+    (name, modality)
     for name in model_names()
-    if (modality := load_model_module(name).MODALITY) in TOYS and name not in ARCHITECTURES.values()
-}
+    for modality in modalities(load_model_module(name))
+    if name != ARCHITECTURES[modality]
+]
 #: One method each with another encoder, decoder, prior, inner optimisation and state.
-SAMPLE = {"transformer": ["sa_vae", "autoregressive"], "dilated_cnn": ["skip_vae"], "gated_pixelcnn": ["infomax_vae"]}
+SAMPLE = {
+    ("transformer", "text"): ["sa_vae", "autoregressive"],
+    ("dilated_cnn", "text"): ["skip_vae"],
+    ("gated_pixelcnn", "image"): ["infomax_vae"],
+    ("mlp", "image"): ["vamp_prior"],
+    ("linear", "vector"): ["iaf_posterior"],
+}
 
 
 @pytest.fixture
-def run(prepared, text_prepared, tmp_path):
-    """``run(method, model)``: the cell of a method on a model, trained and evaluated, or why it was skipped."""
+def run(toy_data, tmp_path):
+    """``run(method, model, modality)``: the trained and evaluated cell of a method, or why it was skipped."""
 
-    def run(method: str, model: str):
-        modality = MODELS[model]
-        data, toy = {"image": prepared, "text": text_prepared}[modality], TOYS[modality]
+    def run(method: str, model: str, modality: str):
+        data, toy = toy_data[modality], TOYS[modality]
         train = replace(toy.train, epochs=1, **training_settings(model))
         sizes = replace(toy.model, architecture=canonical_model(model, modality))
         cell = planner(data, replace(toy, model=sizes, train=train), tmp_path)(quick(method), train)
@@ -40,16 +46,16 @@ def run(prepared, text_prepared, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("method", "model"),
+    ("method", "model", "modality"),
     [
-        pytest.param(method, model, marks=() if method in SAMPLE.get(model, ()) else pytest.mark.slow)
+        pytest.param(method, *model, marks=() if method in SAMPLE.get(model, ()) else pytest.mark.slow)
         for model in MODELS
         for method in METHODS
-        if MODELS[model] in registry.method(method).modalities
+        if model[1] in registry.method(method).modalities
     ],
 )
-def test_method_trains_on_model(method, model, run):
-    outcome = run(method, model)
+def test_method_trains_on_model(method, model, modality, run):
+    outcome = run(method, model, modality)
     if isinstance(outcome, str):
         assert "for the model" in outcome
         return

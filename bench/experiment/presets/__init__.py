@@ -52,9 +52,12 @@ class _PresetFile(BaseModel):
     seeds: PositiveInt
 
 
-def preset_names() -> list[str]:
-    """Return the presets by increasing cost."""
-    return sorted((path.stem for path in PRESETS.glob("*.toml")), key=lambda name: (*BY_COST, name).index(name))
+def preset_names(modality: str | None = None) -> list[str]:
+    """Return the presets by increasing cost: all, or those with models for a modality."""
+    names = sorted((path.stem for path in PRESETS.glob("*.toml")), key=lambda name: (*BY_COST, name).index(name))
+    if modality is None:
+        return names
+    return [name for name in names if modality in _read(PRESETS / f"{name}.toml").__pydantic_extra__]
 
 
 def load_preset(
@@ -68,7 +71,8 @@ def load_preset(
         raise UserError(f"unknown preset '{name}': {suggest(name, preset_names())}")
     file = _read(PRESETS / f"{name}.toml")
     if modality not in file.__pydantic_extra__:
-        raise UserError(f"preset '{name}' has no models for {modality} data: use another preset")
+        others = " or ".join(preset_names(modality))
+        raise UserError(f"preset '{name}' has no protocol for {modality} data: use --preset {others}")
     shared, own = file.__pydantic_extra__[modality], file.__pydantic_extra__.get(protocol, _Part())
     notes = list((shared.notes or []) if own.notes is None else own.notes)
     where, changes = f"preset {name}, [{protocol or modality}", overrides or {}
