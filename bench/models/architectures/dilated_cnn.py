@@ -1,9 +1,9 @@
 """Dilated CNN for text (Yang et al., ICML 2017, arXiv 1702.08139): a decoder that reads a fixed number of words.
 
-Each residual block has a causal convolution of ``kernel`` words at a distance of its dilation, between two 1×1
+Each residual block has a causal convolution of three words at a distance of its dilation, between two 1×1
 convolutions, which halve and restore the channels. The prediction of a word depends on z and on the ``receptive_field``
-words before it: 1 + (kernel - 1) · Σ dilations. The dilations (1, 2, 4) are the paper's SCNN with 15 words,
-(1, 2, 4, 8, 16) its MCNN with 63; () leaves one word. The encoder is the LSTM of ``lstm``.
+words before it: 1 + 2 · Σ dilations. 15 words, with the dilations 1, 2, 4, are the paper's SCNN, 63 its MCNN. The
+encoder is the LSTM of ``lstm``.
 
 z is concatenated with every word's embedding, as in the paper. Blocks have as many channels as the LSTM has units, and
 start with a layer normalisation, which the paper does not describe. Dropout is that of ``lstm``.
@@ -18,45 +18,49 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.core.config import TextModelConfig, check_ranges
+from bench.core.config import TextModelConfig
 from bench.data.dataset import DataInfo
 from bench.models.architectures.lstm import Initialisation, LatentState, LSTMFeatures, embed_time_major
+from bench.models.architectures.masked_cnn import check_receptive_field
 from bench.models.decoding import State, TextDecoder
 from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
 
 SUMMARY = "LSTM encoder and dilated CNN decoder of Yang et al. (2017)"
 MODALITY = "text"
 TRAIN = {"optimiser": "adam", "lr": 2e-3}
+KERNEL = 3  # words that a convolution reads
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the decoder's convolutions."""
+    """Settings of the decoder."""
 
-    dilations: tuple[int, ...] = (1, 2, 4)
-    kernel: int = 3
+    receptive_field: int = 15  #: Number of words that a prediction depends on.
 
     def __post_init__(self) -> None:
-        check_ranges(self, "kernel")
-        if any(dilation < 1 for dilation in self.dilations):
-            raise ValueError(f"'dilations' must be positive, not {self.dilations}")
+        check_receptive_field(self.receptive_field, least=1)
 
     @property
-    def receptive_field(self) -> int:
-        """Number of words that a prediction depends on."""
-        return 1 + (self.kernel - 1) * sum(self.dilations)
+    def dilations(self) -> list[int]:
+        """Dilations 1, 2, 4, … of the blocks; the last one is smaller if less is left of the receptive field."""
+        dilations: list[int] = []
+        left = self.receptive_field // 2
+        while left:
+            dilations.append(min(2 ** len(dilations), left))
+            left -= dilations[-1]
+        return dilations
 
 
 class Block(nn.Module):
-    """A residual block with one dilated convolution, computed as a linear layer over its ``kernel`` inputs."""
+    """A residual block with one dilated convolution, computed as a linear layer over its three inputs."""
 
-    def __init__(self, channels: int, kernel: int, dilation: int) -> None:
+    def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
         inner = max(1, channels // 2)
-        self.dilation, self.inner, self.reach = dilation, inner, dilation * (kernel - 1)
+        self.dilation, self.inner, self.reach = dilation, inner, dilation * (KERNEL - 1)
         self.norm = nn.LayerNorm(channels)
         self.reduce, self.expand = nn.Linear(channels, inner), nn.Linear(inner, channels)
-        self.convolution = nn.Linear(kernel * inner, inner)
+        self.convolution = nn.Linear(KERNEL * inner, inner)
 
     def forward(self, h: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Return the outputs for inputs (T, N, C), and the ``past`` of the next word.
@@ -85,7 +89,7 @@ class DilatedCNNDecoder(TextDecoder):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, embedding)
         self.inputs = nn.Linear(embedding, channels)
-        self.blocks = nn.ModuleList(Block(channels, settings.kernel, d) for d in settings.dilations)
+        self.blocks = nn.ModuleList(Block(channels, dilation) for dilation in settings.dilations)
         self.norm = nn.LayerNorm(channels)
         self.output = nn.Linear(channels, vocabulary, bias=False)
         self.dim, self.hidden, self.dropout, self.longest, self.initial = dim, channels, dropout, longest, initial
