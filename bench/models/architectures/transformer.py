@@ -32,7 +32,7 @@ from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
 
 SUMMARY = "Transformer encoder and decoder; z enters as in Optimus"
 MODALITY = "text"
-TRAIN = {"optimiser": "adam", "lr": 2e-3}
+TRAIN = {"optimiser": "adam", "lr": 3e-3}
 
 ALL = slice(None)  # all words
 
