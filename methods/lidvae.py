@@ -39,7 +39,7 @@ class IdentifiableVAE(Method):
     citation = "Wang et al., NeurIPS 2021 (arXiv 2301.00537)"
     family = "decoder"
     modalities = ("image", "text")
-    models = ("lstm", "masked_cnn", "gated_pixelcnn")
+    models = ("lstm", "masked_cnn", "gated_pixelcnn", "cnn", "mlp")
     marker = "half_left"
     table_order = 92
     revision = 3

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bench.core.config import ARCHITECTURES
+from bench.evaluation.config import EvaluationConfig
 from bench.experiment.worker import run_cell
 from bench.models.registry import canonical_model, load_model_module, modalities, model_names, training_settings
 from bench.training import registry
@@ -18,6 +19,10 @@ MODELS = [
     for modality in modalities(load_model_module(name))
     if name != ARCHITECTURES[modality]
 ]
+#: The basic metrics of a few examples: what differs between models is how they are trained.
+EVALUATION = EvaluationConfig.build(
+    {"test_examples": 4, "iw_samples": 5, "batch_size": 4, "pictures": 1, "metrics": ()}
+)
 #: One method each with another encoder, decoder, prior, inner optimisation and state.
 SAMPLE = {
     ("transformer", "text"): ["sa_vae", "autoregressive"],
@@ -39,7 +44,7 @@ def run(toy_data, tmp_path):
         cell = planner(data, replace(toy, model=sizes, train=train), tmp_path)(quick(method), train)
         if cell.status == "skipped":
             return cell.state.reason
-        run_cell(tasks(data)(cell))
+        run_cell(tasks(data)(cell, evaluation=EVALUATION))
         return cell.folder
 
     return run

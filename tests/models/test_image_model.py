@@ -153,7 +153,7 @@ def test_model_without_latent_is_a_vae_that_ignores_z(architecture):
 
 
 @pytest.mark.parametrize("latent", [True, False])
-@pytest.mark.parametrize("architecture", AUTOREGRESSIVE)
+@pytest.mark.parametrize("architecture", [*AUTOREGRESSIVE, "cnn"])
 def test_samples_follow_the_likelihood(architecture, latent):
     """All 16 images of 4 pixels: frequencies of samples against p(x|z)."""
     config = ImageModelConfig(2, "mean", 2, (3,), 4, 4, (3, 3), (), 2, architecture=architecture)
@@ -168,7 +168,7 @@ def test_samples_follow_the_likelihood(architecture, latent):
     assert ((frequency - p).abs() < 4 * (p * (1 - p) / 20_000).sqrt() + 1e-9).all()
 
 
-@pytest.mark.parametrize("architecture", AUTOREGRESSIVE)
+@pytest.mark.parametrize("architecture", [*AUTOREGRESSIVE, "cnn"])
 def test_samples_of_an_example_match_single_ones(architecture):
     torch.manual_seed(0)
     model = build_image_model(replace(MODEL, architecture=architecture)).eval()

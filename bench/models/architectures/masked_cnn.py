@@ -113,15 +113,15 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetFeatures(nn.Module):
-    """Images (B, 1, H, W) -> features (B, F): strided residual blocks, then a convolution over the remaining pixels."""
+    """Images (B, I, H, W) -> features (B, F): strided residual blocks, then a convolution over the remaining pixels."""
 
-    def __init__(self, image_size: int, channels: Sequence[int], features: int) -> None:
+    def __init__(self, image_size: int, channels: Sequence[int], features: int, inputs: int = 1) -> None:
         super().__init__()
         remaining = image_size
         for _ in channels:
             remaining = (remaining + 1) // 2
         self.layers = nn.Sequential(
-            *(ResidualBlock(a, b) for a, b in zip((1, *channels), channels, strict=False)),
+            *(ResidualBlock(a, b) for a, b in zip((inputs, *channels), channels, strict=False)),
             conv(channels[-1], features, remaining),
             NormELU(features),
             nn.Flatten(),
