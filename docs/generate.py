@@ -25,7 +25,13 @@ TEMPLATES, RESULTS = DOCS / "templates", DOCS.parent / "results"
 #: Columns of bench/diagnosis/evidence.csv; ``base``: the file of the method.
 EVIDENCE = ["table", "base", "method", "n", "mi", "collapsed", "nll_minus_baseline"]
 #: Title -> modality and the section of the presets that goes before it.
-PROTOCOLS = {"Images": ("image", ""), "Text": ("text", ""), "Data set `synthetic`": ("text", "synthetic")}
+PROTOCOLS = {
+    "Images": ("image", ""),
+    "Text": ("text", ""),
+    "Data set `synthetic`": ("text", "synthetic"),
+    "Vectors": ("vector", ""),
+    "Data set `linear_gaussian`": ("vector", "linear_gaussian"),
+}
 INTRODUCTION = f"""\
 # Methods
 
@@ -200,7 +206,7 @@ def presets() -> str:
 
     lines = []
     for title, (modality, protocol) in PROTOCOLS.items():
-        chosen = [load_preset(name, modality, protocol=protocol) for name in preset_names()]
+        chosen = [load_preset(name, modality, protocol=protocol) for name in preset_names(modality)]
         lines += ["", f"### {title}", "", f"| setting | {' | '.join(f'`{preset.name}`' for preset in chosen)} |"]
         lines += ["|---" * (1 + len(chosen)) + "|", _row("seeds", [preset.seeds for preset in chosen])]
         same = []
@@ -210,7 +216,7 @@ def presets() -> str:
                 values = [each[name] for each in settings]
                 if (section == "evaluation" and name != "pictures") or len({*values}) > 1:
                     lines.append(_row(f"{section}.{name}", values))
-                elif section == "train" and values[0] not in (None, False):
+                elif section != "evaluation" and values[0] not in (None, False, ""):
                     same.append(f"{name}={values[0]}")
         lines += ["", textwrap.fill(f"The same in all of them: {_codes(same)}.", 120, break_on_hyphens=False)]
     return "\n".join([*lines, ""])
