@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from bench.core.cancellation import Interrupted
 from bench.core.config import ARCHITECTURES
 from bench.evaluation.config import EvaluationConfig
+from bench.experiment.presets import Preset
 from bench.experiment.worker import run_cell
 from bench.models.registry import canonical_model, load_model_module, modalities, model_names, training_settings
 from bench.training import registry
-from tests.conftest import TEXT_TOY, TOY, VECTOR_TOY, planner, tasks
+from tests.conftest import TEXT_TOY, TOY, VECTOR_TOY, assert_equal_weights, planner, tasks, trainers
 from tests.methods.test_contract import METHODS, quick
 
 TOYS = {"image": TOY, "text": TEXT_TOY, "vector": VECTOR_TOY}
@@ -33,15 +35,20 @@ SAMPLE = {
 }
 
 
+def toy(model: str, modality: str) -> Preset:
+    """Return the toy protocol of a model."""
+    preset = TOYS[modality]
+    sizes = replace(preset.model, architecture=canonical_model(model, modality))
+    return replace(preset, model=sizes, train=replace(preset.train, epochs=1, **training_settings(model)))
+
+
 @pytest.fixture
 def run(toy_data, tmp_path):
     """``run(method, model, modality)``: the trained and evaluated cell of a method, or why it was skipped."""
 
     def run(method: str, model: str, modality: str):
-        data, toy = toy_data[modality], TOYS[modality]
-        train = replace(toy.train, epochs=1, **training_settings(model))
-        sizes = replace(toy.model, architecture=canonical_model(model, modality))
-        cell = planner(data, replace(toy, model=sizes, train=train), tmp_path)(quick(method), train)
+        data = toy_data[modality]
+        cell = planner(data, toy(model, modality), tmp_path)(quick(method))
         if cell.status == "skipped":
             return cell.state.reason
         run_cell(tasks(data)(cell, evaluation=EVALUATION))
@@ -67,3 +74,18 @@ def test_method_trains_on_model(method, model, modality, run):
     result = outcome.result()
     assert result.status == "ok", result.traceback
     assert not result.failure, result.evaluation_failure.traceback
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "modality"), MODELS)
+def test_training_resumes_bit_for_bit(model, modality, toy_data, tmp_path):
+    data, preset = toy_data[modality], toy(model, modality)
+    create = trainers(planner(data, preset, tmp_path / "plan"), data, preset)
+    uninterrupted, interrupted = create("vae", tmp_path / "one"), create("vae", tmp_path / "other")
+    uninterrupted.run()
+    interrupted.should_stop = lambda: interrupted.ctx.step == 2
+    with pytest.raises(Interrupted):
+        interrupted.run()
+    resumed = create("vae", tmp_path / "other")
+    assert resumed.run().resumes == 1
+    assert_equal_weights(resumed.model.state_dict(), uninterrupted.model.state_dict())

@@ -8,7 +8,9 @@ import torch
 
 from bench.core.errors import UserError
 from bench.models.compilation import check_compiler, compile_networks
-from tests.conftest import TRAIN
+from bench.training.trainer import Trainer
+from tests.conftest import TRAIN, planner, trainers
+from tests.methods.test_models import toy
 
 
 @pytest.mark.slow
@@ -17,11 +19,26 @@ from tests.conftest import TRAIN
     ("make", "expression"), [("trainer", "vae"), ("trainer", "sa_vae(steps=1)"), ("text_trainer", "vae")]
 )
 def test_compiled_training_matches_eager(request, tmp_path, make, expression):
+    trainer, train = request.getfixturevalue(make), replace(TRAIN, epochs=1)
+    assert_compiled_training_matches(
+        *(trainer(expression, tmp_path / name, train) for name in ("eager", "compiled")), dynamic=make == "text_trainer"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("model", ["transformer", "dilated_cnn"])
+def test_compiled_text_models_match_eager(model, text_prepared, tmp_path):
+    preset = toy(model, "text")
+    create = trainers(planner(text_prepared, preset, tmp_path / "plan"), text_prepared, preset)
+    assert_compiled_training_matches(*(create("vae", tmp_path / name) for name in ("eager", "compiled")), dynamic=True)
+
+
+def assert_compiled_training_matches(eager: Trainer, compiled: Trainer, dynamic: bool) -> None:
+    """Train both, one of them compiled, and compare their losses."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    trainer, train = request.getfixturevalue(make), replace(TRAIN, epochs=1)
-    eager, compiled = (trainer(expression, tmp_path / name, train) for name in ("eager", "compiled"))
-    compile_networks(compiled.model, dynamic=make == "text_trainer")
+    compile_networks(compiled.model, dynamic)
     eager.run()
     compiled.run()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2, "nothing was compiled"
