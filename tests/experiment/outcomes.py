@@ -46,7 +46,7 @@ def differences(one: Any, other: Any, place: str = "") -> list[str]:
         pairs = enumerate(zip(one, other, strict=True))
         return [line for i, (a, b) in pairs for line in differences(a, b, f"{place}/{i}")]
     if isinstance(one, torch.Tensor):
-        one, other = one.numpy(), other.numpy()
+        one, other = one.cpu().numpy(), other.cpu().numpy()
     if isinstance(one, np.ndarray) and one.dtype != object:
         equal = one.dtype == other.dtype and one.tobytes() == other.tobytes()
     else:

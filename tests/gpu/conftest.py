@@ -24,7 +24,7 @@ from bench.experiment.plan import PlannedCell
 from bench.experiment.presets import Preset
 from bench.training.torch_setup import torch_settings
 from bench.training.trainer import Trainer
-from tests.conftest import TEXT_TOY, TOY, planner, trainers
+from tests.conftest import TEXT_TOY, TOY, VECTOR_TOY, planner, trainers
 
 DEVICE = os.environ.get("BENCH_GPU_TEST_DEVICE", "cuda")
 DEADLINE = time.monotonic() + float(os.environ.get("BENCH_GPU_TEST_SECONDS", math.inf))
@@ -70,7 +70,7 @@ def host_randomness() -> Iterator[None]:
 
 @dataclass
 class Toys:
-    """Toy cells of both modalities on any device."""
+    """Toy cells of every modality on any device."""
 
     sets: dict[str, tuple[Prepared, Preset]]
     folder: Path
@@ -92,8 +92,9 @@ class Toys:
 
 
 @pytest.fixture
-def toys(prepared: Prepared, text_prepared: Prepared, tmp_path: Path) -> Toys:
-    return Toys({"image": (prepared, TOY), "text": (text_prepared, TEXT_TOY)}, tmp_path)
+def toys(toy_data: dict[str, Prepared], tmp_path: Path) -> Toys:
+    presets = {"image": TOY, "text": TEXT_TOY, "vector": VECTOR_TOY}
+    return Toys({modality: (data, presets[modality]) for modality, data in toy_data.items()}, tmp_path)
 
 
 def relative_distance(value: torch.Tensor, expected: torch.Tensor) -> float:

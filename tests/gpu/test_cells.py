@@ -73,7 +73,7 @@ def test_metrics_match_the_cpu(name, modality, toys, monkeypatch):
         )
     for key, value in expected.items():
         # Pareto k̂ is a fit to the largest weights; gaps, refined proposals and probes are results of optimisation.
-        tolerance = 1e-4 if key in ("iw_nll", "elbo", "rec", "kl", "mi") else 2e-2
+        tolerance = 1e-4 if key in ("iw_nll", "elbo", "rec", "kl", "mi") else 0.1 if "pareto_k" in key else 2e-2
         assert values[key] == (value if value is None else pytest.approx(value, rel=tolerance, abs=tolerance)), key
 
 

@@ -190,7 +190,7 @@ def _splits(room: Tensor, step: Tensor) -> Tensor:
     The widest dimension gets what remains after equal splits.
     """
     dim = step.shape[1]
-    equal = room.pow(1 / dim).add(1e-6).floor()
+    equal = room.pow(1 / dim).add(1e-6).floor().clamp(min=1)  # 1 / 0 is another integer on a GPU than on a CPU
     widest = (room / equal ** (dim - 1)).add(1e-6).floor()
     return equal.unsqueeze(1).repeat(1, dim).scatter(1, step.argmax(1, keepdim=True), widest.unsqueeze(1)).long()
 

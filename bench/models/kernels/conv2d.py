@@ -25,6 +25,9 @@ class Conv2d(nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.second_order:
+            kind = input.device.type
+            if torch.is_autocast_enabled(kind):  # convolution_backward is not autocast
+                input, weight = (tensor.to(torch.get_autocast_dtype(kind)) for tensor in (input, weight))
             # weight[:] is not a leaf, so that autograd decides whether to compute its gradient
             return _Convolution.apply(input, weight[:], self.stride, self.padding)
         return super()._conv_forward(input, weight, bias)
