@@ -76,9 +76,10 @@ class ConsistencyVAE(Method):
             replaced = torch.rand(x.shape, generator=generator, device=device) < self.config.noise
             special = (x == START) | (x == END) | (x == PAD)
             return x.masked_fill(replaced & ~special, UNKNOWN)
-        (batch, _, height, width), shift = x.shape, self.config.shift
+        (batch, channels, height, width), shift = x.shape, self.config.shift
         down, right = torch.randint(2 * shift + 1, (2, batch, 1), generator=generator, device=device)
         rows = (torch.arange(height, device=device) + down).unsqueeze(2)  # (B, H, 1)
         columns = (torch.arange(width, device=device) + right).unsqueeze(1)  # (B, 1, W)
         example = torch.arange(batch, device=device).view(-1, 1, 1)
-        return F.pad(x, (shift,) * 4)[example, 0, rows, columns].unsqueeze(1)
+        padded = F.pad(x, (shift,) * 4)
+        return torch.stack([padded[example, channel, rows, columns] for channel in range(channels)], dim=1)

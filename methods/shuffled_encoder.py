@@ -29,7 +29,7 @@ class KeptExamples(nn.Module):
             self.register_buffer("x", torch.zeros(KEPT, *data.shape, dtype=torch.int64))
             self.x[:, 0], self.x[:, 1] = START, END
         else:
-            channels = (1,) if data.modality == "image" else ()
+            channels = (1,) if data.modality == "image" and len(data.shape) == 2 else ()
             self.register_buffer("x", torch.zeros(KEPT, *channels, *data.shape))
 
     def replace(self, batch: Tensor) -> None:

@@ -90,8 +90,9 @@ class VampPrior(Method):
 
     def build(self, model: VAE, data: DataInfo) -> VAE:
         pixels = data.modality == "image"
-        shape = (1, *data.shape) if pixels else (model.head.linear.in_features,)
-        model.prior = PseudoInputs(model, (self.config.components, *shape), pixels)
+        shape = data.shape if pixels else (model.head.linear.in_features,)
+        channels = (1,) if pixels and len(shape) == 2 else ()
+        model.prior = PseudoInputs(model, (self.config.components, *channels, *shape), pixels)
         return model
 
     def on_phase_start(self, ctx: Context) -> None:

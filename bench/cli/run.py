@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from bench.experiment.presets import fit_to_images, load_preset
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bench.data.dataset import DataInfo
 
 
 EPILOG = """\
@@ -176,7 +179,6 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     from bench.data.registry import data_folder, prepare
     from bench.experiment.plan import plan
     from bench.experiment.runtime_estimate import estimate
-    from bench.models.registry import canonical_likelihood, canonical_model, training_settings
     from bench.training.expressions import missing_controls, parse_methods, parse_settings
 
     settings, overrides = parse_settings([*args.set, *(["train.compile=true"] if args.compile else [])])
@@ -185,11 +187,7 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     rows += controls
     with console.status("preparing the data set: up to a few minutes the first time"):
         data = prepare(args.dataset, data_folder(args.data_dir), cache_dir())
-    if expression := args.model or overrides.get("model", {}).get("architecture"):
-        overrides.setdefault("model", {})["architecture"] = canonical_model(str(expression), data.info.modality)
-        overrides["train"] = training_settings(str(expression)) | overrides.get("train", {})
-    if expression := args.likelihood or overrides.get("model", {}).get("likelihood"):
-        overrides.setdefault("model", {})["likelihood"] = canonical_likelihood(str(expression), data.info)
+    data = replace(data, info=choose_model(args, overrides, data.info))
     preset = load_preset(args.preset, data.info.modality, overrides, data.info.protocol)
     preset = fit_to_images(preset, data.info.shape)
     device = options.resolve_device(args.device, args.gpus_per_cell, args.address)
@@ -202,6 +200,27 @@ def make_plan(args: argparse.Namespace, console: Console) -> Plan:
     seconds = estimate(pending, preset, data, device, args.cpus_per_cell) if pending else {}
     resources = options.cell_resources(args, device)
     return Plan(data, preset, device, resources, cells, len(controls), pending, seconds, sweeps, args.track)
+
+
+def choose_model(args: argparse.Namespace, overrides: dict[str, dict[str, Any]], info: DataInfo) -> DataInfo:
+    """Put the model and the likelihood that were asked for into ``overrides``.
+
+    Return the description of the data for them: grey images have 8-bit values for a likelihood of those.
+    """
+    from bench.models.registry import canonical_likelihood, canonical_model, takes_intensities, training_settings
+
+    model = overrides.setdefault("model", {})
+    if expression := args.likelihood or model.get("likelihood"):
+        model["likelihood"] = canonical_likelihood(str(expression), info)
+        if takes_intensities(str(expression), info):
+            info = info.with_intensities()
+    if info.values == "intensity":
+        model["values"] = "intensity"
+    default = "cnn" if info.values == "intensity" else None
+    if expression := args.model or model.get("architecture") or default:
+        model["architecture"] = canonical_model(str(expression), info.modality)
+        overrides["train"] = training_settings(str(expression)) | overrides.get("train", {})
+    return info
 
 
 def print_plan(console: Console, out: Path, plan: Plan, every_cell: bool) -> None:

@@ -64,11 +64,17 @@ class ImageModelConfig:
     kernels: tuple[int, ...] = (7, 7, 7, 7, 7, 5, 5, 5, 5, 3, 3, 3, 3)  #: Kernel sizes of the masked convolutions.
     skips: tuple[int, ...] = (7, 7, 7, 7, 5, 5, 5, 5, 3, 3, 3)  #: Kernel sizes of the skip connections.
     maps: int = 4  #: Feature maps to which z is projected for the decoder.
+    values: str = "binary"  #: Of pixels: "binary", binarised means, or "intensity", 8-bit values.
     architecture: str = ""  #: Model with all its settings, as ``--model`` takes it; empty: masked_cnn.
     likelihood: str = ""  #: Likelihood with all its settings, as ``--likelihood`` takes it; empty: that of the data.
 
     def __post_init__(self) -> None:
-        check_ranges(self, "image_size latent_dim features decoder_channels maps", pooling=("mean", "any"))
+        check_ranges(
+            self,
+            "image_size latent_dim features decoder_channels maps",
+            pooling=("mean", "any"),
+            values=("binary", "intensity"),
+        )
         for name, minimum in (("encoder_channels", 1), ("kernels", 1), ("skips", 0)):
             values = getattr(self, name)
             if len(values) < minimum or not all(type(value) is int and value > 0 for value in values):
@@ -291,7 +297,8 @@ def protocol_name(preset: str, model: ModelConfig) -> str:
 
 def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model settings that belong to the identity of a cell: without those that name a default."""
-    return {key: value for key, value in model.items() if key not in ("architecture", "likelihood") or value}
+    defaults = {"architecture": "", "likelihood": "", "values": "binary"}
+    return {key: value for key, value in model.items() if key not in defaults or value != defaults[key]}
 
 
 def training_identity(train: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -46,12 +46,18 @@ class DataInfo:
     protocol: str = ""  #: Section of the presets for this data set, if not the one of its modality.
     values: Values = "binary"  #: Kind of the values; of no meaning for text.
 
+    def with_intensities(self) -> DataInfo:
+        """Return the description of the same images with 8-bit values, which are not binarised."""
+        notes = tuple(note for note in self.notes if note != BINARISATION_NOTE)
+        return replace(self, values="intensity", notes=notes)
+
 
 @dataclass(frozen=True)
 class Prepared:
     """A data set in the cache: its description and the ``.npz`` file with its arrays.
 
-    Image data: ``train``, ``val``, ``test``: float32 ``[N, S, S]``, Bernoulli means in [0, 1] (ink = 1).
+    Image data: ``train``, ``val``, ``test``: float32 ``[N, S, S]``, Bernoulli means in [0, 1] (ink = 1), or uint8
+    ``[N, 3, S, S]`` in colour.
     Text data: ``train``, ``val``, ``test``: int32 ``[N, L]``, rows ``<s> w1 … wn </s>`` padded with ``<pad>`` to the
     longest row of all splits; ``vocabulary``: str ``[V]``, ``SPECIALS``, then words by decreasing frequency in train.
     Vectors: ``train``, ``val``, ``test``: float32 ``[N, D]``; counts are whole numbers.

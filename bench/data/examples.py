@@ -13,9 +13,9 @@ from bench.core.config import ImageModelConfig, TextModelConfig
 from bench.core.errors import UserError, error_summary
 from bench.data.corpus import document_words, encode
 from bench.data.dataset import END, PAD, START, DataInfo
-from bench.data.image import TEST_STREAM, binarise, pool
+from bench.data.image import TEST_STREAM, binarise, intensities, pool
 from bench.data.text import truncate
-from bench.data.user_data import image_means, pad_to_square
+from bench.data.user_data import image_values, pad_to_square
 from bench.data.user_vectors import vector_values
 
 Examples: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray] | Sequence[str]"
@@ -23,8 +23,8 @@ Examples: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndar
 WORD_IDS = "word ids are rows '<s> w1 … wn </s>', padded with 0: whole numbers [N, T]"
 
 
-def image_inputs(images: Examples, model: ImageModelConfig) -> Tensor:
-    """Return images as float32 ``[N, 1, size, size]``, 0 or 1, on the CPU.
+def image_inputs(images: Examples, model: ImageModelConfig, channels: int = 1) -> Tensor:
+    """Return images as float32 ``[N, C, size, size]`` on the CPU: 0 or 1, or 8-bit values if the model is for those.
 
     ``images``: what an ``.npz`` file of the user may hold. Larger images are padded and pooled like the data set, and
     grey ones binarised like its test images: with a fixed seed, by their position.
@@ -32,9 +32,13 @@ def image_inputs(images: Examples, model: ImageModelConfig) -> Tensor:
     array = as_array(images, "images")
     if array.dtype.kind == "U":
         raise UserError("this model takes images [N, H, W], not texts")
-    means, size = pad_to_square(image_means(array, "images")), model.image_size
+    means, size = pad_to_square(image_values(array, "images")), model.image_size
     if (side := means.shape[-1]) < size:
         raise UserError(f"images: {side}×{side} pixels, the model takes {size}×{size}; give that size or a larger one")
+    if (given := means.shape[1] if means.ndim == 4 else 1) != channels:
+        raise UserError(f"images: {given} channels, the model takes {channels}; give images of that kind")
+    if model.values == "intensity":
+        return torch.from_numpy(intensities(means, size))
     return torch.from_numpy(binarise(pool(means, size, model.pooling), TEST_STREAM)).unsqueeze(1)
 
 

@@ -87,6 +87,44 @@ class ImageData(Data):
         return {"bpd": nll / (self.test[0].numel() * math.log(2))}
 
 
+@dataclass(kw_only=True)
+class IntensityData(ImageData):
+    """Images of 8-bit values: ``train``, ``val`` and ``test`` are float32 ``[N, C, size, size]``, multiples of 1/255.
+
+    ``info.shape`` is (size, size), or (C, size, size) in colour.
+    """
+
+    @classmethod
+    def from_arrays(
+        cls, info: DataInfo, arrays: Mapping[str, np.ndarray], size: int = 28, pooling: str = "mean"
+    ) -> IntensityData:
+        """Pool the images of ``Prepared.arrays`` to ``size`` by the mean, and round them to 8 bits."""
+        return cls(
+            info=info,
+            **{split: torch.from_numpy(intensities(arrays[split], size)) for split in SPLITS},
+            labels={split: arrays[f"{split}_labels"] for split in SPLITS if f"{split}_labels" in arrays},
+        )
+
+    def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the training images ``index`` (int64 ``[B]``)."""
+        return self.train[index]
+
+    def references(self, count: int | None) -> dict[str, float]:
+        """Return nothing: there is no reference model of 8-bit values."""
+        return {}
+
+
+def intensities(images: np.ndarray, size: int) -> np.ndarray:
+    """Return images of 8-bit values divided by 255, pooled by the mean and rounded: float32 ``[N, C, size, size]``.
+
+    ``images``: grey ``[N, S, S]`` in [0, 1], or uint8 ``[N, C, S, S]``.
+    """
+    images = images / np.float32(255) if images.dtype == np.uint8 else images
+    channels = images.shape[1] if images.ndim == 4 else 1
+    pooled = pool(images.reshape(-1, *images.shape[-2:]), size).reshape(-1, channels, size, size)
+    return np.round(255 * pooled) / np.float32(255)
+
+
 def pool(means: np.ndarray, size: int, pooling: str = "mean") -> np.ndarray:
     """Pool Bernoulli means ``[N, S, S]`` over blocks of pixels: float32 ``[N, size, size]``, size at most S.
 

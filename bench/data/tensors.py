@@ -9,7 +9,7 @@ import numpy as np
 from bench.core.config import ImageModelConfig, ModelConfig, TextModelConfig, TrainConfig, VectorModelConfig
 from bench.data.base import Data as Data
 from bench.data.dataset import PAD, DataInfo, Prepared
-from bench.data.image import POOLINGS, ImageData
+from bench.data.image import POOLINGS, ImageData, IntensityData
 from bench.data.text import TextData
 from bench.data.vector import VectorData
 
@@ -18,6 +18,8 @@ def load(prepared: Prepared, model: ModelConfig) -> Data:
     """Return the data set on the CPU, in the form that ``model`` needs."""
     info = apply_model_config(prepared.info, model)
     if isinstance(model, ImageModelConfig):
+        if info.values == "intensity":
+            return IntensityData.from_arrays(info, prepared.arrays(), model.image_size)
         return ImageData.from_arrays(info, prepared.arrays(), model.image_size, model.pooling)
     if isinstance(model, VectorModelConfig):
         return VectorData.from_arrays(info, prepared.arrays(), model)
@@ -27,10 +29,11 @@ def load(prepared: Prepared, model: ModelConfig) -> Data:
 def apply_model_config(info: DataInfo, model: ModelConfig) -> DataInfo:
     """Return the description of the data after pooling, vocabulary reduction and truncation for ``model``."""
     if isinstance(model, ImageModelConfig):
+        info = info.with_intensities() if model.values == "intensity" else info
         notes, size = info.notes, model.image_size
         if size != (full := info.shape[-1]):
             notes = (*notes, f"Images pooled from {full}×{full} to {size}×{size} ({POOLINGS[model.pooling]}).")
-        return dataclasses.replace(info, shape=(size, size), notes=notes)
+        return dataclasses.replace(info, shape=(*info.shape[:-2], size, size), notes=notes)
     if isinstance(model, VectorModelConfig):
         return info
     longest = info.shape[0] if model.words is None else min(model.words + 2, info.shape[0])

@@ -27,9 +27,12 @@ def prepare(path: Path, cache: Path) -> Prepared:
 
     A folder has ``train.txt``, ``val.txt`` (or ``valid.txt``) and ``test.txt``: one document per line, UTF-8, words
     separated by spaces, or ``label<TAB>document`` on every line. An ``.npz`` file has ``train``, ``val`` and ``test``:
-    images ``[N, H, W]`` or ``[N, 1, H, W]``, ink high, floats in [0, 1] or uint8, which are padded to a square, or
-    vectors ``[N, D]``, floats for real values, integers for counts, bool for binary values; and optionally
-    ``train_labels`` …: ``[N]``. Raise ``UserError`` with what is missing or wrong.
+
+    - grey images ``[N, H, W]`` or ``[N, 1, H, W]``, ink high, floats in [0, 1] or uint8; padded to a square,
+    - colour images ``[N, 3, H, W]`` or ``[N, H, W, 3]``, uint8 or floats in [0, 1]; padded to a square,
+    - or vectors ``[N, D]``, floats for real values, integers for counts, bool for binary values,
+
+    and optionally ``train_labels`` …: ``[N]``. Raise ``UserError`` with what is missing or wrong.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder of text files or an .npz file of images or vectors")
@@ -70,11 +73,15 @@ def _arrays(path: Path, cache: Path) -> Prepared:
             info = DataInfo(name, title, "vector", unit, (dim,), source=source, values=values)
         else:
             arrays = _image_arrays(given, path)
-            shape, (height, width) = arrays["train"].shape[1:], given["train"].shape[-2:]
-            padded = f"Images of {height}×{width}, padded with empty pixels to {shape[0]}×{shape[1]}."
+            shape, side = arrays["train"].shape[1:], arrays["train"].shape[-1]
+            given_shape = given["train"].shape
+            height, width = given_shape[1:3] if len(shape) == 3 and given_shape[1] != 3 else given_shape[-2:]
+            padded = f"Images of {height}×{width}, padded with empty pixels to {side}×{side}."
             notes = (BINARISATION_NOTE, *([padded] if height != width else []))
-            title, unit = f"{name} ({shape[0]}×{shape[1]})", "nats per image"
+            colour = ", colour" if len(shape) == 3 else ""
+            title, unit = f"{name} ({side}×{side}{colour})", "nats per image"
             info = DataInfo(name, title, "image", unit, shape, source=source, notes=notes)
+            info = info.with_intensities() if colour else info
         return info, arrays | _label_arrays(given, arrays, path)
 
     return cached(cache, f"{name}-{digest.hexdigest()[:16]}-r{PREPARATION_VERSION}", build)
@@ -95,8 +102,8 @@ def _image_arrays(given: Mapping[str, np.ndarray], path: Path) -> dict[str, np.n
     """Return ``train``, ``val`` and ``test`` of ``Prepared`` for the user's images."""
     if missing := [split for split in SPLITS if split not in given]:
         raise UserError(f"{path}: no array {' or '.join(missing)}; the arrays of images are train, val and test")
-    images = {split: image_means(given[split], f"{path}, array {split}") for split in SPLITS}
-    if len(sizes := {f"{array.shape[1]}×{array.shape[2]}" for array in images.values()}) > 1:
+    images = {split: image_values(given[split], f"{path}, array {split}") for split in SPLITS}
+    if len(sizes := {"×".join(map(str, array.shape[1:])) for array in images.values()}) > 1:
         raise UserError(f"{path}: images of sizes {', '.join(sorted(sizes))}; pad or crop them to one size")
     return {split: pad_to_square(array) for split, array in images.items()}
 
@@ -114,6 +121,17 @@ def _label_arrays(
                 f"{path}, array {split}_labels: {values.dtype} {values.shape}, not {count} integers or strings"
             )
     return label_arrays({split: values.astype(str).tolist() for split, values in labels.items()})
+
+
+def image_values(array: np.ndarray, where: str) -> np.ndarray:
+    """Return grey images as ``image_means`` does, and colour images as uint8 ``[N, 3, H, W]``."""
+    if array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]) or array.shape[1] == 1 or not array.size:
+        return image_means(array, where)
+    if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:
+        array = np.round(255 * array).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise UserError(f"{where}: {array.dtype} {array.shape}; give colour images as uint8, or floats in [0, 1]")
+    return array if array.shape[1] == 3 else array.transpose(0, 3, 1, 2)
 
 
 def image_means(array: np.ndarray, where: str) -> np.ndarray:
@@ -139,10 +157,11 @@ def image_means(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def pad_to_square(images: np.ndarray) -> np.ndarray:
-    """Pad images ``[N, H, W]`` on both sides with empty pixels: ``[N, S, S]``, S the larger of H and W.
+    """Pad images ``[…, H, W]`` on both sides with empty pixels: ``[…, S, S]``, S the larger of H and W.
 
     An odd row or column is added at the bottom or on the right.
     """
-    height, width = images.shape[1:]
+    height, width = images.shape[-2:]
     rows, columns = max(width - height, 0), max(height - width, 0)
-    return np.pad(images, [(0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)])
+    kept = [(0, 0)] * (images.ndim - 2)
+    return np.pad(images, [*kept, (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)])

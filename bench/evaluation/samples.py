@@ -36,13 +36,20 @@ def qualitative_samples(
 
 
 def image_samples(method: Method, ctx: Context, x: Tensor) -> dict[str, np.ndarray]:
-    """Return x, and draws from p(x|z) at the posterior means and at prior samples: uint8 ``[P, H, W]`` each."""
+    """Return x, and draws from p(x|z) at the posterior means and at prior samples.
+
+    uint8 ``[P, H, W]`` each, in colour ``[P, 3, H, W]``; binary pixels are 0 or 1.
+    """
     model, generator = ctx.model, ctx.generator("pictures")
     images = {"samples": model.sample(model.prior.sample(len(x), generator, x.device), generator)}
     if model.latent_dim:
         images["reconstructions"] = model.sample(method.posterior(ctx, x, train=False).mean, generator)
     images["originals"] = x
-    return {name: values.squeeze(1).to(torch.uint8).cpu().numpy() for name, values in images.items()}
+    scale = 255 if ctx.data.values == "intensity" else 1
+    return {
+        name: (scale * values.clamp(0, 1)).round().squeeze(1).to(torch.uint8).cpu().numpy()
+        for name, values in images.items()
+    }
 
 
 def text_samples(method: Method, ctx: Context, data: TextData, x: Tensor) -> SampleTexts:

@@ -135,9 +135,10 @@ def _measure(preset: Preset, data: DataInfo, device: str, threads: int) -> float
 
 
 def random_batch(model: ModelConfig, data: DataInfo, batch: int) -> Tensor:
-    """Return random examples as the model takes them: ``[B, 1, H, W]``, ``[B, T]`` or ``[B, D]``."""
+    """Return random examples as the model takes them: ``[B, C, H, W]``, ``[B, T]`` or ``[B, D]``."""
     if isinstance(model, ImageModelConfig):
-        return (torch.rand(batch, 1, model.image_size, model.image_size) < 0.2).float()
+        channels = data.shape[0] if len(data.shape) == 3 else 1
+        return (torch.rand(batch, channels, model.image_size, model.image_size) < 0.2).float()
     if isinstance(model, VectorModelConfig):
         return torch.rand(batch, *data.shape).round()  # of any kind of values
     length = min(TYPICAL_WORDS, data.shape[0] - 2)

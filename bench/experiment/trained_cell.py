@@ -147,7 +147,8 @@ class TrainedCell:
         config = self.config
         with torch_settings(config.device):
             if isinstance(config.model, ImageModelConfig):
-                inputs = image_inputs(examples, config.model)
+                shape = config.dataset.shape
+                inputs = image_inputs(examples, config.model, shape[0] if len(shape) == 3 else 1)
             elif isinstance(config.model, VectorModelConfig):
                 inputs = vector_inputs(examples, config.dataset)
             else:
@@ -155,7 +156,7 @@ class TrainedCell:
             return inputs.to(self.context.device)
 
     def _readable(self, x: Tensor) -> Tensor | list[str]:
-        """Return x as it is given to a user: images ``[N, H, W]``, sentences or vectors."""
+        """Return x as it is given to a user: images ``[N, H, W]`` or ``[N, 3, H, W]``, sentences or vectors."""
         if isinstance(self.config.model, ImageModelConfig):
             return x.squeeze(1)
         return x if isinstance(self.config.model, VectorModelConfig) else self._text.sentences(x)

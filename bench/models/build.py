@@ -19,7 +19,8 @@ def build_model(config: ModelConfig, data: DataInfo, latent: bool = True) -> VAE
     module, settings = parse_model(config.architecture or ARCHITECTURES[data.modality])
     if (getattr(config, "likelihood", "") or data.values != "binary") and not getattr(module, "ANY_LIKELIHOOD", False):
         name = model_name(config, data.modality)
-        raise UserError(f"model '{name}' has its own likelihood of {data.modality} data: use --model mlp for another")
+        other = "cnn" if data.modality == "image" else "mlp"
+        raise UserError(f"model '{name}' has its own likelihood of binary values: use --model {other} for another")
     return module.build(settings, config, data, latent)
 
 

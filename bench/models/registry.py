@@ -126,9 +126,15 @@ def canonical_likelihood(expression: str, data: DataInfo) -> str:
     Raise ``UserError`` for a likelihood of other values.
     """
     name = parse_call(expression).name
-    module = _fitting_likelihood(name, data)
+    module = _fitting_likelihood(name, data.with_intensities() if takes_intensities(expression, data) else data)
     config = _settings(expression, module, "likelihood")
     return "" if name == DEFAULT_LIKELIHOODS[data.values] and config == module.Config() else _canonical(name, config)
+
+
+def takes_intensities(expression: str, data: DataInfo) -> bool:
+    """Return whether the likelihood is one of 8-bit values, and the data are images, which have such values."""
+    values = load_likelihood_module(parse_call(expression).name).VALUES
+    return data.modality == "image" and "intensity" in values and "binary" not in values
 
 
 def _fitting_likelihood(name: str, data: DataInfo) -> ModuleType:

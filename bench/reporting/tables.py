@@ -67,7 +67,9 @@ def document(
     """
     cell = next((cell for cell in group.cells if cell.evaluation), group.cells[0])
     settings = common_settings(group.cells)
-    model = f", model {name}" if (name := cell.config.model.architecture) else ""
+    sizes = cell.config.model
+    choices = {"model": sizes.architecture, "likelihood": getattr(sizes, "likelihood", "")}
+    model = "".join(f", {kind} {expression}" for kind, expression in choices.items() if expression)
     title = f"{_data_title(cell)}, preset {cell.config.preset}{model}{group.subtitle}"
     result = Document(title, group.stem, assay.line)
     baseline = next(iter(rows.loc[rows["baseline"], "method"]), None)

@@ -1,11 +1,16 @@
 """The user's images in an ``.npz`` file."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
+from bench.core.config import ImageModelConfig
 from bench.core.errors import UserError
-from bench.data import user_data
+from bench.data import tensors, user_data
 from bench.data.dataset import SPLITS
+from bench.data.examples import image_inputs
 from tests.data.helpers import damaged, file_names
 
 
@@ -57,11 +62,43 @@ def test_other_images_are_padded_to_a_square(height, width, images, tmp_path):
         assert array.sum() == pytest.approx(inside.sum())
 
 
+@pytest.mark.parametrize("axis", [1, 3])
+def test_colour_images_keep_their_8_bits(axis, tmp_path):
+    random = np.random.default_rng(0)
+    colour = {
+        split: random.integers(0, 256, (size, 3, 6, 4), np.uint8) for split, size in zip(SPLITS, (5, 2, 3), strict=True)
+    }
+    colour["val"][:] = 1  # would be binary, if grey
+    prepared = prepare(tmp_path, {split: np.moveaxis(array, 1, axis) for split, array in colour.items()})
+    assert prepared.info.shape == (3, 6, 6) and prepared.info.values == "intensity"
+    assert prepared.info.notes == ("Images of 6×4, padded with empty pixels to 6×6.",)
+    model = ImageModelConfig(image_size=6, values="intensity")
+    data = tensors.load(prepared, model)
+    expected = np.pad(colour["test"], [(0, 0), (0, 0), (0, 0), (1, 1)])
+    np.testing.assert_array_equal(255 * data.test, expected)
+    assert data.batch(torch.arange(2), torch.Generator()).equal(data.train[:2])
+    assert torch.equal(image_inputs(data.test, model, channels=3), data.test)
+    halves = (255 * tensors.load(prepared, replace(model, image_size=3)).test).numpy()
+    np.testing.assert_allclose(halves, halves.round(), atol=1e-4)
+    np.testing.assert_allclose(halves, expected.reshape(3, 3, 3, 2, 3, 2).mean(axis=(3, 5)), atol=0.501)
+    with pytest.raises(UserError, match="1 channels, the model takes 3"):
+        image_inputs(np.zeros((2, 6, 6)), model, channels=3)
+
+
+def test_grey_images_are_binarised_or_keep_their_8_bits(images, tmp_path):
+    grey = {split: np.rint(255 * array).astype(np.uint8) for split, array in images.items()}
+    prepared, model = prepare(tmp_path, grey), ImageModelConfig(image_size=12)
+    assert {*tensors.load(prepared, model).test.unique().tolist()} == {0, 1}
+    np.testing.assert_array_equal(
+        255 * tensors.load(prepared, replace(model, values="intensity")).test[:, 0], grey["test"]
+    )
+
+
 def test_unusable_images(images, tmp_path, subtests):
     cases = [
         ({"val": None}, "no array val"),
         ({"val": np.zeros((2, 12, 11))}, "images of sizes 12×11, 12×12"),
-        ({"val": np.zeros((2, 12, 12, 3))}, r"array val: shape \(2, 12, 12, 3\), .*; reshape them"),
+        ({"val": np.zeros((2, 12, 12, 2))}, r"array val: shape \(2, 12, 12, 2\), .*; reshape them"),
         ({"val": np.zeros((0, 12, 12))}, r"array val: shape \(0, 12, 12\), no images; give at least one"),
         ({"test": np.zeros((2, 14, 14))}, "images of sizes 12×12, 14×14"),
         ({"test": np.full((2, 12, 12), 255.0)}, r"array test: values from 255 to 255, not in \[0, 1\]"),

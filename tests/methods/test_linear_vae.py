@@ -77,7 +77,7 @@ def check_living_dimensions(expression, threshold, train, generated, eigenvalues
     assert result.metrics["au"] == result.metrics["au_kl"] == np.count_nonzero(expected)
     kl_dim = result.kl_dim.double().mean(0).sort(descending=True).values.numpy()
     assert kl_dim.sum() == pytest.approx(expected.sum(), abs=0.06)
-    np.testing.assert_allclose(kl_dim, expected, atol=0.15)  # the directions within the subspace converge slowly
+    np.testing.assert_allclose(kl_dim, expected, atol=0.2)  # the directions within the subspace converge slowly
 
 
 def test_thresholds_are_between_the_eigenvalues(eigenvalues):

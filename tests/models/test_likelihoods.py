@@ -103,7 +103,7 @@ def test_wrong_likelihoods_are_one_line(expression, problem):
 
 
 def test_autoregressive_models_keep_their_likelihood():
-    with pytest.raises(UserError, match="use --model mlp"):
+    with pytest.raises(UserError, match="use --model cnn"):
         build_model(replace(MODEL, likelihood="bernoulli"), info("binary", "image", (7, 7)))
 
 

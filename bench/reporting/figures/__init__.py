@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 MAX_CURVES, MAX_PANELS = 6, 8  # rows in a figure of curves, and in one of panels
 RULE = "the basic VAE in grey, and the rows with the lowest NLL, those that use z in every seed first"
 
-#: Stored arrays that the figures use, and their number of dimensions.
-DIMENSIONS = {"originals": 3, "reconstructions": 3, "samples": 3, "means": 2, "true_means": 2}
+#: Stored arrays that the figures use, and their possible numbers of dimensions; images in colour have four.
+DIMENSIONS = {
+    **dict.fromkeys(("originals", "reconstructions", "samples"), (3, 4)),
+    **dict.fromkeys(("means", "true_means"), (2,)),
+}
 
 
 class Data(NamedTuple):
@@ -177,7 +180,7 @@ def _read_arrays(finished: DataFrame, log: Callable[[str], object]) -> dict[str,
         try:
             with np.load(file, allow_pickle=False) as stored:
                 arrays[name] = {kind: stored[kind] for kind in DIMENSIONS if kind in stored}
-            if any(array.ndim != DIMENSIONS[kind] for kind, array in arrays[name].items()):
+            if any(array.ndim not in DIMENSIONS[kind] for kind, array in arrays[name].items()):
                 raise ValueError("unexpected shapes")
         except FileNotFoundError:
             continue
