@@ -6,7 +6,8 @@ words before it: 1 + 2 · Σ dilations. 15 words, with the dilations 1, 2, 4, ar
 encoder is the LSTM of ``lstm``.
 
 z is concatenated with every word's embedding, as in the paper. Blocks have as many channels as the LSTM has units, and
-start with a layer normalisation, which the paper does not describe. Dropout is that of ``lstm``.
+start with a layer normalisation, which the paper does not describe. Dropout is that of ``lstm``. Weights start
+at U(±1/√inputs) and embeddings at N(0, 1), whatever ``initialisation`` says.
 
 Shapes: N rows (B examples × S samples), T words, C channels, E embedding units, D latent dimensions.
 """
@@ -93,8 +94,6 @@ class DilatedCNNDecoder(TextDecoder):
         self.norm = nn.LayerNorm(channels)
         self.output = nn.Linear(channels, vocabulary, bias=False)
         self.dim, self.hidden, self.dropout, self.longest, self.initial = dim, channels, dropout, longest, initial
-        initial.embedding_(self.embedding.weight)
-        initial.weight_(self.output.weight)
 
     def start(self, code: Tensor) -> State:
         """Return the past of every block, (reach, N, C // 2)."""

@@ -3,9 +3,11 @@
 z enters the decoder in the two ways of Optimus (Li et al., EMNLP 2020, arXiv 2004.04092), there found best together: a
 linear map of z gives an offset of every word's embedding, and in each layer a key and a value, which every position
 attends to beside the words before it; there, key and value are one vector. The encoder's feature is its state at
-``<s>``, as there, which depends on all words.
-Both networks start from random weights, as the other models here; Optimus starts from BERT and GPT-2. Dropout is that
-of ``lstm``: of the decoder's embeddings and of the states that the vocabulary layer reads.
+``<s>``, as there, which depends on all words. Both networks start from random weights, as the other models here do;
+Optimus starts from BERT and GPT-2.
+
+Dropout is that of ``lstm``: of the decoder's embeddings and of the states that the vocabulary layer reads. There are no
+biases. Weights start at U(±1/√inputs) and embeddings at N(0, 1), whatever ``initialisation`` says.
 
 With ``width`` None, encoder and decoder have about as many parameters as those of ``lstm`` at the same preset.
 
@@ -59,7 +61,7 @@ class Attention(nn.Module):
 
     second_order = False
 
-    def __init__(self, width: int, heads: int, initial: Initialisation) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.inputs, self.output = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
@@ -84,10 +86,10 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """Attention, then an MLP for every word; each reads normalised inputs, and its outputs are added to them."""
 
-    def __init__(self, width: int, heads: int, initial: Initialisation) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(width, bias=False) for _ in range(2))
-        self.attention = Attention(width, heads, initial)
+        self.attention = Attention(width, heads)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width, bias=False), nn.ReLU(), nn.Linear(4 * width, width, bias=False)
         )
@@ -102,12 +104,11 @@ class Layer(nn.Module):
 class TransformerFeatures(nn.Module):
     """Words (B, T) -> the encoder's state at ``<s>`` (B, W)."""
 
-    def __init__(self, vocabulary: int, width: int, settings: Config, initial: Initialisation) -> None:
+    def __init__(self, vocabulary: int, width: int, settings: Config) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
-        self.layers = nn.ModuleList(Layer(width, settings.heads, initial) for _ in range(settings.layers))
+        self.layers = nn.ModuleList(Layer(width, settings.heads) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(width, bias=False)
-        initial.embedding_(self.embedding.weight)
 
     def states(self, x: Tensor, reading: slice = ALL) -> Tensor:
         """Return the states of the words ``reading`` (B, R, W), by default all; each depends on the whole sentence."""
@@ -139,13 +140,11 @@ class TransformerDecoder(TextDecoder):
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
-        self.layers = nn.ModuleList(Layer(width, settings.heads, initial) for _ in range(settings.layers))
+        self.layers = nn.ModuleList(Layer(width, settings.heads) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(width, bias=False)
         self.output = nn.Linear(width, vocabulary, bias=False)
         self.dim, self.hidden, self.dropout, self.longest = dim, width, dropout, longest
-        self.heads, self.initial = settings.heads, initial
-        initial.embedding_(self.embedding.weight)
-        initial.weight_(self.output.weight)
+        self.heads, self.initial = settings.heads, initial  # for the weights that a method adds
 
     def start(self, code: Tensor) -> State:
         """Return keys and values of every layer in turn, each (heads, N, 1, W / heads)."""
@@ -201,5 +200,4 @@ def build(settings: Config, sizes: TextModelConfig, data: DataInfo, latent: bool
     latent_to_decoder = LatentState(dim, (1 + 2 * settings.layers) * width, initial)
     head = GaussianHead(width, dim, bias=False)
     initial.weight_(head.linear.weight)
-    features = TransformerFeatures(data.vocabulary, width, settings, initial)
-    return VAE(features, head, latent_to_decoder, decoder, dim)
+    return VAE(TransformerFeatures(data.vocabulary, width, settings), head, latent_to_decoder, decoder, dim)
