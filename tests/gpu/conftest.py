@@ -54,6 +54,9 @@ class _HostGenerator(torch.Generator):
 class _HostRandomness(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if func.overloadpacket is torch.ops.aten.multinomial:
+            probabilities, *others = args
+            return func(probabilities.cpu(), *others, **kwargs).to(probabilities.device)
         if func.overloadpacket not in RANDOM:
             return func(*args, **kwargs)
         device = kwargs.pop("device", None) or "cpu"

@@ -24,6 +24,9 @@ from tests.methods.test_contract import STATEFUL, quick, run_killed, without_sec
 
 pytestmark = pytest.mark.gpu
 MODALITIES = ["image", "text"]
+#: Of metrics on a GPU and a CPU. Refined proposals are results of a few steps of Adam, whose first are as long for a
+#: gradient that is rounding noise as for any other.
+TOLERANCES = dict.fromkeys(("iw_nll", "elbo", "rec", "kl", "mi"), 1e-4) | {"ess_refined": 0.1, "pareto_k_refined": 0.3}
 KILLED_AT = 7  # of twelve updates, in the second epoch
 SIZES = {"ais_examples": 1, "ais_chains": 2, "ais_steps": 4, "convergence_examples": 2, "refined_iw_examples": 2}
 ALL_METRICS = EVALUATION.with_overrides({"metrics": tuple(metric_groups()), **SIZES})
@@ -72,8 +75,7 @@ def test_metrics_match_the_cpu(name, modality, toys, monkeypatch):
             for run in (on_cpu, on_device)
         )
     for key, value in expected.items():
-        # Pareto k̂ is a fit to the largest weights; gaps, refined proposals and probes are results of optimisation.
-        tolerance = 1e-4 if key in ("iw_nll", "elbo", "rec", "kl", "mi") else 0.1 if "pareto_k" in key else 2e-2
+        tolerance = TOLERANCES.get(key, 2e-2)
         assert values[key] == (value if value is None else pytest.approx(value, rel=tolerance, abs=tolerance)), key
 
 

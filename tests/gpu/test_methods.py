@@ -21,7 +21,7 @@ def flat(run: Trainer) -> Tensor:
 
 
 def train(run: Trainer) -> list[float]:
-    """Train without the decoder's dropout; return the loss of every update."""
+    """Train without dropout; return the loss of every update."""
     losses, step = [], run.method.step
 
     def recorded(ctx, x):
@@ -29,8 +29,9 @@ def train(run: Trainer) -> list[float]:
         return losses[-1]
 
     run.method.step = recorded
-    if hasattr(run.model.decoder, "dropout"):  # its masks are drawn in another way on a GPU
-        run.model.decoder.dropout = 0.0
+    for module in run.model.modules():  # its masks are drawn in another way on a GPU
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
     run.run()
     return torch.stack(losses).tolist()
 
@@ -39,8 +40,7 @@ def train(run: Trainer) -> list[float]:
 def test_an_epoch_matches_the_cpu(name, modality, toys):
     """Rounding differences grow during training: those of four updates are small.
 
-    An H100 differs from a CPU by at most 1.1e-5 in a loss (``coupled_vae``, the third update). Two sets of CPU kernels
-    differ by at most 7e-7 in a loss, 3e-6 in a metric, and 0.014 in the path of the weights:
+    Two sets of CPU kernels differ by at most 7e-7 in a loss, 3e-6 in a metric, and 0.014 in the path of the weights:
     Adam gives weights whose gradient is rounding noise, such as a bias before BatchNorm, steps of full size.
     """
     on_cpu, on_device = (
@@ -52,7 +52,7 @@ def test_an_epoch_matches_the_cpu(name, modality, toys):
     expected = train(on_cpu)
     with host_randomness():
         losses = train(on_device)
-    assert losses[:3] == pytest.approx(expected[:3], rel=3e-5)
+    assert losses[:3] == pytest.approx(expected[:3], rel=1e-5)
     assert relative_distance(flat(on_device) - initial, flat(on_cpu) - initial) < 0.1
     (validation,), (expected_validation,) = on_device.history, on_cpu.history
     metrics, expected_metrics = (
