@@ -125,6 +125,8 @@ def canonical_likelihood(expression: str, data: DataInfo) -> str:
 
     Raise ``UserError`` for a likelihood of other values.
     """
+    if data.modality == "text":
+        raise UserError("models of text have their own likelihood: leave out --likelihood")
     name = parse_call(expression).name
     module = _fitting_likelihood(name, data.with_intensities() if takes_intensities(expression, data) else data)
     config = _settings(expression, module, "likelihood")

@@ -38,9 +38,16 @@ def test_likelihood_decides_what_pixels_are(info, likelihood, model, expected):
     assert (BINARISATION_NOTE in chosen.notes) == (chosen.values == "binary")
 
 
-def test_colour_has_no_binary_likelihood():
-    with pytest.raises(UserError, match="'bernoulli' is for binary values, not intensity"):
-        choose_model(argparse.Namespace(likelihood="bernoulli", model=None), {}, COLOUR)
+@pytest.mark.parametrize(
+    ("info", "problem"),
+    [
+        (COLOUR, "'bernoulli' is for binary values, not intensity"),
+        (DataInfo("toy", "toy", "text", "nats", (9,)), "leave out --likelihood"),
+    ],
+)
+def test_likelihood_must_fit_the_data(info, problem):
+    with pytest.raises(UserError, match=problem):
+        choose_model(argparse.Namespace(likelihood="bernoulli", model=None), {}, info)
 
 
 @pytest.mark.slow
