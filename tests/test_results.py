@@ -13,10 +13,10 @@ from bench.reporting.tables import PUBLISHED
 from tests.fixtures import make_cells
 
 RESULTS = Path(__file__).parents[1] / "results"
-#: <data set>-<preset> of every table, the one with the fewest cells first; the others are slow.
-GROUPS = sorted(
-    (f"{folder.parent.name}-{folder.name}" for folder in RESULTS.glob("runs/*/*")),
-    key=lambda group: len([*(RESULTS / "runs").glob("/".join(group.rsplit("-", 1)) + "/*/*")]),
+OUTPUTS = (RESULTS, RESULTS / "capacity")
+#: The cells of every data set and preset, the fewest first; the others are slow.
+FOLDERS = sorted(
+    (folder for out in OUTPUTS for folder in out.glob("runs/*/*")), key=lambda folder: len([*folder.glob("*/*")])
 )
 DECIMAL = re.compile(r"(?<![\w.=])\d[\d,]*\.\d+(?![\w.])")
 #: What may have digits in the text of a template: code, links, versions, years.
@@ -53,26 +53,28 @@ def test_page_is_the_rendered_template():
     assert not unknown_numbers(text, RESULTS)
 
 
-@pytest.mark.parametrize("group", [*GROUPS[:1], *(pytest.param(group, marks=pytest.mark.slow) for group in GROUPS[1:])])
-def test_tables_are_those_of_the_records(group: str, tmp_path: Path):
-    dataset, _, preset = group.rpartition("-")
-    (tmp_path / "runs" / dataset).mkdir(parents=True)
-    (tmp_path / "runs" / dataset / preset).symlink_to(RESULTS / "runs" / dataset / preset)
+@pytest.mark.parametrize(
+    "folder", [*FOLDERS[:1], *(pytest.param(folder, marks=pytest.mark.slow) for folder in FOLDERS[1:])]
+)
+def test_tables_are_those_of_the_records(folder: Path, tmp_path: Path):
+    out = folder.parents[2]
+    (tmp_path / "runs" / folder.parent.name).mkdir(parents=True)
+    (tmp_path / folder.relative_to(out)).symlink_to(folder)
     for name in ("sweeps.json", "audit"):
-        if (RESULTS / name).exists():
-            (tmp_path / name).symlink_to(RESULTS / name)
+        if (out / name).exists():
+            (tmp_path / name).symlink_to(out / name)
     build_without_figures(tmp_path)
     built = {file.name: file.read_bytes() for file in (tmp_path / "tables").iterdir()}
     rows = built.pop(report.AUDIT.name, b"").splitlines()
-    assert {*rows} <= ({*(RESULTS / report.AUDIT).read_bytes().splitlines()} if rows else set())
-    assert built == {file: (RESULTS / "tables" / file).read_bytes() for file in built}, (
-        "run python -m bench report results"
-    )
+    assert {*rows} <= ({*(out / report.AUDIT).read_bytes().splitlines()} if rows else set())
+    assert built == {file: (out / "tables" / file).read_bytes() for file in built}, f"run python -m bench report {out}"
 
 
 def test_every_table_has_records():
-    tables = {re.sub(r"(-[0-9a-f]{8})?(-appendix)?$", "", file.stem) for file in (RESULTS / "tables").glob("*")}
-    assert tables - {report.AUDIT.stem} == {*GROUPS}
+    for out in OUTPUTS:
+        tables = {re.sub(r"(-[0-9a-f]{8}|-\w+=.*)?(-appendix)?$", "", file.stem) for file in out.glob("tables/*")}
+        groups = {f"{folder.parent.name}-{folder.name}" for folder in out.glob("runs/*/*")}
+        assert tables - {report.AUDIT.stem} == groups
 
 
 def test_records_name_no_place_of_a_machine():
