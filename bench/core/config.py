@@ -273,7 +273,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     plain = {re.sub(r"[\W_]", "", name).lower(): name for name in reversed(names)}
     if similar := get_close_matches(re.sub(r"[\W_]", "", word).lower(), plain, n=1, cutoff=0.5):
         return f"did you mean '{plain[similar[0]]}'?"
-    return f"there are {', '.join(names)}" if names else "there are none"
+    return f"there {'is only' if len(names) == 1 else 'are'} {', '.join(names)}" if names else "there are none"
 
 
 #: Training settings that were added later, with the value that they had implicitly: it does not change the identity.

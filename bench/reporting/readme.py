@@ -9,6 +9,7 @@ In the template, ``stem`` names a table such as ``synthetic-small``:
 - ``assay(stem)``                     the line of ``tables/<stem>.md`` on the controls
 - ``audit(stem)``                     rows of ``tables/audit.csv`` about the table, with ``passed`` 1 or 0
 - ``verdicts(stem)``                  id of a claim -> verdict, of ``tables/<stem>.md``; ``claims`` are all claims
+- ``capacity``                        whether ``OUT/capacity`` has figures
 - ``published(title, method, metric)``  a number of ``published.csv`` that was compared with the paper
 - ``number``                          filter: fixed digits, two by default
 - ``code``                            filter: a method's name as code
@@ -62,7 +63,8 @@ def render(template: Path, out: Path) -> str:
     try:
         templates = environment(template.parent)
         templates.filters |= {"number": fixed, "code": code}
-        return templates.get_template(template.name).render(**lookups, claims=read_claims(), published=published)
+        context = {"claims": read_claims(), "published": published, "capacity": (out / "capacity" / "figures").exists()}
+        return templates.get_template(template.name).render(**lookups, **context)
     except (UserError, TemplateError) as error:
         raise UserError(f"{template}: {error}") from error
 

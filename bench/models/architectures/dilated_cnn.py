@@ -28,7 +28,7 @@ from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
 
 SUMMARY = "LSTM encoder and dilated CNN decoder of Yang et al. (2017)"
 MODALITY = "text"
-TRAIN = {"optimiser": "adam", "lr": 3e-3}
+TRAIN = {"optimiser": "adam", "lr": 2e-3}
 KERNEL = 3  # words that a convolution reads
 
 
