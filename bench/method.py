@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from bench.core.config import TrainConfig, check_ranges
 from bench.core.modifiers import Constant, Cyclical, KLTerm, Linear, MeanKL, Schedule
 from bench.core.space import Choice, Range, Space
-from bench.data.dataset import END, PAD, START, UNKNOWN, DataInfo, Modality
+from bench.data.dataset import END, PAD, START, UNKNOWN, DataInfo
 from bench.models.distributions import Gaussian, Posterior, Prior, StandardNormal
 from bench.models.vae import VAE
 
@@ -174,7 +174,7 @@ class Method:
     footnotes: ClassVar[Mapping[str, str]] = {}  # metric -> why it differs in meaning, or is missing, for this method
 
     # Behaviour.
-    modalities: ClassVar[Sequence[Modality]] = ("image", "text", "vector")
+    modalities: ClassVar[Sequence[str]] = ("image", "text", "vector")
     models: ClassVar[Sequence[str]] = ()  # files of bench/models/architectures/ that it can change; (): all
     revision: ClassVar[int] = 1  # increase after any change of what the method trains
     latent: ClassVar[bool] = True  # False: the decoder without z

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from bench.core.citations import paper_links
 from bench.core.space import Choice, Range
@@ -115,13 +115,13 @@ def fitting_modifiers(cls: type[Method]) -> list[str]:
 
 def expected_costs(cls: type[Method]) -> str:
     """Return the expected cost of a training step in every preset, in updates of the basic VAE."""
-    from bench.data.dataset import DataInfo
+    from bench.data.dataset import DataInfo, Modality
     from bench.experiment.presets import load_preset, preset_names
     from bench.training.expressions import preset_default
 
     costs = []
     for modality in cls.modalities:
-        data = DataInfo("", "", modality, "", ())
+        data = DataInfo("", "", cast(Modality, modality), "", ())
         steps = {
             name: cls.create(preset_default(cls, name)).expected_cost(load_preset(name, modality).train, data)
             for name in preset_names(modality)

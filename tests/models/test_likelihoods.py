@@ -91,7 +91,7 @@ def test_default_likelihood_has_no_expression():
 @pytest.mark.parametrize(
     ("expression", "problem"),
     [
-        ("bernoulli", "for binary values, not count: did you mean|there are"),
+        ("bernoulli", "for binary values, not count: did you mean|there is"),
         ("gausian", "unknown likelihood"),
         ("negative_binomial(r=2)", "no setting 'r'"),
     ],
