@@ -32,7 +32,7 @@ from bench.training.flops import flop_counter
 from bench.training.torch_setup import torch_settings
 from bench.training.trainer import Trainer
 from benchmarks.naive import NaiveTraining, naive
-from tests.conftest import TEXT_TOY, TOY, planner, trainers
+from tests.conftest import TEXT_TOY, TOY, VECTOR_TOY, planner, trainers
 from tests.methods.test_contract import METHODS, quick
 
 pytestmark = [
@@ -53,12 +53,12 @@ TIMED = replace(
 
 
 @pytest.fixture(scope="session")
-def create(prepared, text_prepared, tmp_path_factory) -> Callable[..., Trainer]:
+def create(toy_data, tmp_path_factory) -> Callable[..., Trainer]:
     """``create("image", "vae")``: a trainer that has started its last phase."""
 
     def create(modality: str, expression: str, preset=None) -> Trainer:
-        data = {"image": prepared, "text": text_prepared}[modality]
-        preset = preset or {"image": TOY, "text": TEXT_TOY}[modality]
+        data = toy_data[modality]
+        preset = preset or {"image": TOY, "text": TEXT_TOY, "vector": VECTOR_TOY}[modality]
         folder = tmp_path_factory.mktemp("trainer")
         trainer = trainers(planner(data, preset, folder), data, preset)(expression, folder)
         trainer.model.train()
@@ -71,7 +71,7 @@ def create(prepared, text_prepared, tmp_path_factory) -> Callable[..., Trainer]:
 def compare(section: str, modality: str, name: str, value: Any, passes: Callable[[Any], bool]) -> None:
     """Fail unless the value passes against the baseline; write it first if asked to."""
     baseline = json.loads(BASELINE.read_text("utf-8"))
-    entries = baseline[section][modality]
+    entries = baseline[section].setdefault(modality, {})
     if WRITE:
         entries[name] = value
         write(baseline)
