@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from bench.core.config import TextModelConfig
 from bench.data.dataset import DataInfo
-from bench.models.architectures.lstm import Initialisation, LatentState, LSTMFeatures, embed_time_major
+from bench.models.architectures.lstm import Initialisation, embed_time_major, with_lstm_encoder
 from bench.models.architectures.masked_cnn import check_receptive_field
 from bench.models.decoding import State, TextDecoder
-from bench.models.vae import VAE, EmptyFeatures, EmptyHead, GaussianHead
+from bench.models.vae import VAE
 
 SUMMARY = "LSTM encoder and dilated CNN decoder of Yang et al. (2017)"
 MODALITY = "text"
@@ -116,9 +116,4 @@ def build(settings: Config, sizes: TextModelConfig, data: DataInfo, latent: bool
     initial = Initialisation(sizes.hidden**-0.5, normal_embeddings=True)
     dim = sizes.latent_dim if latent else 0
     decoder = DilatedCNNDecoder(data.vocabulary, *units, dim, sizes.dropout, data.shape[0], settings, initial)
-    if not latent:
-        return VAE(EmptyFeatures(), EmptyHead(), nn.Identity(), decoder, latent_dim=0)
-    latent_to_decoder = LatentState(dim, sizes.hidden, initial)
-    head = GaussianHead(sizes.hidden, dim, bias=False)
-    initial.weight_(head.linear.weight)
-    return VAE(LSTMFeatures(data.vocabulary, *units, initial), head, latent_to_decoder, decoder, dim)
+    return with_lstm_encoder(decoder, sizes, data, initial)

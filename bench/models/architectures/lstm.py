@@ -213,9 +213,15 @@ def build(settings: Config, sizes: TextModelConfig, data: DataInfo, latent: bool
     units, initial = (sizes.embedding, sizes.hidden), Initialisation.from_config(sizes)
     dim = sizes.latent_dim if latent else 0
     decoder = LSTMDecoder(data.vocabulary, *units, dim, sizes.dropout, data.shape[0], initial)
-    if not latent:
+    return with_lstm_encoder(decoder, sizes, data, initial)
+
+
+def with_lstm_encoder(decoder: TextDecoder, sizes: TextModelConfig, data: DataInfo, initial: Initialisation) -> VAE:
+    """Return the VAE of a decoder that reads the codes of ``LatentState``; if its ``dim`` is 0, the decoder alone."""
+    if not decoder.dim:
         return VAE(EmptyFeatures(), EmptyHead(), nn.Identity(), decoder, latent_dim=0)
-    latent_to_decoder = LatentState(dim, sizes.hidden, initial)
-    head = GaussianHead(sizes.hidden, dim, bias=False)
+    latent_to_decoder = LatentState(decoder.dim, sizes.hidden, initial)
+    head = GaussianHead(sizes.hidden, decoder.dim, bias=False)
     initial.weight_(head.linear.weight)
-    return VAE(LSTMFeatures(data.vocabulary, *units, initial), head, latent_to_decoder, decoder, dim)
+    features = LSTMFeatures(data.vocabulary, sizes.embedding, sizes.hidden, initial)
+    return VAE(features, head, latent_to_decoder, decoder, decoder.dim)

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
+from bench.reporting.figures.forest import COLLAPSED
 from bench.reporting.figures.style import GREY, LINE, Looks, legend, line, point, subplots
 from bench.reporting.frame import headline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-COLLAPSED = 0.1  # nats of MI
 
 
 def draw(levels: Mapping[float, DataFrame], setting: str, looks: Looks) -> Figure:
