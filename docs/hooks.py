@@ -15,14 +15,15 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "results/README.md", "results/tables/*.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "results/README.md", "results/**/tables/*.md")
 FILES = (
     "CITATION.cff",
     "LICENSE",
     "docs/*.json",
     "docs/slurm.sh",
     "results/README.md.j2",
-    "results/tables/*.csv",
+    "results/**/tables/*.csv",
+    "results/**/figures/*/*.png",
     ".github/workflows/*",
 )
 FIGURES = "results/figures"
@@ -39,7 +40,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files of the repository, the cards and the gallery."""
-    for pattern in (*PAGES, *FILES, f"{FIGURES}/*/*.png"):
+    for pattern in (*PAGES, *FILES):
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
             included = InclusionLevel.INCLUDED if name.startswith(".") else InclusionLevel.UNDEFINED

@@ -145,12 +145,17 @@ def _model_suffix(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def by_protocol(cells: Iterable[CellRecord]) -> list[list[CellRecord]]:
-    """Return the evaluated cells by protocol, the largest group first."""
+    """Return the evaluated cells by protocol, the largest group first, settings in the order of their numbers."""
     members: defaultdict[str, list[CellRecord]] = defaultdict(list)
     for cell in cells:
         if cell.evaluation:
             members[canonical(full_protocol(cell))].append(cell)
-    return [group for _, group in sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))]
+    return [group for _, group in sorted(members.items(), key=lambda item: (-len(item[1]), natural(item[0])))]
+
+
+def natural(text: str) -> list[str | int]:
+    """Return the key that sorts the numbers in texts by their value."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
 def full_protocol(cell: CellRecord) -> dict[str, Any]:

@@ -9,7 +9,7 @@ In the template, ``stem`` names a table such as ``synthetic-small``:
 - ``assay(stem)``                     the line of ``tables/<stem>.md`` on the controls
 - ``audit(stem)``                     rows of ``tables/audit.csv`` about the table, with ``passed`` 1 or 0
 - ``verdicts(stem)``                  id of a claim -> verdict, of ``tables/<stem>.md``; ``claims`` are all claims
-- ``capacity``                        whether ``OUT/capacity`` has figures
+- ``studies``                         stems of the tables in a folder of ``OUT``, as ``capacity``: folder -> stems
 - ``published(title, method, metric)``  a number of ``published.csv`` that was compared with the paper
 - ``number``                          filter: fixed digits, two by default
 - ``code``                            filter: a method's name as code
@@ -28,6 +28,7 @@ from bench.core.config import suggest
 from bench.core.errors import UserError
 from bench.core.files import write_text
 from bench.reporting.claims import read_claims
+from bench.reporting.groups import natural
 from bench.reporting.render import code, number
 from bench.reporting.render import difference as format_difference
 from bench.reporting.statistics import NAN, Summary
@@ -63,7 +64,7 @@ def render(template: Path, out: Path) -> str:
     try:
         templates = environment(template.parent)
         templates.filters |= {"number": fixed, "code": code}
-        context = {"claims": read_claims(), "published": published, "capacity": (out / "capacity" / "figures").exists()}
+        context = {"claims": read_claims(), "published": published, "studies": studies(out)}
         return templates.get_template(template.name).render(**lookups, **context)
     except (UserError, TemplateError) as error:
         raise UserError(f"{template}: {error}") from error
@@ -137,6 +138,14 @@ class Lookup:
 def _read(file: Path) -> list[Row]:
     with file.open(encoding="utf-8", newline="") as lines:
         return [Row(file.stem, record) for record in csv.DictReader(lines)]
+
+
+def studies(out: Path) -> dict[str, list[str]]:
+    """Return the stems of the tables in every folder of ``out`` that has its own report, by folder."""
+    stems = {
+        folder.name: sorted((file.stem for file in folder.glob("tables/*.md")), key=natural) for folder in out.iterdir()
+    }
+    return {name: tables for name, tables in sorted(stems.items()) if tables}
 
 
 def fixed(value: float, digits: int = 2) -> str:
