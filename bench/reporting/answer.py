@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +22,25 @@ MOST = 6  # rows named in a line
 class Answer:
     """``text`` is the sentence, ``line`` the same with the winners and the caveat, for tables.
 
-    ``winners`` are the rows that it recommends, ``caveat`` says why nothing is ranked, or is empty.
-
-    A winner keeps z in every seed, has converged, and has an interval of its NLL less that of the baseline that is not
-    above 0. The cheapest comes first; of equal cost, the one with most MI.
+    ``winners`` are the rows that it recommends (``recommended``), ``caveat`` says why nothing is ranked, or is empty.
     """
 
     text: str
     line: str
     winners: tuple[str, ...]
     caveat: str
+
+
+def recommended(rows: Iterable[Mapping[str, Any]], metric: str = "nll") -> list[Mapping[str, Any]]:
+    """Return the rows that keep z in every seed, have converged and are not behind in NLL, the cheapest first.
+
+    Not behind: the 95 % interval of the NLL less that of the baseline is not above 0. The controls and the baseline do
+    not compete. Of equal cost, the row with most MI comes first.
+    """
+    low = f"{metric}_minus_baseline_low"
+    competing = (row for row in rows if row["n"] and row["family"] != CONTROLS and not math.isnan(row["mi"]))
+    keeping = (row for row in competing if row["collapsed"] == 0 and row["converged"] == 1 and row[low] <= 0)
+    return sorted(keeping, key=lambda row: (round(row["relative_cost"], 1), -row["mi"]))
 
 
 def answer(rows: DataFrame, assay: Assay) -> Answer:
@@ -40,8 +50,7 @@ def answer(rows: DataFrame, assay: Assay) -> Answer:
     baseline = next((row for row in finished if row.baseline), None)
     others = [row for row in finished if row.family != CONTROLS and not row.baseline and not math.isnan(row.mi)]
     using = [row for row in others if row.collapsed == 0]
-    winners = [row for row in using if row.converged == 1 and getattr(row, f"{name}_low") <= 0]
-    winners.sort(key=lambda row: (round(row.relative_cost, 1), -row.mi))
+    winners = recommended(rows.to_dict("records"), headline(rows))
     parts = [_baseline(baseline)] if baseline is not None and not math.isnan(baseline.mi) else []
     if others:
         several = len(others) > 1
@@ -58,11 +67,11 @@ def answer(rows: DataFrame, assay: Assay) -> Answer:
     if winners:
         lines.append(f"Keep z, not behind in NLL, the cheapest first: {', '.join(map(_winner, winners[:MOST]))}.")
     lines += [f"{caveat[:1].upper()}{caveat[1:]}."] if caveat else []
-    return Answer(text, " ".join(lines), tuple(row.method for row in winners), caveat)
+    return Answer(text, " ".join(lines), tuple(row["method"] for row in winners), caveat)
 
 
-def _winner(row: Any) -> str:
-    return f"{row.method} (MI {number(row.mi, 2)}, cost {number(row.relative_cost, 1)})"
+def _winner(row: Mapping[str, Any]) -> str:
+    return f"{row['method']} (MI {number(row['mi'], 2)}, cost {number(row['relative_cost'], 1)})"
 
 
 def _baseline(row: Any) -> str:

@@ -4,6 +4,7 @@ In the template, ``stem`` names a table such as ``synthetic-small``:
 
 - ``tables``                          stems of all tables
 - ``rows(stem)``                      rows of ``tables/<stem>.csv``: column -> number, NaN where empty; ``method``
+- ``recommended(stem)``               of these, those that keep z, have converged and are not behind in NLL
 - ``value(stem, method, column)``     one of these numbers
 - ``difference(stem, method)``        the paired difference of the NLL to the baseline, with its 95 % interval
 - ``assay(stem)``                     the line of ``tables/<stem>.md`` on the controls
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from jinja2 import TemplateError
 from bench.core.config import suggest
 from bench.core.errors import UserError
 from bench.core.files import write_text
+from bench.reporting.answer import recommended
 from bench.reporting.claims import read_claims
 from bench.reporting.groups import natural
 from bench.reporting.render import code, number
@@ -59,7 +62,7 @@ def render(template: Path, out: Path) -> str:
     Raise ``UserError`` for a table, row or column that does not exist, and for an error in the template.
     """
     lookup = Lookup(out)
-    names = ("tables", "rows", "value", "difference", "assay", "answer", "audit", "verdicts")
+    names = ("tables", "rows", "recommended", "value", "difference", "assay", "answer", "audit", "verdicts")
     lookups = {name: getattr(lookup, name) for name in names}
     try:
         templates = environment(template.parent)
@@ -91,6 +94,10 @@ class Lookup:
     def rows(self, stem: str) -> list[Row]:
         """Return the rows of a table, in its order."""
         return _read(self._file(stem, "csv"))
+
+    def recommended(self, stem: str) -> list[Mapping[str, Any]]:
+        """Return the rows that keep z, have converged and are not behind in NLL, the cheapest first."""
+        return recommended(self.rows(stem))
 
     def value(self, stem: str, method: str, column: str) -> float:
         """Return the number in a row and column; NaN if it is empty."""
