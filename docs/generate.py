@@ -7,6 +7,7 @@ are written when the site is built (hooks.py).
 from __future__ import annotations
 
 import csv
+import html
 import inspect
 import io
 import json
@@ -189,15 +190,22 @@ def _with_links(citation: str) -> str:
 def card(cls: type) -> str:
     """Return the page of one method: the text of its file, its settings, and facts about it."""
     from bench.cli.card import about, facts, heading, setting_lines
+    from bench.core.docstrings import sections
     from bench.training import registry
 
-    lines = [f"# {heading(cls)}", "", "```text", about(cls).replace("``", "`"), "```", ""]
+    documentation = sections(about(cls))
+    lines = [f"# {heading(cls)}", "", f"<p>{_html(documentation.pop(''))}</p>", "", "<dl>"]
+    lines += [f"<dt>{name}</dt><dd>{_html(text)}</dd>" for name, text in documentation.items()] + ["</dl>", ""]
     if settings := setting_lines(cls):
         lines += ["```python", *settings, "```", ""]
     items = facts(cls, registry.suites(), _codes, lambda name: f"`{name}`", lambda url: f"<{url}>") | {
         "source": _with_links(cls.citation)
     }
     return "\n".join([*lines, *(_item(f"{name}: {text}") for name, text in items.items() if text), ""])
+
+
+def _html(text: str) -> str:
+    return re.sub("``(.+?)``", r"<code>\1</code>", html.escape(text, quote=False))
 
 
 def presets() -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from bench.core.citations import paper_link
+from bench.core.docstrings import sections
 from bench.reporting.page.data import SEED_COLUMNS
 from bench.reporting.template import environment
 
@@ -42,7 +43,7 @@ def page(sets: Sequence[Mapping[str, Any]], methods: Iterable[MethodRecord]) -> 
             "summary": method.summary,
             "citation": method.citation,
             "link": paper_link(method.citation),
-            "about": method.about,
+            "about": [section for section in sections(method.about).items() if section[0]],
             "family": method.family,
         }
         for method in methods

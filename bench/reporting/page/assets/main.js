@@ -110,12 +110,21 @@ function methodsSection() {
               ". ",
               method.link ? h("a", { href: method.link, rel: "noreferrer" }, method.citation) : method.citation,
             ),
-            method.about ? h("pre", {}, method.about) : null,
+            h(
+              "dl",
+              {},
+              method.about.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, codes(text)))),
+            ),
           ),
         ),
       ),
     ),
   );
+}
+
+/** Return a text with the parts between double backticks as code. */
+function codes(text) {
+  return text.split("``").map((part, index) => (index % 2 ? h("code", {}, part) : part));
 }
 
 function provenanceSection() {
