@@ -58,7 +58,7 @@ def answer(rows: DataFrame, assay: Assay) -> Answer:
             f"{len(using)} of {len(others)} other method{'s' * several} keep{'s' * (len(using) == 1)} z in every seed"
         )
         parts += [_in_nll(using, name)] if using else []
-    caveat = "" if assay.is_valid else "assay not valid: no ranking"
+    caveat = "" if assay.is_valid else f"assay {assay.verdict}: no ranking"
     if not caveat and max((row.n for row in finished), default=0) < 2:
         caveat = "one seed: no ranking"
     text = "; ".join(parts)

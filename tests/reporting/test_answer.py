@@ -66,7 +66,7 @@ def test_one_seed_has_no_winner():
 
 
 def test_no_ranking_without_a_valid_assay():
-    assert answer_of(ROWS, assay=replace(PASSED, positive=Control("failed", ""))).caveat.startswith("assay not valid")
+    assert answer_of(ROWS, assay=replace(PASSED, positive=Control("failed", ""))).caveat.startswith("assay failed")
 
 
 @pytest.mark.parametrize(
