@@ -1,6 +1,8 @@
 """Data sets are found by their files or entry points, and checked when they are loaded and prepared."""
 
+import math
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -12,6 +14,8 @@ from bench.core import plugins
 from bench.core.errors import UserError
 from bench.data.dataset import BINARISATION_NOTE
 from bench.data.registry import dataset_names, load_dataset_module, prepare, prepare_stored
+from bench.experiment.worker import run_cell
+from tests.conftest import TOY, planner, tasks
 
 SOURCE = """
 import numpy as np
@@ -26,7 +30,7 @@ SETTINGS = {"size": 8}
 def prepare(data_dir, cache, size=8):
     def build():
         info = DataInfo("stripes", "stripes", "image", "nats per image", (size, size), protocol="stripes")
-        return info, dict.fromkeys(("train", "val", "test"), np.eye(size, dtype=np.float32)[None])
+        return info, dict.fromkeys(("train", "val", "test"), np.eye(size, dtype=np.float32)[[range(size)] * 24])
 
     return cached(cache, f"stripes-{size}", build)
 """
@@ -50,12 +54,21 @@ def test_a_new_file_is_listed_and_prepared(folder, tmp_path, capsys):
     assert "generated stripes" in capsys.readouterr().out
     data = prepare("stripes(size=4)", None, tmp_path / "cache")
     assert data.info.shape == (4, 4) and data.info.protocol == "stripes"
-    assert np.array_equal(data.arrays()["train"], np.eye(4)[None])
+    assert np.array_equal(data.arrays()["train"][0], np.eye(4))
     assert prepare_stored(data.info, None, tmp_path / "cache") == data
     with pytest.raises(UserError, match="has no setting 'sizes': did you mean 'size'"):
         prepare("stripes(sizes=4)", None, tmp_path / "cache")
     with pytest.raises(UserError, match="are not in the cache"):  # the name alone means size 8
         prepare_stored(data.info, None, tmp_path / "other")
+
+
+def test_a_new_file_is_trained(folder, tmp_path):
+    (folder / "stripes.py").write_text(SOURCE)
+    data = prepare("stripes", None, tmp_path / "cache")
+    preset = replace(TOY, model=replace(TOY.model, image_size=8))
+    cell = planner(data, preset, tmp_path / "out")("vae")
+    run_cell(tasks(data)(cell))
+    assert cell.folder.result().status == "ok" and math.isfinite(cell.folder.evaluation().metrics["nll"])
 
 
 def test_an_invalid_file_is_rejected_in_one_line(folder, tmp_path, capsys, subtests):
