@@ -1,6 +1,8 @@
 """``results/``: tables that are those of the records, and a page whose numbers are looked up in the tables."""
 
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +70,18 @@ def test_tables_are_those_of_the_records(folder: Path, tmp_path: Path):
     rows = built.pop(report.AUDIT.name, b"").splitlines()
     assert {*rows} <= ({*(out / report.AUDIT).read_bytes().splitlines()} if rows else set())
     assert built == {file: (out / "tables" / file).read_bytes() for file in built}, f"run python -m bench report {out}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
+def test_tables_compile_and_fit_the_page(tmp_path: Path):
+    files = [file.with_suffix("").as_posix() for out in OUTPUTS for file in sorted(out.glob("tables/*.tex"))]
+    inputs = "".join(f'\\input{{"{file}"}}\\clearpage\n' for file in files)
+    preamble = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}"
+    (tmp_path / "all.tex").write_text(f"{preamble}\n{inputs}\\end{{document}}", "utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all"]
+    log = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", errors="replace").stdout
+    assert "Output written" in log and "Overfull" not in log, log[-2000:]
 
 
 def test_every_table_has_records():
