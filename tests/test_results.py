@@ -160,7 +160,8 @@ def unknown_numbers(text: str, out: Path) -> set[str]:
     """Return the decimal numbers that, with as many digits, are not in the table that their line links to, or any."""
     unknown = set()
     for stem, section in by_table(text).items():
-        files = [*(out / "tables").glob(f"{stem or '*'}.*"), PUBLISHED]
+        folder, _, name = stem.rpartition("/")
+        files = [*(out / folder).glob(f"{'**/' * (not stem)}tables/{name or '*'}.*"), PUBLISHED]
         texts = {file: file.read_text("utf-8") for file in files if file.suffix in (".csv", ".md")}
         tables = " ".join(text.replace(",", " ") if file.suffix == ".csv" else text for file, text in texts.items())
         known = {float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?", tables)}
@@ -175,7 +176,7 @@ def by_table(text: str) -> dict[str, str]:
     """Return stem -> the lines of the page that link to the table; "" is all the rest."""
     lines: dict[str, str] = {}
     for line in text.splitlines(keepends=True):
-        link = re.search(r"\(tables/(.*)\.md\)", line)
-        stem = link[1] if link else ""
+        link = re.search(r"\(([\w-]+/)?tables/(.*?)\.md\)", line)
+        stem = f"{link[1] or ''}{link[2]}" if link else ""
         lines[stem] = lines.get(stem, "") + line
     return lines

@@ -1,6 +1,7 @@
 """``OUT/README.md`` from the template ``OUT/README.md.j2``, whose numbers are looked up in the tables of ``OUT``.
 
-In the template, ``stem`` names a table such as ``synthetic-small``:
+In the template, ``stem`` names a table such as ``synthetic-small``, or ``capacity/synthetic-small`` in a folder of
+``OUT`` with a report of its own:
 
 - ``tables``                          stems of all tables
 - ``rows(stem)``                      rows of ``tables/<stem>.csv``: column -> number, NaN where empty; ``method``
@@ -10,7 +11,6 @@ In the template, ``stem`` names a table such as ``synthetic-small``:
 - ``assay(stem)``                     the line of ``tables/<stem>.md`` on the controls
 - ``audit(stem)``                     rows of ``tables/audit.csv`` about the table, with ``passed`` 1 or 0
 - ``verdicts(stem)``                  id of a claim -> verdict, of ``tables/<stem>.md``; ``claims`` are all claims
-- ``studies``                         stems of the tables in a folder of ``OUT``, as ``capacity``: folder -> stems
 - ``published(title, method, metric)``  a number of ``published.csv`` that was compared with the paper
 - ``number``                          filter: fixed digits, two by default
 - ``code``                            filter: a method's name as code
@@ -62,12 +62,12 @@ def render(template: Path, out: Path) -> str:
     Raise ``UserError`` for a table, row or column that does not exist, and for an error in the template.
     """
     lookup = Lookup(out)
-    names = ("tables", "rows", "recommended", "value", "difference", "assay", "answer", "audit", "verdicts")
+    names = ("tables", "rows", "recommended", "value", "difference", "assay", "audit", "verdicts")
     lookups = {name: getattr(lookup, name) for name in names}
     try:
         templates = environment(template.parent)
         templates.filters |= {"number": fixed, "code": code}
-        context = {"claims": read_claims(), "published": published, "studies": studies(out)}
+        context = {"claims": read_claims(), "published": published}
         return templates.get_template(template.name).render(**lookups, **context)
     except (UserError, TemplateError) as error:
         raise UserError(f"{template}: {error}") from error
@@ -85,11 +85,13 @@ class Row(dict[str, Any]):
 
 
 class Lookup:
-    """The tables of an output folder."""
+    """The tables of an output folder, and of those in it that have a report of their own."""
 
     def __init__(self, out: Path):
-        self.folder = out / "tables"
-        self.tables = sorted(file.stem for file in self.folder.glob("*.csv") if file.stem != AUDIT)
+        self.out = out
+        files = [*out.glob("tables/*.csv"), *out.glob("*/tables/*.csv")]
+        stems = ((file.parents[1].relative_to(out) / file.stem).as_posix() for file in files if file.stem != AUDIT)
+        self.tables = sorted(stems, key=natural)
 
     def rows(self, stem: str) -> list[Row]:
         """Return the rows of a table, in its order."""
@@ -116,14 +118,9 @@ class Lookup:
             raise UserError(f"table {stem} has no assay: rebuild it with 'python -m bench report'")
         return line
 
-    def answer(self, stem: str) -> str:
-        """Return what the table says, in one line."""
-        lines = self._file(stem, "md").read_text("utf-8").splitlines()
-        return lines[lines.index(self.assay(stem)) + 2]
-
     def audit(self, stem: str) -> list[Row]:
         """Return the rows on the audited cells of a table."""
-        file = self.folder / f"{AUDIT}.csv"
+        file = self.out / "tables" / f"{AUDIT}.csv"
         return [row for row in _read(file) if row["table"] == stem] if file.exists() else []
 
     def verdicts(self, stem: str) -> dict[str, str]:
@@ -139,20 +136,13 @@ class Lookup:
     def _file(self, stem: str, suffix: str) -> Path:
         if stem not in self.tables:
             raise UserError(f"no table '{stem}': {suggest(stem, self.tables)}")
-        return self.folder / f"{stem}.{suffix}"
+        folder, _, name = stem.rpartition("/")
+        return self.out / folder / "tables" / f"{name}.{suffix}"
 
 
 def _read(file: Path) -> list[Row]:
     with file.open(encoding="utf-8", newline="") as lines:
         return [Row(file.stem, record) for record in csv.DictReader(lines)]
-
-
-def studies(out: Path) -> dict[str, list[str]]:
-    """Return the stems of the tables in every folder of ``out`` that has its own report, by folder."""
-    stems = {
-        folder.name: sorted((file.stem for file in folder.glob("tables/*.md")), key=natural) for folder in out.iterdir()
-    }
-    return {name: tables for name, tables in sorted(stems.items()) if tables}
 
 
 def fixed(value: float, digits: int = 2) -> str:
