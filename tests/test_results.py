@@ -15,7 +15,8 @@ from bench.reporting.tables import PUBLISHED
 from tests.fixtures import make_cells
 
 RESULTS = Path(__file__).parents[1] / "results"
-OUTPUTS = (RESULTS, RESULTS / "capacity")
+#: It and the folders in it with a report of their own.
+OUTPUTS = (RESULTS, *(tables.parent for tables in sorted(RESULTS.glob("*/tables"))))
 #: The cells of every data set and preset, the fewest first; the others are slow.
 FOLDERS = sorted(
     (folder for out in OUTPUTS for folder in out.glob("runs/*/*")), key=lambda folder: len([*folder.glob("*/*")])
