@@ -80,7 +80,8 @@ def evidence() -> str:
         for row in table:
             if row["family"] != "reference" and row["method"] != "vae" and row["mi"]:
                 values = {"table": path.stem.removesuffix("-small"), "base": _base(row["method"])}
-                rows.append([(values | row)[name] for name in EVIDENCE])
+                mi = {"mi": row["mi_not_collapsed"] or row["mi"]}
+                rows.append([(values | row | mi)[name] for name in EVIDENCE])
     with io.StringIO(newline="") as text:
         csv.writer(text, lineterminator="\n").writerows(rows)
         return text.getvalue()

@@ -1,4 +1,4 @@
-"""The answer of one table in one sentence: which rows keep z in use, and which of them are not behind in NLL."""
+"""The answer of one table in one sentence: which rows keep z in use, and which of them at what price in NLL."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 MOST = 6  # rows named in a line
+MARGIN = 0.5  # nats: as the tolerance of convergence, below which training leaves differences open
+MIN_SEEDS = 3  # of a row that is recommended: with two, the interval is wider than any difference of interest
+LEAD = f"Keep z, NLL less than {MARGIN:g} nats above that of the basic VAE (upper end of the 95 % interval)"
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,15 @@ class Answer:
 def recommended(rows: Iterable[Mapping[str, Any]], metric: str = "nll") -> list[Mapping[str, Any]]:
     """Return the rows that keep z in every seed, have converged and are not behind in NLL, the cheapest first.
 
-    Not behind: the 95 % interval of the NLL less that of the baseline is not above 0. The controls and the baseline do
-    not compete. Of equal cost, the row with most MI comes first.
+    Not behind: the 95 % interval of the NLL less that of the baseline contains 0 or is below it, and ends below
+    ``MARGIN``, over ``MIN_SEEDS`` or more. The controls and the baseline do not compete. Of equal cost, the row with
+    most MI comes first.
     """
-    low = f"{metric}_minus_baseline_low"
-    competing = (row for row in rows if row["n"] and row["family"] != CONTROLS and not math.isnan(row["mi"]))
-    keeping = (row for row in competing if row["collapsed"] == 0 and row["converged"] == 1 and row[low] <= 0)
-    return sorted(keeping, key=lambda row: (round(row["relative_cost"], 1), -row["mi"]))
+    low, high = (f"{metric}_minus_baseline_{end}" for end in ("low", "high"))
+    competing = (row for row in rows if row["n"] >= MIN_SEEDS and row["family"] != CONTROLS)
+    keeping = (row for row in competing if row["collapsed"] == 0 and row["converged"] == 1)
+    winners = (row for row in keeping if row[low] <= 0 and row[high] < MARGIN)
+    return sorted(winners, key=lambda row: (round(row["relative_cost"], 1), -row["mi"]))
 
 
 def answer(rows: DataFrame, assay: Assay) -> Answer:
@@ -50,7 +55,6 @@ def answer(rows: DataFrame, assay: Assay) -> Answer:
     baseline = next((row for row in finished if row.baseline), None)
     others = [row for row in finished if row.family != CONTROLS and not row.baseline and not math.isnan(row.mi)]
     using = [row for row in others if row.collapsed == 0]
-    winners = recommended(rows.to_dict("records"), headline(rows))
     parts = [_baseline(baseline)] if baseline is not None and not math.isnan(baseline.mi) else []
     if others:
         several = len(others) > 1
@@ -64,8 +68,9 @@ def answer(rows: DataFrame, assay: Assay) -> Answer:
     text = "; ".join(parts)
     text = f"{text[:1].upper()}{text[1:]}." if text else ""
     lines = [text] if text else []
+    winners = [] if caveat else recommended(rows.to_dict("records"), headline(rows))
     if winners:
-        lines.append(f"Keep z, not behind in NLL, the cheapest first: {', '.join(map(_winner, winners[:MOST]))}.")
+        lines.append(f"{LEAD}, the cheapest first: {', '.join(map(_winner, winners[:MOST]))}.")
     lines += [f"{caveat[:1].upper()}{caveat[1:]}."] if caveat else []
     return Answer(text, " ".join(lines), tuple(row["method"] for row in winners), caveat)
 

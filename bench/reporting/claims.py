@@ -172,7 +172,8 @@ def _ratios(cells: DataFrame, others: DataFrame, name: str) -> list[float]:
 
 
 def _verdict(count: int, n: int) -> str:
-    return {n: HOLDS, 0: FAILS}.get(count, UNDECIDED) if n > 1 else UNDECIDED
+    """Return the verdict on a claim that ``count`` of ``n`` seeds confirm; one or two seeds decide nothing."""
+    return {n: HOLDS, 0: FAILS}.get(count, UNDECIDED) if n > 2 else UNDECIDED
 
 
 def _over_seeds(cells: DataFrame, name: str) -> str:

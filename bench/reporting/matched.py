@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 #: Rates (KL, nats) at which sweeps are compared.
 RATES = (0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0)
 MIN_SEEDS, MIN_MEMBERS = 2, 3
+MAX_LOAD = 1.25  # largest ratio of seconds per FLOP over the seeds of a row, above which seconds are not compared
 
 
 def matched_panels(document: Document, frame: DataFrame, sweeps: Mapping[str, Collection[str]]) -> list[Panel]:
@@ -84,7 +85,7 @@ def matched_time(frame: DataFrame, fractions: Iterable[float] = (0.25, 0.5, 1.0)
         One row per (method, seconds): ``n`` seeds, and the mean, sd and 95 % t interval over seeds as ``elbo``,
         ``elbo_sd``, ``elbo_low``, ``elbo_high`` in nats; NaN before the first validation of a seed. None with fewer
         than two methods of two seeds, or if seconds are not comparable because the cells were trained on different
-        machines or with different numbers of cells per device.
+        machines, with different numbers of cells per device, or beside other work (``MAX_LOAD``).
     """
     import pandas as pd
 
@@ -92,7 +93,8 @@ def matched_time(frame: DataFrame, fractions: Iterable[float] = (0.25, 0.5, 1.0)
     conditions = {repr(_timing_conditions(cell)) for cell in finished["cell"]}
     seeds = finished.groupby("method")["replicate"].nunique()
     methods = [method for method in dict.fromkeys(finished["method"]) if seeds[method] >= MIN_SEEDS]
-    if len(methods) < 2 or len(conditions) > 1:
+    pace = (finished["train_seconds"] / finished["flops"]).groupby(finished["method"])
+    if len(methods) < 2 or len(conditions) > 1 or (pace.max() / pace.min()).max() > MAX_LOAD:
         return None
     finished = finished[finished["method"].isin(methods)]
     history = history_frame(finished).dropna(subset=["seconds", "elbo"])

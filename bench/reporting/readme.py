@@ -13,6 +13,7 @@ In the template, ``stem`` names a table such as ``synthetic-small``, or ``capaci
 - ``verdicts(stem)``                  id of a claim -> verdict, of ``tables/<stem>.md``; ``claims`` are all claims
 - ``published(title, method, metric)``  a number of ``published.csv`` that was compared with the paper
 - ``number``                          filter: fixed digits, two by default
+- ``mi``                              filter: the MI of a row as in the tables, marked if some of its seeds collapsed
 - ``code``                            filter: a method's name as code
 """
 
@@ -66,7 +67,7 @@ def render(template: Path, out: Path) -> str:
     lookups = {name: getattr(lookup, name) for name in names}
     try:
         templates = environment(template.parent)
-        templates.filters |= {"number": fixed, "code": code}
+        templates.filters |= {"number": fixed, "mi": information, "code": code}
         context = {"claims": read_claims(), "published": published}
         return templates.get_template(template.name).render(**lookups, **context)
     except (UserError, TemplateError) as error:
@@ -148,6 +149,11 @@ def _read(file: Path) -> list[Row]:
 def fixed(value: float, digits: int = 2) -> str:
     """Format a number with fixed digits, as in the tables."""
     return number(value, digits)
+
+
+def information(row: Mapping[str, Any]) -> str:
+    """Return the MI of a row; the mean of the seeds that did not collapse, with ``*``, if only some did."""
+    return f"{fixed(row['mi_not_collapsed'])}*" if 0 < row["collapsed"] < 1 else fixed(row["mi"])
 
 
 def published(title: str, method: str, metric: str) -> str:

@@ -41,10 +41,10 @@ def examine(claim: Claim, *cells: CellRecord) -> Verdict:
 
 def test_collapse_in_every_seed(subtests: pytest.Subtests):
     cases = [
-        ((True, True), "holds", "does not hold"),
-        ((True, False), "undecided", "undecided"),
-        ((False, False), "does not hold", "holds"),
-        ((True,), "undecided", "undecided"),
+        ((True,) * 3, "holds", "does not hold"),
+        ((True, True, False), "undecided", "undecided"),
+        ((False,) * 3, "does not hold", "holds"),
+        ((True, True), "undecided", "undecided"),
         ((False,), "undecided", "undecided"),
         ((None,), "not tested", "not tested"),
     ]
@@ -103,7 +103,8 @@ COST = Claim("1", "", "cost", "a", ("b",), at_least=2, at_most=4)
 
 
 def test_cost_within_bounds_in_every_seed(subtests: pytest.Subtests):
-    for flops, verdict in [((200.0, 400.0), "holds"), ((199.0, 450.0), "does not hold"), ((300.0, 450.0), "undecided")]:
+    cases = {(200.0, 300.0, 400.0): "holds", (199.0, 450.0, 450.0): "does not hold", (300.0, 450.0, 450.0): "undecided"}
+    for flops, verdict in cases.items():
         with subtests.test(flops=flops):
             cells = [cell("a", seed, flops=value, train_seconds=35.0) for seed, value in enumerate(flops)]
             result = examine(COST, *cells, *(cell("b", seed) for seed in range(3)))
@@ -124,13 +125,17 @@ def test_end_of_encoder_updates(subtests: pytest.Subtests):
     cases = [
         ([(5, 5, 0, 0)], "undecided", "ended in 1 of 1 seed, after epoch 2, at a validation MI of 2.00"),
         (
-            [(5, 5, 5, 0)] * 2,
+            [(5, 5, 5, 0)] * 3,
             "does not hold",
-            "ended in 2 of 2 seeds, after epoch 3, 3, at a validation MI of 3.00 (0.00)",
+            "ended in 3 of 3 seeds, after epoch 3, 3, 3, at a validation MI of 3.00 (0.00)",
         ),
-        ([(5, 5, 5, 5)] * 2, "does not hold", "ended in 0 of 2 seeds"),
+        ([(5, 5, 5, 5)] * 3, "does not hold", "ended in 0 of 3 seeds"),
         ([(5, 0, 0), (5, 5, 5)], "undecided", "ended in 1 of 2 seeds, after epoch 1, at a validation MI of 1.00"),
-        ([(5, 5, 0), (5, 0, 0)], "holds", "ended in 2 of 2 seeds, after epoch 2, 1, at a validation MI of 1.50 (0.71)"),
+        (
+            [(5, 5, 0), (5, 0, 0), (5, 5, 0)],
+            "holds",
+            "ended in 3 of 3 seeds, after epoch 2, 1, 2, at a validation MI of 1.67 (0.58)",
+        ),
         ([(0, 0, 0)], "not tested", "no encoder updates of a recorded"),
     ]
     for extra, verdict, evidence in cases:

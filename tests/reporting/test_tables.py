@@ -215,7 +215,7 @@ def test_rows_that_are_not_told_from_the_best_are_marked(tmp_path: Path, monkeyp
     like, worse, single = (make_cells.method(name, 50) for name in ("like", "worse", "single"))
     methods = [vae, (like, 60.9, 0.03, 0, 1.0), (worse, 62.0, 3.0, 4, 1.0), (single, 60.0, 3.0, 4, 1.0)]
     methods.append((make_cells.method("control", 5, family="reference"), 50.0, 3.0, 4, 1.0))
-    make_cells.write(tmp_path, methods, endings={})
+    make_cells.write(tmp_path, methods, endings={}, groups={})
     for seed in (1, 2):
         [folder] = tmp_path.glob(f"runs/*/*/single/seed-{seed}-*")
         (folder / "result.json").unlink()

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.reporting.answer import LEAD
 from bench.reporting.columns import Column, panels
 from bench.reporting.frame import headline, history_frame
 from bench.reporting.groups import CONTROLS, common_settings
@@ -83,7 +84,7 @@ def group_data(
         "preset": preset,
         "unit": cell.config.dataset.unit,
         "nll": "NLL" if nll == "nll" else "IW-NLL",
-        "answer": {"text": answer.text, "winners": answer.winners, "caveat": answer.caveat},
+        "answer": {"text": answer.text, "lead": LEAD, "winners": answer.winners, "caveat": answer.caveat},
         "assay": {"valid": assay.is_valid, "line": assay.line},
         "seeds": int(rows["n"].max()),
         "baseline": baseline,

@@ -30,7 +30,7 @@ function answerCard(set) {
     ),
     h("span", { class: "answer-text" }, set.answer.text),
     shown.length
-      ? h("span", { class: "soft" }, "Keep z, not behind the basic VAE in NLL; cost in FLOPs of the basic VAE:")
+      ? h("span", { class: "soft" }, `${set.answer.lead}; cost in FLOPs of the basic VAE:`)
       : null,
     shown.length
       ? h(
