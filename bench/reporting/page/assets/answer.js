@@ -29,9 +29,7 @@ function answerCard(set) {
       set.answer.caveat ? h("span", { class: "ribbon", title: set.assay.line }, set.answer.caveat) : null,
     ),
     h("span", { class: "answer-text" }, set.answer.text),
-    shown.length
-      ? h("span", { class: "soft" }, `${set.answer.lead}; cost in FLOPs of the basic VAE:`)
-      : null,
+    shown.length ? h("span", { class: "soft" }, `${set.answer.lead}; cost in FLOPs of the basic VAE:`) : null,
     shown.length
       ? h(
           "ul",
