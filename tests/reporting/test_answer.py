@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.reporting.answer import Answer, answer
+from bench.reporting.answer import Answer, answer, recommended
 from bench.reporting.assay import VALID, Assay, Control
 from bench.reporting.frame import cells_frame, rows_frame
 from tests.reporting.records import finished_cell
@@ -58,6 +58,16 @@ def test_winners_keep_z_are_not_behind_and_cheapest_first():
         "not significantly different in 3",
     ):
         assert part in result.text
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [({}, 1), ({"nll_minus_baseline_high": 0.6}, 0), ({"nll_minus_baseline_low": 0.01}, 0), ({"n": 2}, 0)],
+)
+def test_recommended_rows_have_a_narrow_interval_over_three_seeds(change: dict[str, float], expected: int):
+    row = {"n": 3, "family": "objective", "collapsed": 0, "converged": 1, "relative_cost": 1.0, "mi": 2.0}
+    row |= {"nll_minus_baseline_low": -0.1, "nll_minus_baseline_high": 0.4}
+    assert len(recommended([row | change])) == expected
 
 
 def test_one_seed_has_no_winner():

@@ -92,6 +92,8 @@ def test_seconds_must_be_comparable():
     assert matched.matched_time(cells_frame(runs(provenance=replace(PROVENANCE, threads=2)))) is None
     assert matched.matched_time(cells_frame(runs(cells_per_device=4))) is None
     assert matched.matched_time(cells_frame(runs()[:3])) is None
+    beside_other_work = timed("slow", 1, (3.0, -6.0), (12.0, -5.0))
+    assert matched.matched_time(cells_frame([*runs()[:3], beside_other_work])) is None
 
 
 def test_panel_has_dashes_out_of_a_sweeps_range():
