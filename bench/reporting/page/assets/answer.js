@@ -43,8 +43,8 @@ function answerCard(set) {
 
 function seedRange(set) {
   const counts = set.rows.filter((row) => row.n).map((row) => row.n),
-    low = Math.min(...counts),
-    high = Math.max(...counts);
+    [low, high] = d3.extent(counts);
+  if (!counts.length) return "no seed finished";
   return `${low === high ? "" : `${low}–`}${high} seed${high === 1 ? "" : "s"}`;
 }
 
@@ -113,7 +113,7 @@ function matrixSection() {
             {},
             h("th", { scope: "col" }, "method"),
             DATA.sets.map((set) =>
-              h("th", { scope: "col" }, set.dataset, h("span", { class: "soft" }, ` ${set.preset}`)),
+              h("th", { scope: "col" }, set.dataset, h("span", { class: "soft" }, ` ${protocol(set)}`)),
             ),
           ),
         ),

@@ -50,6 +50,9 @@ function draw() {
   for (const listener of listeners) listener();
 }
 
+/** Preset of a table, with what its file's name has besides: "small-transformer". */
+const protocol = (set) =>
+  set.stem.startsWith(`${set.dataset}-`) ? set.stem.slice(set.dataset.length + 1) : set.preset;
 const current = () => DATA.sets.find((set) => set.stem === state.set);
 
 // ---- rows

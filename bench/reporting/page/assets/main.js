@@ -43,7 +43,9 @@ function claimsSection() {
             "tr",
             {},
             h("th", { scope: "col" }, "claim"),
-            sets.map((set) => h("th", { scope: "col" }, set.dataset, h("span", { class: "soft" }, ` ${set.preset}`))),
+            sets.map((set) =>
+              h("th", { scope: "col" }, set.dataset, h("span", { class: "soft" }, ` ${protocol(set)}`)),
+            ),
           ),
         ),
         h(

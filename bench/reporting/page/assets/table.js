@@ -100,7 +100,7 @@ function tableSection() {
             onclick: () => change({ set: other.stem, open: "", pins: [] }),
           },
           other.dataset,
-          h("span", { class: "soft" }, ` ${other.preset}`),
+          h("span", { class: "soft" }, ` ${protocol(other)}`),
         ),
       ),
     );
@@ -277,7 +277,7 @@ function tableNotes(set) {
         h(
           "p",
           { class: "soft" },
-          `Bold: not significantly above the lowest ${set.nll} among rows that converged, with two seeds or more.`,
+          `Bold: not significantly above the lowest ${set.nll} among rows that converged, with three seeds or more.`,
         ),
       ]
     : [];
