@@ -121,8 +121,9 @@ class Lookup:
 
     def audit(self, stem: str) -> list[Row]:
         """Return the rows on the audited cells of a table."""
-        file = self.out / "tables" / f"{AUDIT}.csv"
-        return [row for row in _read(file) if row["table"] == stem] if file.exists() else []
+        folder, _, name = stem.rpartition("/")
+        file = self.out / folder / "tables" / f"{AUDIT}.csv"
+        return [row for row in _read(file) if row["table"] == name] if file.exists() else []
 
     def verdicts(self, stem: str) -> dict[str, str]:
         """Return the verdict on every claim that the table is about."""
