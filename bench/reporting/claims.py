@@ -18,7 +18,7 @@ from bench.experiment.convergence import last_encoder_epoch, limit_reached
 from bench.reporting.assay import WITHHELD, Assay
 from bench.reporting.paired import interval
 from bench.reporting.render import Claims, Verdict, difference, number, with_interval
-from bench.reporting.statistics import Summary, summary
+from bench.reporting.statistics import MIN_SEEDS, Summary, summary
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -172,8 +172,8 @@ def _ratios(cells: DataFrame, others: DataFrame, name: str) -> list[float]:
 
 
 def _verdict(count: int, n: int) -> str:
-    """Return the verdict on a claim that ``count`` of ``n`` seeds confirm; one or two seeds decide nothing."""
-    return {n: HOLDS, 0: FAILS}.get(count, UNDECIDED) if n > 2 else UNDECIDED
+    """Return the verdict on a claim that ``count`` of ``n`` seeds confirm; fewer than ``MIN_SEEDS`` decide nothing."""
+    return {n: HOLDS, 0: FAILS}.get(count, UNDECIDED) if n >= MIN_SEEDS else UNDECIDED
 
 
 def _over_seeds(cells: DataFrame, name: str) -> str:

@@ -32,7 +32,7 @@ PANELS: dict[str, tuple[Metric, ...]] = {
             "active units: latent dimensions whose posterior mean has a variance above 0.01 over the test set",
         ),
         Metric("collapsed", "collapsed", "seeds with MI below 0.1 nats"),
-        Metric("relative_cost", "cost (×)", "FLOPs counted in training, also of an early end, relative to {baseline}"),
+        Metric("relative_cost", "cost (×)", "FLOPs counted in training relative to {baseline}"),
         Metric("n", "n", "finished seeds", digits=0),
     ),
     "Details": (

@@ -15,7 +15,7 @@ from bench.experiment.convergence import converged, gain
 from bench.reporting.groups import CONTROLS, common_settings
 from bench.reporting.looks import paper_name
 from bench.reporting.paired import interval
-from bench.reporting.statistics import summary, wilson
+from bench.reporting.statistics import MIN_SEEDS, summary, wilson
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -184,10 +184,10 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
 def _best(rows: DataFrame, cells: Sequence[DataFrame]) -> list[bool]:
     """Return for every row whether the 95 % interval of its paired difference to the lowest NLL contains 0.
 
-    Only rows of three seeds or more that have converged in all of them are compared, and no controls.
+    Only rows of ``MIN_SEEDS`` or more that have converged in all of them are compared, and no controls.
     """
     name = headline(rows)
-    eligible = (rows[f"{name}_n"] > 2) & (rows["converged"] == 1) & (rows["family"] != CONTROLS)
+    eligible = (rows[f"{name}_n"] >= MIN_SEEDS) & (rows["converged"] == 1) & (rows["family"] != CONTROLS)
     if not eligible.any():
         return [False] * len(rows)
     lowest = cells[rows.loc[eligible, name].idxmin()]

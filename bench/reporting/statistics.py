@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+#: Seeds below which nothing is recommended, bold or decided: with two, an interval says next to nothing.
+MIN_SEEDS = 3
 NAN = float("nan")
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
