@@ -112,13 +112,14 @@ def longest_first(cells: Sequence[PlannedCell], seconds: Mapping[Path, float]) -
 
 
 def write_configs(cells: Sequence[PlannedCell]) -> None:
-    """Write ``config.json`` of every cell, and ``result.json`` of those that are skipped.
+    """Write ``config.json`` of every cell that is not finished, and ``result.json`` of those that are skipped.
 
     A cell that another run holds is left to it.
     """
     for cell in cells:
         with lock_cell(cell.folder.path) as free:
-            if free and not cell.state.retrain_reason:  # otherwise the worker archives the folder first
+            # the worker archives a folder that is trained again first
+            if free and cell.status is not Status.DONE and not cell.state.retrain_reason:
                 cell.folder.write_config(cell.config)
             if free and cell.status is Status.SKIPPED:
                 record = ResultRecord(cell_id=cell.config.cell_id, status="skipped", reason=cell.state.reason)

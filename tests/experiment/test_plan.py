@@ -157,3 +157,10 @@ def test_configs_of_cells_that_another_run_holds_are_left_to_it(planned):
     with lock_cell(held.folder.path):
         write_configs([held, free])
     assert not held.folder.path.exists() and free.folder.config == free.config
+
+
+def test_config_of_a_finished_cell_is_kept(done, planned):
+    cell = planned("vae")
+    reworded = cell.config.model_copy(update={"preset_notes": ("new",)})
+    write_configs([replace(cell, config=reworded)])
+    assert cell.status is Status.DONE and done.config == cell.config
