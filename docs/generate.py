@@ -70,20 +70,15 @@ def pages() -> dict[Path, str]:
 
 
 def evidence() -> str:
-    """Return the published rows that ``bench.diagnose`` quotes: all methods where the basic VAE collapses.
-
-    Rows that the current tables do not have are those of ``later-decay``.
-    """
-    rows, known = [EVIDENCE], set()
-    for path in (*sorted(RESULTS.glob("tables/*-small.csv")), *sorted(RESULTS.glob("later-decay/tables/*-small.csv"))):
+    """Return the published rows that ``bench.diagnose`` quotes: all methods where the basic VAE collapses."""
+    rows = [EVIDENCE]
+    for path in sorted(RESULTS.glob("tables/*-small.csv")):
         with path.open(encoding="utf-8") as file:
             table = list(csv.DictReader(file))
         if not any(row["method"] == "vae" and float(row["collapsed"] or 0) > 0.5 for row in table):
             continue
         for row in table:
-            name = path.stem, row["method"]
-            if row["family"] != "reference" and row["method"] != "vae" and row["mi"] and name not in known:
-                known.add(name)
+            if row["family"] != "reference" and row["method"] != "vae" and row["mi"]:
                 values = {"table": path.stem.removesuffix("-small"), "base": _base(row["method"])}
                 mi = {"mi": row["mi_not_collapsed"] or row["mi"]}
                 rows.append([(values | row | mi)[name] for name in EVIDENCE])
