@@ -204,12 +204,13 @@ def test_options_in_the_text_exist(capsys):
 def toy_checkout(folder: Path, image: Prepared, text: Prepared) -> Iterator[pytest.MonkeyPatch]:
     """A checkout to which a page adds methods and data sets, in the toy environment. No figures are drawn.
 
-    Every data set that is neither added nor a file is the toy images.
+    Every data set that is neither added nor a file is a toy: text for those of text, otherwise images.
     """
+    toys = dict.fromkeys(("synthetic", "yahoo", "yelp"), text)
     prepare, added = datasets_registry.prepare, folder / "bench" / "data" / "datasets"
 
     def prepare_toy(name: str, *rest: object) -> Prepared:
-        return prepare(name, *rest) if Path(name).exists() or (added / f"{name}.py").exists() else image
+        return prepare(name, *rest) if Path(name).exists() or (added / f"{name}.py").exists() else toys.get(name, image)
 
     with toy_environment(folder, image, text) as patch:
         shorter = (folder / "presets" / "quick.toml").read_text("utf-8")
