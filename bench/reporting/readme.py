@@ -12,6 +12,7 @@ In the template, ``stem`` names a table such as ``synthetic-small``, or ``capaci
 - ``audit(stem)``                     rows of ``tables/audit.csv`` about the table, with ``passed`` 1 or 0
 - ``verdicts(stem)``                  id of a claim -> verdict, of ``tables/<stem>.md``; ``claims`` are all claims
 - ``published(title, method, metric)``  a number of ``published.csv`` that was compared with the paper
+- ``margin``                          nats of NLL below which rows are not told apart
 - ``number``                          filter: fixed digits, two by default
 - ``mi``                              filter: the MI of a row as in the tables, marked if some of its seeds collapsed
 - ``code``                            filter: a method's name as code
@@ -30,7 +31,7 @@ from jinja2 import TemplateError
 from bench.core.config import suggest
 from bench.core.errors import UserError
 from bench.core.files import write_text
-from bench.reporting.answer import recommended
+from bench.reporting.answer import MARGIN, recommended
 from bench.reporting.claims import read_claims
 from bench.reporting.groups import natural
 from bench.reporting.render import code, number
@@ -68,7 +69,7 @@ def render(template: Path, out: Path) -> str:
     try:
         templates = environment(template.parent)
         templates.filters |= {"number": fixed, "mi": information, "code": code}
-        context = {"claims": read_claims(), "published": published}
+        context = {"claims": read_claims(), "published": published, "margin": MARGIN}
         return templates.get_template(template.name).render(**lookups, **context)
     except (UserError, TemplateError) as error:
         raise UserError(f"{template}: {error}") from error
