@@ -170,10 +170,14 @@ def _key(ax: Axes, rows: DataFrame, looks: Looks) -> None:
 
 
 def _equal_elbo(ax: Axes) -> None:
-    """Draw labelled dotted lines -(rec + KL) = ELBO."""
+    """Draw dotted lines -(rec + KL) = ELBO, labelled in the middle of their visible part unless that is short."""
     ax.grid(False)
-    rate, distortion = np.meshgrid(np.linspace(*ax.get_xlim(), 50), np.linspace(*ax.get_ylim(), 50))
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    rate, distortion = np.meshgrid(np.linspace(left, right, 50), np.linspace(bottom, top, 50))
     lines = ax.contour(
         rate, distortion, -rate - distortion, levels=6, colors="0.7", linewidths=0.6, linestyles=":", zorder=0.5
     )
-    ax.clabel(lines, fontsize=MIN_FONT, fmt="%g", colors="0.45")
+    visible = [(max(left, -elbo - top), min(right, -elbo - bottom), elbo) for elbo in lines.levels]
+    long = [(low, high, elbo) for low, high, elbo in visible if high - low > 0.15 * (right - left)]
+    middles = [((low + high) / 2, -elbo - (low + high) / 2) for low, high, elbo in long]
+    ax.clabel(lines, [elbo for *_, elbo in long], fontsize=MIN_FONT, fmt="%g", colors="0.45", manual=middles)
