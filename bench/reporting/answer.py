@@ -11,13 +11,12 @@ from bench.reporting.assay import Assay
 from bench.reporting.frame import headline
 from bench.reporting.groups import CONTROLS
 from bench.reporting.render import number
-from bench.reporting.statistics import MIN_SEEDS
+from bench.reporting.statistics import MARGIN, MIN_SEEDS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 MOST = 6  # rows named in a line
-MARGIN = 0.5  # nats: as the tolerance of convergence, below which training leaves differences open
 LEAD = f"Keep z, NLL less than {MARGIN:g} nats above that of the basic VAE (upper end of the 95 % interval)"
 
 

@@ -15,7 +15,7 @@ from bench.experiment.convergence import converged, gain
 from bench.reporting.groups import CONTROLS, common_settings
 from bench.reporting.looks import paper_name
 from bench.reporting.paired import interval
-from bench.reporting.statistics import MIN_SEEDS, summary, wilson
+from bench.reporting.statistics import MARGIN, MIN_SEEDS, summary, wilson
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -184,14 +184,16 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
 def _best(rows: DataFrame, cells: Sequence[DataFrame]) -> list[bool]:
     """Return for every row whether the 95 % interval of its paired difference to the lowest NLL contains 0.
 
-    Only rows of ``MIN_SEEDS`` or more that have converged in all of them are compared, and no controls.
+    An interval that ends at ``MARGIN`` or more, because seeds differ, says too little. Only rows of ``MIN_SEEDS`` or
+    more that have converged in all of them are compared, and no controls.
     """
     name = headline(rows)
     eligible = (rows[f"{name}_n"] >= MIN_SEEDS) & (rows["converged"] == 1) & (rows["family"] != CONTROLS)
     if not eligible.any():
         return [False] * len(rows)
     lowest = cells[rows.loc[eligible, name].idxmin()]
-    return [bool(ok and not interval(own, name, lowest)[0].low > 0) for ok, own in zip(eligible, cells, strict=True)]
+    differences = (interval(own, name, lowest)[0] for own in cells)
+    return [bool(ok and not d.low > 0 and not d.high >= MARGIN) for ok, d in zip(eligible, differences, strict=True)]
 
 
 def headline(frame: DataFrame) -> str:

@@ -31,12 +31,12 @@ from jinja2 import TemplateError
 from bench.core.config import suggest
 from bench.core.errors import UserError
 from bench.core.files import write_text
-from bench.reporting.answer import MARGIN, recommended
+from bench.reporting.answer import recommended
 from bench.reporting.claims import read_claims
 from bench.reporting.groups import natural
 from bench.reporting.render import code, number
 from bench.reporting.render import difference as format_difference
-from bench.reporting.statistics import NAN, Summary
+from bench.reporting.statistics import MARGIN, NAN, Summary
 from bench.reporting.tables import PUBLISHED
 from bench.reporting.template import environment
 

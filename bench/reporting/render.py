@@ -7,11 +7,14 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from bench.reporting.statistics import Summary
+from bench.reporting.statistics import MARGIN, Summary
 from bench.reporting.template import template
 
 DASH = "–"
-BEST = "not significantly above the lowest NLL: the 95 % interval of the paired difference contains 0"
+BEST = (
+    "not significantly above the lowest NLL: the 95 % interval of the paired difference contains 0 "
+    f"and ends below {MARGIN:g} nats"
+)
 LARGE = 1e9
 LINE_WIDTH, NAME_WIDTH = 130, 24  # characters of plain text: of a line, and of a row's name at least
 

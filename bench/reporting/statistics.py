@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 #: Seeds below which nothing is recommended, bold or decided: with two, an interval says next to nothing.
 MIN_SEEDS = 3
+#: Nats below which training leaves differences of NLL open, as the tolerance of convergence.
+MARGIN = 0.5
 NAN = float("nan")
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 

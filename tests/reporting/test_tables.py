@@ -221,6 +221,10 @@ def test_rows_that_are_not_told_from_the_best_are_marked(tmp_path: Path, monkeyp
         (folder / "result.json").unlink()
     [result] = report.build(tmp_path)
     assert marked(result.text) == {"vae", "like"}
+    with monkeypatch.context() as patch:  # an interval that contains 0 and ends beyond the margin
+        patch.setattr("bench.reporting.frame.MARGIN", 1e-9)
+        [result] = report.build(tmp_path)
+    assert len(marked(result.text)) == 1
     file = stored(tmp_path, "vae")[0].folder / "history.jsonl"
     *lines, last = file.read_text("utf-8").splitlines()
     file.write_text("\n".join([*lines, json.dumps(json.loads(last) | {"elbo": -20.0})]) + "\n", "utf-8")
