@@ -184,15 +184,15 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
 def _best(rows: DataFrame, cells: Sequence[DataFrame]) -> list[bool]:
     """Return for every row whether the 95 % interval of its paired difference to the lowest NLL contains 0.
 
-    An interval that ends at ``MARGIN`` or more, because seeds differ, says too little. Only rows of ``MIN_SEEDS`` or
-    more that have converged in all of them are compared, and no controls.
+    It must also end below ``MARGIN``: where seeds differ much, it contains 0 for higher NLLs, too. Only rows of
+    ``MIN_SEEDS`` or more that have converged in all of them are compared, and no controls.
     """
     name = headline(rows)
     eligible = (rows[f"{name}_n"] >= MIN_SEEDS) & (rows["converged"] == 1) & (rows["family"] != CONTROLS)
     if not eligible.any():
         return [False] * len(rows)
     lowest = cells[rows.loc[eligible, name].idxmin()]
-    differences = (interval(own, name, lowest)[0] for own in cells)
+    differences = (interval(done, name, lowest)[0] for done in cells)
     return [bool(ok and not d.low > 0 and not d.high >= MARGIN) for ok, d in zip(eligible, differences, strict=True)]
 
 

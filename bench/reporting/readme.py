@@ -12,7 +12,7 @@ In the template, ``stem`` names a table such as ``synthetic-small``, or ``capaci
 - ``audit(stem)``                     rows of ``tables/audit.csv`` about the table, with ``passed`` 1 or 0
 - ``verdicts(stem)``                  id of a claim -> verdict, of ``tables/<stem>.md``; ``claims`` are all claims
 - ``published(title, method, metric)``  a number of ``published.csv`` that was compared with the paper
-- ``margin``                          nats of NLL below which rows are not told apart
+- ``margin``                          nats of NLL: smaller differences are left open by training
 - ``number``                          filter: fixed digits, two by default
 - ``mi``                              filter: the MI of a row as in the tables, marked if some of its seeds collapsed
 - ``code``                            filter: a method's name as code
