@@ -15,13 +15,12 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "results/README.md", "results/**/tables/*.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "results/*.md", "results/**/tables/*.md")
 FILES = (
     "CITATION.cff",
     "LICENSE",
     "docs/*.json",
     "docs/slurm.sh",
-    "results/README.md.j2",
     "results/**/tables/*.csv",
     "results/**/figures/*/*.png",
     ".github/workflows/*",

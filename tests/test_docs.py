@@ -33,7 +33,7 @@ from tests.methods.test_contract import best_weights, with_vae_settings
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md"])
+PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "results").glob("*.md")])
 BLOCK = re.compile(r'^ *```(\w*)(?: title="([^"\n]*)")?\n(.*?)^ *```$', re.DOTALL | re.MULTILINE)
 #: Commands of other programs: their syntax is checked, they are not run.
 OTHER_PROGRAMS = {

@@ -17,6 +17,7 @@ from tests.fixtures import make_cells
 RESULTS = Path(__file__).parents[1] / "results"
 #: It and the folders in it with a report of their own.
 OUTPUTS = (RESULTS, *(tables.parent for tables in sorted(RESULTS.glob("*/tables"))))
+PAGES = ("README.md", "details.md")
 #: The cells of every data set and preset, the fewest first; the others are slow.
 FOLDERS = sorted(
     (folder for out in OUTPUTS for folder in out.glob("runs/*/*")), key=lambda folder: len([*folder.glob("*/*")])
@@ -38,7 +39,8 @@ def pilot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_cells.write(out, **make_cells.TEXT_CELLS | yahoo | {"methods": [*make_cells.TEXTS, *controls]})
     make_cells.write_audit(out, "vae")
     make_cells.write(out, seeds=1, dataset=replace(make_cells.DATA, name="omniglot"), preset="small")
-    (out / readme.TEMPLATE).write_bytes((RESULTS / readme.TEMPLATE).read_bytes())
+    for template in RESULTS.glob("*.j2"):
+        shutil.copy(template, out)
     build_without_figures(out)
     return out
 
@@ -49,10 +51,11 @@ def build_without_figures(out: Path) -> None:
         report.build(out, log=lambda line: None)
 
 
-def test_page_is_the_rendered_template():
-    text = (RESULTS / readme.FILE).read_text("utf-8")
-    assert readme.readme(RESULTS) == text, "run python -m bench report results"
-    assert not typed_numbers((RESULTS / readme.TEMPLATE).read_text("utf-8"))
+@pytest.mark.parametrize("page", PAGES)
+def test_page_is_the_rendered_template(page: str):
+    template, text = RESULTS / f"{page}.j2", (RESULTS / page).read_text("utf-8")
+    assert readme.render(template, RESULTS) == text, "run python -m bench report results"
+    assert not typed_numbers(template.read_text("utf-8"))
     assert not unknown_numbers(text, RESULTS)
 
 
@@ -66,6 +69,9 @@ def test_tables_are_those_of_the_records(folder: Path, tmp_path: Path):
     for name in ("sweeps.json", "audit"):
         if (out / name).exists():
             (tmp_path / name).symlink_to(out / name)
+    (tmp_path / "tuning").mkdir()
+    for link in (out / "tuning" / "runs", *out.glob(f"tuning/{folder.parent.name}-{folder.name}-*.json")):
+        (tmp_path / "tuning" / link.name).symlink_to(link)
     build_without_figures(tmp_path)
     built = {file.name: file.read_bytes() for file in (tmp_path / "tables").iterdir()}
     rows = built.pop(report.AUDIT.name, b"").splitlines()
@@ -87,7 +93,8 @@ def test_tables_compile_and_fit_the_page(tmp_path: Path):
 
 def test_every_table_has_records():
     for out in OUTPUTS:
-        tables = {re.sub(r"(-[0-9a-f]{8}|-\w+=.*)?(-appendix)?$", "", file.stem) for file in out.glob("tables/*")}
+        ending = r"(-[0-9a-f]{8}|-\w+=.*)?(-tuned\d+(-mi)?)?(-appendix|-trials)?$"
+        tables = {re.sub(ending, "", file.stem) for file in out.glob("tables/*")}
         groups = {f"{folder.parent.name}-{folder.name}" for folder in out.glob("runs/*/*")}
         assert tables - {report.AUDIT.stem} == groups
 
@@ -100,16 +107,17 @@ def test_records_name_no_place_of_a_machine():
 
 
 def test_every_table_has_a_row(pilot: Path):
-    text, tables = (pilot / readme.FILE).read_text("utf-8"), {*readme.Lookup(pilot).tables}
+    text, tables = (pilot / "details.md").read_text("utf-8"), {*readme.Lookup(pilot).tables}
     assert {*by_table(text)} - {""} == tables and len(tables) == 2
     assert "(tables/yahoo-small.md) | valid |" in text and "(tables/omniglot-small.md) | not tested |" in text
     assert len(re.findall(r"\| 2 of \d+, unchanged \|", text)) == 1
-    assert not unknown_numbers(text, pilot)
-    assert "\n\n\n" not in text and " \n" not in text
+    for page in (text, (pilot / "README.md").read_text("utf-8")):
+        assert not unknown_numbers(page, pilot)
+        assert "\n\n\n" not in page and " \n" not in page
 
 
 def test_numbers_that_are_typed_are_noticed(pilot: Path):
-    template, text = (RESULTS / readme.TEMPLATE).read_text("utf-8"), (pilot / readme.FILE).read_text("utf-8")
+    template, text = (RESULTS / "README.md.j2").read_text("utf-8"), (pilot / "details.md").read_text("utf-8")
     for typed in ("MI is 3.917 nats.", "In 5 of 5 seeds.", "{{ 3.917 }}", "{{ '3.917' }}", "{{ mi + 3.917 }}"):
         assert typed_numbers(template.replace("# Results", f"# Results\n\n{typed}")), typed
     where = text.index("\n", text.index("(tables/yahoo-small.md)"))
@@ -130,20 +138,22 @@ def test_numbers_that_are_typed_are_noticed(pilot: Path):
 )
 def test_failed_lookup_names_what_is_missing(pilot: Path, tmp_path: Path, lookup: str, message: str):
     (tmp_path / "tables").symlink_to(pilot / "tables")
-    (tmp_path / readme.TEMPLATE).write_text(f"{{{{ {lookup} }}}}", "utf-8")
+    template = tmp_path / "README.md.j2"
+    template.write_text(f"{{{{ {lookup} }}}}", "utf-8")
     with pytest.raises(UserError, match=re.escape(message)) as error:
-        readme.readme(tmp_path)
-    assert str(tmp_path / readme.TEMPLATE) in str(error.value)
+        readme.render(template, tmp_path)
+    assert str(template) in str(error.value)
 
 
 def test_lookups_print_what_the_table_prints(pilot: Path, tmp_path: Path):
     (tmp_path / "tables").symlink_to(pilot / "tables")
-    (tmp_path / readme.TEMPLATE).write_text(
+    template = tmp_path / "README.md.j2"
+    template.write_text(
         "{{ value('yahoo-small', 'sa_vae', 'nll') | number }} {{ difference('yahoo-small', 'sa_vae') }} "
         "{{ verdicts('yahoo-small')['C1'] }} {{ published('yahoo (Yang 2017)', 'sa_vae', 'iw_nll') }}"
     )
     table = (pilot / "tables" / "yahoo-small.md").read_text("utf-8").replace("\\", "")
-    text = readme.readme(tmp_path)
+    text = readme.render(template, tmp_path)
     nll, difference, verdict, number = re.fullmatch(r"(\S+) (\S+ \[.*\]) (\D+) (\S+)", text).groups()
     assert f"{nll} (" in table and difference in table and f"| {verdict} |" in table and number == "329.1"
 

@@ -1,10 +1,13 @@
-"""The answer of one table in one sentence: which rows keep z in use, and which of them at what price in NLL."""
+"""What the rows of a table say: which keep z in use, which of them at what price in NLL, and whether a second table of
+the same rows says so, too.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from bench.reporting.assay import Assay
@@ -96,3 +99,46 @@ def _in_nll(using: list[Any], name: str) -> str:
     }
     parts = ", ".join(f"{what} in {count}" for what, count in counts.items() if count)
     return f"NLL against the basic VAE: {parts}"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two tables of the same rows agree, by the names of the rows in the second.
+
+    ``rows`` are those with a difference of the NLL to the baseline in both. Of these, ``changed`` are collapsed in most
+    seeds of one table only, the difference of ``flipped`` has another sign, and that of ``opposite`` is significant in
+    both with another sign. ``pairs``: number of pairs of rows, with the baseline; ``reordered``: of those whose mean
+    differences have another order.
+    """
+
+    rows: tuple[str, ...]
+    changed: tuple[str, ...]
+    flipped: tuple[str, ...]
+    opposite: tuple[str, ...]
+    pairs: int
+    reordered: int
+
+
+def agreement(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Agreement:
+    """Return how far the pairs of the same row in two tables agree."""
+    name = "nll_minus_baseline"
+    pairs = [pair for pair in pairs if all(row[f"{name}_n"] > 0 for row in pair)]
+
+    def named(is_so: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]) -> tuple[str, ...]:
+        return tuple(other["method"] for row, other in pairs if is_so(row, other))
+
+    differences = [(0.0, 0.0), *((row[name], other[name]) for row, other in pairs)]
+    orders = [(a[0] - b[0]) * (a[1] - b[1]) for a, b in combinations(differences, 2)]
+    return Agreement(
+        rows=named(lambda row, other: True),
+        changed=named(lambda row, other: (2 * row["collapsed"] > 1) != (2 * other["collapsed"] > 1)),
+        flipped=named(lambda row, other: row[name] * other[name] < 0),
+        opposite=named(lambda row, other: _sign(row, name) * _sign(other, name) < 0),
+        pairs=len(orders),
+        reordered=sum(order < 0 for order in orders),
+    )
+
+
+def _sign(row: Mapping[str, Any], name: str) -> int:
+    """Return the sign of a significant difference, else 0."""
+    return (row[f"{name}_low"] > 0) - (row[f"{name}_high"] < 0)

@@ -1,6 +1,6 @@
-"""``OUT/README.md`` from the template ``OUT/README.md.j2``, whose numbers are looked up in the tables of ``OUT``.
+"""``OUT/*.md`` from the templates ``OUT/*.md.j2``, whose numbers are looked up in the tables of ``OUT``.
 
-In the template, ``stem`` names a table such as ``synthetic-small``, or ``capacity/synthetic-small`` in a folder of
+In a template, ``stem`` names a table such as ``synthetic-small``, or ``capacity/synthetic-small`` in a folder of
 ``OUT`` with a report of its own:
 
 - ``tables``                          stems of all tables
@@ -8,6 +8,8 @@ In the template, ``stem`` names a table such as ``synthetic-small``, or ``capaci
 - ``recommended(stem)``               of these, those that keep z, have converged and are not behind in NLL
 - ``value(stem, method, column)``     one of these numbers
 - ``difference(stem, method)``        the paired difference of the NLL to the baseline, with its 95 % interval
+- ``agreement(stem, other)``          how far the rows of two tables agree (``answer.Agreement``)
+- ``untuned(stem)``                   row of a tuned table -> the row at its own settings; empty for others
 - ``assay(stem)``                     the line of ``tables/<stem>.md`` on the controls
 - ``audit(stem)``                     rows of ``tables/audit.csv`` about the table, with ``passed`` 1 or 0
 - ``verdicts(stem)``                  id of a claim -> verdict, of ``tables/<stem>.md``; ``claims`` are all claims
@@ -31,31 +33,26 @@ from jinja2 import TemplateError
 from bench.core.config import suggest
 from bench.core.errors import UserError
 from bench.core.files import write_text
-from bench.reporting.answer import recommended
+from bench.reporting.answer import Agreement, agreement, recommended
 from bench.reporting.claims import read_claims
-from bench.reporting.groups import natural
+from bench.reporting.groups import CONTROLS, natural
 from bench.reporting.render import code, number
 from bench.reporting.render import difference as format_difference
 from bench.reporting.statistics import MARGIN, NAN, Summary
 from bench.reporting.tables import PUBLISHED
 from bench.reporting.template import environment
 
-FILE = "README.md"
-TEMPLATE = "README.md.j2"
+TEMPLATES = "*.md.j2"
 AUDIT = "audit"  # stem of the table of audited cells
-TEXT = ("method", "title", "family", "table")  # columns that are not numbers
+TRIALS = "-trials"  # what ends the stem of the trials of a tuned table
+TEXT = ("method", "title", "family", "table", "settings")  # columns that are not numbers
 VERDICT = re.compile(r"^\| (\w+) \|(?:\\.|[^|\\])*\| ([^|]*) \|", re.MULTILINE)
 
 
-def write_readme(out: Path) -> None:
-    """Write ``OUT/README.md`` if ``OUT`` has a template of it."""
-    if (out / TEMPLATE).exists():
-        write_text(out / FILE, readme(out))
-
-
-def readme(out: Path) -> str:
-    """Return the text of ``OUT/README.md.j2``."""
-    return render(out / TEMPLATE, out)
+def write_pages(out: Path) -> None:
+    """Write ``OUT/NAME.md`` of every template ``OUT/NAME.md.j2``."""
+    for template in sorted(out.glob(TEMPLATES)):
+        write_text(template.with_suffix(""), render(template, out))
 
 
 def render(template: Path, out: Path) -> str:
@@ -64,7 +61,10 @@ def render(template: Path, out: Path) -> str:
     Raise ``UserError`` for a table, row or column that does not exist, and for an error in the template.
     """
     lookup = Lookup(out)
-    names = ("tables", "rows", "recommended", "value", "difference", "assay", "audit", "verdicts")
+    names = (
+        *("tables", "rows", "recommended", "value", "difference"),
+        *("agreement", "untuned", "assay", "audit", "verdicts"),
+    )
     lookups = {name: getattr(lookup, name) for name in names}
     try:
         templates = environment(template.parent)
@@ -92,8 +92,8 @@ class Lookup:
     def __init__(self, out: Path):
         self.out = out
         files = [*out.glob("tables/*.csv"), *out.glob("*/tables/*.csv")]
-        stems = ((file.parents[1].relative_to(out) / file.stem).as_posix() for file in files if file.stem != AUDIT)
-        self.tables = sorted(stems, key=natural)
+        files = [file for file in files if file.stem != AUDIT and not file.stem.endswith(TRIALS)]
+        self.tables = sorted(((file.parents[1].relative_to(out) / file.stem).as_posix() for file in files), key=natural)
 
     def rows(self, stem: str) -> list[Row]:
         """Return the rows of a table, in its order."""
@@ -112,6 +112,19 @@ class Lookup:
         row, name = self._row(stem, method), f"{column}_minus_baseline"
         n, mean, low, high = (row[name + end] for end in ("_n", "", "_low", "_high"))
         return format_difference(Summary(mean, NAN, int(n), low, high))
+
+    def agreement(self, stem: str, other: str) -> Agreement:
+        """Return how far the finished methods of two tables agree. Those of a tuned table have other names."""
+        names = self.untuned(other)
+        rows = {row["method"]: row for row in self.rows(stem) if row["n"] and row["family"] != CONTROLS}
+        pairs = ((rows.get(names.get(row["method"], row["method"])), row) for row in self.rows(other) if row["n"])
+        return agreement((row, other) for row, other in pairs if row is not None)
+
+    def untuned(self, stem: str) -> dict[str, str]:
+        """Return row of a tuned table -> the row at its own settings; an empty dictionary for another table."""
+        file = self._file(stem, "csv")
+        trials = file.with_name(f"{file.stem}{TRIALS}.csv")
+        return {row["method"]: row["settings"] for row in _read(trials) if not row["trial"]} if trials.exists() else {}
 
     def assay(self, stem: str) -> str:
         """Return the line on the controls."""

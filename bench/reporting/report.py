@@ -60,8 +60,8 @@ def build(
 ) -> list[Report]:
     """Write the reports of all cells stored under ``out``, one per group of comparable cells, and the page.
 
-    They are written to the folder ``to``, by default ``out`` itself; ``out`` is otherwise only read. If ``out`` has a
-    template ``README.md.j2``, ``README.md`` is written there as well (``bench.reporting.readme``), unless ``to`` is
+    They are written to the folder ``to``, by default ``out`` itself; ``out`` is otherwise only read. The
+    pages of templates ``*.md.j2`` in ``out`` are written there as well (``bench.reporting.readme``), unless ``to`` is
     another folder. The same cells give the same bytes. ``log`` receives what was skipped and why. ``processes``: number
     of (data set, preset) pairs to build in parallel. ``rows``: methods in the LaTeX table for a paper (default:
     ``tables.paper_rows``).
@@ -70,7 +70,7 @@ def build(
     and for a row that no table has.
     """
     from bench.reporting.page import page
-    from bench.reporting.readme import write_readme
+    from bench.reporting.readme import write_pages
 
     to = to or out
     check_schema(cell_folders(out))
@@ -95,7 +95,7 @@ def build(
             _write_audit(to, reports)
             _remove_stale(to, reports)
             if to == out:
-                write_readme(out)
+                write_pages(out)
     except BrokenPipeError:  # raised by ``log``
         raise
     except OSError as error:

@@ -12,6 +12,7 @@ from bench.cli.main import main
 from bench.experiment import worker
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.tuning.record import finished_cells, tunings
+from bench.reporting.readme import Lookup
 from tests.cli.conftest import assert_error, bench
 from tests.experiment.processes import needs_fork, start
 
@@ -68,6 +69,7 @@ def test_more_trials_train_only_what_is_new(toy, capsys):
     assert [*table.index] == ["beta_vae"] and table["n"].tolist() == [1]
     assert table["updates"].tolist() == [4 * 12]  # of three trials and the selected settings
     assert (toy / "tables" / "toy-quick-tuned2.csv").exists()
+    assert Lookup(toy).untuned("toy-quick-tuned3") == {"beta_vae": "beta_vae(beta=0.4)"}
     assert main(["merge", str(toy), "--out", str(toy.parent / "merged")]) == 0
     merged = {file.name: file.read_bytes() for file in (toy.parent / "merged" / "tables").iterdir()}
     assert merged == {file.name: file.read_bytes() for file in (toy / "tables").iterdir()}

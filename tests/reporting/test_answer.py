@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.reporting.answer import Answer, answer, recommended
+from bench.reporting.answer import Answer, agreement, answer, recommended
 from bench.reporting.assay import VALID, Assay, Control
 from bench.reporting.frame import cells_frame, rows_frame
 from tests.reporting.records import finished_cell
@@ -84,3 +84,24 @@ def test_no_ranking_without_a_valid_assay():
 )
 def test_baseline_comes_first(metrics: dict[str, Any], expected: str):
     assert expected in answer_of({"vae": (metrics, 0.0, 100.0)}).text
+
+
+def difference(method: str, mean: float, width: float, collapsed: float = 0.0, n: int = 3) -> dict[str, Any]:
+    """Return the row of a method with an interval of the NLL less that of the baseline."""
+    name = "nll_minus_baseline"
+    ends = {f"{name}_low": mean - width, f"{name}_high": mean + width}
+    return {"method": method, name: mean, **ends, f"{name}_n": n, "collapsed": collapsed}
+
+
+def test_agreement_names_the_rows_that_change():
+    found = agreement(
+        [
+            (difference("vae", float("nan"), 0.0, n=0), difference("vae", float("nan"), 0.0, n=0)),
+            (difference("a(x=1)", 0.3, 0.1), difference("a", -0.2, 0.1)),  # significant in opposite directions
+            (difference("b", -0.1, 0.5, collapsed=1.0), difference("b", 0.1, 0.05)),  # once significant
+            (difference("c", -0.5, 0.1, collapsed=0.4), difference("c", -0.6, 0.1)),
+        ]
+    )
+    assert found.rows == ("a", "b", "c")
+    assert (found.changed, found.flipped, found.opposite) == (("b",), ("a", "b"), ("a",))
+    assert (found.pairs, found.reordered) == (6, 3)  # a and vae, b and vae, a and b
