@@ -67,7 +67,8 @@ class Phase:
     #: Fraction of the preset's updates.
     share: float = 1.0
     #: Validation metric for model selection and learning-rate decay: "elbo"; "loss", the method's own, if its objective
-    #: is not an ELBO; or None to disable both (a run whose last phase has None keeps its last weights).
+    #: is not an ELBO; or None for neither: a run whose last phase has None keeps its last weights, and its learning
+    #: rate decays at fixed updates.
     selection_metric: Literal["elbo", "loss"] | None = "elbo"
 
 

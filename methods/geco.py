@@ -36,7 +36,7 @@ class GECO(KLController):
     citation = "Rezende & Viola, 2018 (arXiv 1810.00597)"
     marker = "cross"
     table_order = 63
-    revision = 2
+    revision = 3
     incompatible_with = {"schedule": "its multiplier sets the weight of the KL"}
     preset_overrides = {"quick": {"eta": 1.25e-3}, "small": {"margin": 2.0, "eta": 5e-4}}
     vae_settings = "its multiplier changes in the second phase"

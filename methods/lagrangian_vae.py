@@ -39,6 +39,7 @@ class LagrangianVAE(KLController):
     citation = "Zhao et al., UAI 2018 (arXiv 1806.06514)"
     marker = "pentagon_down"
     table_order = 69
+    revision = 2
     incompatible_with = {
         "schedule": "its multipliers set the weight of the KL",
         "kl_term": "its multipliers constrain the KL itself",

@@ -217,10 +217,15 @@ class Trainer:
     def select(self) -> bool:
         """Save the weights if the validation score improved; otherwise increment the patience counter.
 
-        Skipped during KL warm-up and in phases without a selection metric.
+        Skipped during KL warm-up. A phase without a selection metric only reduces its learning rate, if it is due.
         """
         state, metric = self.state, self.ctx.phase.selection_metric
-        if self.ctx.beta < 1 or metric is None:
+        if metric is None:
+            if (decays := self.scheduled_decays()) > state.decays:
+                state.decays, state.lr = decays, self.config.lr * self.config.decay**decays
+                self.ctx.new_optimisers(state.lr)
+            return False
+        if self.ctx.beta < 1:
             return False
         score = self.ctx.val["elbo"] if metric == "elbo" else -self.ctx.val["loss"]
         if score > state.best_score:
@@ -231,6 +236,18 @@ class Trainer:
         if state.bad_epochs >= self.config.patience and self.ctx.step > self.config.decay_from * self.epoch_updates:
             self.decay()
         return False
+
+    def scheduled_decays(self) -> int:
+        """Return the decays due in a phase without a selection metric, whose last weights a run keeps.
+
+        All decays of the preset, at equal distances in the second half of the last phase; none in an earlier phase.
+        """
+        state, config = self.state, self.config
+        if state.phase < len(self.phases) - 1:
+            return 0
+        length = state.phase_end - state.phase_start
+        done = 2 * (self.ctx.step - state.phase_start) - length  # updates in the second half
+        return min(max(0, (config.max_decays + 1) * done // length), config.max_decays)
 
     def decay(self) -> None:
         """Restore the best weights and reduce the learning rate; the method's own state stays as it is."""

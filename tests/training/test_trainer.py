@@ -79,13 +79,21 @@ def test_last_weights_are_kept_without_a_selection(trainer, tmp_path):
     assert_equal_weights(run.model.state_dict(), best_weights(tmp_path))
 
 
-@pytest.mark.parametrize("metric, best, decays", [("elbo", 4, 3), ("loss", 16, 0), (None, None, 0)])
+@pytest.mark.parametrize("metric, best, decays", [("elbo", 4, 3), ("loss", 16, 0), (None, None, 9)])
 def test_selection_metric_of_a_phase(metric, best, decays, trainer, tmp_path):
     run = trainer("vae", tmp_path, replace(TRAIN, epochs=4, patience=1, max_decays=9))
     run = with_validations(run, elbos=[-1.0, -2.0, -3.0, -4.0], losses=[9.0, 8.0, 7.0, 6.0])
     run.phases = [Phase(selection_metric=metric)]
     assert run.run().best_update == best
     assert run.state.decays == decays
+
+
+def test_rate_decays_at_fixed_updates_without_a_selection(trainer, tmp_path):
+    """Only in the last phase, whose weights are kept."""
+    run = trainer("vae", tmp_path, replace(TRAIN, epochs=12, max_decays=2))
+    run.phases = [Phase("first", 0.5, selection_metric=None), Phase("second", 0.5, selection_metric=None)]
+    run.run()
+    assert [line.lr for line in run.history] == pytest.approx([1e-3] * 6 + [1e-3] * 4 + [5e-4, 2.5e-4])
 
 
 def test_phases_share_the_budget(trainer, tmp_path):
