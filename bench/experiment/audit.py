@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.cell_record import CellRecord, readable
-from bench.experiment.convergence import best, last_encoder_epoch, limit_reached
+from bench.experiment.convergence import keeps_last, last_encoder_epoch, limit_reached, reached
 from bench.experiment.schema import PROTOCOL_VERSION, CellConfig, Status, identify
 
 FOLDER = "audit"
@@ -35,8 +35,9 @@ class Audit:
 
     @property
     def gain(self) -> float:
-        """Return the gain of the selection criterion in nats."""
-        return best(self.after) - best(self.before)
+        """Return the gain of the criterion in nats; the size of its change if the last weights are kept."""
+        gain = reached(self.after) - reached(self.before)
+        return abs(gain) if keeps_last(self.before) else gain
 
     @property
     def verdicts(self) -> list[float | bool | None]:
@@ -60,7 +61,7 @@ class Audit:
             "base_seed": config.base_seed,
             "seed": config.seed,
             **{f"updates_{when}": cell.history[-1].update for when, cell in cells.items()},
-            **{f"criterion_{when}": best(cell) for when, cell in cells.items()},
+            **{f"criterion_{when}": reached(cell) for when, cell in cells.items()},
             "gain": self.gain,
             "tolerance": config.train.tolerance,
             **dict(zip(("collapsed_before", "collapsed_after"), verdicts, strict=True)),

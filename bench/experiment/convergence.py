@@ -17,7 +17,7 @@ def criterion(cell: CellRecord) -> list[tuple[int, float]]:
     """Return update and value of every validation of the last phase at a KL weight of 1; higher is better.
 
     The value is the one that selects weights: the validation ELBO, or the negative loss of a method that is selected
-    by its own. Methods that keep their last weights are measured by the ELBO, too.
+    by its own. Cells that keep their last weights are measured by the ELBO, too.
     """
     lines = [line for line in cell.history if line.phase == cell.history[-1].phase and line.beta >= 1]
     values = [(line.update, line.metrics.get("loss"), line.metrics.get("elbo")) for line in lines]
@@ -25,19 +25,26 @@ def criterion(cell: CellRecord) -> list[tuple[int, float]]:
     return [(update, value) for update, value in pairs if value is not None]
 
 
-def best(cell: CellRecord) -> float:
-    """Return the best value of the criterion; NaN if there is none."""
-    return max((value for _, value in criterion(cell)), default=math.nan)
+def keeps_last(cell: CellRecord) -> bool:
+    """Return whether the last weights were kept, whatever the criterion."""
+    return bool(cell.result and cell.result.training and cell.result.training.best_update is None)
+
+
+def reached(cell: CellRecord) -> float:
+    """Return the criterion of the kept weights, the best ones or the last; NaN if there is none."""
+    values = [value for _, value in criterion(cell)] or [math.nan]
+    return values[-1] if keeps_last(cell) else max(values)
 
 
 def gain(cell: CellRecord) -> float:
     """Return the gain of the criterion in nats: the best value overall minus the best up to 80 % of the updates.
 
-    Infinite if no validation before counts, NaN if none does at all.
+    Where the last weights are kept, the change of either sign since the last validation up to 80 %. Infinite if no
+    validation before counts, NaN if none does at all.
     """
     early = (1 - LAST) * cell.history[-1].update if cell.history else 0
-    before = max((value for update, value in criterion(cell) if update <= early), default=-math.inf)
-    return best(cell) - before
+    before = [value for update, value in criterion(cell) if update <= early] or [-math.inf]
+    return abs(reached(cell) - before[-1]) if keeps_last(cell) else reached(cell) - max(before)
 
 
 def limit_reached(cell: CellRecord) -> bool:

@@ -9,6 +9,7 @@ from bench.experiment.convergence import converged, gain
 from tests.fixtures.make_cells import TRAIN
 from tests.reporting.records import finished_cell
 
+LAST = {"best_update": None}  # the last weights were kept
 RISING = [-50.0 - 10 * 0.5**epoch for epoch in range(10)]
 
 
@@ -30,6 +31,8 @@ CASES = {
     "earlier phase": (cell([-40.0] * 5 + [-50.0] * 4 + [-45.0], changes=[{"phase": "first"}] * 5), 5.0, False),
     "nothing before the last fifth": (cell([-50.0] * 10, changes=[{"beta": 0.5}] * 8), math.inf, False),
     "nothing at all": (cell([-50.0] * 10, changes=[{"beta": 0.5}] * 10), math.nan, False),
+    "last weights kept, falling": (cell([-40.0, *[-50.0] * 7, -50.5, -51.0], costs=LAST), 1.0, False),
+    "last weights kept, settled": (cell([-40.0, *[-50.0] * 8, -49.9], costs=LAST), 0.1, True),
     "limit reached": (cell([-50.0] * 10, costs={"limit_reached": True}), 0.0, False),
 }
 
