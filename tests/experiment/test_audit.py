@@ -101,6 +101,7 @@ def test_families_take_turns_and_controls_are_last():
 
 FAMILIES = {"c": "posterior", "d": "prior", **dict.fromkeys("abg", "objective"), **dict.fromkeys("ef", "reference")}
 
+LAST = {"best_update": None}
 CASES = {
     "equal": (cell(), cell(), True),
     "below the tolerance": (cell(), cell([-49.6]), True),
@@ -112,6 +113,8 @@ CASES = {
     "no z": (cell(metrics={"collapsed": None}), cell(metrics={"collapsed": None}), True),
     "another tolerance": (cell(train=replace(TRAIN, tolerance=2.0)), cell([-49.0]), True),
     "no criterion": (cell([]), cell(), False),
+    "last weights kept": (cell(costs=LAST), cell([-40.0, -49.6], costs=LAST), True),
+    "last weights kept, worse": (cell(costs=LAST), cell([-50.0, -52.0], costs=LAST), False),
 }
 
 
