@@ -22,6 +22,7 @@ SUMMED = ("updates", "encoder_updates", "train_seconds", "validation_seconds", "
 #: Family of the controls, which are measured, but are not methods to be chosen.
 CONTROLS = "reference"
 #: How the settings of trials were chosen -> description.
+SELECTED = "selected: "  # starts the note of a tuned row
 SEARCHES = {"sobol": "a Sobol sequence", "optuna": "Optuna's TPE"}
 
 
@@ -207,7 +208,7 @@ def _tuned(search: Search, row: Iterable[Search], cells: Mapping[str, CellRecord
     final, default = cells[str(search.final)], cells.get(search.trials[0])
     method = (default or final).config.method
     selected = ", ".join(f"{cells[str(each.final)].config.method.expression} (seed {each.seed})" for each in row)
-    method = method.model_copy(update={"expression": search.row, "notes": (*method.notes, f"selected: {selected}")})
+    method = method.model_copy(update={"expression": search.row, "notes": (*method.notes, f"{SELECTED}{selected}")})
     result = final.result
     trainings = [cell.result.training for cell_id in search.trials if (cell := cells.get(cell_id)) and cell.result]
     if result and result.training:

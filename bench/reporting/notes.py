@@ -16,11 +16,13 @@ from bench.experiment.cell_record import CellRecord
 from bench.experiment.convergence import limit_reached
 from bench.reporting.columns import UNRELIABLE_K, Column, is_mixed
 from bench.reporting.frame import LIKELIHOODS, OF_Z
-from bench.reporting.groups import Group, settings_notes
+from bench.reporting.groups import SELECTED, Group, settings_notes
 from bench.reporting.render import DASH, number
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from bench.training.result import TrainingResult
 
 MAX_FOOTNOTES = 8
 NEGATIVE_GAP = -0.1  # nats below which a negative amortisation gap is more than noise
@@ -117,19 +119,22 @@ def limited(
 
 def _budget_notes(done: DataFrame, frame: DataFrame) -> list[str]:
     """Return notes on a training that ended early, or that had another number of updates than most."""
-    trainings = [cell.result.training for cell in done["cell"] if cell.result and cell.result.training]
-    notes = []
+    trainings, notes = _trainings(done), []
     if any(training.stopped_by != "budget" for training in trainings):
         notes.append("stopped before the end of the budget, after the last decay of the learning rate")
-    budgets = Counter(
-        cell.result.training.updates
-        for cell in frame.loc[frame["status"] == "done", "cell"]
-        if cell.result and cell.result.training and cell.result.training.stopped_by == "budget"
-    )
+    finished = _trainings(frame[frame["status"] == "done"])
+    budgets = Counter(training.updates for training in finished if training.stopped_by == "budget")
     usual = budgets.most_common(1)[0][0] if budgets else 0
     if any(training.stopped_by == "budget" and training.updates != usual for training in trainings):
         notes.append(f"another number of decoder updates than the {usual:,} of most rows")
     return notes
+
+
+def _trainings(cells: DataFrame) -> list[TrainingResult]:
+    """Return the trainings of cells with their own settings. Those of a tuned row are the sums of all its trials."""
+    tuned = (any(note.startswith(SELECTED) for note in cell.config.method.notes) for cell in cells["cell"])
+    results = [cell.result for cell, is_tuned in zip(cells["cell"], tuned, strict=True) if not is_tuned]
+    return [result.training for result in results if result and result.training]
 
 
 def _machines(cells: DataFrame) -> set[tuple[Any, ...]]:

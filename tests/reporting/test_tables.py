@@ -272,3 +272,14 @@ def test_rows_say_what_differs_from_the_others(out: Path):
     assert "trained on another processor than the baseline" in result.text
     assert "stopped before the end of the budget" in result.text
     assert "another number of decoder updates than the 400" in result.text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_updates_of_a_tuned_row_are_not_compared(out: Path):
+    """They are those of all its trials."""
+    spec = make_cells.method("tuned", 70, notes=("selected: tuned(target=2.0) (seed 0)",))
+    make_cells.write(out, [(spec, 60.0, 1.0, 1, 1.0)])
+    for file in out.glob("runs/*/*/tuned/*/result.json"):
+        change(file, training=read_json(file)["training"] | {"updates": 3600})
+    [result] = report.build(out)
+    assert "selected: tuned(target=2.0)" in result.text and "another number of decoder updates" not in result.text
