@@ -85,6 +85,8 @@ def test_rules_select_by_nll_or_by_mi_near_the_baseline():
     assert Rule.parse("mi_at_nll:0.5").select(trials, baseline=39.9) == 3
     assert Rule.parse("mi_at_nll:2").select(trials, baseline=39.9) == 4
     assert Rule.parse("mi_at_nll:0.5").select(trials, baseline=30.0) == 2  # none is near: the lowest NLL
+    collapsed = [(40.4, 0.09), (40.0, -0.01), (40.2, 0.02)]  # their MI is noise
+    assert Rule.parse("mi_at_nll:0.5").select(collapsed, baseline=40.0) == 1
     assert Rule().select([(math.nan, 0.0)]) is None
     assert str(Rule.parse("mi_at_nll:0.50")) == "mi_at_nll:0.5"
     with pytest.raises(UserError, match="write nll, or"):

@@ -23,6 +23,7 @@ from bench.core.config import model_name
 from bench.core.errors import UserError
 from bench.core.hashing import derive_seed
 from bench.data.dataset import DataInfo
+from bench.evaluation.metrics import COLLAPSED_BELOW
 from bench.experiment.cell_folder import lock_cell
 from bench.experiment.plan import PlannedCell, planned_cell
 from bench.experiment.presets import Preset
@@ -56,13 +57,19 @@ class Rule:
         """Return the number of the selected one of trials (NLL, MI), the first of equal ones; None if all failed.
 
         ``baseline``: NLL of the selected basic VAE. If no trial is within the margin, the lowest NLL is selected.
+        Collapsed trials have equal MI, and of these the lowest NLL is selected.
         """
         finite = [number for number, (nll, _) in enumerate(trials) if math.isfinite(nll)]
         if self.margin is not None:
             near = [number for number in finite if trials[number][0] <= baseline + self.margin]
             if near:
-                return max(near, key=lambda number: trials[number][1])
+                return min(near, key=lambda number: (-_counted(trials[number][1]), trials[number][0]))
         return min(finite, key=lambda number: trials[number][0], default=None)
+
+
+def _counted(mi: float) -> float:
+    """Return the MI of a trial, 0 if it is collapsed: what is left then is the noise of the estimate."""
+    return mi if mi >= COLLAPSED_BELOW else 0.0
 
 
 def trial_preset(preset: Preset) -> Preset:
