@@ -49,6 +49,7 @@ def commit(root: Path, file: str = FILES[0]) -> str | None:
 def environment(monkeypatch):
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # its files would be changes of the copies
 
 
 @pytest.fixture
