@@ -152,7 +152,7 @@ def _write(
     sweeps = read_sweeps(out).get(preset, {})
     rows = rows_frame(frame, sweeps)
     controls = assay.assess(frame)
-    audits = audit.stored(out, group.cells)
+    audits = [] if group.trials else audit.stored(out, group.cells)  # those of untuned rows, with the same names
     group.notes += [audit.summarise(audits)] if audits else []
     document = tables.document(group, frame, rows, controls, sweeps, wanted)
     document.claims = claims.evaluate(group.cells, frame, controls)
