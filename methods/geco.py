@@ -11,7 +11,7 @@ Deviates:  the paper's loss, KL + λ (E_q[-log p(x|z)] - κ), is divided by λ, 
            pixels and 2·10⁶ updates, with a speedup of 10; denproc/Taming-VAEs:train.py starts after two epochs, and
            per 100 updates λ rises by at most 5 % and falls by at most 10 %. At C = 1 nat λ changes by a factor e in
            1 / η updates, 5 % of Genesis's. Our η is 1e-4, for 2·10⁵ updates, 1.25e-3 in ``quick``, and 5e-4 in
-           ``small``, for 10⁴, with a margin of 2: there a collapsed model takes 10³ updates to answer, and with 2e-3
+           ``small``, for 10⁴, with a margin of 2: there a collapsed model uses z only after 10³ updates, and with 2e-3
            and a margin of 4 λ rises to its bound meanwhile. Our average has a memory of 0.9, Genesis's of 0.99. The
            last weights are kept, because the ELBO favours those that violate the constraint.
 """

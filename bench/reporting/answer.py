@@ -1,6 +1,4 @@
-"""What the rows of a table say: which keep z in use, which of them at what price in NLL, and whether a second table of
-the same rows says so, too.
-"""
+"""Which rows of a table keep z in use, which of them at what price in NLL, and how far two tables of them agree."""
 
 from __future__ import annotations
 
