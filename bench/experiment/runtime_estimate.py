@@ -121,7 +121,8 @@ def _measure(preset: Preset, data: DataInfo, device: str, threads: int) -> float
     x = random_batch(preset.model, data, preset.train.batch_size).to(device)
     clock = time.process_time if device == "cpu" else time.perf_counter
 
-    for _ in range(2):  # the first one warms up
+    times: list[float] = []
+    while len(times) < 2 or len(times) < 10 and sum(times) < 1:  # the first ones allocate memory and take longer
         started = clock()
         optimiser.zero_grad()
         with autocast(model, preset.train.precision):
@@ -131,7 +132,8 @@ def _measure(preset: Preset, data: DataInfo, device: str, threads: int) -> float
                 loss.backward()
         optimiser.step()
         loss.item()
-    return (clock() - started) / (threads if device == "cpu" else 1)
+        times.append(clock() - started)
+    return min(times) / (threads if device == "cpu" else 1)
 
 
 def random_batch(model: ModelConfig, data: DataInfo, batch: int) -> Tensor:
