@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 EXAMPLES = "examples.parquet"
+COMPRESSION = {"compression": "zstd", "use_dictionary": False, "use_byte_stream_split": True}
 
 
 def store_evaluation(folder: CellFolder, evaluation: Evaluation) -> None:
     """Write all files of an evaluation; ``evaluation.json`` last, because it marks the others as complete."""
     import pandas as pd
 
-    folder.write(EXAMPLES, lambda file: pd.DataFrame(evaluation.columns).to_parquet(file, index=False))
+    examples = pd.DataFrame(evaluation.columns)
+    folder.write(EXAMPLES, lambda file: examples.to_parquet(file, engine="pyarrow", index=False, **COMPRESSION))
     folder.write("arrays.npz", lambda file: np.savez_compressed(file, **evaluation.arrays))  # type: ignore[arg-type]
     if evaluation.texts:
         folder.write_record("texts.json", evaluation.texts)
