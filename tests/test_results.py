@@ -10,6 +10,7 @@ import pytest
 from jinja2 import Environment
 
 from bench.core.errors import UserError
+from bench.core.files import read_json
 from bench.reporting import readme, report
 from bench.reporting.tables import PUBLISHED
 from tests.fixtures import make_cells
@@ -106,11 +107,16 @@ def test_records_name_no_place_of_a_machine():
     assert not [file for file, text in texts.items() if re.search(r"[\"' =](?:/|~/|[A-Z]:\\)\w", text)]
 
 
+def test_every_cell_is_evaluated_to_the_end():
+    files = [file for out in OUTPUTS for file in out.glob("runs/*/*/*/*/evaluation.json")]
+    assert not [file for file in files if read_json(file)["evaluation"]["pending"]]
+
+
 def test_every_table_has_a_row(pilot: Path):
     text, tables = (pilot / "details.md").read_text("utf-8"), {*readme.Lookup(pilot).tables}
     assert {*by_table(text)} - {""} == tables and len(tables) == 2
     assert "(tables/yahoo-small.md) | valid |" in text and "(tables/omniglot-small.md) | not tested |" in text
-    assert len(re.findall(r"\| 2 of \d+, unchanged \|", text)) == 1
+    assert len(re.findall(r"\| 2 of \d+, all pass, gain at most -?\d\.\d+ \|", text)) == 1
     for page in (text, (pilot / "README.md").read_text("utf-8")):
         assert not unknown_numbers(page, pilot)
         assert "\n\n\n" not in page and " \n" not in page

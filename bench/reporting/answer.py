@@ -42,7 +42,7 @@ def recommended(rows: Iterable[Mapping[str, Any]], metric: str = "nll") -> list[
     most MI comes first.
     """
     low, high = (f"{metric}_minus_baseline_{end}" for end in ("low", "high"))
-    competing = (row for row in rows if row["n"] >= MIN_SEEDS and row["family"] != CONTROLS)
+    competing = (row for row in rows if row[f"{metric}_minus_baseline_n"] >= MIN_SEEDS and row["family"] != CONTROLS)
     keeping = (row for row in competing if row["collapsed"] == 0 and row["converged"] == 1)
     winners = (row for row in keeping if row[low] <= 0 and row[high] < MARGIN)
     return sorted(winners, key=lambda row: (round(row["relative_cost"], 1), -row["mi"]))
@@ -54,12 +54,14 @@ def answer(rows: DataFrame, assay: Assay) -> Answer:
     finished = [row for row in rows.itertuples() if row.n]
     baseline = next((row for row in finished if row.baseline), None)
     others = [row for row in finished if row.family != CONTROLS and not row.baseline and not math.isnan(row.mi)]
-    using = [row for row in others if row.collapsed == 0]
+    judged = [row for row in others if row.converged == 1]
+    using = [row for row in judged if row.collapsed == 0]
     parts = [_baseline(baseline)] if baseline is not None and not math.isnan(baseline.mi) else []
     if others:
-        several = len(others) > 1
+        several, left_out = len(judged) > 1, len(others) - len(judged)
         parts.append(
-            f"{len(using)} of {len(others)} other method{'s' * several} keep{'s' * (len(using) == 1)} z in every seed"
+            f"{len(using)} of {len(judged)} other method{'s' * several} keep{'s' * (len(using) == 1)} z in every seed"
+            + (f", {left_out} not converged and not counted" if left_out else "")
         )
         parts += [_in_nll(using, name)] if using else []
     caveat = "" if assay.is_valid else f"assay {assay.verdict}: no ranking"

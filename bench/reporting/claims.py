@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.experiment.cell_record import CellRecord
 from bench.experiment.convergence import last_encoder_epoch, limit_reached
@@ -29,7 +29,10 @@ HOLDS, FAILS, UNDECIDED, NOT_TESTED = "holds", "does not hold", "undecided", "no
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of ``claims.toml``: ``test`` names the test, ``row`` and ``against`` are method expressions."""
+    """One claim of ``claims.toml``: ``test`` names the test, ``row`` and ``against`` are method expressions.
+
+    ``settings``: those of ``row`` in the paper on which the claim depends. With others it is not tested.
+    """
 
     id: str
     text: str
@@ -40,6 +43,7 @@ class Claim:
     at_least: float = 0.0  # bounds of a cost ratio
     at_most: float = float("inf")
     epochs: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 Rows = Mapping[Hashable, "DataFrame"]  # method -> its finished cells
@@ -80,7 +84,13 @@ def examine(claim: Claim, rows: Rows) -> Verdict:
     """Test one claim on the finished cells of every method."""
     if missing := [row for row in (claim.row, *claim.against) if row not in rows]:
         return Verdict(NOT_TESTED, f"no finished cells of {', '.join(missing)}")
-    return TESTS[claim.test](claim, rows)
+    result, config = TESTS[claim.test](claim, rows), rows[claim.row]["cell"].iloc[0].config.method.config
+    own = {name: config.get(name, value) for name, value in claim.settings.items()}
+    if changed := [
+        f"{name} = {own[name]} (paper: {value})" for name, value in claim.settings.items() if own[name] != value
+    ]:
+        return Verdict(NOT_TESTED, f"{claim.row} has {', '.join(changed)}; {result.evidence}", result.details)
+    return result
 
 
 def collapsed(claim: Claim, rows: Rows, expected: bool = True) -> Verdict:
@@ -110,9 +120,9 @@ def lowest_nll(claim: Claim, rows: Rows) -> Verdict:
     has_intervals = all(value.n > 1 for value in differences.values())
     ends = {other: value.high if has_intervals else value.mean for other, value in differences.items()}
     below, highest = sum(end < 0 for end in ends.values()), max(ends, key=ends.__getitem__)
-    evidence = f"{below} of {len(ends)} intervals below 0, the highest"
+    evidence = f"{below} of {len(ends)} intervals are below 0; the highest upper end:"
     if not has_intervals:
-        evidence = f"one seed has no interval; lower than {below} of {len(ends)} rows,"
+        evidence = f"one seed has no interval; lower than {below} of {len(ends)} rows;"
     is_above = any(value.low > 0 for value in differences.values())
     verdict = HOLDS if below == len(ends) else FAILS if is_above else UNDECIDED
     evidence = f"{evidence} {difference(differences[highest])} against {highest}"
@@ -122,12 +132,12 @@ def lowest_nll(claim: Claim, rows: Rows) -> Verdict:
 def cost(claim: Claim, rows: Rows) -> Verdict:
     """Test whether training ``row`` takes ``at_least`` to ``at_most`` times the FLOPs of the row ``against``."""
     (other,) = claim.against
-    flops, seconds = (_ratios(rows[claim.row], rows[other], name) for name in ("flops", "train_seconds"))
+    flops = _ratios(rows[claim.row], rows[other])
     if not flops:
         return Verdict(NOT_TESTED, f"no common seeds with {other}")
     within = sum(claim.at_least <= ratio <= claim.at_most for ratio in flops)
-    evidence = f"{with_interval(summary(flops))} times the FLOPs and {number(summary(seconds).mean, 2)} times the "
-    evidence += f"seconds of {other}, within the bounds in {_of_seeds(within, len(flops))}"
+    evidence = f"{with_interval(summary(flops))} times the FLOPs of {other}, "
+    evidence += f"within the bounds in {_of_seeds(within, len(flops))}"
     for name in (claim.row, other):
         if any(map(limit_reached, rows[name]["cell"])):  # the ratio is then a choice of the preset
             return Verdict(NOT_TESTED, f"the preset's limit ended the encoder updates of {name}; {evidence}")
@@ -165,9 +175,9 @@ def _validation_mi(cell: CellRecord, epoch: int) -> float:
     return float("nan") if value is None else value
 
 
-def _ratios(cells: DataFrame, others: DataFrame, name: str) -> list[float]:
-    """Return the ratios of a cost over common seeds."""
-    values, reference = (frame.set_index("replicate")[name] for frame in (cells, others))
+def _ratios(cells: DataFrame, others: DataFrame) -> list[float]:
+    """Return the ratios of the FLOPs over common seeds."""
+    values, reference = (frame.set_index("replicate")["flops"] for frame in (cells, others))
     return (values / reference[reference > 0]).dropna().tolist()
 
 

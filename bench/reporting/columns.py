@@ -44,11 +44,20 @@ PANELS: dict[str, tuple[Metric, ...]] = {
         ),
         Metric("elbo", "ELBO"),
         Metric("rec", "rec", "expected negative log-likelihood under q (distortion)"),
-        Metric("mi_batch", "batch MI", "MI in batches of {batch_size}, as He et al. (2019) estimate it{ceiling}"),
+        Metric(
+            "mi_batch",
+            "batch MI",
+            "MI in batches of {batch_size}, as He et al. (2019) estimate it{ceiling}; its noise is alike in all rows "
+            "of a seed, so compare it with a row that has collapsed",
+        ),
         Metric("au_kl", "AU(KL)", "latent dimensions with a mean KL above 0.01 nats, at any scale of their means"),
         Metric("updates", "updates", "of the decoder", digits=0),
         Metric("encoder_updates", "extra", "additional updates of the encoder or of auxiliary networks", digits=0),
-        Metric("train_seconds", "train (s)", "training only, without validation, evaluation and data, on {device}"),
+        Metric(
+            "train_seconds",
+            "train (s)",
+            "training only, without validation, evaluation and data, on {device}; longer if it had other work",
+        ),
     ),
     "Use of z": (
         Metric(
@@ -188,8 +197,10 @@ def _context(rows: DataFrame, cell: CellRecord, baseline: str | None) -> dict[st
     batch, n = settings.get("batch_size"), metrics.get("n") or settings.get("test_examples")
     ceiling = f"at most ln {n:,} = {math.log(n):.2f} nats" if n else ""
     if rows["mi_high"].notna().any():
-        bracket = ", between an estimate that is too low and the lower of two that are too high"
-        ceiling = f"{bracket}{f' (the first {ceiling})' if n else ''}; collapsed means below 0.1 nats at the low end"
+        first = f"the first number tends to be too low{f' and is {ceiling}' if n else ''}"
+        ceiling = (
+            f", as a range: {first}, the second tends to be too high; collapsed means a first number below 0.1 nats"
+        )
     else:
         ceiling = f"{': ' if n else ''}{ceiling}; collapsed means below 0.1 nats"
     return settings | {

@@ -28,7 +28,10 @@ MAX_FOOTNOTES = 8
 NEGATIVE_GAP = -0.1  # nats below which a negative amortisation gap is more than noise
 REFINED_EXCESS = 0.1  # nats by which the refined NLL may exceed the plain one without a footnote
 UNDEFINED, NOT_FINITE = "undefined for one test example", "not finite"
-MIXED = "some seeds collapsed and some did not: the mean of z is of the others, the interval may cover less than 95 %"
+MIXED = (
+    "some seeds collapsed and some did not: KL, MI and AU are means of the others, the other columns of all seeds; "
+    "the interval may cover less than 95 %"
+)
 NOT_CONVERGED = "not converged in every seed: see the remarks"
 OTHER_MACHINE = "trained on another processor than the baseline, whose rounding differs"
 REMARK = "see the remarks"
@@ -55,7 +58,7 @@ def row_notes(row: Any, frame: DataFrame, columns: Collection[Column], is_crosse
         method = cells["cell"].iloc[0].config.method
         for name, text in method.footnotes.items():
             notes[name].append(text)
-        texts += [*method.notes, *_status_remarks(cells)]
+        texts += [*method.notes, *_status_remarks(cells), *_same_training(done, frame)]
         notes["method"] += _budget_notes(done, frame)
     differences = [f"{name}_minus_baseline" for name in LIKELIHOODS]
     for name in differences:
@@ -128,6 +131,22 @@ def _budget_notes(done: DataFrame, frame: DataFrame) -> list[str]:
     if any(training.stopped_by == "budget" and training.updates != usual for training in trainings):
         notes.append(f"another number of decoder updates than the {usual:,} of most rows")
     return notes
+
+
+def _same_training(done: DataFrame, frame: DataFrame) -> list[str]:
+    """Return which row before this one has the same numbers in a seed: their difference had no effect."""
+    if done.empty:
+        return []
+    before = frame[: frame.index.get_loc(done.index[0])]
+    numbers = ["replicate", "elbo", "rec", "flops", "updates", "encoder_updates"]
+    same = before[before["status"] == "done"].merge(
+        done[[*numbers, "seed"]].dropna(), on=numbers, suffixes=("", "_own")
+    )
+    groups = same.groupby("method", sort=False)["seed_own"]
+    return [
+        f"the same training as {other} in seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
+        for other, seeds in groups
+    ]
 
 
 def _trainings(cells: DataFrame) -> list[TrainingResult]:
@@ -209,7 +228,7 @@ def group_notes(group: Group, cell: CellRecord, settings: Mapping[str, dict[str,
     config, evaluation, data = cell.config, cell.evaluation, cell.config.dataset
     sizes = ", ".join(f"{data.sizes[split]:,} {split}" for split in ("train", "val", "test"))
     notes = [f"Data: {data.title}, {sizes}; fingerprint {data.fingerprint[:12]}; {data.source}."]
-    notes += data.notes
+    notes += dict.fromkeys(note for cell in group.cells for note in cell.config.dataset.notes)
     changes = dict.fromkeys(note for cell in group.cells for note in cell.config.preset_notes)
     notes.append(f"Preset {config.preset}" + (f": {'; '.join(changes)}." if changes else "."))
     precision = evaluation.settings.precision if evaluation else FULL_PRECISION

@@ -10,13 +10,14 @@ In a template, ``stem`` names a table such as ``synthetic-small``, or ``capacity
 - ``difference(stem, method)``        the paired difference of the NLL to the baseline, with its 95 % interval
 - ``agreement(stem, other)``          how far the rows of two tables agree (``answer.Agreement``)
 - ``untuned(stem)``                   row of a tuned table -> the row at its own settings; empty for others
+- ``selected(stem, method)``          settings that tuning selected for a row, of every seed
 - ``assay(stem)``                     the line of ``tables/<stem>.md`` on the controls
 - ``audit(stem)``                     rows of ``tables/audit.csv`` about the table, with ``passed`` 1 or 0
 - ``verdicts(stem)``                  id of a claim -> verdict, of ``tables/<stem>.md``; ``claims`` are all claims
 - ``published(title, method, metric)``  a number of ``published.csv`` that was compared with the paper
 - ``margin``                          nats of NLL: smaller differences are left open by training
 - ``number``                          filter: fixed digits, two by default
-- ``mi``                              filter: the MI of a row as in the tables, marked if some of its seeds collapsed
+- ``mi``                              filter: the MI of a row, with marks (``information``)
 - ``code``                            filter: a method's name as code
 """
 
@@ -46,6 +47,7 @@ TEMPLATES = "*.md.j2"
 AUDIT = "audit"  # stem of the table of audited cells
 TRIALS = "-trials"  # what ends the stem of the trials of a tuned table
 TEXT = ("method", "title", "family", "table", "settings")  # columns that are not numbers
+WIDE = 0.3  # nats between the two estimates of MI
 VERDICT = re.compile(r"^\| (\w+) \|(?:\\.|[^|\\])*\| ([^|]*) \|", re.MULTILINE)
 
 
@@ -63,7 +65,7 @@ def render(template: Path, out: Path) -> str:
     lookup = Lookup(out)
     names = (
         *("tables", "rows", "recommended", "value", "difference"),
-        *("agreement", "untuned", "assay", "audit", "verdicts"),
+        *("agreement", "untuned", "selected", "assay", "audit", "verdicts"),
     )
     lookups = {name: getattr(lookup, name) for name in names}
     try:
@@ -122,9 +124,11 @@ class Lookup:
 
     def untuned(self, stem: str) -> dict[str, str]:
         """Return row of a tuned table -> the row at its own settings; an empty dictionary for another table."""
-        file = self._file(stem, "csv")
-        trials = file.with_name(f"{file.stem}{TRIALS}.csv")
-        return {row["method"]: row["settings"] for row in _read(trials) if not row["trial"]} if trials.exists() else {}
+        return {row["method"]: row["settings"] for row in self._trials(stem) if not row["trial"]}
+
+    def selected(self, stem: str, method: str) -> list[str]:
+        """Return the settings that tuning selected for a row, of every seed."""
+        return [row["settings"] for row in self._trials(stem) if row["selected"] and row["method"] == method]
 
     def assay(self, stem: str) -> str:
         """Return the line on the controls."""
@@ -149,6 +153,11 @@ class Lookup:
             raise UserError(f"table {stem} has no row '{method}': {suggest(method, rows)}")
         return rows[method]
 
+    def _trials(self, stem: str) -> list[Row]:
+        file = self._file(stem, "csv")
+        trials = file.with_name(f"{file.stem}{TRIALS}.csv")
+        return _read(trials) if trials.exists() else []
+
     def _file(self, stem: str, suffix: str) -> Path:
         if stem not in self.tables:
             raise UserError(f"no table '{stem}': {suggest(stem, self.tables)}")
@@ -167,8 +176,14 @@ def fixed(value: float, digits: int = 2) -> str:
 
 
 def information(row: Mapping[str, Any]) -> str:
-    """Return the MI of a row; the mean of the seeds that did not collapse, with ``*``, if only some did."""
-    return f"{fixed(row['mi_not_collapsed'])}*" if 0 < row["collapsed"] < 1 else fixed(row["mi"])
+    """Return the MI of a row, as a range where its upper estimate is ``WIDE`` higher, and its mark.
+
+    ``*``: mean of the seeds that did not collapse, because only some did. ``†``: not converged in every seed.
+    """
+    suffix, mark = ("_not_collapsed", "*") if 0 < row["collapsed"] < 1 else ("", "")
+    low, high = row[f"mi{suffix}"], row[f"mi_high{suffix}"]
+    text = f"{fixed(low)}–{fixed(high)}" if high - low > WIDE else fixed(low)
+    return f"{text}{mark}{'†' if row['converged'] < 1 else ''}"
 
 
 def published(title: str, method: str, metric: str) -> str:

@@ -12,7 +12,7 @@ from bench.reporting.template import template
 
 DASH = "–"
 BEST = (
-    "not significantly above the lowest NLL: the 95 % interval of the paired difference contains 0 "
+    "not significantly above the lowest NLL, controls aside: the 95 % interval of the paired difference contains 0 "
     f"and ends below {MARGIN:g} nats"
 )
 LARGE = 1e9

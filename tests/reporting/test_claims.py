@@ -29,7 +29,7 @@ def cell(
     history = [
         {"update": 10 * (i + 1), "encoder_updates": n, "mi": 1.0 + i, "elbo": -9.0} for i, n in enumerate(counts)
     ]
-    costs = {name: values.pop(name) for name in ("flops", "train_seconds") if name in values}
+    costs = {name: values.pop(name) for name in ("flops",) if name in values}
     config = {name: values.pop(name) for name in ("dataset", "preset", "preset_notes") if name in values}
     costs |= {"encoder_updates": counts[-1], "limit_reached": limit_reached}
     return finished_cell(method, seed, history=history, costs=costs, metrics=values, **config)
@@ -80,7 +80,7 @@ def test_lowest_nll_by_paired_intervals(subtests: pytest.Subtests):
             result = examine(LOWEST, *with_nll(a=a, b=b, c=(60.0, 61.0, 62.2)))
             interval = stats.ttest_rel(a, b).confidence_interval(0.95)
             assert result.verdict == verdict
-            assert result.evidence.startswith(f"{count} of 2 intervals below 0, the highest ")
+            assert result.evidence.startswith(f"{count} of 2 intervals are below 0")
             assert f"[{interval.low:.2f}, {interval.high:.2f}] against b" in result.evidence
 
 
@@ -106,10 +106,21 @@ def test_cost_within_bounds_in_every_seed(subtests: pytest.Subtests):
     cases = {(200.0, 300.0, 400.0): "holds", (199.0, 450.0, 450.0): "does not hold", (300.0, 450.0, 450.0): "undecided"}
     for flops, verdict in cases.items():
         with subtests.test(flops=flops):
-            cells = [cell("a", seed, flops=value, train_seconds=35.0) for seed, value in enumerate(flops)]
+            cells = [cell("a", seed, flops=value) for seed, value in enumerate(flops)]
             result = examine(COST, *cells, *(cell("b", seed) for seed in range(3)))
             assert result.verdict == verdict
-            assert "and 3.50 times the seconds of b" in result.evidence
+
+
+def test_settings_other_than_the_papers_are_not_tested(subtests: pytest.Subtests):
+    claim = replace(COST, settings={"steps": 10})
+    for steps, verdict in ((10, "holds"), (3, "not tested")):
+        with subtests.test(steps=steps):
+            cells = [cell("a", seed, flops=300.0) for seed in range(3)]
+            for x in cells:
+                x.config.method.config["steps"] = steps
+            result = examine(claim, *cells, *(cell("b", seed) for seed in range(3)))
+            assert result.verdict == verdict
+            assert "3.00 [3.00, 3.00] times the FLOPs" in result.evidence
 
 
 def test_cost_set_by_the_preset_is_not_tested():
