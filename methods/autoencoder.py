@@ -3,7 +3,8 @@
 Loss:      E_q[-log p(x|z)], z ~ q(z|x)
 Defaults:  log-variances of at least -6.
 Deviates:  a stochastic encoder, as the VAE's, with a floor under its variance, because nothing in the loss keeps the
-           variance above 0. Nothing ties q to the prior, so KL and NLL show how far it departs.
+           variance above 0. Weights are selected by this loss on validation. Nothing ties q to the prior, so KL and
+           NLL show how far it departs.
 """
 
 from dataclasses import dataclass

@@ -3,8 +3,8 @@
 Loss:      L(x) + L(x~) + λ KL(q(z|x~) || q(z|x)), with the negative ELBO L               (Sinha & Dieng, NeurIPS 2021)
            x~: an image shifted by up to ``shift`` pixels in each direction, or a sentence in which the encoder reads
            <unk> instead of a word with probability ``noise``; the decoder's words stay those of x.
-Defaults:  λ = 0.1, the paper's from memory; the released code (sinhasam/CRVAE:CRVAE/crvae.py, losses.py) has 1e-3,
-           with a reconstruction that is a mean over pixels.
+Defaults:  ``shift`` = 1 pixel, ``noise`` = 0.1. λ = 0.1, the paper's from memory; the released code
+           (sinhasam/CRVAE:CRVAE/crvae.py, losses.py) has 1e-3, with a reconstruction that is a mean over pixels.
 Deviates:  the released code does not run, so the formula could not be checked against it. It is for images, which it
            rotates, shifts and scales. Decoding <unk> would teach the decoder to write it. Not for vectors: no
            augmentation is known to keep the meaning of any vector.

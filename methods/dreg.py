@@ -5,7 +5,7 @@ Loss:      that of ``iwae``, with its gradient for the decoder. The encoder's gr
            parameters of q in log q(z_k|x) are constants. It has the same expectation as IWAE's, and its signal-to-noise
            ratio does not vanish as K grows.                                                (Tucker et al., ICLR 2019)
 Defaults:  K = 5, as ``iwae``.
-Deviates:  –
+Deviates:  weights are selected by this loss on validation, as in ``iwae``.
 Note:      Checked against google-research/google-research:dreg_estimators/model.py.
 """
 

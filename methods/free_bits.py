@@ -6,7 +6,7 @@ Loss:      E_q[-log p(x|z)] + R, with λ = target / D and one of four placements
            total_example:  R = E_x max(target, KL(x))
            total_batch:    R = max(target, E_x KL(x))
            The same as ``vae+free_bits``.
-Defaults:  target 8 nats, as in Li et al.
+Defaults:  target 8 nats and ``dim_example``, as in Li et al.
 Deviates:  public code masks the KL below λ, which has the same gradient; tables show the true KL. With batch
            placements a few examples may carry the whole KL.
 """

@@ -5,7 +5,7 @@ Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) - η Σ_d log sigmoid(M_d) + γ
            (Ma et al., ICLR 2019)
 Defaults:  η = 1, γ = 0.5, from memory; the defaults of the authors' code are 0 for both.
 Deviates:  the authors' code (XuezheMax/mae:mae/modules/mae.py) also has free bits on the batch's total KL, 0 by
-           default: ``mae+free_bits(placement=total_batch)``.
+           default: ``mae+free_bits(placement=total_batch)``. It divides M_d by η, which is the same at η = 1.
 """
 
 from dataclasses import dataclass

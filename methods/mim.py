@@ -22,7 +22,7 @@ from .parts.no_kl import NoKLMethod
 
 class MutualInformationMachine(NoKLMethod):
     title = "A-MIM"
-    summary = "symmetric objective that favours mutual information (A-MIM)"
+    summary = "reward for narrow posteriors, which favours mutual information (A-MIM)"
     citation = "Livne et al., 2020 (arXiv 2003.02645)"
     marker = "star_down"
     table_order = 68

@@ -8,7 +8,8 @@ Defaults:  K = 10, as in He et al. (2019; Kim et al. use 20), and fewer in the r
            and clip √B per example, 1/50 and 35 for images and 1/32 and 28 for text.
 Deviates:  clipping is per example: the same as the authors', who clip the gradient of a batch, if examples are alike.
            The gradient is exact. ``gradient="differences"`` uses finite differences as the authors' code does, with a
-           step in λ of root mean square ``difference``.
+           step in λ of root mean square ``difference``. That code also clips the gradients of every step backwards
+           through the refinement; here only those of the parameters are clipped, as for all methods.
 Note:      Compared with harvardnlp/sa-vae: optim_n2n.py, train_text.py, train_img.py.
 """
 

@@ -4,10 +4,10 @@ Loss:      E_q[-log p(x|z)] + KL(q(z|x') || p(z)), z ~ q(z|x'), with training ex
 Defaults:  –
 Deviates:  –
 Note:      Not a method: z has no information about x, so the KL buys nothing and q becomes the prior. An MI or a
-           shuffle gap clearly above 0 after training is therefore a fault of the measurement. The x' are a random
-           training batch, replaced after every update and kept with the weights for validation and evaluation. Another
-           example of the same batch would not do for text: batches have sentences of similar lengths, which z could
-           then encode.
+           shuffle gap clearly above 0 after training is therefore a fault of the measurement. The x' are up to 32
+           examples of a random training batch, replaced after every update and kept with the weights for validation and
+           evaluation. Another example of the same batch would not do for text: batches have sentences of similar
+           lengths, which z could then encode.
 """
 
 import torch

@@ -2,8 +2,9 @@
 
 Loss:      the basic VAE's. Text: z is also concatenated to the states that the vocabulary layer reads. Images:
            feature maps of z, by a linear layer of its own for each, enter the first 1×1 convolution of every residual
-           block and the last 1×1 convolution, which gives the logits.              (Dieng et al., AISTATS 2019)
-Defaults:  weights shared with the basic VAE start as the basic VAE's; as many feature maps as layer 0 has.
+           block of the main path and the last 1×1 convolution, which gives the logits. (Dieng et al., AISTATS 2019)
+Defaults:  weights shared with the basic VAE start as the basic VAE's; for a block, as many feature maps as
+           layer 0 has, and one for the logits.
 Deviates:  the authors' masked CNN has gated layers without blocks, each of which reads the maps.
 Note:      Compared with yoonkim/skip-vae: models_img_skip.py, models_text_skip.py.
 """

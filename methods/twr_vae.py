@@ -7,8 +7,9 @@ Defaults:  ``last`` = 1: all steps. 0.25, 0.5 and 0.75 are the authors' TWR-VAE 
 Deviates:  the mean is over each sentence's own steps; the authors divide the sum over a batch by its padded length.
            Their batching is not published with the code (ruizheliUOA/TWR-VAE:lang_model/encoder.py, main.py). Their
            variants that decode the mean or the sum of samples of all steps are left out.
-Note:      As in the authors' code, weights are selected by this loss on validation. The ELBO of the tables has the KL
-           of q(z|x) itself. It is lower than minus the loss where that KL exceeds the mean over the steps.
+Note:      As in the authors' code, weights are selected by this loss on validation, there with z = mean. The ELBO of
+           the tables has the KL of q(z|x) itself. It is lower than minus the loss where that KL exceeds the mean over
+           the steps.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 Loss:      the ELBO's at λ_K for the decoder and at λ_0 = encoder(x) for the encoder, with K steps as in ``sa_vae``. No
            gradient passes through the refinement. Evaluation refines too.     (ablation of Kim et al., ICML 2018)
 Defaults:  as ``sa_vae``.
-Deviates:  –
+Deviates:  clipping is per example, as in ``sa_vae``.
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 Loss:      the ELBO's at λ_K for the decoder; KL(q_0 || q_K), with q_K fixed, for the encoder.
            (ablation of Kim et al., ICML 2018)
 Defaults:  as ``sa_vae``.
-Deviates:  –
+Deviates:  clipping is per example, as in ``sa_vae``.
 """
 
 from torch import Tensor
