@@ -57,13 +57,13 @@ def answer(rows: DataFrame, assay: Assay) -> Answer:
     judged = [row for row in others if row.converged == 1]
     using = [row for row in judged if row.collapsed == 0]
     parts = [_baseline(baseline)] if baseline is not None and not math.isnan(baseline.mi) else []
-    if others:
-        several, left_out = len(judged) > 1, len(others) - len(judged)
-        parts.append(
-            f"{len(using)} of {len(judged)} other method{'s' * several} keep{'s' * (len(using) == 1)} z in every seed"
-            + (f", {left_out} not converged and not counted" if left_out else "")
-        )
+    if judged:
+        method, keep = f"method{'s' * (len(judged) > 1)}", f"keep{'s' * (len(using) == 1)}"
+        parts.append(f"{len(using)} of {len(judged)} other {method} {keep} z in every seed")
         parts += [_in_nll(using, name)] if using else []
+    if left_out := len(others) - len(judged):
+        methods = "method has not converged and is" if left_out == 1 else "methods have not converged and are"
+        parts.append(f"{left_out} other {methods} not judged")
     caveat = "" if assay.is_valid else f"assay {assay.verdict}: no ranking"
     if not caveat and max((row.n for row in finished), default=0) < 2:
         caveat = "one seed: no ranking"

@@ -52,7 +52,8 @@ def test_winners_keep_z_are_not_behind_and_cheapest_first():
     assert result.winners == ("cheap", "dear", "ahead") and result.caveat == ""
     for part in (
         "collapses in 3 of 3 seeds",
-        "4 of 5 other methods keep z in every seed, 1 not converged",
+        "4 of 5 other methods keep z in every seed",
+        "1 other method has not converged and is not judged",
         "lower in 1",
         "higher in 1",
         "not significantly different in 2",
@@ -78,6 +79,11 @@ def test_recommended_rows_have_a_narrow_interval_over_three_seeds(change: dict[s
 def test_one_seed_has_no_winner():
     result = answer_of(ROWS, seeds=1)
     assert result.winners == () and result.caveat == "one seed: no ranking" and "(one seed) in 4" in result.text
+
+
+def test_rows_are_not_judged_before_they_have_converged():
+    text = answer_of({name: ROWS[name] for name in ("vae", "unfinished", "control")}).text
+    assert text.endswith("; 1 other method has not converged and is not judged.") and "keep" not in text
 
 
 def test_no_ranking_without_a_valid_assay():
