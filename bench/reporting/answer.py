@@ -54,16 +54,16 @@ def answer(rows: DataFrame, assay: Assay) -> Answer:
     finished = [row for row in rows.itertuples() if row.n]
     baseline = next((row for row in finished if row.baseline), None)
     others = [row for row in finished if row.family != CONTROLS and not row.baseline and not math.isnan(row.mi)]
-    judged = [row for row in others if row.converged == 1]
-    using = [row for row in judged if row.collapsed == 0]
+    converged = [row for row in others if row.converged == 1]
+    using = [row for row in converged if row.collapsed == 0]
     parts = [_baseline(baseline)] if baseline is not None and not math.isnan(baseline.mi) else []
-    if judged:
-        method, keep = f"method{'s' * (len(judged) > 1)}", f"keep{'s' * (len(using) == 1)}"
-        parts.append(f"{len(using)} of {len(judged)} other {method} {keep} z in every seed")
+    if converged:
+        method, keep = f"method{'s' * (len(converged) > 1)}", f"keep{'s' * (len(using) == 1)}"
+        parts.append(f"{len(using)} of {len(converged)} other {method} {keep} z in every seed")
         parts += [_in_nll(using, name)] if using else []
-    if left_out := len(others) - len(judged):
-        methods = "method has not converged and is" if left_out == 1 else "methods have not converged and are"
-        parts.append(f"{left_out} other {methods} not judged")
+    if unconverged := len(others) - len(converged):
+        methods = "method has not converged and is" if unconverged == 1 else "methods have not converged and are"
+        parts.append(f"{unconverged} other {methods} not judged")
     caveat = "" if assay.is_valid else f"assay {assay.verdict}: no ranking"
     if not caveat and max((row.n for row in finished), default=0) < 2:
         caveat = "one seed: no ranking"

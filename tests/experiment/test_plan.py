@@ -142,9 +142,7 @@ def test_folder_of_a_long_expression_can_be_created(prepared, tmp_path):
 
 def test_update_is_timed_as_on_an_idle_machine(prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    autocast = runtime_estimate.autocast
-
-    calls = []
+    autocast, calls = runtime_estimate.autocast, []
 
     def interrupted(*arguments):
         calls.append(time.sleep(0.1))  # as if another program had the core

@@ -29,7 +29,7 @@ def cell(
     history = [
         {"update": 10 * (i + 1), "encoder_updates": n, "mi": 1.0 + i, "elbo": -9.0} for i, n in enumerate(counts)
     ]
-    costs = {name: values.pop(name) for name in ("flops",) if name in values}
+    costs = {"flops": values.pop("flops")} if "flops" in values else {}
     config = {name: values.pop(name) for name in ("dataset", "preset", "preset_notes") if name in values}
     costs |= {"encoder_updates": counts[-1], "limit_reached": limit_reached}
     return finished_cell(method, seed, history=history, costs=costs, metrics=values, **config)

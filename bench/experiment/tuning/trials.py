@@ -63,12 +63,12 @@ class Rule:
         if self.margin is not None:
             near = [number for number in finite if trials[number][0] <= baseline + self.margin]
             if near:
-                return min(near, key=lambda number: (-_counted(trials[number][1]), trials[number][0]))
+                return min(near, key=lambda number: (-_mi_or_zero(trials[number][1]), trials[number][0]))
         return min(finite, key=lambda number: trials[number][0], default=None)
 
 
-def _counted(mi: float) -> float:
-    """Return the MI of a trial, 0 if it is collapsed: what is left then is the noise of the estimate."""
+def _mi_or_zero(mi: float) -> float:
+    """Return the MI of a trial, or 0 if it is collapsed, because the estimate is only noise then."""
     return mi if mi >= COLLAPSED_BELOW else 0.0
 
 
