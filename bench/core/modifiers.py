@@ -48,7 +48,7 @@ class Linear:
     Bowman et al., CoNLL 2016; the start of 0.1 is that of He et al., ICLR 2019.
     """
 
-    space: ClassVar[Space] = {"ramp": Range(0.05, 0.5)}
+    space: ClassVar[Space] = {"ramp": Range(0.05, 0.9)}
 
     start: float = 0.1
     ramp: float | None = None  # fraction of the updates; None: the preset's
@@ -65,7 +65,7 @@ class Linear:
 class Cyclical:
     """``cycles`` linear ramps from 0 to 1, each over the first ``ratio`` of its cycle. Fu et al., NAACL 2019."""
 
-    space: ClassVar[Space] = {"cycles": Range(1, 10), "ratio": Range(0.25, 0.9, log=False)}
+    space: ClassVar[Space] = {"cycles": Range(2, 10), "ratio": Range(0.25, 0.9, log=False)}
 
     cycles: int = 4
     ratio: float = 0.5
