@@ -10,7 +10,6 @@ In a template, ``stem`` names a table such as ``synthetic-small``, or ``capacity
 - ``difference(stem, method)``        the paired difference of the NLL to the baseline, with its 95 % interval
 - ``agreement(stem, other)``          how far the rows of two tables agree (``answer.Agreement``)
 - ``untuned(stem)``                   row of a tuned table -> the row at its own settings; empty for others
-- ``selected(stem, method)``          settings that tuning selected for a row, of every seed
 - ``assay(stem)``                     the line of ``tables/<stem>.md`` on the controls
 - ``audit(stem)``                     rows of ``tables/audit.csv`` about the table, with ``passed`` 1 or 0
 - ``verdicts(stem)``                  id of a claim -> verdict, of ``tables/<stem>.md``; ``claims`` are all claims
@@ -65,7 +64,7 @@ def render(template: Path, out: Path) -> str:
     lookup = Lookup(out)
     names = (
         *("tables", "rows", "recommended", "value", "difference"),
-        *("agreement", "untuned", "selected", "assay", "audit", "verdicts"),
+        *("agreement", "untuned", "assay", "audit", "verdicts"),
     )
     lookups = {name: getattr(lookup, name) for name in names}
     try:
@@ -125,10 +124,6 @@ class Lookup:
     def untuned(self, stem: str) -> dict[str, str]:
         """Return row of a tuned table -> the row at its own settings; an empty dictionary for another table."""
         return {row["method"]: row["settings"] for row in self._trials(stem) if not row["trial"]}
-
-    def selected(self, stem: str, method: str) -> list[str]:
-        """Return the settings that tuning selected for a row, of every seed."""
-        return [row["settings"] for row in self._trials(stem) if row["selected"] and row["method"] == method]
 
     def assay(self, stem: str) -> str:
         """Return the line on the controls."""
