@@ -47,8 +47,8 @@ PANELS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "mi_batch",
             "batch MI",
-            "MI in batches of {batch_size}, as He et al. (2019) estimate it{ceiling}; its noise is alike in all rows "
-            "of a seed, so compare it with a row that has collapsed",
+            "MI in batches of {batch_size}, as He et al. (2019) estimate it{ceiling}; its noise is correlated over the "
+            "rows of a seed, so compare it with a collapsed row",
         ),
         Metric("au_kl", "AU(KL)", "latent dimensions with a mean KL above 0.01 nats, at any scale of their means"),
         Metric("updates", "updates", "of the decoder", digits=0),
@@ -56,7 +56,7 @@ PANELS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "train_seconds",
             "train (s)",
-            "training only, without validation, evaluation and data, on {device}; longer if it had other work",
+            "training only, without validation, evaluation and data, on {device}; longer if other jobs ran beside it",
         ),
     ),
     "Use of z": (
@@ -197,10 +197,8 @@ def _context(rows: DataFrame, cell: CellRecord, baseline: str | None) -> dict[st
     batch, n = settings.get("batch_size"), metrics.get("n") or settings.get("test_examples")
     ceiling = f"at most ln {n:,} = {math.log(n):.2f} nats" if n else ""
     if rows["mi_high"].notna().any():
-        first = f"the first number tends to be too low{f' and is {ceiling}' if n else ''}"
-        ceiling = (
-            f", as a range: {first}, the second tends to be too high; collapsed means a first number below 0.1 nats"
-        )
+        low = f"an estimate with negative bias{f', {ceiling},' if n else ''}"
+        ceiling = f", as a range: {low} and one with positive bias; collapsed means a first number below 0.1 nats"
     else:
         ceiling = f"{': ' if n else ''}{ceiling}; collapsed means below 0.1 nats"
     return settings | {
