@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 ARRAYS = "mean and logvar [N, D], optionally labels [N]"
-HISTORY = ("kl", "kl_weight")
 
 
 def add_parser(commands: Any) -> None:
@@ -28,20 +28,25 @@ def add_parser(commands: Any) -> None:
         "kl and kl_weight [T], logged during training. Nothing is written, except by --html.",
     )
     p.add_argument("file", type=path, metavar="FILE.npz", help=f"arrays {ARRAYS}")
-    p.add_argument("--kl-weight", type=float, metavar="W", help="KL weight at the end of training")
+    p.add_argument("--kl-weight", type=float, metavar="W", help="KL weight of the final objective, 1 for the ELBO")
     p.add_argument("--json", action="store_true", help="print the verdict and every number as JSON")
-    p.add_argument("--html", type=path, metavar="FILE", help="write the diagnosis as an HTML card")
+    p.add_argument("--html", type=path, metavar="FILE", help="write the diagnosis as a card to FILE.html")
     p.set_defaults(execute=execute, after_stop="nothing was changed")
 
 
 def execute(args: argparse.Namespace) -> int:
     if args.kl_weight is not None and not math.isfinite(args.kl_weight):
         raise UserError(f"--kl-weight must be a number, not {args.kl_weight}")
+    if args.html and (args.html.suffix != ".html" or args.html.is_dir()):
+        raise UserError(f"--html {args.html}: give a file whose name ends in .html")
     arrays = _read(args.file)
     from bench.core.files import write_text
     from bench.diagnosis import diagnose
+    from bench.diagnosis.inputs import HISTORY
 
     history = {name: arrays[name] for name in HISTORY if name in arrays}
+    if unread := [name for name in arrays if name not in ("mean", "logvar", "labels", *HISTORY)]:
+        print(f"not read: {', '.join(unread)} (only {ARRAYS}, kl and kl_weight are)", file=sys.stderr)
     diagnosis = diagnose(
         (arrays["mean"], arrays["logvar"]),
         labels=arrays.get("labels"),
@@ -50,6 +55,7 @@ def execute(args: argparse.Namespace) -> int:
     )
     if args.html:
         write_text(args.html, f"<!doctype html><meta charset=utf-8><title>Diagnosis</title>{diagnosis._repr_html_()}\n")
+        print(f"written: {args.html}", file=sys.stderr)
     print(json.dumps(diagnosis.to_dict(), indent=1, ensure_ascii=False) if args.json else diagnosis)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -43,9 +44,11 @@ def diagnose(
         data: x ``[N, …]``, in the order of the posteriors, for ``log_prob`` and for a function ``posterior``. If x is
             no tensor, give the indices of the examples, and look x up in ``log_prob``.
         prior: p(z), a torch distribution over vectors; N(0, I) by default.
-        log_prob: Function of x ``[B, …]`` and z ``[B, D]`` that returns log p(x|z) in nats, ``[B]``.
+        log_prob: Function of x ``[B, …]`` and z ``[B, D]`` that returns log p(x|z) in nats, ``[B]``: the sum over
+            pixels or tokens, not the mean.
         labels: One per example, for a linear probe.
-        kl_weight: The KL weight at the end of training, 1 for the ELBO.
+        kl_weight: The KL weight of the final objective, at which a warm-up ends: 1 for the ELBO, β for a β-VAE. By
+            default 1, or the last of ``history`` if that is higher.
         history: Values logged during training, of equal length: ``kl`` in nats per example, and ``kl_weight``.
         likelihood_examples: Examples for measures with ``log_prob``; more give smaller errors and take longer.
         seed: Seed of the samples of z. Their noise differs from that of ``torch.manual_seed(seed)``.
@@ -53,8 +56,8 @@ def diagnose(
     Raises:
         UserError: If an argument cannot be used; one line says what to give instead.
     """
-    if likelihood_examples < 2:
-        raise UserError(f"likelihood_examples is {likelihood_examples}: give 2 or more")
+    if not isinstance(likelihood_examples, Integral) or likelihood_examples < 2:
+        raise UserError(f"likelihood_examples is {likelihood_examples!r}: give an integer of 2 or more")
     subject = read(posterior, data, prior, log_prob, labels, kl_weight, history)
     generator = torch.Generator(subject.q.mean.device).manual_seed(derive_seed(seed, "diagnosis"))
     measures, differentiable = measure_latent(subject, generator), True
@@ -70,7 +73,7 @@ def _missing(subject: Subject, measures: Mapping[str, Any], differentiable: bool
     missing = []
     if not subject.has_likelihood:
         measure = "use of z by the decoder, NLL, encoder lag, effect of each dimension"
-        missing.append(Missing(measure, "no likelihood", "log_prob and data"))
+        missing.append(Missing(measure, "no likelihood", "log_prob and data (in Python)"))
     elif not differentiable:
         missing.append(Missing("encoder lag", "log_prob has no gradient by z", "a log_prob written in torch"))
     if "kl_dim" not in measures:
@@ -78,7 +81,8 @@ def _missing(subject: Subject, measures: Mapping[str, Any], differentiable: bool
             Missing("KL per dimension, collapse curve", "the prior is no product of Gaussians", "KL terms of your own")
         )
     if subject.history is None:
-        missing.append(Missing("course of training", "no history", "history={'kl': […], 'kl_weight': […]}"))
+        missing.append(Missing("course of training", "no history", "kl and kl_weight, logged during training"))
     if "probe" not in measures:
-        missing.append(Missing("linear probe", "no labels of two classes or more", "labels"))
+        reason = "no labels" if subject.labels is None else "the labels have no two classes of several examples each"
+        missing.append(Missing("linear probe", reason, "class labels"))
     return missing

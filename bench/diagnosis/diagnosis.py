@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 100  # characters
+UNRELIABLE = 0.7  # Pareto k above which an importance-weighted estimate is unreliable (docs/metrics.md)
 MAX_EVIDENCE = 2  # published rows that are quoted per cause
 #: Name in text -> measures in their order: value, and its standard error if that was measured.
 LINES = {
@@ -24,8 +25,6 @@ LINES = {
     "cost of z of another example": ("shuffle_gap", "shuffle_gap_se"),
     "cost of z of the prior": ("prior_gap", "prior_gap_se"),
     "ELBO lost by the encoder": ("gap_amortisation", "gap_amortisation_se"),
-    "accuracy of a linear probe": ("probe", ""),
-    "certificate of labels": ("certificate", ""),
 }
 
 
@@ -69,13 +68,20 @@ class Diagnosis:
     def numbers(self) -> list[tuple[str, str]]:
         """Return the main measures as name and text."""
         m = self.measures
-        lines = [("MI", f"{m['mi']:.3f} to {m['mi_high']:.3f} (± {m['mi_se']:.3f}; ceiling {m['mi_ceiling']:.2f})")]
+        low, high = sorted((m["mi"], m["mi_high"]))
+        lines = [("MI", f"{low:.3f} to {high:.3f} (± {m['mi_se']:.3f}; ceiling {m['mi_ceiling']:.2f})")]
         values = m | {"negative_elbo": -m["elbo"]} if "elbo" in m else m
         for name, (value, error) in LINES.items():
             if value in values:
                 lines.append((name, f"{values[value]:.3f}" + (f" ± {values[error]:.3f}" if error else "")))
+        if "probe" in m:
+            lines.append(
+                ("accuracy of a linear probe", f"{m['probe']:.3f} (most frequent label: {m['probe_chance']:.3f})")
+            )
+            lines.append(("certificate of labels", f"{m['certificate']:.3f} (above 0: the means depend on x)"))
         if "iw_nll" in m:
-            diagnostics = f"{m['iw_samples']} samples, ESS {m['ess']:.0f}, Pareto k {m['pareto_k']:.2f}"
+            unreliable = ", unreliable" * (m["pareto_k"] > UNRELIABLE)
+            diagnostics = f"{m['iw_samples']} samples, ESS {m['ess']:.0f}, Pareto k {m['pareto_k']:.2f}{unreliable}"
             lines.append(("IW-NLL", f"{m['iw_nll']:.3f} ({diagnostics})"))
         units = [f"{m['au']} by the variance of means"]
         units += [f"{m['au_kl']} by KL"] if "au_kl" in m else []
@@ -87,23 +93,25 @@ class Diagnosis:
 
     def __str__(self) -> str:
         lines = textwrap.wrap(self.headline(), WIDTH, subsequent_indent="  ")
+        lines += [line for note in self.notes for line in _wrapped(f"note: {note}")]
         for cause in self.advice():
             lines += ["", *_wrapped(f"- {cause.title}: {cause.evidence}."), *_wrapped(f"  {cause.meaning} {cause.do}")]
             if cause.methods:
                 lines += _wrapped(f"  Methods: {', '.join(cause.methods)}")
             lines += [f"  {row}" for row in cause.published[: MAX_EVIDENCE if len(self.causes) < 3 else 1]]
+        few = self.measures.get("likelihood_examples", self.measures["examples"])
+        part = f"; with log p(x|z), of {few} examples" if few < self.measures["examples"] else ""
         sizes = (counted(self.measures[f"{name}s"], name) for name in ("example", "dimension"))
         lines += [
             "",
-            f"{', '.join(sizes)}; nats per example",
+            f"{', '.join(sizes)}; nats per example, ± one standard error{part}",
             *(f"  {name:<30} {text}" for name, text in self.numbers()),
         ]
         return "\n".join(lines + [line for remark in self._remarks() for line in _wrapped(remark)])
 
     def _remarks(self) -> list[str]:
-        """Return what was not measured, and what is unusual about the input."""
-        missing = [f"not measured: {each.measure} ({each.reason}): give {each.give}" for each in self.missing]
-        return missing + [f"note: {note}" for note in self.notes]
+        """Return what was not measured."""
+        return [f"not measured: {each.measure} ({each.reason}): give {each.give}" for each in self.missing]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict and every number as JSON values."""
@@ -125,7 +133,8 @@ class Diagnosis:
         return figure(self.headline().partition(":")[0], self.measures)
 
     def _repr_html_(self) -> str:
-        return html(self.status, self.headline(), self.advice(), self.numbers(), self.measures, self._remarks())
+        remarks = [*(f"note: {note}" for note in self.notes), *self._remarks()]
+        return html(self.status, self.headline(), self.advice(), self.numbers(), self.measures, remarks)
 
 
 def _wrapped(text: str) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from bench.core.errors import UserError
 from bench.models.distributions import LOG_2PI, Gaussian, Posterior, Prior
 
 PAIRWISE_NUMBERS = 2**24  # of z in the coordinates of each example, in memory at a time
@@ -83,6 +85,16 @@ class TorchPrior(Prior):
             return self.distribution.sample((count,)).to(device, torch.float64)
 
 
+def call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a user's function returns; ``UserError`` with its arguments and the first line of its error."""
+    try:
+        return function(*arguments)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:  # of torch: shapes, types, devices, values
+        given = " and ".join(f"{[*a.shape]} ({a.dtype})" if isinstance(a, Tensor) else str(type(a)) for a in arguments)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{name} failed on {given}: {reason}") from error
+
+
 class UserModel(nn.Module):
     """p(z) p(x|z) of a user's model, with z in units of the prior.
 
@@ -106,5 +118,22 @@ class UserModel(nn.Module):
         """Return log p(x|z): x ``[B, …]``, z ``[B, S, D]`` -> ``[B, S]``."""
         assert self.user_log_prob is not None
         batch, samples = z.shape[:2]
-        z = (self.location + self.scale * z).flatten(0, 1).unflatten(1, self.shape).to(self.dtype)
-        return self.user_log_prob(x.repeat_interleave(samples, dim=0), z).view(batch, samples)
+        z = (self.location + self.scale * z).flatten(0, 1)
+        return self.log_prob_of_pairs(x.repeat_interleave(samples, dim=0), z).view(batch, samples)
+
+    def log_prob_of_pairs(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return the user's log p(x|z) ``[B]`` of x ``[B, …]`` and z ``[B, D]`` in the user's units.
+
+        Raise ``UserError`` if the function fails, or returns another shape or NaN.
+        """
+        assert self.user_log_prob is not None
+        z = z.unflatten(1, self.shape).to(self.dtype)
+        result = call("log_prob", self.user_log_prob, x, z)
+        if not isinstance(result, Tensor) or result.shape != (len(z),):
+            shape = [*result.shape] if isinstance(result, Tensor) else type(result).__name__
+            raise UserError(
+                f"log_prob of {len(z)} examples returned {shape}: return log p(x|z) of each example, [B], in nats"
+            )
+        if result.isnan().any():
+            raise UserError("log_prob returned NaN: check the model's weights and x")
+        return result

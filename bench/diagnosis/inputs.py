@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,18 +19,21 @@ from torch.distributions import (
 )
 
 from bench.core.errors import UserError
-from bench.diagnosis.distributions import AnyGaussian, FullGaussianPosterior, TorchPrior, UserModel
+from bench.diagnosis.distributions import AnyGaussian, FullGaussianPosterior, TorchPrior, UserModel, call
 from bench.models.distributions import Gaussian, Prior, StandardNormal
 
 ENCODING_BATCH = 256  # examples that a callable encodes at a time
+MODE_TOLERANCE = 1e-2  # between two evaluations of a posterior; those of float16 differ by less
+HISTORY = ("kl", "kl_weight")
+NO_EXAMPLES = "no examples: give the posteriors of 1,000 or more"
 MAX_LOGVAR = 60.0  # a log-variance above this is no log-variance: the standard deviation would be 1e13
 SUPPORTED = (
     "give a pair (mean, logvar) of shape [N, D], a torch Normal, Independent(Normal) or MultivariateNormal of N "
     "examples, or a function from data to one of these"
 )
 VARIANCES = (
-    "no log-variance is below 0: posteriors are as wide as the prior or wider; check that logvar is not a variance or "
-    "a standard deviation"
+    "no posterior is narrower than the prior in any dimension: check that logvar is the natural logarithm of the "
+    "variances, not a variance or a standard deviation"
 )
 
 
@@ -74,12 +78,13 @@ def read(
     """Check everything that ``bench.diagnose`` takes. Raise ``UserError`` with one line for what is wrong."""
     data = None if data is None else _tensor_or_object(data)
     q, shape, dtype = _posterior(posterior, data)
-    count, dim = q.mean.shape
-    if count < 2:
+    if (count := len(q.mean)) < 2:
         raise UserError("1 example: give the posteriors of at least 2, better of 1,000")
-    notes = [VARIANCES] if isinstance(q, Gaussian) and q.logvar.min() >= 0 and q.logvar.max() > 0 else []
     prior_module, location, scale = _prior(prior, shape, q.mean)
     q = _in_units_of_prior(q, location, scale)
+    notes = [VARIANCES] if isinstance(q, Gaussian) and q.logvar.min() >= 0 and q.logvar.max() > 0 else []
+    if unused := [str(name) for name in history or () if name not in HISTORY]:
+        notes.append(f"history has {', '.join(unused)}, which is not read: only {' and '.join(HISTORY)} are")
     if log_prob is not None and not isinstance(data, Tensor):
         raise UserError("log_prob needs data: give the x of the posteriors as a tensor [N, …], or their indices")
     if isinstance(data, Tensor) and len(data) != count:
@@ -98,7 +103,8 @@ def read(
 
 def _tensor_or_object(data: Any) -> Any:
     if isinstance(data, np.ndarray) and data.dtype.kind in "fiub":
-        return torch.from_numpy(data)
+        tensor = torch.from_numpy(data)
+        return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
     return data
 
 
@@ -107,9 +113,13 @@ def _posterior(posterior: Any, data: Any) -> tuple[AnyGaussian, tuple[int, ...],
     if callable(posterior):
         if data is None:
             raise UserError("the posterior is a function, but there is no data: use diagnose(function, data)")
+        if isinstance(data, Tensor) and len(data) == 0:
+            raise UserError(NO_EXAMPLES)
         batches = data.split(ENCODING_BATCH) if isinstance(data, Tensor) else [data]
         with torch.no_grad():
-            parts = [_parameters(posterior(batch)) for batch in batches]
+            parts = [_encoded(posterior, batch) for batch in batches]
+            if isinstance(data, Tensor):
+                _check_mode(parts[0], _encoded(posterior, data[:2]))
         parameters = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
     else:
         parameters = _parameters(posterior)
@@ -122,6 +132,17 @@ def _posterior(posterior: Any, data: Any) -> tuple[AnyGaussian, tuple[int, ...],
     return Gaussian(mean.flatten(1), spread.flatten(1)), shape, dtype
 
 
+def _encoded(posterior: Callable[[Any], Any], batch: Any) -> tuple[Tensor, Tensor]:
+    return _parameters(call("the posterior", posterior, batch))
+
+
+def _check_mode(many: tuple[Tensor, Tensor], few: tuple[Tensor, Tensor]) -> None:
+    """Raise ``UserError`` if the posteriors of the first examples depend on chance, or on the rest of their batch."""
+    for alone, together in zip(few, many, strict=True):
+        if not torch.allclose(alone, together[: len(alone)], rtol=MODE_TOLERANCE, atol=MODE_TOLERANCE):
+            raise UserError("the posterior of an example is not the same in another batch: switch to model.eval()")
+
+
 def _parameters(posterior: Any) -> tuple[Tensor, Tensor]:
     """Return mean ``[N, …]`` and log-variance of the same shape, or the Cholesky factor ``[N, D, D]``."""
     if isinstance(posterior, Distribution):
@@ -129,10 +150,13 @@ def _parameters(posterior: Any) -> tuple[Tensor, Tensor]:
     if hasattr(posterior, "mean") and hasattr(posterior, "logvar"):
         posterior = posterior.mean, posterior.logvar
     if not isinstance(posterior, (tuple, list)) or len(posterior) != 2:
-        raise UserError(f"a posterior cannot be a {type(posterior).__name__}: {SUPPORTED}")
+        size = f" of {len(posterior)}" if isinstance(posterior, (tuple, list)) else ""
+        raise UserError(f"a posterior cannot be a {type(posterior).__name__}{size}: {SUPPORTED}")
     mean, logvar = (_numbers(name, value) for name, value in zip(("mean", "logvar"), posterior, strict=True))
     if mean.dim() < 2:
         raise UserError(f"mean has shape {[*mean.shape]}: write [N, D], with one row for each example")
+    if len(mean) == 0:
+        raise UserError(NO_EXAMPLES)
     if mean.shape != logvar.shape:
         raise UserError(f"mean has shape {[*mean.shape]}, but logvar {[*logvar.shape]}: both must be [N, D]")
     if mean[0].numel() == 0:
@@ -216,27 +240,44 @@ def _labels(labels: Any, count: int) -> np.ndarray | None:
     if labels is None:
         return None
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    values = values.astype(str) if values.dtype == object else values
     if values.shape != (count,):
         raise UserError(f"labels have shape {[*values.shape]}: give one for each of the {count} examples, [{count}]")
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise UserError("labels have NaN: leave these examples out, or give the labels as text")
     return values
 
 
 def _weight(kl_weight: float) -> float:
-    if not 0 <= kl_weight < float("inf"):
-        raise UserError(f"kl_weight is {kl_weight}: give the KL weight at the end of training, 1 for the ELBO")
-    return float(kl_weight)
+    try:
+        weight = float(kl_weight)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise UserError(f"kl_weight is {kl_weight!r}: give one number, the KL weight of the final objective (ELBO: 1)")
+    return weight
 
 
 def _history(history: Mapping[str, Any]) -> History:
     """Return the history from sequences of equal length: ``kl``, and optionally ``kl_weight``."""
     if "kl" not in history:
-        raise UserError("history has no 'kl': give {'kl': [...], 'kl_weight': [...]}, one value per logged step")
-    columns = {
-        name: np.asarray(history[name], dtype=np.float64).ravel() for name in ("kl", "kl_weight") if name in history
-    }
+        raise UserError("history has no 'kl': give kl, and optionally kl_weight, with one value per logged step")
+    columns = {name: _logged(name, history[name]) for name in HISTORY if name in history}
     lengths = {name: len(values) for name, values in columns.items()}
     if len({*lengths.values()}) > 1:
         raise UserError(f"history has {lengths['kl']} values of kl and {lengths['kl_weight']} of kl_weight: log both")
     if lengths["kl"] < 2 or not all(np.isfinite(values).all() for values in columns.values()):
         raise UserError("history needs at least 2 finite values of kl (and of kl_weight): leave out the others")
+    if "kl_weight" in columns and columns["kl_weight"].min() < 0:
+        raise UserError("history has a negative kl_weight: give the factor of the KL in the loss")
     return History(columns["kl"], columns.get("kl_weight"))
+
+
+def _logged(name: str, values: Any) -> np.ndarray:
+    """Return logged values ``[T]``: numbers, arrays, or tensors with or without a gradient."""
+    try:
+        values = values if isinstance(values, (Tensor, np.ndarray)) else [float(value) for value in values]
+        values = values.detach().cpu() if isinstance(values, Tensor) else values
+        return np.asarray(values, dtype=np.float64).ravel()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"history['{name}'] cannot be read: give one number per logged step") from error

@@ -6,6 +6,7 @@ threshold; otherwise there is no verdict.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -61,7 +62,13 @@ class Verdict:
 def decide(m: Measures, kl_weight: float | None, history: History | None) -> Verdict:
     """Return the verdict for measures of the posteriors and, if there was a likelihood, of the decoder."""
     status, reason = _status(m)
-    causes = [*_training(m, status, kl_weight, history), *_model(m, status), *_dimensions(m, status)]
+    weight = kl_weight
+    if weight is None and history is not None and history.kl_weight is not None:
+        weight = float(history.kl_weight[-1])
+    causes = [*_training(status, kl_weight, history)]
+    if status == "collapsed" and weight is not None and weight > 1 and not causes:
+        causes.append(Cause("prior_wins", f"the KL weight is {weight:.2g}, above the ELBO's 1"))
+    causes += [*_model(m, status, weight), *_dimensions(m, status)]
     if status == "collapsed" and not causes:
         causes.append(Cause("unknown", "no rule applies"))
     return Verdict(status, reason, tuple(causes))
@@ -77,33 +84,49 @@ def _status(m: Measures) -> tuple[Status, str]:
     low, high = bracket(m)
     between = f"MI is between {low:.2f} and {high:.2f} nats with two standard errors"
     if m["examples"] < MIN_EXAMPLES:
-        return "undecided", f"{m['examples']} examples are too few: give at least {MIN_EXAMPLES}, better 1,000"
+        transposed = f", or transpose them to [{m['dimensions']}, {m['examples']}]" * (m["dimensions"] > MIN_EXAMPLES)
+        few = f"{m['examples']} examples are too few: give at least {MIN_EXAMPLES}, better 1,000{transposed}"
+        return "undecided", few
+    used = _used(m)
+    if used == "reversed":
+        raised = f"{-m['shuffle_gap']:.2f} ± {m['shuffle_gap_se']:.2f}"
+        return "undecided", (
+            f"z of another example raises log p(x|z) by {raised} nats: check the sign of log_prob, and that data and "
+            "posteriors are in the same order"
+        )
     if high < COLLAPSED_BELOW:
-        return "collapsed", f"the posteriors do not depend on x: MI is below {max(high, 0.001):.2g} nats"
+        cost = f", although z of another example costs {m['shuffle_gap']:.2f} nats" if used == "yes" else ""
+        return "collapsed", f"the posteriors hardly depend on x: MI is below {_bound(high)} nats{cost}"
     if low < COLLAPSED_BELOW:
         return "undecided", f"{between}, on both sides of {COLLAPSED_BELOW}: give more examples"
-    used = _used(m)
     if used is None:
         return "not collapsed", f"the posteriors depend on x: {between}; no log_prob, so use by the decoder is unknown"
     gap = f"z of another example costs {m['shuffle_gap']:.2f} ± {m['shuffle_gap_se']:.2f} nats"
     if used == "no":
-        return "unused", f"the posteriors depend on x, but the decoder ignores z: {between}, {gap}"
+        small = m["shuffle_gap"] > SIGMAS * m["shuffle_gap_se"]
+        mean = " (log_prob must be a sum over pixels or tokens, not a mean)" if small else ""
+        return "unused", f"the posteriors depend on x, but the decoder ignores z: {between}, {gap}{mean}"
     if used == "unclear":
         return "undecided", f"{between}, but {gap}, on both sides of {USED_ABOVE}: raise likelihood_examples"
     return "not collapsed", f"{between}, and {gap}"
 
 
-def _used(m: Measures) -> Literal["yes", "no", "unclear"] | None:
-    """Return whether the decoder uses z, None without a likelihood."""
+def _bound(high: float) -> str:
+    """Return an upper bound of MI in nats; the standard error of a smaller one is itself too uncertain."""
+    return f"{max(high, 0.01):.2g}"
+
+
+def _used(m: Measures) -> Literal["yes", "no", "unclear", "reversed"] | None:
+    """Return whether the decoder uses z, None without a likelihood; reversed: z of another example is better."""
     if "shuffle_gap" not in m:
         return None
-    gap, error = abs(m["shuffle_gap"]), SIGMAS * m["shuffle_gap_se"]  # negative for posteriors that mislead the decoder
-    if gap - error >= USED_ABOVE:
-        return "yes"
-    return "no" if gap + error < USED_ABOVE else "unclear"
+    gap, error = m["shuffle_gap"], SIGMAS * m["shuffle_gap_se"]
+    if abs(gap) - error >= USED_ABOVE:
+        return "yes" if gap > 0 else "reversed"
+    return "no" if abs(gap) + error < USED_ABOVE else "unclear"
 
 
-def _training(m: Measures, status: Status, kl_weight: float | None, history: History | None) -> Iterator[Cause]:
+def _training(status: Status, kl_weight: float | None, history: History | None) -> Iterator[Cause]:
     """Yield causes in the course of training: the prior wins, or a warm-up longer than training."""
     weights = None if history is None else history.kl_weight
     if history is not None and status in ("collapsed", "unused"):
@@ -119,12 +142,13 @@ def _training(m: Measures, status: Status, kl_weight: float | None, history: His
         if weights[-1] < final * (1 - 1e-3) and weights[-1] == weights.max() and recent[-1] > recent[0]:
             share = f"{weights[-1]:.2g} of {final:.2g}"
             yield Cause("warm_up", f"the KL weight ended at {share} and was still rising")
-    if kl_weight is not None and kl_weight > 1 and status == "collapsed":
-        yield Cause("prior_wins", f"the KL weight is {kl_weight:.2g}, above the ELBO's 1")
 
 
-def _model(m: Measures, status: Status) -> Iterator[Cause]:
-    """Yield whether the encoder or the model is responsible, from posteriors refined per example."""
+def _model(m: Measures, status: Status, weight: float | None) -> Iterator[Cause]:
+    """Yield whether the encoder or the model is responsible, from posteriors refined per example.
+
+    These maximise the ELBO. With a KL weight above 1 they differ from the best encoder's, so that it has no lag.
+    """
     if status == "unused":
         gaps = f"z of another example costs {m['shuffle_gap']:.3f} nats, z of the prior {m['prior_gap']:.3f}"
         yield Cause("decoder_ignores_z", gaps)
@@ -135,10 +159,11 @@ def _model(m: Measures, status: Status) -> Iterator[Cause]:
     more = m["mi_refined"] - m["mi_encoder"]
     numbers = (
         f"refined posteriors of {m['likelihood_examples']} examples: MI {m['mi_refined']:.2f} nats against the "
-        f"encoder's {max(m['mi_encoder'], 0):.2f}, ELBO higher by {m['gap_amortisation']:.2f}"
+        f"encoder's {max(m['mi_encoder'], 0):.2f} (at most {math.log(m['likelihood_examples']):.2f} can be measured), "
+        f"ELBO higher by {m['gap_amortisation']:.2f}"
     )
     threshold = COLLAPSED_BELOW if status == "collapsed" else LAG_ABOVE
-    if more > threshold and gain > threshold:
+    if more > threshold and gain > threshold and (weight is None or weight <= 1):
         yield Cause("encoder_lag", numbers)
     elif status == "collapsed" and m["mi_refined"] < COLLAPSED_BELOW and m["gap_amortisation"] < COLLAPSED_BELOW:
         yield Cause("decoder_ignores_z", numbers)
@@ -153,7 +178,7 @@ def _dimensions(m: Measures, status: Status) -> Iterator[Cause]:
         share = f"MI {max(m['mi'], 0):.2f} nats of a KL of {m['kl']:.2f}"
         yield Cause("moved_together", f"{_dimensions_text(offset)} with KL but without information; {share}")
     elif status == "collapsed" and m["kl"] - SIGMAS * m["kl_se"] > COLLAPSED_BELOW:
-        yield Cause("moved_together", f"KL {m['kl']:.2f} nats, MI below {max(bracket(m)[1], 0.001):.2g}")
+        yield Cause("moved_together", f"KL {m['kl']:.2f} nats, MI below {_bound(bracket(m)[1])}")
     if status != "collapsed" and "dead" in m and (dead := m["dead"].nonzero().flatten().tolist()):
         yield Cause("dead_dimensions", f"{_dimensions_text(dead)} of {m['dimensions']}: KL < 0.01 nats")
     if m["mi"] > m["mi_ceiling"] - CEILING_MARGIN:

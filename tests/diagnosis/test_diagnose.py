@@ -1,6 +1,8 @@
 """What ``bench.diagnose`` and its command take and return: errors, forms of posteriors, text, card, figure, JSON."""
 
 import json
+import math
+import re
 import tomllib
 from importlib.resources import files
 from types import SimpleNamespace
@@ -14,12 +16,14 @@ import bench
 from bench.cli.main import main
 from bench.core.errors import UserError
 from bench.training import registry
-from tests.diagnosis.test_verdict import Linear, channel, constant, joined
+from tests.diagnosis.test_verdict import Linear, channel, constant, ignores_z, joined
 
 MEAN, LOGVAR = channel(120)
 NAN = MEAN.clone()
 NAN[7, 2] = float("nan")
 ERRORS = {
+    "no examples": ((MEAN[:0], LOGVAR[:0]), {}, "no examples: "),
+    "a function of no examples": (lambda x: (x, x), {"data": MEAN[:0]}, "no examples: "),
     "one example": ((MEAN[:1], LOGVAR[:1]), {}, "1 example: "),
     "a vector": ((MEAN[0], LOGVAR[0]), {}, r"mean has shape \[4\]: write \[N, D\]"),
     "transposed": ((MEAN, LOGVAR.T), {}, r"mean has shape \[120, 4\], but logvar \[4, 120\]"),
@@ -27,7 +31,7 @@ ERRORS = {
     "no dimensions": ((MEAN[:, :0], LOGVAR[:, :0]), {}, "no latent dimensions"),
     "strings": ((np.array([["a"]]), LOGVAR), {}, "mean is an array of <U1: give real numbers"),
     "variances": ((MEAN, LOGVAR + 1e3), {}, "logvar has a value of 998: give the natural logarithm"),
-    "three tensors": ((MEAN, LOGVAR, MEAN), {}, "a posterior cannot be a tuple: give a pair"),
+    "three tensors": ((MEAN, LOGVAR, MEAN), {}, "a posterior cannot be a tuple of 3: give a pair"),
     "Laplace": (Laplace(MEAN, 1.0), {}, "posteriors of type Laplace cannot be diagnosed"),
     "one posterior": (MultivariateNormal(MEAN[0], torch.eye(4).double()), {}, "MultivariateNormal of N examples"),
     "a function alone": (lambda x: x, {}, "there is no data"),
@@ -37,6 +41,26 @@ ERRORS = {
     "likelihood alone": ((MEAN, LOGVAR), {"log_prob": print}, "log_prob needs data"),
     "other data": ((MEAN, LOGVAR), {"data": MEAN[:3]}, "data has 3 examples, the posteriors are of 120"),
     "KL weight": ((MEAN, LOGVAR), {"kl_weight": -1}, "kl_weight is -1"),
+    "KL weights": ((MEAN, LOGVAR), {"kl_weight": [0.1, 1]}, r"kl_weight is \[0.1, 1\]: give one number"),
+    "likelihood examples": ((MEAN, LOGVAR), {"likelihood_examples": 16.5}, "give an integer of 2 or more"),
+    "labels with NaN": ((MEAN, LOGVAR), {"labels": [float("nan")] * 120}, "labels have NaN"),
+    "history of strings": ((MEAN, LOGVAR), {"history": {"kl": ["a", "b"]}}, r"history\['kl'\] cannot be read"),
+    "history of negative weights": (
+        (MEAN, LOGVAR),
+        {"history": {"kl": [1, 2], "kl_weight": [-1, 1]}},
+        "negative kl_weight",
+    ),
+    "swapped arguments": (
+        (MEAN, LOGVAR),
+        {"data": torch.zeros(120, 6), "log_prob": lambda z, x: (x - z @ torch.ones(4, 6)).sum(1)},
+        r"log_prob failed on \[2, 6\] .* and \[2, 4\]",
+    ),
+    "encoder of other data": (torch.nn.Linear(3, 8), {"data": MEAN.float()}, "the posterior failed on"),
+    "NaN in the likelihood": (
+        (MEAN, LOGVAR),
+        {"data": torch.arange(120), "log_prob": lambda x, z: torch.where(x > 60, math.nan, z.sum(1))},
+        "log_prob returned NaN: check the model's weights",
+    ),
     "history": ((MEAN, LOGVAR), {"history": {"loss": [1, 2]}}, "history has no 'kl'"),
     "history of unequal lengths": (
         (MEAN, LOGVAR),
@@ -51,7 +75,17 @@ ERRORS = {
     "dropout": (
         (MEAN, LOGVAR),
         {"data": MEAN, "log_prob": lambda x, z: torch.nn.functional.dropout(z).sum(1)},
-        "switch dropout off",
+        "log_prob of an example is not the same in another batch: switch to model.eval",
+    ),
+    "batch statistics": (
+        (MEAN, LOGVAR),
+        {"data": MEAN, "log_prob": lambda x, z: torch.nn.functional.batch_norm(z, None, None, training=True).sum(1)},
+        "switch to model.eval",
+    ),
+    "dropout in the encoder": (
+        lambda x: (torch.nn.functional.dropout(x), x),
+        {"data": MEAN},
+        "the posterior of an example is not the same in another batch",
     ),
 }
 
@@ -92,7 +126,7 @@ def test_function_is_called_in_batches():
         return MEAN[index % 120], LOGVAR[index % 120]
 
     diagnosis = bench.diagnose(encode, torch.arange(600))
-    assert sizes == [256, 256, 88] and diagnosis.measures["examples"] == 600
+    assert sizes == [256, 256, 88, 2] and diagnosis.measures["examples"] == 600
 
 
 def test_likelihood_gets_latents_in_their_shape_and_type():
@@ -115,7 +149,9 @@ def test_likelihood_without_gradient_misses_the_lag_only():
 
 
 def test_variances_in_place_of_logarithms_are_noticed():
-    assert "variance" in bench.diagnose((MEAN, LOGVAR.exp())).notes[0]
+    diagnosis = bench.diagnose((MEAN, LOGVAR.exp()))
+    assert "variance" in diagnosis.notes[0]
+    assert str(diagnosis).index("\nnote: ") < str(diagnosis).index("120 examples")
     assert not bench.diagnose((MEAN, torch.zeros_like(MEAN))).notes
 
 
@@ -146,7 +182,7 @@ def test_text_card_and_figure(tmp_path):
     assert all(advice.title in card for advice in diagnosis.advice())
     assert not [word for word in ("<script", "<img", "<link", "//") if word in card]
     figure = diagnosis.plot()
-    assert len(figure.axes) == 3
+    assert len(figure.axes) == 3 and {label.get_text() for label in figure.axes[0].get_xticklabels()} == set("0123")
     figure.savefig(tmp_path / "figure.png")
 
 
@@ -164,8 +200,16 @@ def test_causes_name_methods_of_the_benchmark():
 
 def test_advice_quotes_published_rows():
     advice = bench.diagnose(constant(count=120), kl_weight=4.0).advice()[0]
-    assert "beta_vae" in advice.methods
-    assert any(row.startswith("beta_vae(beta=0.4) on synthetic: MI ") for row in advice.published)
+    assert "beta_vae" in advice.methods and len(advice.methods) == len(advice.published)
+    assert any(row.startswith("beta_vae(beta=0.") and ": MI " in row for row in advice.published)
+    assert all(re.search(r", 0 of \d+ seeds? collapsed", row) for row in advice.published)
+
+
+def test_methods_that_always_collapsed_are_not_advised():
+    """Word dropout is a method against decoders that ignore z, and collapsed in every published seed."""
+    advice = bench.diagnose(constant(), Linear().x, log_prob=ignores_z, likelihood_examples=8).advice()[0]
+    assert advice.title == "the decoder ignores z" and "skip_vae" in advice.methods
+    assert "word_dropout" not in advice.methods
 
 
 @pytest.fixture
@@ -183,6 +227,15 @@ def test_command_prints_text_or_json(file, tmp_path, capsys):
     assert record["status"] == "not collapsed" and [cause["name"] for cause in record["causes"]] == ["warm_up"]
     assert record["measures"]["examples"] == 120 and len(record["measures"]["kl_dim"]) == 4
     assert "not collapsed" in (tmp_path / "card.html").read_text("utf-8")
+
+
+def test_command_keeps_its_input_and_names_what_it_does_not_read(file, capsys):
+    before = file.read_bytes()
+    assert main(["diagnose", str(file), "--html", str(file)]) == 2
+    assert "ends in .html" in capsys.readouterr().err and file.read_bytes() == before
+    np.savez(file, mean=MEAN, logvar=LOGVAR, rec=[1.0])
+    assert main(["diagnose", str(file)]) == 0
+    assert capsys.readouterr().err.startswith("not read: rec ")
 
 
 @pytest.mark.parametrize(

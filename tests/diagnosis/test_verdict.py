@@ -67,6 +67,19 @@ def lagging_with_offset():
     return constant(0.7, 0.5), shortened(Linear())
 
 
+def best_encoder(weight, **options):
+    """The encoder of highest E[log p(x|z)] - weight KL, which has no lag, whatever the weight."""
+    linear = Linear()
+    precision = 1 + 1 / (weight * linear.model.scale**2)
+    mean = linear.x @ linear.model.weight / (weight * linear.model.scale**2 * precision)
+    return (mean, torch.full_like(mean, -math.log(precision))), shortened(linear) | options
+
+
+def with_likelihood(change):
+    linear = Linear()
+    return linear.posterior(), shortened(linear) | {"log_prob": lambda x, z: change(linear.log_prob(x, z))}
+
+
 def decoder_alone(posterior):
     return posterior, dict(data=Linear().x, log_prob=ignores_z, likelihood_examples=24)
 
@@ -96,6 +109,14 @@ PLANTED = {
     "prior wins by its weight": (lambda: (constant(), dict(kl_weight=4.0)), "collapsed", ["prior_wins"]),
     "decoder ignores informative z": (lambda: decoder_alone(channel()), "unused", ["decoder_ignores_z"]),
     "decoder ignores collapsed z": (lambda: decoder_alone(constant()), "collapsed", ["decoder_ignores_z"]),
+    "a large KL weight": (lambda: best_encoder(30.0, kl_weight=30.0), "collapsed", ["prior_wins"]),
+    "a wrong sign": (lambda: with_likelihood(lambda log_px: -log_px), "undecided", []),
+    "a mean over pixels": (lambda: with_likelihood(lambda log_px: log_px / 500), "unused", ["decoder_ignores_z"]),
+    "prior wins by the last weight": (
+        lambda: (constant(), dict(history={"kl": [0.02, 0.01, 0], "kl_weight": [1, 4, 4]})),
+        "collapsed",
+        ["prior_wins"],
+    ),
     "MI at its ceiling": (lambda: (channel(information=3.0), {}), "not collapsed", ["estimator_ceiling"]),
     "too few examples": (lambda: (channel(20), {}), "undecided", []),
     "collapsed, too few examples": (lambda: (constant(count=20), {}), "undecided", []),
@@ -138,6 +159,7 @@ HEALTHY = {
     "exact full-covariance posterior": lambda: (Linear(diagonal=False).full_posterior(), {}),
     "mean field, correlated": lambda: (Linear(False, 1.0).posterior(), shortened(Linear(False, 1.0))),
     "Gaussian channels": lambda: (channel(), {}),
+    "the best encoder of a β-VAE": lambda: best_encoder(4.0, kl_weight=4.0),
     "correlated dimensions": lambda: (correlated(), {}),
     "another Gaussian prior": lambda: (shifted(), dict(prior=Normal(torch.full((D,), 5.0), 2.0))),
     "a mixture as prior": mixture,

@@ -59,8 +59,7 @@ class DiagnosisCallback(Callback):
         if trainer.sanity_checking or not self._parts:
             return
         mean, logvar = (torch.cat(tensors)[: self.examples] for tensors in zip(*self._parts, strict=True))
-        rate = 0.5 * (mean.square() + logvar.exp() - logvar - 1).sum(1).mean().item()
-        self.history["kl"].append(rate)
+        self.history["kl"].append(api.diagnose((mean, logvar), prior=self.options.get("prior")).measures["kl"])
         if self.kl_weight is not None:
             self.history["kl_weight"].append(float(self.kl_weight(pl_module)))
         history = self.history if len(self.history["kl"]) > 1 else None
