@@ -1,4 +1,4 @@
-"""``python -m bench list``: print the names of methods, data sets, models and presets, or all about one of them."""
+"""``python -m bench list``: print the names of methods, data sets, models, metrics and presets, or all about one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
         description="Print the names of all methods, modifiers (schedules and KL terms), suites, data sets, models and "
         "presets on one screen, or everything about one of them.",
     )
-    p.add_argument("what", nargs="?", metavar="WHAT", help=f"a method, a suite, or one of {', '.join(SECTIONS)}")
+    p.add_argument("what", nargs="?", metavar="WHAT", help=f"a name, or one of {', '.join(SECTIONS)}")
     p.set_defaults(execute=lambda args: print_list(args.what), after_stop="nothing was changed")
 
 
@@ -46,6 +46,7 @@ def print_list(what: str | None = None) -> int:
 def overview() -> list[str]:
     """Return the names of everything: methods by family in two columns, then the other kinds, one line or two each."""
     from bench.data.registry import dataset_names
+    from bench.evaluation.registry import metric_groups
     from bench.experiment.presets import preset_names
     from bench.models.registry import likelihood_names, model_names
     from bench.training import expressions, registry
@@ -69,7 +70,8 @@ def overview() -> list[str]:
         "likelihoods": likelihood_names(),
         "presets": preset_names(),
         "not usable": [*errors],
-        "in full": ["python -m bench list NAME, of a method or suite", f"or {', '.join(SECTIONS)}"],
+        "metrics": [*metric_groups()],
+        "in full": ["python -m bench list NAME", f"or {', '.join(SECTIONS)}"],
     }
     return [
         *(f"{left:{COLUMN}}  {right}".rstrip() for left, right in rows),
@@ -84,7 +86,7 @@ def _clipped(line: str) -> str:
 
 
 def _about(what: str) -> list[str]:
-    """Return the lines of a method or a suite; ``UserError`` if there is none of that name."""
+    """Return the lines of a method, a suite or another name; ``UserError`` if there is none."""
     from bench.cli.card import card
     from bench.training import registry
 
@@ -93,7 +95,12 @@ def _about(what: str) -> list[str]:
         return [card(what)]
     if what in suites:
         return [*suites[what]]
-    raise UserError(f"no method, suite or kind '{what}': {suggest(what, {*names, *suites, *SECTIONS})}")
+    entries = {
+        entry: text for section in SECTIONS.values() for _, found in section() for entry, text in found if entry == what
+    }
+    if entries:
+        return [*_entries(entries.items(), WIDTH)]
+    raise UserError(f"nothing is called '{what}': {suggest(what, {*names, *suites, *SECTIONS})}")
 
 
 def _entries(entries: Iterable[tuple[str, str]], width: int) -> Iterator[str]:
@@ -195,6 +202,15 @@ def _presets() -> Iterator[Section]:
     yield "presets", [(p.name, f"{p.summary}; {p.seeds} seed{'s' * (p.seeds > 1)}") for p in presets]
 
 
+def _metrics() -> Iterator[Section]:
+    from bench.evaluation.registry import metric_groups
+
+    yield (
+        "metric groups",
+        [(name, _sentences(g.summary, ", ".join(g.metric_names))) for name, g in metric_groups().items()],
+    )
+
+
 def _settings(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in settings.items())
 
@@ -210,5 +226,6 @@ SECTIONS = {
     "datasets": _datasets,
     "models": _models,
     "likelihoods": _likelihoods,
+    "metrics": _metrics,
     "presets": _presets,
 }

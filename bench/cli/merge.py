@@ -63,6 +63,8 @@ def _merge(sources: Sequence[Path], bundles: Collection[Path], out: Path) -> int
         if damaged:
             folder, reason = damaged[0]
             raise UserError(f"{folder.path}: {reason}; repair it or move it away")
+        if not source.exists() and source != out:
+            raise UserError(f"no file or folder '{source}'")
         if not cells and source != out:
             raise UserError(f"no stored cells under '{source}': give the --out folder of 'python -m bench run'")
         for cell in cells:

@@ -29,7 +29,11 @@ def tune(args: argparse.Namespace, console: Console, plan: Plan) -> int:
 
     rule, data, preset, root = tuning.Rule.parse(args.select), plan.data.info, plan.preset, args.out / FOLDER
     rows = list({cell.variant.expression: cell.variant for cell in plan.cells}.values())
-    rows, controls = rows[: len(rows) - plan.controls], {row.expression for row in rows[len(rows) - plan.controls :]}
+    controls = rows[len(rows) - plan.controls :]
+    rows = rows[: len(rows) - plan.controls]
+    if not any(map(tuning.is_baseline, rows)):  # tuned rows are compared with a tuned basic VAE
+        rows = [*filter(tuning.is_baseline, controls), *rows]
+        controls = [row for row in controls if row not in rows]
     if rule.margin is not None and not any(map(tuning.is_baseline, rows)):
         raise UserError("--select mi_at_nll compares with the basic VAE: add vae to --methods")
     planner = tuning.Planner(data, preset, args.seed, plan.device, args.out, args.search)
@@ -37,7 +41,7 @@ def tune(args: argparse.Namespace, console: Console, plan: Plan) -> int:
     if not searches:
         raise UserError("no method in --methods applies to this data set: name another")
     console.print(f"{data.title}, preset {preset.name}: {count(len(rows), 'method')}, tuned", markup=False)
-    control_plan = _part(args, plan, [cell for cell in plan.cells if cell.variant.expression in controls], preset)
+    control_plan = _part(args, plan, [cell for cell in plan.cells if cell.variant in controls], preset)
     _run(console, args.out, control_plan, "control", args.dry_run)
     # A search whose trials depend on the results of earlier ones is planned trial by trial, any other at once.
     for budget in range(1, args.tune + 1) if args.search in tuning.SEQUENTIAL else [args.tune]:

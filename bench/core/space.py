@@ -19,6 +19,12 @@ class Range:
     high: float
     log: bool = True
 
+    def __post_init__(self) -> None:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(
+                f"Range({self.low}, {self.high}): the first bound must be lower, and above 0 with log=True"
+            )
+
     def at(self, position: float) -> float:
         """Return the number at a ``position`` in [0, 1)."""
         whole = isinstance(self.low, int) and isinstance(self.high, int)

@@ -58,6 +58,8 @@ def _text(folder: Path, cache: Path) -> Prepared:
 
 def _arrays(path: Path, cache: Path) -> Prepared:
     name = slug(path)
+    if path.suffix == ".txt":
+        raise UserError(f"{path} is one text file: give a folder with {', '.join(f'{s}.txt' for s in SPLITS)}")
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False))

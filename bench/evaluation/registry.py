@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bench.core.config import check_ranges
+from bench.core.errors import UserError
 from bench.core.plugins import Registry
 
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
     from bench.evaluation.trained_model import TrainedModel
 
+BASIC_METRICS = (
+    *("iw_nll", "iw_nll_se", "iw_nll_mc_se", "ess", "pareto_k", "elbo", "rec", "kl", "mi", "mi_loo", "mi_high"),
+    *("mi_batch", "kl_aggregate", "kl_aggregate_reverse", "au", "au_kl", "au_ratio", "collapsed_dims"),
+    *("bpd", "ppl", "words"),
+)
 REGISTRY = Registry("metric group", "bench.evaluation.groups", "posterior_collapse_bench.metric_groups")
 
 
@@ -73,7 +79,7 @@ class MetricGroup(Generic[Settings]):
     decodings: Callable[[Settings], float]
     panel: str  # table panel that shows the metrics
     table_order: float = 100.0
-    default: bool = False  # measured unless ``evaluation.metrics`` names other groups
+    default: bool = False  # measured where neither a preset nor ``evaluation.metrics`` names the groups
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -87,6 +93,11 @@ class MetricGroup(Generic[Settings]):
 def metric_groups() -> dict[str, MetricGroup[Any]]:
     """Return every metric group by name, in the order of the tables. ``UserError`` if a group's file is broken."""
     groups = {name: _load(name) for name in _names()}
+    owners = dict.fromkeys(BASIC_METRICS, "the basic evaluation")
+    for name, group in groups.items():
+        for metric in group.metric_names:
+            if (owner := owners.setdefault(metric, f"group {name}")) != f"group {name}":
+                raise UserError(f"metric '{metric}' is defined by {owner} and by group {name}: rename the second")
     return dict(sorted(groups.items(), key=lambda item: (item[1].table_order, item[0])))
 
 

@@ -51,19 +51,19 @@ def recommended(rows: Iterable[Mapping[str, Any]], metric: str = "nll") -> list[
 def answer(rows: DataFrame, assay: Assay) -> Answer:
     """Return the answer of ``rows_frame``. The controls do not compete."""
     name = f"{headline(rows)}_minus_baseline"
-    finished = [row for row in rows.itertuples() if row.n]
+    finished = [row for row in rows.itertuples() if row.n and not row.selection]
     baseline = next((row for row in finished if row.baseline), None)
     others = [row for row in finished if row.family != CONTROLS and not row.baseline and not math.isnan(row.mi)]
     converged = [row for row in others if row.converged == 1]
     using = [row for row in converged if row.collapsed == 0]
     parts = [_baseline(baseline)] if baseline is not None and not math.isnan(baseline.mi) else []
     if converged:
-        method, keep = f"method{'s' * (len(converged) > 1)}", f"keep{'s' * (len(using) == 1)}"
-        parts.append(f"{len(using)} of {len(converged)} other {method} {keep} z in every seed")
+        row, keep = f"row{'s' * (len(converged) > 1)}", f"keep{'s' * (len(using) == 1)}"
+        parts.append(f"{len(using)} of {len(converged)} other {row} {keep} z in every seed")
         parts += [_in_nll(using, name)] if using else []
     if unconverged := len(others) - len(converged):
-        methods = "method has not converged and is" if unconverged == 1 else "methods have not converged and are"
-        parts.append(f"{unconverged} other {methods} not judged")
+        what = "row has not converged and is" if unconverged == 1 else "rows have not converged and are"
+        parts.append(f"{unconverged} other {what} not judged")
     caveat = "" if assay.is_valid else f"assay {assay.verdict}: no ranking"
     if not caveat and max((row.n for row in finished), default=0) < 2:
         caveat = "one seed: no ranking"

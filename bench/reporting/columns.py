@@ -32,7 +32,7 @@ PANELS: dict[str, tuple[Metric, ...]] = {
             "active units: latent dimensions whose posterior mean has a variance above 0.01 over the test set",
         ),
         Metric("collapsed", "collapsed", "seeds with MI below 0.1 nats"),
-        Metric("relative_cost", "cost (×)", "FLOPs counted in training relative to {baseline}"),
+        Metric("relative_cost", "cost (×)", "FLOPs counted in training relative to {baseline}, over common seeds"),
         Metric("n", "n", "finished seeds", digits=0),
     ),
     "Details": (
@@ -201,6 +201,8 @@ def _context(rows: DataFrame, cell: CellRecord, baseline: str | None) -> dict[st
         ceiling = f", as a range: {low} and one with positive bias; collapsed means a first number below 0.1 nats"
     else:
         ceiling = f"{': ' if n else ''}{ceiling}; collapsed means below 0.1 nats"
+    if n:  # a group measures at most all test examples
+        settings = {key: min(v, n) if key.endswith("_examples") else v for key, v in settings.items()}
     return settings | {
         "proposal": "" if is_plain else " with each method's own q, looser for a worse q",
         "unit": data.unit,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
-from bench.evaluation.registry import group_of_metric
+from bench.evaluation.registry import BASIC_METRICS, group_of_metric
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.cell_record import CellRecord, readable
 from bench.experiment.convergence import converged, gain
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 
 #: Suffix of a sweep's row with the members that validation selected.
 SELECTED = ", selected on validation"
-BASIC_METRICS = (
-    *("iw_nll", "iw_nll_se", "iw_nll_mc_se", "ess", "pareto_k", "elbo", "rec", "kl", "mi", "mi_loo", "mi_high"),
-    *("mi_batch", "kl_aggregate", "kl_aggregate_reverse", "au", "au_kl", "au_ratio", "collapsed_dims"),
-    *("bpd", "ppl", "words"),
-)
 COSTS = ("train_seconds", "flops", "updates", "encoder_updates")
 #: Metrics with an interval over seeds and examples, and one of the paired differences to the baseline.
 LIKELIHOODS = ("iw_nll", "nll")
@@ -223,11 +218,18 @@ def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> di
         record[f"{name}_minus_baseline_examples"] = examples
     record["collapsed_low"], record["collapsed_high"] = wilson(done["collapsed"].sum(), done["collapsed"].count())
     return record | {
-        "relative_cost": record["flops"] / (summary(reference["flops"]).mean or math.nan),
+        "relative_cost": _relative_cost(done, reference),
         "failed": int((cells["status"] == "failed").sum()),
         "skipped": int((cells["status"] == "skipped").sum()),
         "unfinished": int(cells["status"].isin(["incomplete", "missing"]).sum()),
     }
+
+
+def _relative_cost(cells: DataFrame, reference: DataFrame) -> float:
+    """Return the FLOPs of cells relative to those of the reference, over the seeds that both have; NaN without any."""
+    own, others = (frame.set_index("replicate")["flops"].dropna() for frame in (cells, reference))
+    common = own.index.intersection(others.index)
+    return float(own[common].sum() / others[common].sum()) if len(common) and others[common].sum() else math.nan
 
 
 def _selected(members: DataFrame) -> tuple[DataFrame, str]:

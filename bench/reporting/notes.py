@@ -77,9 +77,9 @@ def row_notes(row: Any, frame: DataFrame, columns: Collection[Column], is_crosse
     for name in ("pareto_k", "pareto_k_refined"):
         if getattr(row, name) > UNRELIABLE_K:
             notes[name].append(f"above {UNRELIABLE_K}: unreliable")
-    if reasons := convergence_remarks(done):
+    if row.converged < 1:
         notes["method"].append(NOT_CONVERGED)
-        texts += reasons
+    texts += convergence_remarks(done)
     if done["shared"].max() > 1:
         notes["train_seconds"].append("measured while several cells shared the device")
     if is_mixed(row):

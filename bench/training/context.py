@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.core.config import FULL_PRECISION, TrainConfig
+from bench.core.config import FULL_PRECISION, TrainConfig, suggest
 from bench.core.hashing import derive_seed
 from bench.data.tensors import Data
 from bench.method import Context, Method, Phase
@@ -115,6 +115,7 @@ class TrainingContext(Context):
         networks = nullcontext() if full else autocast(self.model, self.train.precision)
         with fixed_statistics(*plan.norms), frozen(plan.frozen), counter, networks:
             loss = objective()
+            _check_loss(loss)
             for parameter in self.parameters:
                 parameter.grad = None
             with nullcontext() if full else no_autocast(self.device.type):
@@ -132,6 +133,9 @@ class TrainingContext(Context):
 
     def _plan(self, names: Sequence[str]) -> UpdatePlan:
         """Return what an update of the groups ``names`` needs."""
+        for name in names:
+            if name not in self.optimisers:
+                raise ValueError(f"no parameter group '{name}': {suggest(name, self.optimisers)}")
         others = self.optimisers.keys() - set(names)
         modules = [module for name in others for module in self.model.submodules().get(name, ())]
         clipped = self._clipped_together(names)
@@ -190,9 +194,11 @@ class TrainingContext(Context):
         grouped = [p for group in groups.values() for p in group.params]
         trainable = {p for p in self.model.parameters() if p.requires_grad}
         if "decoder" not in groups or trainable - {*grouped} or len({*grouped}) < len(grouped):
+            left_out = [name for name, p in self.model.named_parameters() if p in trainable - {*grouped}]
             raise ValueError(
-                f"param_groups() of method '{self.method.name}' must have a group 'decoder' "
-                "and every trainable parameter in exactly one group"
+                f"param_groups() of method '{self.method.name}' must have a group 'decoder' and every trainable "
+                f"parameter in exactly one group{f': {left_out[0]} is in none' if left_out else ''}; modules of a "
+                "method belong into model.aux"
             )
         self.optimisers = {}
         for name, group in groups.items():
@@ -207,6 +213,14 @@ class TrainingContext(Context):
 
     def _parameters(self, groups: Iterable[str]) -> list[nn.Parameter]:
         return [p for name in groups for group in self.optimisers[name].param_groups for p in group["params"]]
+
+
+def _check_loss(loss: Any) -> None:
+    if not isinstance(loss, Tensor) or loss.shape != ():
+        given = f"of shape {[*loss.shape]}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise ValueError(f"the loss is {given}: return a scalar tensor, such as the mean over examples")
+    if not loss.requires_grad:
+        raise ValueError("the loss depends on no parameter that is updated: remove detach(), or name another group")
 
 
 @torch.no_grad()

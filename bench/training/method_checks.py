@@ -17,6 +17,7 @@ from bench.method import Method
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 ATTRIBUTES = {name: get_args(hint)[0] for name, hint in get_type_hints(Method).items() if get_origin(hint) is ClassVar}
 HOOKS = [name for name in vars(Method) if isfunction(getattr(Method, name)) or ismethod(getattr(Method, name))]
+FAMILIES = ("objective", "posterior", "decoder", "optimisation", "prior", "reference")
 MODIFIERS = ("schedule", "kl_term")  # keys of ``incompatible_with``
 
 
@@ -40,6 +41,8 @@ def _check_attributes(cls: type[Method]) -> None:
         value = getattr(cls, name)
         if not value or "\n" in value:
             raise UserError(f"'{name}' must be one line of text: set it in the class body")
+    if cls.family not in FAMILIES:
+        raise UserError(f"'family' is '{cls.family}': {suggest(cls.family, FAMILIES)}")
     if cls.revision < 1:
         raise UserError(f"'revision' must be at least 1, not {cls.revision}")
     for name, values, choices in (

@@ -87,6 +87,8 @@ def suites() -> dict[str, list[str]]:
     for family in dict.fromkeys(cls.family for cls in classes):
         members = [cls.name for cls in classes if cls.family == family]
         result[family] = [*(name for name in baselines if name not in members), *members]
+    if shadowed := sorted({*result, "all"} & {*method_names()}):
+        raise UserError(f"method '{shadowed[0]}' has the name of a suite: rename its file")
     return result | {"all": [*(cls.name for cls in classes), *import_errors()]}
 
 

@@ -121,6 +121,12 @@ def test_list_of_a_suite_is_its_rows(capsys):
     assert "did you mean 'sa_vae'?" in capsys.readouterr().err
 
 
+def test_list_of_any_name_describes_it(capsys):
+    for name, text in {"lstm": "For text data", "glyphs": "no download", "ais": "nll_ais", "small": "seeds"}.items():
+        assert cli.main(["list", name]) == 0
+        assert text in capsys.readouterr().out
+
+
 def test_list_of_one_kind_has_nothing_else(capsys):
     assert cli.main(["list", "datasets"]) == 0
     lines = capsys.readouterr().out.splitlines()

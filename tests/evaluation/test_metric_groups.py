@@ -109,6 +109,13 @@ def test_broken_group_is_an_error_with_its_file(add_group):
         metric_groups()
 
 
+@pytest.mark.parametrize(("name", "owner"), [("mi", "the basic evaluation"), ("shuffle_gap", "group latent_use")])
+def test_metric_that_another_group_has_is_refused(add_group, name, owner):
+    add_group("toy", CODE.replace('"toy_norm"', f'"{name}"'))
+    with pytest.raises(UserError, match=f"metric '{name}' is defined by {owner} and by group toy"):
+        metric_groups()
+
+
 def test_groups_are_read_without_torch():
     code = (
         "import sys; from bench.evaluation.config import EvaluationConfig; EvaluationConfig()\n"

@@ -130,6 +130,8 @@ def check_records(cell: Cell) -> None:
     result, evaluation, history = folder.result().training, folder.evaluation(), folder.history()
     assert result.updates == TRAIN.epochs * TRAIN.epoch_updates == history[-1].update
     assert len(history) == TRAIN.epochs and result.flops > 0
+    updated = {name for kind in result.updates_by_kind for name in kind.partition(": ")[2].split("+")}
+    assert {*cell.method.param_groups(cell.model)} <= updated, "ctx.update must name every parameter group"
     metrics = evaluation.metrics
     if cell.method.latent:
         _, (x,) = cell.data.blocks("test", 2, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -52,8 +53,8 @@ def test_winners_keep_z_are_not_behind_and_cheapest_first():
     assert result.winners == ("cheap", "dear", "ahead") and result.caveat == ""
     for part in (
         "collapses in 3 of 3 seeds",
-        "4 of 5 other methods keep z in every seed",
-        "1 other method has not converged and is not judged",
+        "4 of 5 other rows keep z in every seed",
+        "1 other row has not converged and is not judged",
         "lower in 1",
         "higher in 1",
         "not significantly different in 2",
@@ -76,6 +77,14 @@ def test_recommended_rows_have_a_narrow_interval_over_three_seeds(change: dict[s
     assert len(recommended([row | change])) == expected
 
 
+def test_cost_is_relative_over_common_seeds():
+    flops = {("vae", 0): 100, ("vae", 1): 100, ("vae", 2): 40, ("mine", 0): 200, ("mine", 1): 200, ("other", 3): 100}
+    cells = [finished_cell(name, seed, metrics=USED, costs={"flops": cost}) for (name, seed), cost in flops.items()]
+    frame = cells_frame(cells)
+    costs = rows_frame(frame.assign(baseline=frame["method"] == "vae")).set_index("method")["relative_cost"]
+    assert costs["vae"] == 1 and costs["mine"] == 2 and math.isnan(costs["other"])
+
+
 def test_one_seed_has_no_winner():
     result = answer_of(ROWS, seeds=1)
     assert result.winners == () and result.caveat == "one seed: no ranking" and "(one seed) in 4" in result.text
@@ -83,7 +92,7 @@ def test_one_seed_has_no_winner():
 
 def test_rows_are_not_judged_before_they_have_converged():
     text = answer_of({name: ROWS[name] for name in ("vae", "unfinished", "control")}).text
-    assert text.endswith("; 1 other method has not converged and is not judged.") and "keep" not in text
+    assert text.endswith("; 1 other row has not converged and is not judged.") and "keep" not in text
 
 
 def test_no_ranking_without_a_valid_assay():

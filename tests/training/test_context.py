@@ -49,6 +49,23 @@ def test_noise_outside_updates_is_a_function_of_the_step(trainer, tmp_path):
     assert len(set(run.method.draws)) == len(run.method.draws)
 
 
+@pytest.mark.parametrize(
+    ("change", "groups", "message"),
+    [
+        (lambda loss: loss.expand(3), None, r"the loss is of shape \[3\]: return a scalar"),
+        (lambda loss: None, None, "the loss is a NoneType: return a scalar"),
+        (lambda loss: loss.detach(), None, "depends on no parameter"),
+        (lambda loss: loss, ["enc"], "no parameter group 'enc': did you mean 'encoder'"),
+    ],
+)
+def test_a_wrong_update_says_what_is_wrong(trainer, tmp_path, change, groups, message):
+    run = trainer("vae", tmp_path)
+    run.ctx.new_optimisers(1e-3)
+    x = run.ctx.next_main_batch()
+    with pytest.raises(ValueError, match=message):
+        run.ctx.update(lambda: change(run.method.objective(run.ctx, x)), groups)
+
+
 def test_an_update_leaves_other_groups_unchanged(trainer, tmp_path):
     run = trainer("vae", tmp_path)
     ctx, model = run.ctx, run.model.train()

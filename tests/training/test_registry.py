@@ -50,6 +50,13 @@ def test_a_file_is_a_method(add_method):
     assert registry.method("mine_ok").name == "mine_ok" and "mine_ok" in registry.suites()["all"]
 
 
+def test_a_method_with_the_name_of_a_suite_is_refused(add_method, monkeypatch):
+    add_method("core", HEADER)
+    with pytest.raises(UserError, match="method 'core' has the name of a suite: rename its file"):
+        parse_methods(["paper"], "quick")
+    del sys.modules["bench.methods.core"]
+
+
 def test_settings_of_many_values_are_recorded(add_method):
     config = "    @dataclass(frozen=True)\n    class Config:\n        widths: tuple[int, ...] = (1, 2)\n"
     add_method("mine_many", f"{HEADER}\n{config}")
@@ -85,6 +92,9 @@ def test_a_broken_method_is_a_one_line_error(add_method, subtests):
         (HEADER + "    vae_settings = {'x': 1}", "'vae_settings' has no setting 'x'"),
         (HEADER + "    display_params = ('x',)", "'display_params' has an unknown setting 'x'"),
         (HEADER + "    suites = {'core': ['vae']}", "suite 'core' has 'vae': only expressions of this method"),
+        (HEADER + "    family = 'objectives'", "'family' is 'objectives': did you mean 'objective'?"),
+        ("from bench.method import Range\nRange(5.0, 1.0)", "the first bound must be lower"),
+        ("from bench.method import Range\nRange(0.0, 1.0)", "above 0 with log=True"),
         (HEADER + "    revision = 0", "'revision' must be at least 1"),
         (HEADER + "    loss = None", "'loss' must take the parameters (self, ctx, terms)"),
         (HEADER + "    def step(self, ctx): pass", "'step' must take the parameters (self, ctx, x)"),
