@@ -17,14 +17,14 @@ from bench.experiment.cell_record import CellRecord
 from bench.experiment.convergence import last_encoder_epoch, limit_reached
 from bench.reporting.assay import WITHHELD, Assay
 from bench.reporting.paired import interval
-from bench.reporting.render import Claims, Verdict, difference, number, with_interval
+from bench.reporting.render import NOT_TESTED, Claims, Verdict, difference, number, with_interval
 from bench.reporting.statistics import MIN_SEEDS, Summary, summary
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 CLAIMS = Path(__file__).with_name("claims.toml")
-HOLDS, FAILS, UNDECIDED, NOT_TESTED = "holds", "does not hold", "undecided", "not tested"
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ BEST = (
 )
 LARGE = 1e9
 LINE_WIDTH, NAME_WIDTH = 130, 24  # characters of plain text: of a line, and of a row's name at least
+NOT_TESTED = "not tested"  # verdict on a claim whose rows are missing
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,12 @@ def text(document: Document) -> str:
     lines += [f"[{letter}] {note}" for note, letter in document.footnotes.items()]
     lines += [*document.notes, *(f"{heading}: {text}" for heading, text in document.definitions.items())]
     if document.claims:
+        tested = [verdict for verdict in document.claims.verdicts if verdict.verdict != NOT_TESTED]
+        others = [verdict.id for verdict in document.claims.verdicts if verdict.verdict == NOT_TESTED]
         lines += ["", document.claims.title]
-        for verdict in document.claims.verdicts:
-            lines.append(f"{verdict.id}  {verdict.verdict:21}  {verdict.claim}: {verdict.evidence}")
-        lines += document.claims.notes
+        lines += [f"{verdict.id}  {verdict.verdict:21}  {verdict.claim}: {verdict.evidence}" for verdict in tested]
+        lines += [f"{', '.join(others)}: {NOT_TESTED}; the Markdown table says what is missing"] if others else []
+        lines += document.claims.notes if tested else []
     return "\n".join(line.replace("\n", " ") for line in lines) + "\n"
 
 
