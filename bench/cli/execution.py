@@ -45,12 +45,14 @@ def print_pending(console: Console, out: Path, plan: Plan, every_cell: bool) -> 
     if not can_measure(plan.device):
         log(f"{count(pending, 'cell')} to run; the time cannot be estimated on a machine without a GPU")
         return
+    trained = {cell.folder.path for cell in plan.pending if cell.state.trained}
     for path, seconds in plan.seconds.items() if every_cell else ():
-        log(f"  to run: {path.relative_to(out)}, {about(seconds)}")
+        log(f"  to {'evaluate' if path in trained else 'run'}: {path.relative_to(out)}, {about(seconds)}")
     parallel = plan.resources.max_parallel(pending)
     total = wall_clock(plan.seconds.values(), parallel)
     needs = f", so it needs {'a GPU or ' * (plan.device == 'cpu')}more machines (--address)" * is_too_long(total)
-    log(f"{count(pending, 'cell')} to run, {parallel} at a time on this machine: {about(total)}{needs}")
+    evaluated = f" ({len(trained)} of them trained: only their evaluation)" if trained else ""
+    log(f"{count(pending, 'cell')} to run{evaluated}, {parallel} at a time on this machine: {about(total)}{needs}")
 
 
 def run_missing(console: Console, out: Path, plan: Plan) -> None:

@@ -86,10 +86,14 @@ def test_cell_does_not_depend_on_other_cells(finished_run, toy):
     assert len(new) == 2 and new[common] == expected[common]
 
 
-def test_other_evaluation_settings_need_no_training(finished):
+def test_other_evaluation_settings_need_no_training(finished, capsys):
     cell = only_cell(finished, "vae")
     weights, result = (cell.path / "best.pt").read_bytes(), cell.result()
-    assert bench(finished, "--methods", "vae", "--set", "evaluation.iw_samples=9") == 0
+    arguments = ("--methods", "vae", "--set", "evaluation.iw_samples=9")
+    assert bench(finished, *arguments, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "  to evaluate: " in printed and "1 of them trained: only their evaluation" in printed
+    assert bench(finished, *arguments) == 0
     assert cell.evaluation().settings.iw_samples == 9
     assert (cell.path / "best.pt").read_bytes() == weights and cell.result() == result
 
