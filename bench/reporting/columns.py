@@ -202,7 +202,7 @@ def _context(rows: DataFrame, cell: CellRecord, baseline: str | None) -> dict[st
     else:
         ceiling = f"{': ' if n else ''}{ceiling}; collapsed means below 0.1 nats"
     if n:  # a group measures at most all test examples
-        settings = {key: min(v, n) if key.endswith("_examples") else v for key, v in settings.items()}
+        settings = {key: min(v, n) if key.endswith("_examples") and v else v for key, v in settings.items()}
     return settings | {
         "proposal": "" if is_plain else " with each method's own q, looser for a worse q",
         "unit": data.unit,
