@@ -4,6 +4,7 @@ In a template, ``stem`` names a table such as ``synthetic-small``, or ``capacity
 ``OUT`` with a report of its own:
 
 - ``tables``                          stems of all tables
+- ``title(stem)``                     data, preset and model of a table
 - ``rows(stem)``                      rows of ``tables/<stem>.csv``: column -> number, NaN where empty; ``method``
 - ``recommended(stem)``               of these, those that keep z, have converged and are not behind in NLL
 - ``value(stem, method, column)``     one of these numbers
@@ -63,7 +64,7 @@ def render(template: Path, out: Path) -> str:
     """
     lookup = Lookup(out)
     names = (
-        *("tables", "rows", "recommended", "value", "difference"),
+        *("tables", "title", "rows", "recommended", "value", "difference"),
         *("agreement", "untuned", "assay", "audit", "verdicts"),
     )
     lookups = {name: getattr(lookup, name) for name in names}
@@ -95,6 +96,10 @@ class Lookup:
         files = [*out.glob("tables/*.csv"), *out.glob("*/tables/*.csv")]
         files = [file for file in files if file.stem != AUDIT and not file.stem.endswith(TRIALS)]
         self.tables = sorted(((file.parents[1].relative_to(out) / file.stem).as_posix() for file in files), key=natural)
+
+    def title(self, stem: str) -> str:
+        """Return the heading of a table: its data, preset and model."""
+        return self._file(stem, "md").read_text("utf-8").partition("\n")[0].lstrip("# ")
 
     def rows(self, stem: str) -> list[Row]:
         """Return the rows of a table, in its order."""
