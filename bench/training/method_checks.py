@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from difflib import get_close_matches
 from inspect import isfunction, ismethod, signature
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
@@ -18,6 +19,7 @@ STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 ATTRIBUTES = {name: get_args(hint)[0] for name, hint in get_type_hints(Method).items() if get_origin(hint) is ClassVar}
 HOOKS = [name for name in vars(Method) if isfunction(getattr(Method, name)) or ismethod(getattr(Method, name))]
 FAMILIES = ("objective", "posterior", "decoder", "optimisation", "prior", "reference")
+SIMILAR = 0.9  # of two names, above which one is a misspelt other
 MODIFIERS = ("schedule", "kl_term")  # keys of ``incompatible_with``
 
 
@@ -59,6 +61,9 @@ def _type_name(hint: Any) -> str:
 
 
 def _check_hooks(cls: type[Method]) -> None:
+    for name, value in vars(cls).items():
+        if isfunction(value) and name not in HOOKS and (hooks := get_close_matches(name, HOOKS, 1, SIMILAR)):
+            raise UserError(f"'{name}' is no hook: did you mean '{hooks[0]}'?")
     for name in HOOKS:
         hook = getattr(cls, name)
         parameters = list(signature(getattr(Method, name)).parameters)

@@ -96,6 +96,7 @@ def test_a_broken_method_is_a_one_line_error(add_method, subtests):
         ("from bench.method import Range\nRange(5.0, 1.0)", "the first bound must be lower"),
         ("from bench.method import Range\nRange(0.0, 1.0)", "above 0 with log=True"),
         (HEADER + "    revision = 0", "'revision' must be at least 1"),
+        (HEADER + "    def kl_los(self, terms): pass", "'kl_los' is no hook: did you mean 'kl_loss'?"),
         (HEADER + "    loss = None", "'loss' must take the parameters (self, ctx, terms)"),
         (HEADER + "    def step(self, ctx): pass", "'step' must take the parameters (self, ctx, x)"),
         (HEADER + "    @dataclass\n    class Config:\n        x: int = 1", "decorated with @dataclass(frozen=True)"),
