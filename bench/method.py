@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.config import TrainConfig, check_ranges
+from bench.core.errors import UserError
 from bench.core.modifiers import Constant, Cyclical, KLTerm, Linear, MeanKL, Schedule
 from bench.core.space import Choice, Range, Space
 from bench.data.dataset import END, PAD, START, UNKNOWN, DataInfo
@@ -205,6 +206,8 @@ class Method:
     def create(cls, config: Any, schedule: Schedule | None = None, kl_term: KLTerm | None = None) -> Method:
         """Return a new method object for one run, with the schedule and KL term attached to it by ``+``, if any."""
         method = cls(config, schedule)
+        if not hasattr(method, "kl_term"):
+            raise UserError(f"method '{cls.name}': __init__ must call super().__init__(config, schedule)")
         method.kl_term = kl_term or method.kl_term
         return method
 

@@ -57,6 +57,13 @@ def test_a_method_with_the_name_of_a_suite_is_refused(add_method, monkeypatch):
     del sys.modules["bench.methods.core"]
 
 
+def test_a_method_that_does_not_initialise_its_base_is_one_line(add_method):
+    add_method("mine_init", f"{HEADER}\n    def __init__(self, config=None, schedule=None): pass\n")
+    [row], _ = parse_methods(["mine_init"], "quick")
+    with pytest.raises(UserError, match="method 'mine_init': __init__ must call super"):
+        row.instance()
+
+
 def test_settings_of_many_values_are_recorded(add_method):
     config = "    @dataclass(frozen=True)\n    class Config:\n        widths: tuple[int, ...] = (1, 2)\n"
     add_method("mine_many", f"{HEADER}\n{config}")
