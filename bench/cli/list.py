@@ -23,8 +23,8 @@ def add_parser(commands: Any) -> None:
     p = commands.add_parser(
         "list",
         help="print methods, modifiers, suites, data sets, models and presets",
-        description="Print the names of all methods, modifiers (schedules and KL terms), suites, data sets, models and "
-        "presets on one screen, or everything about one of them.",
+        description="Print the names of all methods, modifiers (schedules and KL terms), suites, data sets, models, "
+        "metrics and presets on one screen, or everything about one of them.",
     )
     p.add_argument("what", nargs="?", metavar="WHAT", help=f"a name, or one of {', '.join(SECTIONS)}")
     p.set_defaults(execute=lambda args: print_list(args.what), after_stop="nothing was changed")
@@ -69,8 +69,8 @@ def overview() -> list[str]:
         "models": model_names(),
         "likelihoods": likelihood_names(),
         "presets": preset_names(),
-        "not usable": [*errors],
         "metrics": [*metric_groups()],
+        "not usable": [*errors],
         "in full": ["python -m bench list NAME", f"or {', '.join(SECTIONS)}"],
     }
     return [

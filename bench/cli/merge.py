@@ -58,13 +58,13 @@ def _merge(sources: Sequence[Path], bundles: Collection[Path], out: Path) -> int
 
     chosen: dict[Path, tuple[Path, CellRecord]] = {}  # relative path of a cell -> its source and record
     for source in dict.fromkeys([out, *sources]):
+        if not source.exists() and source != out:
+            raise UserError(f"no file or folder '{source}'")
         folders = [source, source / audit.FOLDER, source / tuning.FOLDER]
         cells, damaged = readable(chain.from_iterable(map(cell_folders, folders)))
         if damaged:
             folder, reason = damaged[0]
             raise UserError(f"{folder.path}: {reason}; repair it or move it away")
-        if not source.exists() and source != out:
-            raise UserError(f"no file or folder '{source}'")
         if not cells and source != out:
             raise UserError(f"no stored cells under '{source}': give the --out folder of 'python -m bench run'")
         for cell in cells:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from bench.diagnosis.advice import Advice, advice
 from bench.diagnosis.card import figure, html
 from bench.diagnosis.verdict import Measures, Verdict, as_numbers, counted, looks_unused, looks_used
+from bench.evaluation.estimators.likelihood import UNRELIABLE_K
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 100  # characters
-UNRELIABLE = 0.7  # Pareto k above which an importance-weighted estimate is unreliable (docs/metrics.md)
 MAX_EVIDENCE = 2  # published rows that are quoted per cause
 #: Name in text -> measures in their order: value, and its standard error if that was measured.
 LINES = {
@@ -80,7 +80,7 @@ class Diagnosis:
             )
             lines.append(("certificate of labels", f"{m['certificate']:.3f} (above 0: the means depend on x)"))
         if "iw_nll" in m:
-            unreliable = ", unreliable" * (m["pareto_k"] > UNRELIABLE)
+            unreliable = ", unreliable" * (m["pareto_k"] > UNRELIABLE_K)
             diagnostics = f"{m['iw_samples']} samples, ESS {m['ess']:.0f}, Pareto k {m['pareto_k']:.2f}{unreliable}"
             lines.append(("IW-NLL", f"{m['iw_nll']:.3f} ({diagnostics})"))
         units = [f"{m['au']} by the variance of means"]
