@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under eight minutes: the tests, the speed table, a run of the core methods.
+# Everything that needs a GPU, in under ten minutes: the tests, the speed table, a run of the core methods.
 #
-#   benchmarks/gpu.sh prepare [--python 3.12]    download what the GPU machine may lack to benchmarks/wheels (50 MB)
-#   benchmarks/gpu.sh run                        there: install it without network, run all, write results to $OUT
+#   benchmarks/gpu.sh prepare [--python 3.12]      download what the GPU machine may lack to benchmarks/wheels (50 MB)
+#   benchmarks/gpu.sh run [tests] [speed] [core]   there: install it without network, run all or these, write to $OUT
 #
 # The GPU machine is x86-64 Linux with Python 3.11 to 3.13, torch, numpy, pandas, scipy, matplotlib and rich. It needs
 # neither Ray nor a network. Variables of `run`, with defaults:
@@ -10,7 +10,7 @@
 #   DEVICE=cuda          cpu: a rehearsal
 #   PYTHON=python3       the interpreter that has torch
 #   MODELS="image:small image:paper text:small text:paper"  METHODS=vae,sa_vae,aggressive    of the speed table
-#   TESTS=tests/gpu      tests to run     JOBS=6   test processes, and runs that share the core methods
+#   TESTS=tests/gpu      tests to run     JOBS=12  test processes, and runs that share the core methods
 #   SCALE=1              factor of every time limit
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -85,9 +85,10 @@ run() {
     mkdir -p "$OUT" || exit 1
     OUT=$(cd "$OUT" && pwd)
     rm -f "$OUT"/*.txt "$OUT/details.tar.gz"
-    scale=${SCALE:-1} total=$((465 * ${SCALE:-1})) work=$(mktemp -d)
+    local steps=" ${*:-tests speed core} "
+    scale=${SCALE:-1} total=$((570 * ${SCALE:-1})) work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    local device=${DEVICE:-cuda} jobs=${JOBS:-6} share=() model job
+    local device=${DEVICE:-cuda} jobs=${JOBS:-12} share=() model job
     [[ $device == cuda ]] && share=(--gpus-per-cell 0.15)
     install >"$OUT/install.txt" 2>&1 || { cat "$OUT/install.txt"; exit 1; }
     export PYTHONPATH=$PWD BENCH_CACHE=$work/cache MPLCONFIGDIR=$work/matplotlib BENCH_GPU_TEST_DEVICE=$device
@@ -103,26 +104,27 @@ END
     [[ -s $OUT/install.txt ]] && cat "$OUT/install.txt" >>"$OUT/summary.txt"
     rm -f "$OUT/install.txt"
 
+    mkdir -p "$work/details"
     export BENCH_GPU_TEST_SECONDS=$((130 * scale)) # failures are printed at the end, so the tests end before their limit
-    step tests 170 "$venv" -m pytest -o addopts= -m gpu -n "$jobs" -v -rs --tb=short --durations=10 \
-        -p no:cacheprovider ${TESTS:-tests/gpu}
-    for model in ${MODELS:-image:small image:paper text:small text:paper}; do
+    [[ $steps != *" tests "* ]] || step tests 170 "$venv" -m pytest -o addopts= -m gpu -n "$jobs" -v -rs --tb=short \
+        --durations=10 -p no:cacheprovider ${TESTS:-tests/gpu}
+    [[ $steps != *" speed "* ]] || for model in ${MODELS:-image:small image:paper text:small text:paper}; do
         mkdir -p "$work/details/speed-${model/:/-}"
-        step "speed-${model/:/-}" 60 "$venv" -m bench speed --device "$device" --models "$model" --seconds 1 \
+        step "speed-${model/:/-}" 110 "$venv" -m bench speed --device "$device" --models "$model" --seconds 1 \
             --methods "${METHODS:-vae,sa_vae,aggressive}" --out "$work/details/speed-${model/:/-}"
     done
     local core=("$venv" -m bench run --methods core --dataset glyphs --preset quick --executor local --device "$device"
         "${share[@]}" --out "$work/details/core")
     # Runs that share a folder divide its cells among them.
-    step core 100 bash -c 'for ((i = 1; i < $0; i++)); do "$@" >/dev/null & sleep 1; done; "$@"; status=$?; wait; exit $status' \
-        "$jobs" "${core[@]}"
-    step core 30 "$venv" -m bench report "$work/details/core"
+    [[ $steps != *" core "* ]] || { step core 200 bash -c \
+        'for ((i = 1; i < $0; i++)); do "$@" >/dev/null & sleep 1; done; "$@"; status=$?; wait; exit $status' \
+        "$jobs" "${core[@]}" && step core 30 "$venv" -m bench report "$work/details/core"; }
     tar -C "$work/details" --exclude='*.pt' --exclude='*.npz' -czf "$OUT/details.tar.gz" .
     echo "all in $SECONDS s: $OUT"
 }
 
 case ${1:-} in
 prepare) prepare "${@:2}" ;;
-run) run ;;
+run) run "${@:2}" ;;
 *) sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac

@@ -75,12 +75,14 @@ def execute(args: argparse.Namespace) -> int:
         peak = run_in_subprocess(peak_flops, device, args.threads, args.precision)
         for number, (model, config, data) in enumerate(tasks, start=1):
             method = config.method.expression
-            print(f"{number}/{len(tasks)} {method} at {model}", flush=True)
+            print(f"{number}/{len(tasks)} {method} at {model}", end="", flush=True)
             try:
                 measurements = run_in_subprocess(measure, config, data, args.threads, args.seconds)
             except Exception as error:  # the other methods can still be measured
+                print()
                 failed.append(f"failed: {method} at {model}: {error_summary(error)}")
                 continue
+            print(": " + ", ".join(f"{_significant(m.ms_per_update)} ms per update ({m.update})" for m in measurements))
             rows += [{"model": model, "method": method, **vars(row)} for row in measurements]
     if not rows:
         raise UserError("; ".join(failed))

@@ -25,8 +25,9 @@ from tests.methods.test_contract import STATEFUL, quick, run_killed, without_sec
 pytestmark = pytest.mark.gpu
 MODALITIES = ["image", "text"]
 #: Of metrics on a GPU and a CPU. Refined proposals are results of a few steps of Adam, whose first are as long for a
-#: gradient that is rounding noise as for any other.
-TOLERANCES = dict.fromkeys(("iw_nll", "elbo", "rec", "kl", "mi"), 1e-4) | {"ess_refined": 0.1, "pareto_k_refined": 0.3}
+#: gradient that is rounding noise as for any other: a change of the weights by 3e-7 moves them as much.
+REFINED = {"ess_refined": 0.1, "pareto_k_refined": 0.3, "nll_se": 0.2, "gap_inference": 0.2, "gap_approximation": 0.05}
+TOLERANCES = dict.fromkeys(("iw_nll", "elbo", "rec", "kl", "mi"), 1e-4) | REFINED
 KILLED_AT = 7  # of twelve updates, in the second epoch
 SIZES = {"ais_examples": 1, "ais_chains": 2, "ais_steps": 4, "convergence_examples": 2, "refined_iw_examples": 2}
 ALL_METRICS = EVALUATION.with_overrides({"metrics": tuple(metric_groups()), **SIZES})
