@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -36,10 +38,18 @@ class Plan:
 
 
 def print_pending(console: Console, out: Path, plan: Plan, every_cell: bool) -> None:
-    """Print how many cells are to run and their estimated time, with ``every_cell`` for each of them."""
+    """Print how many cells are to run and their estimated time, with ``every_cell`` for each of them.
+
+    Before that, print which code has changed since cells were trained.
+    """
+    from bench.experiment.plan import changed_code
     from bench.experiment.runtime_estimate import about, can_measure, is_too_long, wall_clock
 
     log, pending = partial(console.print, markup=False), len(plan.pending)
+    for module, cells in changed_code(plan.cells).items():
+        file = os.path.relpath(sys.modules[module].__file__ or module)
+        text = f"{count(cells, 'stored cell')} of this run began with other code of {file}"
+        log(f"{text}: if the change matters, train {'it' if cells == 1 else 'them'} again with --force")
     if not pending:
         return
     if not can_measure(plan.device):

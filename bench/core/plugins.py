@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib
 import pkgutil
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 
 from bench.core.config import suggest
@@ -59,3 +63,36 @@ class Registry:
         for entry in entry_points(group=self.entry_points):
             paths.setdefault(entry.name, set()).add(entry.value)
         return paths
+
+
+@cache
+def code_digest(module: str) -> str:
+    """Return a digest of an imported module's code; "" if it has no source.
+
+    Comments, docstrings and layout do not change it. It begins with the version of Python, whose versions may write the
+    same code in different ways.
+    """
+    try:
+        tree = ast.parse(Path(sys.modules[module].__file__ or "").read_bytes())
+    except (OSError, SyntaxError, ValueError):  # there is no source, or it was just edited
+        return ""
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [line for line in body if not _is_text(line)] or [ast.Pass()]  # type: ignore[attr-defined]
+    digest = hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
+    return f"{sys.version_info.major}.{sys.version_info.minor} {digest}"
+
+
+def code_changed(stored: str, module: str) -> bool:
+    """Return whether an imported module has other code than when ``stored`` was its digest; False if unknown."""
+    current = code_digest(module)
+    return stored != current and stored.split(" ")[0] == current.split(" ")[0]
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """Return whether a statement is a string alone, such as a docstring."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )

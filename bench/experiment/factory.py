@@ -10,12 +10,15 @@ import torch
 from bench.core.config import ModelConfig, build
 from bench.core.errors import UserError, error_summary
 from bench.core.hashing import derive_seed
+from bench.core.plugins import code_digest
+from bench.core.syntax import parse_call
 from bench.data.dataset import Prepared
 from bench.data.tensors import Data, apply_model_config, load
 from bench.experiment.cell_folder import CellFolder
 from bench.experiment.schema import CellConfig
 from bench.method import Method
 from bench.models.build import build_model
+from bench.models.registry import load_likelihood_module, load_model_module
 from bench.models.vae import VAE
 from bench.training import checkpoint, registry
 from bench.training.expressions import build_modifier
@@ -41,6 +44,16 @@ def build_from_config(config: CellConfig) -> tuple[Method, VAE, int]:
         torch.default_generator.manual_seed(derive_seed(seed, "initialisation"))  # not the generators of GPUs
         model = method.build(build_model(config.model, data, method.latent), data)
     return method, model.to(config.device), seed
+
+
+def code_digests(config: CellConfig) -> dict[str, str]:
+    """Return the digest of each module that defines the cell's method, KL term, chosen model or chosen likelihood."""
+    names = [config.method.name, *([config.method.kl_term.name] if config.method.kl_term else [])]
+    modules = [registry.method(name).__module__ for name in names]
+    for setting, load_module in (("architecture", load_model_module), ("likelihood", load_likelihood_module)):
+        if expression := getattr(config.model, setting, ""):
+            modules.append(load_module(parse_call(expression).name).__name__)
+    return {module: code_digest(module) for module in modules}
 
 
 def load_trained(folder: CellFolder, config: CellConfig) -> tuple[Method, VAE, int]:

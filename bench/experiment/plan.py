@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.core.config import json_settings, model_name
 from bench.core.errors import UserError
+from bench.core.plugins import code_changed
 from bench.data.dataset import DataInfo
 from bench.evaluation.config import EvaluationConfig
 from bench.experiment.cell_folder import CellFolder, RecordError, cell_folders, cell_place, check_schema, lock_cell
@@ -104,6 +106,18 @@ def planned_cell(
     if skip_reason := row.method.skip(data, model_name(preset.model, data.modality)):
         state = CellState(Status.SKIPPED, skip_reason)
     return PlannedCell(row, config, folder, state)
+
+
+def changed_code(cells: Sequence[PlannedCell]) -> Counter[str]:
+    """Return modules of a method, KL term, model or likelihood that have changed, with the number of their cells.
+
+    Cells count whose training is finished, or continues from a checkpoint of the former code.
+    """
+    kept = [cell for cell in cells if cell.status in (Status.DONE, Status.INCOMPLETE) and not cell.state.retrain_reason]
+    results = [result for cell in kept if (result := cell.folder.result())]
+    return Counter(
+        module for result in results for module, digest in result.code.items() if code_changed(digest, module)
+    )
 
 
 def longest_first(cells: Sequence[PlannedCell], seconds: Mapping[Path, float]) -> list[PlannedCell]:

@@ -162,6 +162,8 @@ class ResultRecord(CellFile):
     provenance: Provenance | None = None
     cells_per_device: int = 1
     """How many cells shared the device during training; seconds compare only between equal numbers."""
+    code: dict[str, str] = {}
+    """Module of the method, KL term, model or likelihood → digest of its code when training was last started."""
     training: TrainingResult | None = None
     evaluation_failure: Failure | None = None
     """Why the evaluation of the trained cell failed."""

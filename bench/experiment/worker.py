@@ -17,7 +17,7 @@ from bench.evaluation.chunking import ADVICE, out_of_memory
 from bench.evaluation.evaluator import evaluate
 from bench.evaluation.metrics import validate
 from bench.experiment.cell_folder import CellFolder, lock_cell
-from bench.experiment.factory import build_from_config, load_data, load_trained
+from bench.experiment.factory import build_from_config, code_digests, load_data, load_trained
 from bench.experiment.lag_trace import EXAMPLES, LagTracer
 from bench.experiment.plan import CellState, cell_state
 from bench.experiment.schema import CellConfig, Failure, ResultRecord, Status
@@ -118,6 +118,7 @@ def archive_folder(folder: CellFolder, config: CellConfig) -> None:
 def train_and_evaluate(task: CellTask, folder: CellFolder, result: ResultRecord) -> None:
     """Do what is missing of training and evaluation; ``result`` is the record of training so far."""
     if not folder.is_trained():
+        result = result.model_copy(update={"code": code_digests(task.config)})
         folder.write_record("result.json", result)
         training = train(task, folder)
         folder.write_record("result.json", result.model_copy(update={"status": "ok", "training": training}))

@@ -15,6 +15,7 @@ from bench.training.expressions import missing_controls, parse_methods
 from tests.cli.conftest import TOY, assert_error, bench, metrics, only_cell
 
 ROOT = Path(__file__).parents[2]
+OLD_CODE = f"{sys.version_info.major}.{sys.version_info.minor} 000000000000"
 
 
 def test_image_run_writes_table_figures_and_page(finished_run):
@@ -66,8 +67,17 @@ def assert_nothing_is_trained(out: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert bench(out, "--methods", "vae,beta_vae(beta=0.2|0.4)") == 0
     printed = capsys.readouterr().out
     assert "3 done" in printed and "to run" not in printed and "beta_vae" in printed
+    assert "other code" not in printed
     assert records == {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}
     assert tables == {path: path.read_bytes() for path in (out / "tables").iterdir()}
+
+
+def test_run_warns_of_cells_of_other_code(finished, capsys):
+    folder = only_cell(finished, "vae")
+    assert [*folder.result().code] == ["bench.methods.vae"]
+    folder.write_record("result.json", folder.result().model_copy(update={"code": {"bench.methods.vae": OLD_CODE}}))
+    assert bench(finished, "--methods", "vae,beta_vae(beta=0.2|0.4)") == 0
+    assert "1 stored cell of this run began with other code of methods/vae.py: if" in capsys.readouterr().out
 
 
 @pytest.mark.slow
