@@ -23,6 +23,11 @@ class Data(Protocol):
     test: Tensor
     labels: dict[str, np.ndarray] = field(default_factory=dict)  #: int64 ``[N]`` by split; empty without labels.
 
+    @property
+    def lengths_vary(self) -> bool:
+        """Whether training examples have different lengths, so that updates cost differently."""
+        return False
+
     def to(self, device: torch.device | str) -> Self:
         """Return a copy on ``device``."""
         return dataclasses.replace(self, **{split: getattr(self, split).to(device) for split in SPLITS})

@@ -47,6 +47,10 @@ class TextData(Data):
             true_nll=arrays["test_nll"] if "test_nll" in arrays and unchanged else None,
         )
 
+    @property
+    def lengths_vary(self) -> bool:
+        return len(self.lengths["train"].unique()) > 1
+
     def with_val_as_test(self) -> TextData:
         data, lengths = super().with_val_as_test(), {**self.lengths, "test": self.lengths["val"]}
         return dataclasses.replace(data, lengths=lengths, true_nll=None)

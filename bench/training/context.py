@@ -25,6 +25,7 @@ from bench.models.vae import VAE, batch_norms, fixed_statistics, frozen
 from bench.training.batches import Batches
 from bench.training.flops import flop_counter
 
+COUNTED_EVERY = 50  # updates of a kind, of which the operations of one are counted where their lengths vary
 OPTIMISERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -75,7 +76,9 @@ class TrainingContext(Context):
         self.events: list[str] = []
         self.limit_reached = False  # whether the preset ended a method's additional encoder updates
         self.updates_by_kind: dict[str, int] = {}
-        self.flops_by_kind: dict[str, int] = {}
+        self.flops_by_kind: dict[str, float] = {}  # of an update, the mean of those that were counted
+        self.counted: dict[str, int] = {}  # by kind, updates whose operations were counted
+        self.lengths_vary = data.lengths_vary
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
         self.parameters: list[nn.Parameter] = []  # of all optimisers
         self.plans: dict[tuple[str, ...], UpdatePlan] = {}  # by the names of the groups
@@ -110,7 +113,7 @@ class TrainingContext(Context):
         if names not in self.plans:
             self.plans[names] = self._plan(names)
         plan = self.plans[names]
-        counter = nullcontext() if kind in self.flops_by_kind else flop_counter()  # operations of the first update
+        counter = flop_counter() if self._is_counted(kind) else nullcontext()
         full = self.train.precision == FULL_PRECISION
         networks = nullcontext() if full else autocast(self.model, self.train.precision)
         with fixed_statistics(*plan.norms), frozen(plan.frozen), counter, networks:
@@ -125,11 +128,17 @@ class TrainingContext(Context):
             for name in names:
                 self.optimisers[name].step()
         if isinstance(counter, FlopCounterMode):
-            self.flops_by_kind[kind] = counter.get_total_flops()
+            mean, self.counted[kind] = self.flops_by_kind.get(kind, 0), self.counted.get(kind, 0) + 1
+            self.flops_by_kind[kind] = mean + (counter.get_total_flops() - mean) / self.counted[kind]
         self.encoder_updates += extra
         self.decoder_updates += not extra
         self.updates_by_kind[kind] = self.updates_by_kind.get(kind, 0) + 1
         return loss.detach()
+
+    def _is_counted(self, kind: str) -> bool:
+        """Return whether the operations of the next update are counted: the first of its kind; of texts, a sample."""
+        done = self.updates_by_kind.get(kind, 0)
+        return kind not in self.flops_by_kind or (self.lengths_vary and done % COUNTED_EVERY == 0)
 
     def _plan(self, names: Sequence[str]) -> UpdatePlan:
         """Return what an update of the groups ``names`` needs."""
@@ -208,7 +217,7 @@ class TrainingContext(Context):
         self.parameters, self.plans = self._parameters(self.optimisers), {}
 
     def flops(self) -> float:
-        """Return the floating-point operations of all updates: per kind, those of the first update × their number."""
+        """Return the floating-point operations of all updates: per kind, the mean of counted updates × their number."""
         return float(sum(count * self.flops_by_kind[kind] for kind, count in self.updates_by_kind.items()))
 
     def _parameters(self, groups: Iterable[str]) -> list[nn.Parameter]:

@@ -62,7 +62,7 @@ class TrainingResult(BaseModel):
     updates_by_kind: dict[str, int]
     """``"phase: group+group"`` → number of updates."""
     flops_by_kind: dict[str, int]
-    """``"phase: group+group"`` → operations of one update."""
+    """``"phase: group+group"`` → operations of one update, the mean of those that were counted."""
     resumes: int
     """How often training continued from a checkpoint."""
     events: tuple[str, ...]

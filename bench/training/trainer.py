@@ -26,7 +26,10 @@ from bench.training.result import TrainingResult, Validation
 
 CHECKPOINT_SECONDS = 60
 #: Attributes of the context that a checkpoint stores.
-COUNTERS = ("step", "encoder_updates", "draws", "events", "val", "updates_by_kind", "flops_by_kind", "limit_reached")
+COUNTERS = (
+    *("step", "encoder_updates", "draws", "events", "val", "limit_reached"),
+    *("updates_by_kind", "flops_by_kind", "counted"),
+)
 FINITE_CHECK_UPDATES = 20  # losses are read from the device once in so many updates
 
 
@@ -304,8 +307,8 @@ class Trainer:
         ctx, state = self.ctx, TrainerState(**saved["state"])
         state.resumes += 1
         self.state = state
-        for name in COUNTERS:
-            setattr(ctx, name, saved["counters"][name])
+        for name, value in saved["counters"].items():
+            setattr(ctx, name, value)
         ctx.clock.seconds = saved["seconds"]
         ctx.phase = self.phases[state.phase]
         ctx.new_optimisers(state.lr)
@@ -337,7 +340,7 @@ class Trainer:
             **{f"{purpose}_seconds": seconds for purpose, seconds in ctx.clock.seconds.items()},
             flops=ctx.flops(),
             updates_by_kind=ctx.updates_by_kind,
-            flops_by_kind=ctx.flops_by_kind,
+            flops_by_kind={kind: round(flops) for kind, flops in ctx.flops_by_kind.items()},
             resumes=state.resumes,
             events=tuple(ctx.events),
             parameters={name: sum(map(reference_parameters, ms)) for name, ms in self.model.submodules().items()},

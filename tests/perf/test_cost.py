@@ -110,7 +110,7 @@ def count_flops(trainer: Trainer) -> dict[str, Any]:
             compute_metrics(trainer.method, evaluation, [x], SAMPLES, EXAMPLES * SAMPLES)
     return {
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "update": ctx.flops_by_kind,
+        "update": {kind: round(flops) for kind, flops in ctx.flops_by_kind.items()},
         "evaluation": counter.get_total_flops() // EXAMPLES,
     }
 

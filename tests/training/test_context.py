@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,8 @@ from bench.method import Method
 from bench.training import context
 from bench.training.batches import Batches
 from bench.training.context import Clock
-from tests.conftest import TRAIN
+from bench.training.flops import flop_counter
+from tests.conftest import TEXT_TRAIN, TRAIN
 
 
 def test_batches_are_a_function_of_their_number(data):
@@ -85,6 +87,31 @@ def test_limit_counts_decoder_updates(share, steps, trainer, tmp_path):
     kinds = {"main: encoder": 2 * steps, "main: decoder": steps, "main: encoder+decoder": 12 - steps}
     assert result.updates_by_kind == {kind: count for kind, count in kinds.items() if count}
     assert result.limit_reached is (share is not None)
+
+
+def test_flops_of_sentences_of_different_lengths_are_sampled(text_trainer, tmp_path, monkeypatch):
+    """A batch of three words costs less than one of nine: the first batch does not stand for all."""
+
+    def flops(counted_every):
+        monkeypatch.setattr("bench.training.context.COUNTED_EVERY", counted_every)
+        run = text_trainer("vae", tmp_path / str(counted_every), train)
+        counted, update = [], run.ctx.update
+
+        def recorded(objective, groups=None):
+            with flop_counter() as counter:
+                loss = update(objective, groups)
+            counted.append(counter.get_total_flops())
+            return loss
+
+        run.ctx.update = recorded
+        return run.run(), counted
+
+    train = replace(TEXT_TRAIN, equal_lengths=True, epochs=4)
+    sampled, all_updates = flops(3)
+    assert min(all_updates) < max(all_updates) / 2
+    assert sampled.flops == pytest.approx(len(all_updates) * np.mean(all_updates[::3]))
+    exact, all_updates = flops(1)
+    assert exact.flops == pytest.approx(sum(all_updates))
 
 
 def test_limit_is_not_reached_by_other_methods(trainer, tmp_path):
