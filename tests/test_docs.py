@@ -25,6 +25,7 @@ from bench.core.files import read_json
 from bench.data import datasets
 from bench.data import registry as datasets_registry
 from bench.data.dataset import Prepared
+from bench.models import architectures
 from bench.reporting.frame import metric_names
 from bench.training import registry
 from tests.cli.conftest import toy_environment
@@ -202,12 +203,13 @@ def test_options_in_the_text_exist(capsys):
 
 @contextmanager
 def toy_checkout(folder: Path, image: Prepared, text: Prepared) -> Iterator[pytest.MonkeyPatch]:
-    """A checkout to which a page adds methods and data sets, in the toy environment. No figures are drawn.
+    """A checkout to which a page adds methods, data sets and models, in the toy environment. No figures are drawn.
 
     Every data set that is neither added nor a file is a toy: text for those of text, otherwise images.
     """
     toys = dict.fromkeys(("synthetic", "yahoo", "yelp"), text)
     prepare, added = datasets_registry.prepare, folder / "bench" / "data" / "datasets"
+    models = folder / "bench" / "models" / "architectures"
 
     def prepare_toy(name: str, *rest: object) -> Prepared:
         return prepare(name, *rest) if Path(name).exists() or (added / f"{name}.py").exists() else toys.get(name, image)
@@ -224,6 +226,7 @@ def toy_checkout(folder: Path, image: Prepared, text: Prepared) -> Iterator[pyte
         patch.setattr("bench.data.registry.prepare", prepare_toy)
         patch.setattr(methods, "__path__", [*methods.__path__, str(folder / "methods")])
         patch.setattr(datasets, "__path__", [*datasets.__path__, str(added)])
+        patch.setattr(architectures, "__path__", [*architectures.__path__, str(models)])
         try:
             yield patch
         finally:
