@@ -78,17 +78,18 @@ def look(method: MethodRecord) -> Look:
         fill = 0.03 + 0.3 * tone if tones else 0.0
         dashes = DASHES.get(modifiers[0].name, KL_TERM) if len(modifiers) == 1 else SEVERAL
     else:
-        fill = 0.1 + 0.8 * tone if tones else 1.0
+        fill = 0.05 + 0.9 * tone if tones else 1.0
     marker = method.marker if method.marker in SHAPES else SHAPES[1 + _hash(method.name) % (len(SHAPES) - 1)]
     colors = COLORS.get("baseline" if marker == BASELINE else method.family, OTHER_FAMILY)
     return Look(*colors, marker, round(fill, 3), dashes)
 
 
 def _tone(call: Call) -> float:
-    """Return a number in [0, 1] for the settings of a call: v / (1/2 + v) for one number, else a hash of the call."""
+    """Return a number in [0, 1] for the settings of a call: v² / (1/4 + v²) for one number, else a hash of the call."""
     values = [parse_value("|".join(texts)) for texts in call.settings.values()]
     if len(values) == 1 and type(values[0]) in (int, float) and values[0] >= 0:
-        return float(values[0]) / (0.5 + float(values[0])) if math.isfinite(values[0]) else 1.0
+        square = float(values[0]) ** 2
+        return square / (0.25 + square) if math.isfinite(square) else 1.0
     return _hash(repr(call)) % 1000 / 999
 
 
