@@ -45,6 +45,8 @@ REPRESENTATIVES = ["beta_vae", "bn_vae", "sa_vae", "aggressive"]
 OTHER_NETWORKS = ["bn_vae", "skip_vae", "vamp_prior", "iaf_posterior", "aae"]
 #: Methods with a state, a second optimiser, several phases or updates that depend on what was seen.
 STATEFUL = ["vae", "sa_vae", "aggressive", "bn_vae", "geco", "pretrained_free_bits", "mdr", "aae"]
+#: Parameters that no loss depends on: the encoder without amortised inference, biases of a gradient's potential.
+UNUSED = {"svi": ("features.", "head."), "lidvae": ("across.bias",), "il_lidvae": ("across.bias",)}
 
 
 def fastest_modality(name: str) -> str:
@@ -140,6 +142,12 @@ def check_records(cell: Cell) -> None:
         assert {key for key, value in metrics.items() if value is None or not math.isfinite(value)} == undefined
     assert math.isfinite(metrics["nll"])
     assert metrics["elbo"] == pytest.approx(-metrics["rec"] - (metrics["kl"] or 0))
+    _, initial, _ = build_from_config(cell.planned.config)
+    trained = dict(cell.model.named_parameters())
+    unused = [name for name, p in initial.named_parameters() if p.requires_grad and torch.equal(p, trained[name])]
+    known = UNUSED.get(cell.method.name, ())
+    unused = [name for name in unused if not any(part in name for part in known)]
+    assert not unused, "training must change every parameter: the loss does not depend on these"
 
 
 def check_posterior(cell: Cell) -> None:
