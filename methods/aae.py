@@ -4,7 +4,9 @@ Loss:      encoder and decoder: E_q[-log p(x|z)]                                
            discriminator: cross-entropy of z ~ p(z) against z ~ q(z|x); encoder: -log D(z), z ~ q(z|x)
            Three updates per step, on the same batch. q is Gaussian, the second of the paper's three choices.
 Defaults:  two hidden layers of 256 units, trained by Adam with learning rate 1e-3 in every preset.
-Deviates:  weights are selected by the reconstruction loss on validation, because the objective is not an ELBO.
+Deviates:  weights are selected by the reconstruction loss on validation, because the objective is not an ELBO. The
+           encoder's second update has the optimiser of the first.
+Note:      Nothing keeps the variances of q above 0: they shrink as training goes on.
 """
 
 from dataclasses import dataclass

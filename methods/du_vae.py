@@ -5,7 +5,8 @@ Loss:      the basic VAE's, with μ' = γ_d BN(μ)_d + b_d, γ_d learned and res
            apply once the KL weight is 1, dropout in training only.                            (Shen et al., IJCAI 2021)
 Defaults:  γ = 0.5, p = 0.1, α = 1, the authors' for OMNIGLOT (p = 0.2 for Yelp); they anneal from 0:
            ``du_vae+anneal(start=0)``.
-Deviates:  statistics in evaluation are recomputed over training batches; eps is 1e-12, not 1e-5.
+Deviates:  statistics in evaluation are recomputed over training batches; eps is 1e-12, not 1e-5. γ_d starts at γ, as
+           theirs; it is rescaled within the loss, theirs before it.
 Note:      Compared with SmilesDZgk/DU-VAE: modules/encoders/enc_lstm.py, enc_resnet_v2.py. The text encoder starts at
            PyTorch's defaults, that of images as the basic VAE's, as theirs do.
 """
@@ -27,7 +28,7 @@ class DiverseHead(nn.Module):
     def __init__(self, head: nn.Module, dim: int, gamma: float) -> None:
         super().__init__()
         self.head, self.gamma, self.norm = head, gamma, AffineFreeBatchNorm(dim)
-        self.scale, self.shift = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
+        self.scale, self.shift = nn.Parameter(torch.full((dim,), gamma)), nn.Parameter(torch.zeros(dim))
 
     def forward(self, h: Tensor) -> Gaussian:
         q = self.head(h)
@@ -42,7 +43,7 @@ class DiverseUncertainVAE(BatchNormMethod):
     family = "posterior"
     marker = "thin_diamond"
     table_order = 81
-    revision = 3
+    revision = 4
     footnotes = {"au": "nearly maximal by construction: the spread of posterior means is fixed"}
     vae_settings = "posterior means are always normalised"
     space = {"gamma": Range(0.3, 1.2), "dropout": Range(0.05, 0.5)}

@@ -3,15 +3,17 @@
 Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) - λ I, with I = log B - ½ (C_rows + C_columns): the cross-entropies of
            the (B, B) logits s cos(f(z_j), g(x_i)) with label i = j. VAE and critic minimise it together. I is a lower
            bound (InfoNCE) on the mutual information under q.                               (Menon et al., UAI 2022)
-Defaults:  λ = 1. f has one hidden layer, g is a copy of the encoder's network with one hidden layer more; 256 hidden
+Defaults:  λ = 20, as ``self_critic``. f has one hidden layer, g is a copy of the encoder's network with one hidden layer more; 256 hidden
            units, 64 outputs. s = exp(τ) is learned and starts at 1 / 0.07, as in CLIP. Adam with learning rate 1e-3 in
            every preset.
 Deviates:  the authors' code was not found. The form is that of abhijithasokan/forget-me-not-vae:
            forget_me_not/models/vae_base.py, where s is τ itself, 2.66 at the start; sizes and optimiser are ours.
+           Weights are selected by this loss on validation, as there.
 Note:      The critic is not part of p(x): no metric includes it, but the cost does.
 """
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -19,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.method import VAE, Context, DataInfo, ELBOTerms, Range, TrainConfig, check_ranges
+from bench.method import VAE, Context, DataInfo, ELBOTerms, Phase, Range, TrainConfig, check_ranges
 
 from .parts.auxiliary import AuxiliaryAdam, mlp
 
@@ -52,12 +54,13 @@ class NeuralCritic(AuxiliaryAdam):
     citation = "Menon et al., UAI 2022 (arXiv 2207.09535)"
     marker = "half_down"
     table_order = 72.5
+    revision = 2
     vae_settings = {"lam": 0.0}
-    space = {"lam": Range(0.1, 10.0)}
+    space = {"lam": Range(1.0, 100.0)}
 
     @dataclass(frozen=True)
     class Config:
-        lam: float = 1.0
+        lam: float = 20.0
         hidden: int = 256
         outputs: int = 64
         lr: float = 1e-3  # of the critic
@@ -73,6 +76,9 @@ class NeuralCritic(AuxiliaryAdam):
             features, sizes = deepcopy(model.features), (self.config.hidden, self.config.outputs)
             model.aux["critic"] = Critic(features, model.head.linear.in_features, model.latent_dim, *sizes)
         return model
+
+    def phases(self) -> Sequence[Phase]:
+        return (Phase(selection_metric="loss" if self.config.lam else "elbo"),)
 
     def loss(self, ctx: Context, terms: ELBOTerms) -> Tensor:
         loss = super().loss(ctx, terms)

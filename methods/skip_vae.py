@@ -63,7 +63,7 @@ class SkipVAE(Method):
     citation = "Dieng et al., AISTATS 2019 (arXiv 1807.04863)"
     family = "decoder"
     modalities = ("image", "text")
-    models = ("lstm", "transformer", "dilated_cnn", "masked_cnn")
+    models = ("lstm", "transformer", "masked_cnn")
     marker = "bowtie"
     table_order = 91
     revision = 2

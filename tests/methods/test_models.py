@@ -28,7 +28,7 @@ EVALUATION = EvaluationConfig.build(
 #: One method each with another encoder, decoder, prior, inner optimisation and state.
 SAMPLE = {
     ("transformer", "text"): ["sa_vae", "autoregressive"],
-    ("dilated_cnn", "text"): ["skip_vae"],
+    ("dilated_cnn", "text"): ["twr_vae"],
     ("gated_pixelcnn", "image"): ["infomax_vae"],
     ("mlp", "image"): ["vamp_prior"],
     ("linear", "vector"): ["iaf_posterior"],
