@@ -3,7 +3,8 @@
 Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) + weight · E_q[-Σ_t log softmax(f(z))[x_t]]    (Zhao et al., ACL 2017)
            over all words and </s>, with an MLP f of one hidden layer.
 Defaults:  weight 1, 400 hidden units.
-Deviates:  –
+Deviates:  the authors' code raises the weight of the KL from 0 over 10,000 batches
+           (snakeztc/NeuralDialog-CVAE:models/cvae.py): ``bag_of_words+anneal``.
 Note:      f is not part of p(x): no metric includes it.
 """
 

@@ -41,7 +41,7 @@ class AutoregressiveFlowPosterior(Method):
     family = "posterior"
     marker = "star"
     table_order = 85
-    revision = 2
+    revision = 3
     preset_overrides = {"quick": {"width": 10}, "small": {"width": 10}}
     vae_settings = {"flows": 0}
     space = {"flows": Range(1, 4)}

@@ -12,9 +12,8 @@ Deviates:  each update of ν has new samples of q. Encoder and decoder are train
            ``implicit_vae+anneal``. Text only: on images, with a KL of tens of nats, ν diverged within 250 updates (the
            dual form needs about exp(KL) samples).
 Note:      Compared with fangleai/Implicit-LVM: lang_model_ptb/train_ptb.py, models_ptb.py. The estimate is too low
-           while ν is not optimal, and the ELBO too high; where it is below 0, the bound given by ν = 0, metrics have 0,
-           but its gradient trains the encoder. Without a density there is no importance-weighted NLL under q; the
-           refined proposal does not need one.
+           while ν is not optimal, even below 0, and the ELBO too high. Without a density there is no
+           importance-weighted NLL under q; the refined proposal does not need one.
 """
 
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ class ImplicitVAE(AuxiliaryAdam):
     marker = "star4"
     table_order = 86
     modalities = ("text",)
-    revision = 2
+    revision = 3
     incompatible_with = {"kl_term": "its KL is a dual estimate"}
     preset_overrides = {"quick": {"lr": 1e-4}, "small": {"lr": 5e-5}}
     footnotes = {
@@ -77,9 +76,7 @@ class ImplicitVAE(AuxiliaryAdam):
         if train:
             return q
         z = q.rsample(KL_SAMPLES, ctx.generator("dual"))
-        kl = self.dual_kl(ctx, q, z)  # (B,)
-        # The aggregate's KL is the mean of terms that may be negative.
-        return ImplicitPosterior(q.h, q.head, kl=kl if self.config.aggregate else kl.relu())
+        return ImplicitPosterior(q.h, q.head, kl=self.dual_kl(ctx, q, z))
 
     def dual_kl(self, ctx: Context, q: ImplicitPosterior, z: Tensor) -> Tensor:
         """Return E_q ν - E_p exp ν + 1 (B,) from samples z (B, S, D) of q and as many of the prior."""

@@ -3,8 +3,8 @@
 Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) + λ E_j[-log softmax_i(log q(z_j|x_i))_j], z_j ~ q(z|x_j), i over the
            batch. log B minus the last term is a lower bound (InfoNCE) on the mutual information under q.
            (Menon et al., UAI 2022)
-Defaults:  λ = 20, that of abhijithasokan/forget-me-not-vae for images and generated data (40 for text): run_exps/, where
-           LAMBDA becomes the weight of the critic.
+Defaults:  λ = 20, that of abhijithasokan/forget-me-not-vae for images and generated data (40 for text): run_exps/,
+           where LAMBDA becomes the weight of the critic.
 Deviates:  known from the paper's abstract and that re-implementation. Weights are selected by this loss on validation,
            as there.
 """

@@ -3,8 +3,8 @@
 Loss:      E_q[-log p(x|z)] + KL at λ_K for the decoder; λ_0 is the prior, with K steps as in ``sa_vae``. Evaluation
            takes the same steps.                       (Hoffman et al., JMLR 2013; baseline of Kim et al., ICML 2018)
 Defaults:  K = 20; fewer in the reduced presets.
-Deviates:  clipping is per example, as in ``sa_vae``. The evaluation starts from the prior, too; that of Kim et al. from
-           means drawn with a standard deviation of 0.1.
+Deviates:  clipping is per example, as in ``sa_vae``. The evaluation starts from the prior, too; that of Kim et al.
+           for text from random means and log-variances.
 Note:      There is no inference network that could lag, but if the decoder ignores z, refinement stays at the prior.
 """
 

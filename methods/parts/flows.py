@@ -75,6 +75,16 @@ class AutoregressiveFlow(nn.Module):
         return values, torch.stack(log_gates, dim=-1).sum(-1)
 
 
+def mirrored_noise(samples: int, like: Tensor) -> Tensor:
+    """Return fixed noise (1, S, D) of mean 0 for means like ``like`` (B, D), the same for all examples.
+
+    With noise of its own, the Monte-Carlo mean of every example has a variance of 1/S, which active units would count.
+    """
+    generator = torch.Generator(like.device).manual_seed(0)
+    half = torch.randn(1, samples // 2, like.shape[-1], generator=generator, device=like.device, dtype=like.dtype)
+    return torch.cat([half, -half], dim=1)
+
+
 class FlowPosterior(Posterior):
     """A diagonal Gaussian transformed by flows of a context (B, C), their order of dimensions reversed before each."""
 
@@ -85,10 +95,16 @@ class FlowPosterior(Posterior):
         """Return z (B, S, D) and log q(z|x) (B, S), without the inverse that ``log_prob`` needs."""
         z = self.base.rsample(samples, generator)
         log_q = self.base.log_prob(z)
+        z, log_determinant = self.transform(z)
+        return z, log_q - log_determinant
+
+    def transform(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply all flows to samples z (B, S, D) of the Gaussian; return the new z and the log determinant (B, S)."""
+        total = z.new_zeros(z.shape[:-1])
         for flow in self.flows:
             z, log_determinant = flow.transform(z.flip(-1), self.context.unsqueeze(1))
-            log_q = log_q - log_determinant
-        return z, log_q
+            total = total + log_determinant
+        return z, total
 
     def rsample(self, samples: int, generator: torch.Generator | None = None) -> Tensor:
         return self.sample_with_log_prob(samples, generator)[0]
@@ -97,8 +113,9 @@ class FlowPosterior(Posterior):
     @torch.no_grad()
     def mean(self) -> Tensor:  # type: ignore[override]
         """Monte-Carlo mean (B, D) with fixed noise, without a gradient."""
-        generator = torch.Generator(self.base.mean.device).manual_seed(0)
-        return self.rsample(MEAN_SAMPLES, generator).mean(1)
+        noise = mirrored_noise(MEAN_SAMPLES, self.base.mean)
+        z = self.base.mean.unsqueeze(1) + (0.5 * self.base.logvar).exp().unsqueeze(1) * noise  # (B, S, D)
+        return self.transform(z)[0].mean(1)
 
     def log_prob(self, z: Tensor) -> Tensor:
         log_determinants: Tensor | float = 0

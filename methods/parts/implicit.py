@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from bench.method import Posterior
 
-MEAN_SAMPLES = 16
 UNIFORM = 0.1  # bound of the initial weights
 
 
@@ -24,13 +23,17 @@ class ImplicitPosterior(Posterior):
     def rsample(self, samples: int, generator: torch.Generator | None = None) -> Tensor:
         size = (len(self.h), samples, self.head.dim)
         noise = torch.randn(size, generator=generator, device=self.h.device, dtype=self.h.dtype)
-        return self.head.linear(torch.cat([self.h.unsqueeze(1).expand(-1, samples, -1), noise], dim=-1))
+        return self.transform(noise)
+
+    def transform(self, noise: Tensor) -> Tensor:
+        """Return z (B, S, D) for noise (B, S, D)."""
+        return self.head.linear(torch.cat([self.h.unsqueeze(1).expand(-1, noise.shape[1], -1), noise], dim=-1))
 
     @cached_property
     @torch.no_grad()
     def mean(self) -> Tensor:  # type: ignore[override]
-        """Monte-Carlo mean (B, D) with fixed noise, without a gradient."""
-        return self.rsample(MEAN_SAMPLES, torch.Generator(self.h.device).manual_seed(0)).mean(1)
+        """Mean (B, D), without a gradient: G is linear, so it is that of a noise of 0."""
+        return self.transform(self.h.new_zeros(len(self.h), 1, self.head.dim)).squeeze(1)
 
 
 class ImplicitHead(nn.Module):

@@ -15,6 +15,7 @@ from bench.methods.du_vae import DiverseHead, DiverseUncertainVAE
 from bench.methods.fixed_variance import FixedVarianceHead
 from bench.methods.parts.brenier import Brenier
 from bench.methods.parts.flows import AutoregressiveFlow, FlowPosterior
+from bench.methods.parts.implicit import ImplicitHead
 from bench.methods.parts.mixture import MixturePrior
 from bench.methods.parts.vmf import UniformSphere, VonMisesFisher, angle_cdf, kl_to_uniform, mean_length
 from bench.methods.scale_vae import ScaledHead
@@ -224,6 +225,22 @@ def test_flow_posterior_density_integrates_to_one():
     axis = torch.linspace(-12, 12, 241, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis).expand(3, -1, -1)
     assert torch.allclose(q.log_prob(grid).exp().sum(1) * (axis[1] - axis[0]) ** 2, torch.ones(3).double(), atol=1e-3)
+
+
+@torch.no_grad()
+def test_sampled_means_of_equal_posteriors_are_equal(subtests):
+    """Active units are 0 when q is the same for every x: no example has noise of its own."""
+    torch.manual_seed(0)
+    flows = [AutoregressiveFlow(2, 8, context=4) for _ in range(2)]
+    base = Gaussian(torch.zeros(50, 2), torch.zeros(50, 2))
+    equal = {
+        "flow": FlowPosterior(base, flows, torch.randn(1, 4).expand(50, -1)),
+        "implicit": ImplicitHead(3, 2)(torch.ones(50, 3)),
+    }
+    for name, q in equal.items():
+        with subtests.test(name):
+            assert q.mean.var(0).max() < 1e-10
+            assert torch.allclose(q.mean[0], q.rsample(2000, generator()).flatten(0, 1).mean(0), atol=0.15)
 
 
 def test_mixture_prior_matches_torch():
