@@ -65,8 +65,8 @@ def cost(rows: DataFrame, looks: Looks) -> list[Figure]:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.axhline(0, color="0.4", linewidth=0.6)
     rows = rows.assign(x=_spread(rows.sort_values(y)["relative_cost"], 0.012 * np.log(last / first * 1.3)))
+    _points(ax, rows.assign(pale=rows["collapsed"] == 1), "x", y, looks)
     for row in rows.itertuples():
-        _point(ax, row.x, getattr(row, y), row.title, looks, is_pale=row.collapsed == 1)
         low, high = getattr(row, f"{y}_low"), getattr(row, f"{y}_high")
         if np.isfinite([low, high]).all() and row.collapsed != 1:
             ax.plot([row.x, row.x], [low, high], color=looks[row.title].color_light, linewidth=0.6, zorder=1)
@@ -95,8 +95,7 @@ def rate_distortion(rows: DataFrame, finished: DataFrame, looks: Looks) -> list[
     for title, cells in finished.groupby("title"):
         if title in looks and len(cells) > 1:
             ax.plot(cells["kl"], cells["rec"], ".", color=looks[title].color_light, markersize=2, alpha=0.5)
-    for row in rows.itertuples():
-        _point(ax, row.kl, row.rec, row.title, looks)
+    _points(ax, rows.assign(pale=False), "kl", "rec", looks)
     ax.set_title("dotted: equal ELBO (nats)")
     _key(ax, rows, looks)
     if len(rows) > MAX_LEGEND:
@@ -150,10 +149,13 @@ def _height(rows: DataFrame) -> float:
     return max(3.2, LINE * sum(1 + len(title) // 24 for title in titles) + 0.8)
 
 
-def _point(ax: Axes, x: float, y: float, title: str, looks: Looks, is_pale: bool = False) -> None:
-    """Draw a row, or an arrow with its name and value if it is beyond the axes."""
-    if clip(ax, x, y, title) == (x, y):
-        ax.plot(x, y, **point(looks[title], 5.5), alpha=0.35 if is_pale else 1.0, zorder=2 if is_pale else 3)
+def _points(ax: Axes, rows: DataFrame, x: str, y: str, looks: Looks) -> None:
+    """Draw rows, those of column ``pale`` faintly; then an arrow with name and value for each beyond the axes."""
+    inside = rows[x].between(*sorted(ax.get_xlim())) & rows[y].between(*sorted(ax.get_ylim()))
+    for title, at_x, at_y, is_pale in rows.loc[inside, ["title", x, y, "pale"]].itertuples(index=False):
+        ax.plot(at_x, at_y, **point(looks[title], 5.5), alpha=0.35 if is_pale else 1.0, zorder=2 if is_pale else 3)
+    for title, at_x, at_y in rows.loc[~inside, ["title", x, y]].itertuples(index=False):
+        clip(ax, at_x, at_y, title)
 
 
 def _key(ax: Axes, rows: DataFrame, looks: Looks) -> None:

@@ -13,12 +13,14 @@ import seaborn
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from bench.core.files import replace
 from bench.reporting.looks import LIGHT, Look, marker_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
 
 Looks = Mapping[str, Look]  # row -> its look, in the order of the tables
 T = TypeVar("T")
@@ -125,7 +127,10 @@ def limits(low: float, high: float, margin: float = 0.06) -> tuple[float, float]
 
 
 def clip(ax: Axes, x: float, y: float, text: str = "") -> tuple[float, float]:
-    """Return the point, or the nearest one inside the axes, with an arrow and its value drawn there."""
+    """Return the point, or the nearest one inside the axes, with an arrow and its value drawn there.
+
+    The text hides no point that is already drawn, if there is room beside the arrow.
+    """
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     bottom, top = sorted((bottom, top))
     inside = min(max(x, left), right), min(max(y, bottom), top)
@@ -134,20 +139,38 @@ def clip(ax: Axes, x: float, y: float, text: str = "") -> tuple[float, float]:
     direction = np.sign(x - inside[0]), np.sign(y - inside[1])
     sign = -1 if ax.yaxis_inverted() else 1
     values = [f"{value:.3g}" for value, out in zip((x, y), direction, strict=True) if out]
-    offset = (-16 * direction[0], -16 * sign * direction[1])
-    ax.annotate(
-        f"{text} {', '.join(values)}".strip(),
-        inside,
-        offset,
-        textcoords="offset points",
-        fontsize=MIN_FONT,
-        color="0.3",
-        ha={1: "right", -1: "left", 0: "center"}[int(direction[0])],
-        va="center",
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
-        arrowprops={"arrowstyle": "->", "color": "0.3", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0},
-    )
+    along = np.array([-16 * direction[0], -16 * sign * direction[1]])
+    across = np.array([0, 1] if direction[0] else [1, 0])
+    marks = _marks(ax)
+    for shift in (0, 10, -10, 20, -20):
+        note = ax.annotate(
+            f"{text} {', '.join(values)}".strip(),
+            inside,
+            tuple(along + shift * across),
+            textcoords="offset points",
+            fontsize=MIN_FONT,
+            color="0.3",
+            ha={1: "right", -1: "left", 0: "center"}[int(direction[0])],
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+            arrowprops={"arrowstyle": "->", "color": "0.3", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0},
+        )
+        if not (text and _hides(Text.get_window_extent(note).padded(4), marks)):
+            break
+        note.remove()
+    else:
+        ax.add_artist(note)
     return inside
+
+
+def _marks(ax: Axes) -> np.ndarray:
+    """Return the places of single points in pixels, (points, 2)."""
+    lines = [np.asarray(line.get_xydata()) for line in ax.lines]
+    return ax.transData.transform(np.vstack([np.empty((0, 2)), *(line for line in lines if len(line) == 1)]))
+
+
+def _hides(box: Bbox, marks: np.ndarray) -> bool:
+    return bool(((marks > (box.x0, box.y0)) & (marks < (box.x1, box.y1))).all(axis=1).any())
 
 
 def label(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
@@ -155,16 +178,14 @@ def label(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     if figure := ax.get_figure(root=True):
         figure.draw_without_rendering()
     taken = [text.get_window_extent() for text in ax.texts]
-    lines = [np.asarray(line.get_xydata()) for line in ax.lines]
-    marks = ax.transData.transform(np.vstack([line for line in lines if len(line) == 1]))
+    marks = _marks(ax)
     for name, at in points.items():
         for dx, dy in ((5, 0), (-5, 0), (3, 7), (3, -7), (-3, 7), (-3, -7), (0, 10), (0, -10)):
             align: dict[str, Any] = {"ha": "left" if dx > 0 else "right" if dx < 0 else "center", "va": "center"}
             text = ax.annotate(name, at, (dx, dy), textcoords="offset points", fontsize=MIN_FONT, **align)
             box = text.get_window_extent().padded(3)
             inside = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1 and ax.bbox.y0 <= box.y0 and box.y1 <= ax.bbox.y1
-            hides = ((marks > (box.x0, box.y0)) & (marks < (box.x1, box.y1))).all(axis=1).any()
-            if inside and not hides and not any(box.overlaps(other) for other in taken):
+            if inside and not _hides(box, marks) and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break
             text.remove()
