@@ -56,7 +56,7 @@ def test_negative_dual_kl_trains_the_encoder(text_trainer, tmp_path):
     assert kl.item() < -0.5
     gradients = torch.autograd.grad(kl, [*model.features.lstm.parameters(), *model.head.parameters()])
     assert all(gradient.any() for gradient in gradients)
-    assert not run.method.posterior(run.ctx, x, train=False).kl.any(), "metrics have 0"
+    assert run.method.posterior(run.ctx, x, train=False).kl.mean() < -0.5, "metrics have the estimate, not 0"
 
 
 @torch.no_grad()
