@@ -6,7 +6,7 @@ Loss:      encoder and decoder: E_q[-log p(x|z)]                                
 Defaults:  two hidden layers of 256 units, trained by Adam with learning rate 1e-3 in every preset.
 Deviates:  weights are selected by the reconstruction loss on validation, because the objective is not an ELBO. The
            encoder's second update has the optimiser of the first.
-Note:      Nothing keeps the variances of q above 0: they shrink as training goes on.
+Note:      The variances of q have no lower bound: they decrease during training.
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) - λ_r log p_c(x|z_c) + λ_m d(
            d: minus the sum of inverse multiquadric kernels over seven scales.                  (Wu et al., ACL 2020)
 Defaults:  λ_r = 1, λ_m = 0.1 and kernels of width 2 D s, the authors' (ChenWu98/Coupled-VAE:Coupled-VAE/Experiment.py).
 Deviates:  the authors' init is an MLP of two layers, which all inputs of the decoder pass through. Their second head,
-           init and decoder have weights of their own from the start, ours start as copies of the first. They raise the
+           init and decoder have independent initial weights; here they start as copies of the first. They raise the
            weight of the KL from 0 over most of the training: ``coupled_vae+anneal``.
 Note:      The autoencoder is not part of p(x): no metric includes it, but the cost does.
 """

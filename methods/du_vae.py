@@ -6,7 +6,7 @@ Loss:      the basic VAE's, with μ' = γ_d BN(μ)_d + b_d, γ_d learned and res
 Defaults:  γ = 0.5, p = 0.1, α = 1, the authors' for OMNIGLOT (p = 0.2 for Yelp); they anneal from 0:
            ``du_vae+anneal(start=0)``.
 Deviates:  statistics in evaluation are recomputed over training batches; eps is 1e-12, not 1e-5. γ_d starts at γ, as
-           theirs; it is rescaled within the loss, theirs before it.
+           in the authors' code, which rescales it before the loss and not within it.
 Note:      Compared with SmilesDZgk/DU-VAE: modules/encoders/enc_lstm.py, enc_resnet_v2.py. The text encoder starts at
            PyTorch's defaults, that of images as the basic VAE's, as theirs do.
 """

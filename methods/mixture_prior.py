@@ -4,7 +4,7 @@ Loss:      the basic VAE's, with p(z) = 1/K Σ_k N(m_k, v_k); the KL is estimate
            (Dilokthanakul et al., 2016; as in Pelsmaeker & Aziz, ACL 2020)
 Defaults:  K = 100; means start as samples of N(0, 2 / (K + D)), as in tom-pelsmaeker/deep-generative-lm, so that p(z)
            starts near N(0, I).
-Deviates:  variances start at 1, theirs at 0.69 on average; the prior of the first paper depends on a second latent.
+Deviates:  variances start at 1, there at 0.69 on average; the prior of the first paper depends on a second latent.
 """
 
 from dataclasses import dataclass

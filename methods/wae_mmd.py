@@ -6,8 +6,8 @@ Defaults:  λ = 10, the authors'; log-variances of at least -6.
 Deviates:  the floor is ours: nothing else keeps the posterior's variance above 0. The authors first train the encoder
            alone to the mean and covariance of the prior (tolstikhin/wae:wae.py). Weights are selected by this loss on
            validation.
-Note:      λ depends on the scale of -log p(x|z): the authors' is 0.05 times the squared error, so theirs is 200 times
-           the MMD relative to that. On synthetic text at preset ``small``, λ = 10 keeps q at the prior (KL below 1e-5
+Note:      λ depends on the scale of -log p(x|z): the authors' is 0.05 times the squared error, so λ is 200 relative to
+           the squared error. On synthetic text at preset ``small``, λ = 10 keeps q at the prior (KL below 1e-5
            from the first validation on); with λ = 1 the decoder uses z (MI 5.3 after 3,000 updates).
 """
 

@@ -48,7 +48,7 @@ def print_pending(console: Console, out: Path, plan: Plan, every_cell: bool) -> 
     log, pending = partial(console.print, markup=False), len(plan.pending)
     for module, cells in changed_code(plan.cells).items():
         file = os.path.relpath(sys.modules[module].__file__ or module)
-        text = f"{count(cells, 'stored cell')} of this run began with other code of {file}"
+        text = f"{count(cells, 'stored cell')} of this run used other code of {file}"
         log(f"{text}: if the change matters, train {'it' if cells == 1 else 'them'} again with --force")
     if not pending:
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib
 import pkgutil
 import sys
@@ -16,6 +15,7 @@ from types import ModuleType
 
 from bench.core.config import suggest
 from bench.core.errors import UserError
+from bench.core.hashing import short_hash
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,16 @@ def code_digest(module: str) -> str:
         return ""
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):
-            node.body = [line for line in body if not _is_text(line)] or [ast.Pass()]  # type: ignore[attr-defined]
-    digest = hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
-    return f"{sys.version_info.major}.{sys.version_info.minor} {digest}"
+            code = [
+                line
+                for line in body
+                if not (isinstance(line, ast.Expr) and isinstance(getattr(line.value, "value", None), str))
+            ]
+            node.body = code or [ast.Pass()]  # type: ignore[attr-defined]
+    return f"{sys.version_info.major}.{sys.version_info.minor} {short_hash(ast.unparse(tree))}"
 
 
 def code_changed(stored: str, module: str) -> bool:
     """Return whether an imported module has other code than when ``stored`` was its digest; False if unknown."""
     current = code_digest(module)
     return stored != current and stored.split(" ")[0] == current.split(" ")[0]
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    """Return whether a statement is a string alone, such as a docstring."""
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )

@@ -77,7 +77,7 @@ def test_run_warns_of_cells_of_other_code(finished, capsys):
     assert [*folder.result().code] == ["bench.methods.vae"]
     folder.write_record("result.json", folder.result().model_copy(update={"code": {"bench.methods.vae": OLD_CODE}}))
     assert bench(finished, "--methods", "vae,beta_vae(beta=0.2|0.4)") == 0
-    assert "1 stored cell of this run began with other code of methods/vae.py: if" in capsys.readouterr().out
+    assert "1 stored cell of this run used other code of methods/vae.py: if" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def test_limit_counts_decoder_updates(share, steps, trainer, tmp_path):
 
 
 def test_flops_of_sentences_of_different_lengths_are_sampled(text_trainer, tmp_path, monkeypatch):
-    """A batch of three words costs less than one of nine: the first batch does not stand for all."""
+    """A batch of three words costs less than one of nine: one batch is no estimate of the mean."""
 
     def flops(counted_every):
         monkeypatch.setattr("bench.training.context.COUNTED_EVERY", counted_every)

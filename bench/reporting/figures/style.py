@@ -129,7 +129,7 @@ def limits(low: float, high: float, margin: float = 0.06) -> tuple[float, float]
 def clip(ax: Axes, x: float, y: float, text: str = "") -> tuple[float, float]:
     """Return the point, or the nearest one inside the axes, with an arrow and its value drawn there.
 
-    The text hides no point that is already drawn, if there is room beside the arrow.
+    The text does not cover points that are already drawn, if one of the places near the arrow is free.
     """
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     bottom, top = sorted((bottom, top))
