@@ -6,7 +6,7 @@ Loss:      E_q[-log p(x|z)] + KL(q(z|x) || p(z)) / λ. Phase 1, ``share`` of the
 Defaults:  κ = None: the basic VAE's mean reconstruction in the last epoch of phase 1, minus ``margin``. A κ that the
            decoder reaches without z makes GECO collapse. Therefore the default κ is lowered by ``margin`` minus the KL
            after every epoch in which it is met at a KL below ``margin``. A given κ is constant.
-           ``share`` = 0.6, ``margin`` = 4 nats, ``speedup`` = 10; λ stays between 1e-3 and 1e3.
+           ``share`` = 0.4, ``margin`` = 4 nats, ``speedup`` = 10; λ stays between 1e-3 and 1e3.
 Deviates:  the paper's loss, KL + λ (E_q[-log p(x|z)] - κ), is divided by λ, so that the reconstruction keeps its
            weight in SGD and clipping, as in applied-ai-lab/genesis:utils/geco.py, train.py. There η = 1e-5 for 64×64
            pixels and 2·10⁶ updates; denproc/Taming-VAEs:train.py starts after two epochs, and per 100 updates λ rises
@@ -37,7 +37,7 @@ class GECO(KLController):
     citation = "Rezende & Viola, 2018 (arXiv 1810.00597)"
     marker = "cross"
     table_order = 63
-    revision = 4
+    revision = 5
     incompatible_with = {"schedule": "its multiplier sets the weight of the KL"}
     preset_overrides = {"quick": {"eta": 1.25e-3}, "small": {"margin": 2.0, "eta": 5e-4}}
     vae_settings = "its multiplier changes in the second phase"
@@ -48,7 +48,7 @@ class GECO(KLController):
     class Config:
         kappa: float | None = None  # nats per example; None: the basic VAE's reconstruction minus the margin
         margin: float = 4.0  # nats
-        share: float = 0.6  # fraction of the updates for the basic VAE
+        share: float = 0.4  # fraction of the updates for the basic VAE
         eta: float = 1e-4
         speedup: float = 10.0  # factor of η while the constraint is met
         memory: float = 0.9  # decay of the moving average

@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from bench.experiment.cell_record import CellRecord
-from bench.training.result import Validation
-
-#: Fraction of the updates whose gain is small once training has converged.
-LAST = 0.2
+from bench.training.result import LAST, Validation
 
 
 def criterion(cell: CellRecord) -> list[tuple[int, float]]:

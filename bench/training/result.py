@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.core.numbers import Finite, Number
 
+#: Fraction of the updates, the last ones, whose gain is small once training has converged.
+LAST = 0.2
+
 
 class Validation(BaseModel):
     """One line of ``history.jsonl``: the state of training and the metrics on the validation set (extra fields)."""

@@ -22,7 +22,7 @@ from bench.models.build import reference_parameters
 from bench.models.vae import VAE
 from bench.training import checkpoint
 from bench.training.context import TrainingContext
-from bench.training.result import TrainingResult, Validation
+from bench.training.result import LAST, TrainingResult, Validation
 
 CHECKPOINT_SECONDS = 60
 #: Attributes of the context that a checkpoint stores.
@@ -243,14 +243,15 @@ class Trainer:
     def scheduled_decays(self) -> int:
         """Return the decays due in a phase without a selection metric, whose last weights a run keeps.
 
-        All decays of the preset, at equal distances in the second half of the last phase; none in an earlier phase.
+        All decays of the preset, at equal distances, in the last phase only. The last decay is at 80 % of the updates,
+        or in the middle of a phase that is shorter; half of the updates of the phase before it have the full rate.
         """
-        state, config = self.state, self.config
+        state, ctx = self.state, self.ctx
         if state.phase < len(self.phases) - 1:
             return 0
-        length = state.phase_end - state.phase_start
-        done = 2 * (self.ctx.step - state.phase_start) - length  # updates in the second half
-        return min(max(0, (config.max_decays + 1) * done // length), config.max_decays)
+        last = max((1 - LAST) * ctx.total, (state.phase_start + state.phase_end) / 2)
+        done = 2 * (ctx.step - state.phase_start) / (last - state.phase_start) - 1  # of the time of the decays
+        return max(0, math.floor(self.config.max_decays * min(done, 1)))
 
     def decay(self) -> None:
         """Restore the best weights and reduce the learning rate; the method's own state stays as it is."""

@@ -88,12 +88,13 @@ def test_selection_metric_of_a_phase(metric, best, decays, trainer, tmp_path):
     assert run.state.decays == decays
 
 
-def test_rate_decays_at_fixed_updates_without_a_selection(trainer, tmp_path):
-    """Only in the last phase, whose weights are kept."""
+@pytest.mark.parametrize(("share", "full", "rates"), [(0.5, 9, [5e-4, 2.5e-4, 2.5e-4]), (0.25, 11, [2.5e-4])])
+def test_rate_decays_until_80_percent_without_a_selection(share, full, rates, trainer, tmp_path):
+    """Only in the last phase, whose weights are kept; in one that starts later, until its middle."""
     run = trainer("vae", tmp_path, replace(TRAIN, epochs=12, max_decays=2))
-    run.phases = [Phase("first", 0.5, selection_metric=None), Phase("second", 0.5, selection_metric=None)]
+    run.phases = [Phase("first", 1 - share, selection_metric=None), Phase("second", share, selection_metric=None)]
     run.run()
-    assert [line.lr for line in run.history] == pytest.approx([1e-3] * 6 + [1e-3] * 4 + [5e-4, 2.5e-4])
+    assert [line.lr for line in run.history] == pytest.approx([1e-3] * full + rates)
 
 
 def test_phases_share_the_budget(trainer, tmp_path):

@@ -125,7 +125,7 @@ def tuning(trials: DataFrame, looks: Looks) -> list[Figure]:
         look, own = looks[title], trials[trials["title"] == title]
         best = own.pivot_table(index="trial", columns=["base_seed", "seed"], values="nll").cummin().ffill().mean(axis=1)
         ends += [*best]
-        left.plot(best.index + 1, best, **line(look), linewidth=1)
+        left.plot(best.index + 1, best, **point(look, 4) | line(look), linewidth=1)
         right.plot(own["mi"], own["nll"], **point(look, 3) | {"linestyle": "none", "alpha": 0.6})
         best = front(own.assign(less_mi=-own["mi"]), "less_mi", "nll")
         right.plot(best["mi"], best["nll"], **line(look), linewidth=0.8)
