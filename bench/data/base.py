@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
@@ -39,7 +40,13 @@ class Data(Protocol):
         return dataclasses.replace(self, test=self.val, labels=labels)
 
     def order(self, batch_size: int, equal_lengths: bool, generator: torch.Generator) -> list[Tensor]:
-        """Return the batches of one epoch: int64 indices ``[B]`` into ``train``, each for ``batch``."""
+        """Return the batches of one epoch: int64 indices ``[B]`` into ``train``, each for ``batch``.
+
+        Unless overridden, the full batches of a random permutation; BatchNorm cannot use a batch of one example.
+        """
+        permutation = torch.randperm(len(self.train), generator=generator).to(self.train.device)
+        full = permutation[: len(permutation) // batch_size * batch_size]
+        return [batch for batch in full.split(batch_size) if len(batch)]
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return the training examples ``index`` (int64 ``[B]``) as model inputs ``[B, …]``."""
@@ -52,6 +59,10 @@ class Data(Protocol):
         ``which``: the first so many, the examples with these indices, or all (None). ``equal_lengths``: only sentences
         of the same length in a block, so that some blocks are small.
         """
+        inputs = getattr(self, split)
+        if isinstance(which, np.ndarray):
+            return which, list(inputs[torch.from_numpy(which).to(inputs.device)].split(size))
+        return np.arange(len(inputs[:which])), list(inputs[:which].split(size))
 
     def references(self, count: int | None) -> dict[str, float]:
         """Return reference NLLs of the first ``count`` test examples in nats per example.
@@ -61,3 +72,8 @@ class Data(Protocol):
 
     def unit_metrics(self, nll: float, count: int | None) -> dict[str, float]:
         """Return the NLL of the first ``count`` test examples in the units of the modality."""
+
+
+def labels_by_split(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the labels among ``Prepared.arrays``, int64 ``[N]`` by split; empty without labels."""
+    return {split: arrays[f"{split}_labels"] for split in SPLITS if f"{split}_labels" in arrays}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.data.base import Data
+from bench.data.base import Data, labels_by_split
 from bench.data.dataset import SPLITS, DataInfo
 
 BINARISATION_SEED = 20_190_506
@@ -44,14 +44,8 @@ class ImageData(Data):
             train=torch.from_numpy(train),
             val=torch.from_numpy(binarise(val, VAL_STREAM)).unsqueeze(1),
             test=torch.from_numpy(binarise(test, TEST_STREAM)).unsqueeze(1),
-            labels={split: arrays[f"{split}_labels"] for split in SPLITS if f"{split}_labels" in arrays},
+            labels=labels_by_split(arrays),
         )
-
-    def order(self, batch_size: int, equal_lengths: bool, generator: torch.Generator) -> list[Tensor]:
-        """Return the full batches of a random permutation; BatchNorm cannot use a batch of one image."""
-        permutation = torch.randperm(len(self.train), generator=generator).to(self.train.device)
-        full = permutation[: len(permutation) // batch_size * batch_size]
-        return [batch for batch in full.split(batch_size) if len(batch)]
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return the training images ``index`` (int64 ``[B]``), newly binarised: float32 ``[B, 1, size, size]``.
@@ -61,15 +55,6 @@ class ImageData(Data):
         means = self.train[index].unsqueeze(1)
         uniform = torch.rand(means.shape, generator=generator, device=generator.device)
         return (uniform.to(means.device) < means).float()
-
-    def blocks(
-        self, split: str, which: int | np.ndarray | None, size: int, equal_lengths: bool = False
-    ) -> tuple[np.ndarray, list[Tensor]]:
-        """See ``Data.blocks``; blocks are float32 ``[B, 1, size, size]``."""
-        images = getattr(self, split)
-        if isinstance(which, np.ndarray):
-            return which, list(images[torch.from_numpy(which).to(images.device)].split(size))
-        return np.arange(len(images[:which])), list(images[:which].split(size))
 
     def references(self, count: int | None) -> dict[str, float]:
         """Return the NLL of independent Bernoulli pixels with the training frequencies.
@@ -102,7 +87,7 @@ class IntensityData(ImageData):
         return cls(
             info=info,
             **{split: torch.from_numpy(intensities(arrays[split], size)) for split in SPLITS},
-            labels={split: arrays[f"{split}_labels"] for split in SPLITS if f"{split}_labels" in arrays},
+            labels=labels_by_split(arrays),
         )
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:

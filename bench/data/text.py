@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.data.base import Data
+from bench.data.base import Data, labels_by_split
 from bench.data.dataset import END, PAD, SPECIALS, SPLITS, UNKNOWN, DataInfo
 
 POOL = 50  #: Number of batches that are sorted by length together.
@@ -43,6 +43,7 @@ class TextData(Data):
             info=info,
             **{split: torch.from_numpy(rows) for split, rows in splits.items()},
             vocabulary=tuple(arrays["vocabulary"][:vocabulary].tolist()),
+            labels=labels_by_split(arrays),
             lengths={split: torch.from_numpy((rows != PAD).sum(axis=1)) for split, rows in splits.items()},
             true_nll=arrays["test_nll"] if "test_nll" in arrays and unchanged else None,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.core.config import VectorModelConfig
 from bench.core.syntax import parse_call, parse_value
-from bench.data.base import Data
+from bench.data.base import Data, labels_by_split
 from bench.data.dataset import SPLITS, DataInfo
 
 MAX_LOG_DISPERSION = 8.0  # of the negative binomial, above which it is nearly Poisson
@@ -34,30 +34,15 @@ class VectorData(Data):
         return cls(
             info=info,
             **{split: torch.from_numpy(arrays[split]) for split in SPLITS},
-            labels={split: arrays[f"{split}_labels"] for split in SPLITS if f"{split}_labels" in arrays},
+            labels=labels_by_split(arrays),
             model=model,
             true_nll=arrays.get("test_nll"),
             true_mi=arrays["mi"].item() if "mi" in arrays else None,
         )
 
-    def order(self, batch_size: int, equal_lengths: bool, generator: torch.Generator) -> list[Tensor]:
-        """Return the full batches of a random permutation."""
-        permutation = torch.randperm(len(self.train), generator=generator).to(self.train.device)
-        full = permutation[: len(permutation) // batch_size * batch_size]
-        return [batch for batch in full.split(batch_size) if len(batch)]
-
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return the training vectors ``index`` (int64 ``[B]``): float32 ``[B, D]``."""
         return self.train[index]
-
-    def blocks(
-        self, split: str, which: int | np.ndarray | None, size: int, equal_lengths: bool = False
-    ) -> tuple[np.ndarray, list[Tensor]]:
-        """See ``Data.blocks``; blocks are float32 ``[B, D]``."""
-        vectors = getattr(self, split)
-        if isinstance(which, np.ndarray):
-            return which, list(vectors[torch.from_numpy(which).to(vectors.device)].split(size))
-        return np.arange(len(vectors[:which])), list(vectors[:which].split(size))
 
     def references(self, count: int | None) -> dict[str, float]:
         """Return the NLL of independent dimensions, of the linear VAE at its optimum, and of the true distribution.

@@ -35,9 +35,8 @@ class Audit:
 
     @property
     def gain(self) -> float:
-        """Return the gain of the criterion in nats; the size of its change if the last weights are kept."""
-        gain = reached(self.after) - reached(self.before)
-        return abs(gain) if keeps_last(self.before) else gain
+        """Return the gain of the criterion in nats, negative for a loss."""
+        return reached(self.after) - reached(self.before)
 
     @property
     def verdicts(self) -> list[float | bool | None]:
@@ -47,9 +46,13 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Return whether the criterion gained less than the tolerance and the verdict is the same."""
+        """Return whether the criterion gained less than the tolerance and the verdict is the same.
+
+        Where the last weights are kept, a loss counts like a gain.
+        """
         before, after = self.verdicts
-        return self.gain < self.before.config.train.tolerance and before == after
+        gain = abs(self.gain) if keeps_last(self.before) else self.gain
+        return gain < self.before.config.train.tolerance and before == after
 
     @property
     def row(self) -> dict[str, Any]:
@@ -168,5 +171,7 @@ def summarise(audits: Iterable[Audit]) -> str:
             before, after = audit.verdicts
             change = "" if before == after else ", no longer collapsed" if before else ", now collapsed"
             failed.append(f"{audit.before.config.name} (gain {audit.gain:.2f} nats{change})")
-    text = f"{len(audits) - len(failed)} of {len(audits)} cells keep criterion and verdict when the updates are doubled"
+    text = (
+        f"{len(audits) - len(failed)} of {len(audits)} cells gain little and keep their verdict when the updates double"
+    )
     return f"Audit: {text}{'; not ' if failed else ''}{', '.join(failed)}."

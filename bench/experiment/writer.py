@@ -110,18 +110,18 @@ def run_remotely(task: CellTask, cell: int, call: Call, wait: bool) -> TaskRepor
             return TaskReport(busy=True)
         time.sleep(POLL_SECONDS)
     scratch = cache_dir() / "cells" / task.config.cell_id
-    shutil.rmtree(scratch, ignore_errors=True)  # of a killed process
     folder = scratch / task.folder.name
-    scratch.mkdir(parents=True)
-    write_files(folder, files)
-    here = {"folder": folder, "data": local_data(task, cell, call), "marker": None}
-    remote = RemoteTask(**(vars(task) | here), cell=cell, call=call, sent=stamps(folder))
     try:
+        shutil.rmtree(scratch, ignore_errors=True)  # of a killed process
+        scratch.mkdir(parents=True)
+        write_files(folder, files)
+        here = {"folder": folder, "data": local_data(task, cell, call), "marker": None}
+        remote = RemoteTask(**(vars(task) | here), cell=cell, call=call, sent=stamps(folder))
         report = run_task(remote)
         remote.sync()
     finally:
         call("close", cell)
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
     return report
 
 

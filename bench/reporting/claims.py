@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bench.experiment.cell_record import CellRecord
 from bench.experiment.convergence import last_encoder_epoch, limit_reached
 from bench.reporting.assay import WITHHELD, Assay
-from bench.reporting.paired import interval
+from bench.reporting.paired import interval, relative_flops
 from bench.reporting.render import NOT_TESTED, Claims, Verdict, difference, number, with_interval
 from bench.reporting.statistics import MIN_SEEDS, Summary, summary
 
@@ -60,7 +60,7 @@ def evaluate(cells: Sequence[CellRecord], frame: DataFrame, assay: Assay) -> Cla
     is_replication = data.title in paper["datasets"] and all(cell.as_published for cell in cells)
     rows = dict(iter(frame[frame["status"] == "done"].groupby("method")))
     verdicts = []
-    for claim in read_claims():
+    for claim in (Claim(**record) for record in paper["claim"]):
         if claim.modality in (None, data.modality):
             result = examine(claim, rows)
             verdict = result.verdict
@@ -132,7 +132,7 @@ def lowest_nll(claim: Claim, rows: Rows) -> Verdict:
 def cost(claim: Claim, rows: Rows) -> Verdict:
     """Test whether training ``row`` takes ``at_least`` to ``at_most`` times the FLOPs of the row ``against``."""
     (other,) = claim.against
-    flops = _ratios(rows[claim.row], rows[other])
+    flops = relative_flops(rows[claim.row], rows[other]).dropna().tolist()
     if not flops:
         return Verdict(NOT_TESTED, f"no common seeds with {other}")
     within = sum(claim.at_least <= ratio <= claim.at_most for ratio in flops)
@@ -173,12 +173,6 @@ TESTS: dict[str, Callable[[Claim, Rows], Verdict]] = {
 def _validation_mi(cell: CellRecord, epoch: int) -> float:
     value = cell.history[max(epoch, 1) - 1].metrics.get("mi")
     return float("nan") if value is None else value
-
-
-def _ratios(cells: DataFrame, others: DataFrame) -> list[float]:
-    """Return the ratios of the FLOPs over common seeds."""
-    values, reference = (frame.set_index("replicate")["flops"] for frame in (cells, others))
-    return (values / reference[reference > 0]).dropna().tolist()
 
 
 def _verdict(count: int, n: int) -> str:

@@ -5,7 +5,6 @@ A difference is B − A. Over at least two seeds that both have it is paired; ot
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -25,7 +24,7 @@ from bench.reporting.groups import (
     group_cells,
     tuned_groups,
 )
-from bench.reporting.paired import interval
+from bench.reporting.paired import interval, relative_flops
 from bench.reporting.statistics import NAN, Summary, same_share, summary, welch
 
 if TYPE_CHECKING:
@@ -174,8 +173,7 @@ def _finished(group: Group) -> DataFrame:
     """Return the finished cells of a group, with their ``cost`` relative to the baseline."""
     frame = cells_frame(group.cells)
     frame = frame[frame["status"] == "done"]
-    reference = summary(frame.loc[frame["baseline"], "flops"]).mean
-    return frame.assign(cost=frame["flops"] / (reference or math.nan))
+    return frame.assign(cost=relative_flops(frame, frame[frame["baseline"]]))
 
 
 def _row(method: str, a: DataFrame, b: DataFrame, metric: str, same_data: bool) -> Row:

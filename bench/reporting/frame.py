@@ -14,7 +14,7 @@ from bench.experiment.cell_record import CellRecord, readable
 from bench.experiment.convergence import converged, gain
 from bench.reporting.groups import CONTROLS, common_settings
 from bench.reporting.looks import paper_name
-from bench.reporting.paired import interval
+from bench.reporting.paired import interval, relative_flops
 from bench.reporting.statistics import MARGIN, MIN_SEEDS, summary, wilson
 
 if TYPE_CHECKING:
@@ -132,18 +132,18 @@ def _location(folder: Path) -> dict[str, str]:
     return {"dataset": folder.parts[-4], "preset": folder.parts[-3], "folder": str(folder)}
 
 
-def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, baseline: str | None = None) -> DataFrame:
+def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}) -> DataFrame:
     """Return one row per method, in the order of the tables.
 
     Columns: ``method``, ``title``, ``family``, ``n`` finished cells, the mean of every metric and cost over seeds and
-    its standard deviation (``…_sd``), intervals, differences to the baseline, counts of unfinished cells, ``baseline``
-    and ``selection``. ``collapsed`` and ``converged`` are shares of the seeds; ``…_not_collapsed`` are of the other
-    seeds. ``best`` marks the rows whose main NLL is not significantly above the lowest one (``_best``).
+    its standard deviation (``…_sd``), intervals, differences to the baseline and to the decoder without z, counts of
+    unfinished cells, ``baseline`` and ``selection``. ``collapsed`` and ``converged`` are shares of the seeds;
+    ``…_not_collapsed`` are of the other seeds. ``best`` marks the rows whose main NLL is not significantly above the
+    lowest one (``_best``).
 
     The last member of a sweep (expression -> methods) is followed by a row *selected on validation*: for each
     replicate the member with the best validation ELBO, at the cost of training all members; ``selection`` names them.
-    ``baseline`` marks the row that costs and differences refer to: the given method, by default the first one that is
-    a baseline.
+    ``baseline`` marks the row that costs and differences refer to, the first baseline.
     """
     import pandas as pd
 
@@ -160,14 +160,18 @@ def rows_frame(frame: DataFrame, sweeps: Mapping[str, Collection[str]] = {}, bas
                 title = paper_name(first["cell"].config.method.title, sweep)
                 names |= {"method": f"{sweep}{SELECTED}", "title": f"{title}{SELECTED}", "selection": note}
                 entries.append((dict(names), best))
-    baselines = frame.loc[frame["baseline"], "method"]
-    baseline = baseline or (baselines.iloc[0] if len(baselines) else None)
-    reference = frame[(frame["method"] == baseline) & (frame["status"] == "done")]
+    done = frame[frame["status"] == "done"]
+    candidates = {
+        "baseline": frame.loc[frame["baseline"], "method"],
+        "without_z": done.loc[(done["family"] == CONTROLS) & done["mi"].isna(), "method"],
+    }
+    references = {name: done[done["method"].isin(methods[:1])] for name, methods in candidates.items()}
+    baseline = next(iter(candidates["baseline"]), None)
     rows = pd.DataFrame.from_records(
         [
             {
                 **names,
-                **_aggregate(cells, reference, is_reference=names["method"] == baseline),
+                **_aggregate(cells, references),
                 "baseline": names["method"] == baseline,
             }
             for names, cells in entries
@@ -196,8 +200,11 @@ def headline(frame: DataFrame) -> str:
     return "nll" if 2 * frame["nll"].notna().sum() > frame["iw_nll"].notna().sum() else "iw_nll"
 
 
-def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> dict[str, Any]:
-    """Return the numbers of one row: means and spreads over a method's finished cells, and counts of the others."""
+def _aggregate(cells: DataFrame, references: Mapping[str, DataFrame]) -> dict[str, Any]:
+    """Return the numbers of one row: means and spreads over a method's finished cells, and counts of the others.
+
+    ``references``: name -> finished cells of the row of that name, from which differences are taken.
+    """
     done = cells[cells["status"] == "done"]
     record: dict[str, Any] = {"n": len(done)}
     for name in (*metric_names(), "collapsed", "converged", *COSTS):
@@ -212,24 +219,19 @@ def _aggregate(cells: DataFrame, reference: DataFrame, is_reference: bool) -> di
         mean, examples = interval(done, name)
         record |= {f"{name}_n": mean.n, f"{name}_ci_low": mean.low, f"{name}_ci_high": mean.high}
         record[f"{name}_ci_examples"] = examples
-        difference, examples = interval(done, name, reference.iloc[:0] if is_reference else reference)
-        record |= {f"{name}_minus_baseline": difference.mean, f"{name}_minus_baseline_n": difference.n}
-        record |= {f"{name}_minus_baseline_{end}": getattr(difference, end) for end in ("low", "high")}
-        record[f"{name}_minus_baseline_examples"] = examples
+        for other, reference in references.items():
+            is_itself = cells.index.isin(reference.index).any()
+            difference, examples = interval(done, name, reference.iloc[:0] if is_itself else reference)
+            record |= {f"{name}_minus_{other}": difference.mean, f"{name}_minus_{other}_n": difference.n}
+            record |= {f"{name}_minus_{other}_{end}": getattr(difference, end) for end in ("low", "high")}
+            record[f"{name}_minus_{other}_examples"] = examples
     record["collapsed_low"], record["collapsed_high"] = wilson(done["collapsed"].sum(), done["collapsed"].count())
     return record | {
-        "relative_cost": _relative_cost(done, reference),
+        "relative_cost": relative_flops(done, references["baseline"]).mean(),
         "failed": int((cells["status"] == "failed").sum()),
         "skipped": int((cells["status"] == "skipped").sum()),
         "unfinished": int(cells["status"].isin(["incomplete", "missing"]).sum()),
     }
-
-
-def _relative_cost(cells: DataFrame, reference: DataFrame) -> float:
-    """Return the FLOPs of cells relative to those of the reference, over the seeds that both have; NaN without any."""
-    own, others = (frame.set_index("replicate")["flops"].dropna() for frame in (cells, reference))
-    common = own.index.intersection(others.index)
-    return float(own[common].sum() / others[common].sum()) if len(common) and others[common].sum() else math.nan
 
 
 def _selected(members: DataFrame) -> tuple[DataFrame, str]:

@@ -21,8 +21,8 @@ SUMMED = ("updates", "encoder_updates", "train_seconds", "validation_seconds", "
 
 #: Family of the controls, which are measured, but are not methods to be chosen.
 CONTROLS = "reference"
-#: How the settings of trials were chosen -> description.
 SELECTED = "selected: "  # starts the note of a tuned row
+#: How the settings of trials were chosen -> description.
 SEARCHES = {"sobol": "a Sobol sequence", "optuna": "Optuna's TPE"}
 
 
@@ -225,7 +225,8 @@ def _note(tuning: Tuning) -> str:
     return (
         f"Tuned: {tuning.trials} trials per method and seed, the first with the row's own settings, the others from "
         f"{SEARCHES[tuning.search]}; {rule} on validation selects, and the selected settings are trained again with "
-        "another seed. Costs include all trials. The controls are not tuned."
+        "the row's own seed: its own settings, if selected, give the cell of the untuned table. Costs include all "
+        "trials. The controls are not tuned."
     )
 
 

@@ -88,8 +88,7 @@ def _tone(call: Call) -> float:
     """Return a number in [0, 1] for the settings of a call: v² / (1/4 + v²) for one number, else a hash of the call."""
     values = [parse_value("|".join(texts)) for texts in call.settings.values()]
     if len(values) == 1 and type(values[0]) in (int, float) and values[0] >= 0:
-        square = float(values[0]) ** 2
-        return square / (0.25 + square) if math.isfinite(square) else 1.0
+        return (values[0] / math.hypot(0.5, values[0])) ** 2 if math.isfinite(values[0]) else 1.0
     return _hash(repr(call)) % 1000 / 999
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from bench.reporting.statistics import Summary, crossed, summary
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 Pairs = list[list[float | int | None]]  # [first row, second row, mean, low, high, common seeds], rows by position
 
@@ -30,6 +30,12 @@ def interval(cells: DataFrame, name: str, reference: DataFrame | None = None) ->
     """
     row = RowValues.of(cells, name)
     return (row if reference is None else row.minus(RowValues.of(reference, name))).summarise()
+
+
+def relative_flops(cells: DataFrame, reference: DataFrame) -> Series:
+    """Return the FLOPs of cells relative to those of the reference row in the same seed; NaN without that seed."""
+    flops = reference.set_index("replicate")["flops"]
+    return cells["flops"] / cells["replicate"].map(flops[flops > 0]).astype(float)
 
 
 @dataclass(frozen=True)

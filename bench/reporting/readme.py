@@ -70,7 +70,7 @@ def render(template: Path, out: Path) -> str:
     lookups = {name: getattr(lookup, name) for name in names}
     try:
         templates = environment(template.parent)
-        templates.filters |= {"number": fixed, "mi": information, "code": code}
+        templates.filters |= {"number": number, "mi": information, "code": code}
         context = {"claims": read_claims(), "published": published, "margin": MARGIN}
         return templates.get_template(template.name).render(**lookups, **context)
     except (UserError, TemplateError) as error:
@@ -170,11 +170,6 @@ def _read(file: Path) -> list[Row]:
         return [Row(file.stem, record) for record in csv.DictReader(lines)]
 
 
-def fixed(value: float, digits: int = 2) -> str:
-    """Format a number with fixed digits, as in the tables."""
-    return number(value, digits)
-
-
 def information(row: Mapping[str, Any]) -> str:
     """Return the MI of a row, as a range where its upper estimate is ``WIDE`` higher, and its mark.
 
@@ -182,7 +177,7 @@ def information(row: Mapping[str, Any]) -> str:
     """
     suffix, mark = ("_not_collapsed", "*") if 0 < row["collapsed"] < 1 else ("", "")
     low, high = row[f"mi{suffix}"], row[f"mi_high{suffix}"]
-    text = f"{fixed(low)}–{fixed(high)}" if high - low > WIDE else fixed(low)
+    text = f"{number(low)}–{number(high)}" if high - low > WIDE else number(low)
     return f"{text}{mark}{'†' if row['converged'] < 1 else ''}"
 
 

@@ -103,7 +103,7 @@ class Document:
             self.definitions.setdefault(heading, text)
 
 
-def number(value: float, digits: int) -> str:
+def number(value: float, digits: int = 2) -> str:
     """Format with fixed digits and thousands separators, without negative zero; a dash for NaN.
 
     Numbers from ``LARGE`` on have an exponent.

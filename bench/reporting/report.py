@@ -23,6 +23,8 @@ from bench.reporting.groups import Group, folders_by_preset, group_cells
 
 PAGE = "report.html"
 AUDIT = Path("tables", "audit.csv")
+#: What follows data set and preset in the names of a group's files.
+GROUP_SUFFIX = re.compile(r"(-[0-9a-f]{8}|-[^-]+=[\w.=-]+|-tuned\d+(-optuna)?(-mi)?(-trials)?)?(-appendix)?$")
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,8 @@ def _write(
     if samples:
         contents[Path("texts", f"{group.stem}.md")] = texts.markdown(document.title, samples)
     for file, content in contents.items():
-        write_text(to / file, content)
+        if content:  # a LaTeX table without any of the wanted rows does not replace an earlier one
+            write_text(to / file, content)
     images = figures.draw(to / "figures" / group.stem, frame, rows, log, group.trials)
     page = group_data(group, document, frame, rows, controls, conclusion, samples)
     methods = [cell.config.method for cell in frame.drop_duplicates("method")["cell"]]
@@ -199,10 +202,17 @@ def _write_audit(out: Path, reports: list[Report]) -> None:
 
 
 def _remove_stale(out: Path, reports: list[Report]) -> None:
-    """Remove the tables and texts of groups that these cells no longer form."""
+    """Remove the tables, texts and figures of groups that these cells no longer form."""
+    from bench.reporting.figures import remove_figures
+
     current = {out / file for report in reports for file in report.files}
+    current |= {file.parent for file in current}
     stems = {f"{report.dataset}-{report.preset}" for report in reports}
-    for pattern in ("tables/*.csv", "tables/*.md", "tables/*.tex", "texts/*.md"):
-        for file in out.glob(pattern):
-            if file not in current and re.sub(r"(-[0-9a-f]{8}|-[^-]+=[\w.=-]+)?(-appendix)?$", "", file.stem) in stems:
-                file.unlink()
+    for pattern in ("tables/*.csv", "tables/*.md", "tables/*.tex", "texts/*.md", "figures/*"):
+        for path in out.glob(pattern):
+            if path in current or GROUP_SUFFIX.sub("", path.stem) not in stems:
+                continue
+            if not path.is_dir():
+                path.unlink()
+            elif path.name not in stems:  # that one may have the figure of several groups
+                remove_figures(path)

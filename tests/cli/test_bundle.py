@@ -38,7 +38,7 @@ def published(prepared, tmp_path_factory):
         write_records(cell.folder, cell.config, 60.0, kl, au, 1.0, {})
     write_audit(out, "vae")
     write_sweeps(out, "quick", {"vae(a=1|2)": ["vae"]})
-    search = Search(row="vae", base_seed=0, seed=0, trials=(), selected=None, final=None)
+    search = Search(row="vae", base_seed=0, seed=0, trials=("0" * 12,), selected=None, final=None)
     store(out, Tuning(dataset="toy", preset="quick", trials=2, select="nll", searches=(search,)))
     return out
 

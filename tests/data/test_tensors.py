@@ -10,12 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.core.config import TrainConfig
+from bench.core.config import TrainConfig, VectorModelConfig
 from bench.data import corpus, image
 from bench.data.dataset import END, SPLITS, START, DataInfo
 from bench.data.datasets._common import hash_shuffled, hash_uniform
 from bench.data.image import ImageData
 from bench.data.text import TextData
+from bench.data.vector import VectorData
 from bench.training.batches import Batches
 from tests.conftest import steady
 from tests.data.test_corpus import DOCUMENTS
@@ -32,6 +33,23 @@ def image_set(count: int) -> ImageData:
     images = np.random.default_rng(0).random((count, 2, 2), np.float32)
     images[:, 0, 0] = 1
     return ImageData.from_arrays(DataInfo("toy", "toy", "image", "nats", (2, 2)), dict.fromkeys(SPLITS, images), size=2)
+
+
+@pytest.mark.parametrize("kind", ["text", "image", "vector"])
+def test_labels_come_with_the_examples(kind):
+    labels = {f"{split}_labels": np.array([i, 1]) for i, split in enumerate(SPLITS)}
+    if kind == "text":
+        arrays = corpus.text_arrays(dict.fromkeys(SPLITS, ["a b", "c"])) | labels
+        data = TextData.from_arrays(corpus.text_info("toy", "toy", "", arrays), arrays)
+    elif kind == "image":
+        arrays = dict.fromkeys(SPLITS, np.zeros((2, 4, 4), np.float32)) | labels
+        data = ImageData.from_arrays(DataInfo("toy", "toy", "image", "nats", (4, 4)), arrays, size=2)
+    else:
+        arrays = dict.fromkeys(SPLITS, np.zeros((2, 4), np.float32)) | labels
+        data = VectorData.from_arrays(DataInfo("toy", "toy", "vector", "nats", (4,)), arrays, VectorModelConfig())
+    labels = {split: values.tolist() for split, values in data.labels.items()}
+    assert labels == {"train": [0, 1], "val": [1, 1], "test": [2, 1]}
+    assert data.with_val_as_test().labels["test"].tolist() == [1, 1]
 
 
 SETS = st.integers(1, 40).map(image_set) | DOCUMENTS.map(text_set)

@@ -106,8 +106,8 @@ def test_a_resumed_run_logs_every_point_once(planned, task, tmp_path, monkeypatc
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(registry.method("vae"), "on_step_end", stop)
         run()
-    before = POINTS[tracker](out) if tracker != "mlflow" else {"val/elbo": [4]}
-    assert len(before["val/elbo"]) == 1, "validations are logged during training"
+    if tracker != "mlflow":
+        assert len(POINTS[tracker](out)["val/elbo"]) == 1, "validations are logged during training"
     run()
     assert not messages
     history, points = cell.folder.history(), POINTS[tracker](out)

@@ -105,8 +105,12 @@ def test_paper_table_has_the_rows_that_were_asked_for(out: Path):
     assert [column.text for column in document.paper.columns[1:]] == ["ΔNLL", "KL", "MI", "AU", "cost (×)", "n"]
     main = latex.main(document)
     assert r"$\beta$-VAE ($\beta$ = 0.4)" in main and "autoregressive" not in main
+    report.build(out)
+    file = out / "tables" / "glyphs-quick.tex"
+    before = file.read_bytes()
     with pytest.raises(UserError, match="--rows beta_vae"):
         report.build(out, rows=["beta_vae(beta=0.3)"])
+    assert before and file.read_bytes() == before
 
 
 def test_terminal_lines_fit_with_long_names(out: Path):

@@ -126,6 +126,10 @@ def test_tables_of_one_setting_of_a_model_share_a_figure(tmp_path, no_figures):
     assert {stem.partition("receptive_field=")[2] for stem in stems[1:]} < {"2", "4", "8"}
     assert all("masked_cnn(receptive_field=" in each.title for each in reports)
     assert (tmp_path / "figures" / stems[0] / "capacity.png").stat().st_size > 10_000
-    (tmp_path / "tables" / f"{stems[0]}-receptive_field=9.csv").touch()
+    for name in ("receptive_field=9", "tuned8", "tuned8-mi-trials"):
+        (tmp_path / "tables" / f"{stems[0]}-{name}.csv").touch()
+        (tmp_path / "figures" / f"{stems[0]}-{name}").mkdir()
+        (tmp_path / "figures" / f"{stems[0]}-{name}" / "nll.png").touch()
     report.build(tmp_path, log=lambda message: None)
     assert sorted(path.stem for path in tmp_path.glob("tables/*.csv")) == sorted(stems)
+    assert [path.name for path in tmp_path.glob("figures/*")] == [stems[0]]

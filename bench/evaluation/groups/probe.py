@@ -37,7 +37,7 @@ def measure(trained: TrainedModel, settings: Settings) -> GroupResult:
     if len(sample) < 2 or not np.isin(test_labels, train_labels).any():
         return GROUP.undefined()  # no cross-validation, or no test example of a known class
     blocks = []
-    for ctx.block, index in enumerate(torch.from_numpy(sample).to(data.train.device).split(trained.config.batch_size)):
+    for ctx.block, index in enumerate(torch.from_numpy(sample).split(trained.config.batch_size)):
         ctx.check_cancelled()
         x = data.batch(index, ctx.generator("probe"))
         blocks.append(trained.method.posterior(ctx, x, train=False).mean.cpu().numpy())

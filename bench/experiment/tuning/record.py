@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from bench.core.errors import UserError
 from bench.core.files import file_lock, read_text, write_text
@@ -25,7 +27,7 @@ class Search(Record):
     base_seed: int
     seed: Count
     """Repetition, from 0."""
-    trials: tuple[CellId, ...]
+    trials: Annotated[tuple[CellId, ...], Field(min_length=1)]
     selected: Count | None
     """Number of the selected trial; None if all failed."""
     final: CellId | None
@@ -39,7 +41,7 @@ class Tuning(Record):
     dataset: str
     preset: str
     trials: int
-    search: str = "sobol"
+    search: Literal["sobol", "optuna"] = "sobol"
     """How the settings of the trials were chosen."""
     select: str
     searches: tuple[Search, ...] = ()

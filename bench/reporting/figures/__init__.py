@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,15 +94,24 @@ def draw(
         log: receives why a figure could not be drawn.
         trials: of tuned methods.
     """
-    from bench.reporting.figures.style import METADATA, save
+    from bench.reporting.figures.style import save
 
     data, files = collect(frame, rows, log, trials), []
     for name, figure in pages(data, lambda message: log(f"{message} of {folder.name}")):
         files += save(figure, folder / name)
-    for file in folder.glob("*"):
-        if file.suffix[1:] in (*METADATA, "svg") and file not in files:
-            file.unlink()
+    remove_figures(folder, files)
     return files
+
+
+def remove_figures(folder: Path, kept: Collection[Path] = ()) -> None:
+    """Remove the figures in a folder, except those ``kept``, and the folder if nothing else is in it."""
+    from bench.reporting.figures.style import METADATA
+
+    for file in folder.glob("*"):
+        if file.suffix[1:] in METADATA and file not in kept:
+            file.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def draw_levels(folder: Path, setting: str, groups: Mapping[float, Group]) -> None:

@@ -206,13 +206,13 @@ def legend(ax: Axes, names: Iterable[str], looks: Looks, lines: bool = True) -> 
     ax.legend(handles=handles, **place, handlelength=2.4 if lines else 1.0, labelspacing=0.25)
 
 
-def save(figure: Figure, path: Path, formats: Iterable[str] = METADATA) -> list[Path]:
+def save(figure: Figure, path: Path) -> list[Path]:
     """Write the figure to ``path`` in every format and return the files. The same figure gives the same bytes."""
     if engine := figure.get_layout_engine():
         figure.set_dpi(DPI)  # text widths depend on it
         engine.execute(figure)
         figure.set_layout_engine(None)  # lay out once for all formats: it takes most of the time
-    files = [path.with_name(f"{path.name}.{name}") for name in formats]
+    files = [path.with_name(f"{path.name}.{name}") for name in METADATA]
     for file in files:
         name = file.suffix[1:]
         replace(file, partial(figure.savefig, format=name, dpi=DPI, metadata=METADATA[name]))

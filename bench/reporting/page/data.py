@@ -211,10 +211,16 @@ def _method_settings(record: MethodRecord) -> str:
 
 
 def _command(method: str, cells: Iterable[CellRecord]) -> str:
-    """Return the command that trains one row again: that of its first cell with this method and all its seeds."""
+    """Return the command that trains one row again: that of its first cell with this method and all its seeds.
+
+    Empty if none is stored, or not a valid one.
+    """
     cells = list(cells)
     command = next((c.result.provenance.command for c in cells if c.result and c.result.provenance), "")
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError:  # an unmatched quotation mark
+        words = []
     if not words:
         return ""
     seeds = str(1 + max(cell.config.seed for cell in cells))
