@@ -212,6 +212,12 @@ def text_trainer(text_planned, text_prepared):
     return trainers(text_planned, text_prepared, TEXT_TOY)
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Reports without figures."""
+    monkeypatch.setattr("bench.reporting.figures.draw", lambda *_: [])
+
+
 def assert_equal_weights(one: dict, other: dict) -> None:
     """Two state dictionaries, bit for bit."""
     assert one.keys() == other.keys()

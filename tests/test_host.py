@@ -64,11 +64,6 @@ def caches(prepared, text_prepared, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def no_figures(monkeypatch):
-    monkeypatch.setattr("bench.reporting.figures.draw", lambda *_: [])
-
-
-@pytest.fixture
 def unusual_host() -> Iterator[None]:
     """A process in which everything that can be set differs from its default."""
     settings = [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.core.errors import UserError
+from bench.core.numbers import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,12 +49,12 @@ def print_pending(console: Console, out: Path, plan: Plan, every_cell: bool) -> 
     log, pending = partial(console.print, markup=False), len(plan.pending)
     for module, cells in changed_code(plan.cells).items():
         file = os.path.relpath(sys.modules[module].__file__ or module)
-        text = f"{count(cells, 'stored cell')} of this run used other code of {file}"
+        text = f"{counted(cells, 'stored cell')} of this run used other code of {file}"
         log(f"{text}: if the change matters, train {'it' if cells == 1 else 'them'} again with --force")
     if not pending:
         return
     if not can_measure(plan.device):
-        log(f"{count(pending, 'cell')} to run; the time cannot be estimated on a machine without a GPU")
+        log(f"{counted(pending, 'cell')} to run; the time cannot be estimated on a machine without a GPU")
         return
     trained = {cell.folder.path for cell in plan.pending if cell.state.trained}
     for path, seconds in plan.seconds.items() if every_cell else ():
@@ -62,7 +63,7 @@ def print_pending(console: Console, out: Path, plan: Plan, every_cell: bool) -> 
     total = wall_clock(plan.seconds.values(), parallel)
     needs = f", so it needs {'a GPU or ' * (plan.device == 'cpu')}more machines (--address)" * is_too_long(total)
     evaluated = f" ({len(trained)} of them trained: only their evaluation)" if trained else ""
-    log(f"{count(pending, 'cell')} to run{evaluated}, {parallel} at a time on this machine: {about(total)}{needs}")
+    log(f"{counted(pending, 'cell')} to run{evaluated}, {parallel} at a time on this machine: {about(total)}{needs}")
 
 
 def run_missing(console: Console, out: Path, plan: Plan) -> None:
@@ -119,8 +120,3 @@ def report_results(console: Console, out: Path, plan: Plan) -> int:
             log(f"failed: {cell.config.name}: {state.reason or state.retrain_reason or 'interrupted'}")
             log(f"  record: {cell.folder.path / 'result.json'}; the same command retries it")
     return status
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is 1."""
-    return f"{number} {noun}{'s' * (number != 1)}"

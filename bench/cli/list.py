@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any
@@ -144,19 +144,27 @@ def _suites() -> Iterator[Section]:
     yield "suites", [(name, ", ".join(members)) for name, members in registry.suites().items()]
 
 
+def _described(describe: Callable[[str], str], names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return each name with its description, or why it has none."""
+    entries = []
+    for name in names:
+        try:
+            entries.append((name, describe(name)))
+        except UserError as error:
+            entries.append((name, str(error)))
+    return entries
+
+
 def _datasets() -> Iterator[Section]:
     from bench.data.registry import dataset_names
 
-    yield "data sets", [(name, _dataset(name)) for name in dataset_names()]
+    yield "data sets", _described(_dataset, dataset_names())
 
 
 def _dataset(name: str) -> str:
     from bench.data.registry import load_dataset_module
 
-    try:
-        module = load_dataset_module(name)
-    except UserError as error:
-        return str(error)
+    module = load_dataset_module(name)
     summary = module.SUMMARY + ("" if module.NEEDS_DOWNLOAD else " (no download)")
     return _sentences(summary, _settings(getattr(module, "SETTINGS", {})))
 
@@ -164,16 +172,13 @@ def _dataset(name: str) -> str:
 def _models() -> Iterator[Section]:
     from bench.models.registry import model_names
 
-    yield "models", [(name, _model(name)) for name in model_names()]
+    yield "models", _described(_model, model_names())
 
 
 def _model(name: str) -> str:
     from bench.models.registry import load_model_module, modalities
 
-    try:
-        module = load_model_module(name)
-    except UserError as error:
-        return str(error)
+    module = load_model_module(name)
     return _sentences(
         module.SUMMARY, f"For {' and '.join(modalities(module))} data", _settings(asdict(module.Config()))
     )
@@ -182,16 +187,13 @@ def _model(name: str) -> str:
 def _likelihoods() -> Iterator[Section]:
     from bench.models.registry import likelihood_names
 
-    yield "likelihoods", [(name, _likelihood(name)) for name in likelihood_names()]
+    yield "likelihoods", _described(_likelihood, likelihood_names())
 
 
 def _likelihood(name: str) -> str:
     from bench.models.registry import load_likelihood_module
 
-    try:
-        module = load_likelihood_module(name)
-    except UserError as error:
-        return str(error)
+    module = load_likelihood_module(name)
     return _sentences(module.SUMMARY, f"For {' and '.join(module.VALUES)} values", _settings(asdict(module.Config())))
 
 

@@ -100,7 +100,7 @@ def check_out(out: Path) -> None:
 def check_workers(args: argparse.Namespace) -> None:
     """Check the cores and GPUs per cell against this machine, or loosely for a cluster at ``--address``."""
     check_range("--cpus-per-cell", args.cpus_per_cell, 1, MAX_REMOTE_THREADS if args.address else max(cores(), 1))
-    if getattr(args, "address", None) and args.executor == "local":
+    if args.address and args.executor == "local":
         raise UserError("--address contradicts --executor local: leave one of them out")
     share = args.gpus_per_cell
     if share is not None and not (0 <= share <= 1 or (share < math.inf and share == int(share))):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bench.evaluation.config import EvaluationConfig
-from bench.experiment.cell_folder import CellFolder, RecordError
+from bench.experiment.cell_folder import CellFolder, RecordError, lock_file
 from bench.experiment.runtime_estimate import about, wall_clock
 
 POLL_SECONDS = 0.5
@@ -64,8 +64,7 @@ class CellProgress:
     def _read(self) -> None:
         new = {name for name, time in self.before.items() if self._modified(name) != time}
         result = self.folder.result() if "result.json" in new else None
-        lock = self.folder.path.with_name(f".{self.folder.path.name}.lock")
-        if lock.exists():  # a worker holds the cell
+        if lock_file(self.folder.path).exists():  # a worker holds the cell
             if result and result.status == "running":
                 self.state = "running"
                 if history := self.folder.history():

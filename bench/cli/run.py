@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import options
-from bench.cli.execution import Plan, count, print_pending, report_results, run_missing
+from bench.cli.execution import Plan, print_pending, report_results, run_missing
 from bench.core.config import protocol_name
 from bench.core.errors import UserError
+from bench.core.numbers import counted
 from bench.experiment.presets import fit_to_images, load_preset
 
 if TYPE_CHECKING:
@@ -225,11 +226,11 @@ def choose_model(args: argparse.Namespace, overrides: dict[str, dict[str, Any]],
 
 def print_plan(console: Console, out: Path, plan: Plan, every_cell: bool) -> None:
     """Print the number of cells and the estimated time, with ``every_cell`` for each cell to run."""
-    controls = f" ({count(plan.controls, 'control')} added)" if plan.controls else ""
+    controls = f" ({counted(plan.controls, 'control')} added)" if plan.controls else ""
     methods = len({cell.variant.expression for cell in plan.cells})
     console.print(
-        f"{plan.data.info.title}, preset {plan.preset.name}: {count(methods, 'method')}{controls} × "
-        f"{count(len(plan.cells) // methods, 'seed')} = {count(len(plan.cells), 'cell')}, "
+        f"{plan.data.info.title}, preset {plan.preset.name}: {counted(methods, 'method')}{controls} × "
+        f"{counted(len(plan.cells) // methods, 'seed')} = {counted(len(plan.cells), 'cell')}, "
         f"{len(plan.cells) - len(plan.pending)} done",
         markup=False,
     )

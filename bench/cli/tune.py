@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cli.execution import Plan, count, print_pending, report_results, run_missing
+from bench.cli.execution import Plan, print_pending, report_results, run_missing
 from bench.core.config import protocol_name
 from bench.core.errors import UserError
+from bench.core.numbers import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,7 @@ def tune(args: argparse.Namespace, console: Console, plan: Plan) -> int:
     searches = planner.searches(rows, len({cell.config.seed for cell in plan.cells}))
     if not searches:
         raise UserError("no method in --methods applies to this data set: name another")
-    console.print(f"{data.title}, preset {preset.name}: {count(len(rows), 'method')}, tuned", markup=False)
+    console.print(f"{data.title}, preset {preset.name}: {counted(len(rows), 'method')}, tuned", markup=False)
     control_plan = _part(args, plan, [cell for cell in plan.cells if cell.variant in controls], preset)
     _run(console, args.out, control_plan, "control", args.dry_run)
     # A search whose trials depend on the results of earlier ones is planned trial by trial, any other at once.
@@ -48,7 +49,7 @@ def tune(args: argparse.Namespace, console: Console, plan: Plan) -> int:
         trials = [cell for search in searches for cell in planner.extend(search, budget)]
         _run(console, root, _part(args, plan, trials, tuning.trial_preset(preset)), "trial", args.dry_run)
         if args.dry_run:
-            console.print(f"afterwards {count(len(searches), 'cell')} with the selected settings", markup=False)
+            console.print(f"afterwards {counted(len(searches), 'cell')} with the selected settings", markup=False)
             return 0
         tuning.discard_weights(trials)
     selected = tuning.select(searches, rule)
@@ -85,7 +86,7 @@ def _run(console: Console, out: Path, part: Plan, noun: str, dry_run: bool = Fal
 
     total = len(part.cells)
     if total:
-        console.print(f"{count(total, noun)}, {total - len(part.pending)} done", markup=False)
+        console.print(f"{counted(total, noun)}, {total - len(part.pending)} done", markup=False)
     print_pending(console, out, part, dry_run)
     if not dry_run:
         write_configs(part.cells)

@@ -1,4 +1,4 @@
-"""Numbers in JSON records. JSON has no NaN and no infinity: a number without a finite value is stored as null."""
+"""Numbers in text, and in JSON records, which store a number without a finite value as null."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import math
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is 1."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def storable(value: Any) -> Any:

@@ -48,8 +48,8 @@ class PublishedCorpus:
     def prepare(self, data_dir: Path | None, cache: Path) -> Prepared:
         """Prepare the files of ``data_dir/<name>``, or else the downloaded ones.
 
-        Files with other contents are accepted, with a title and note that say so. Raise ``UserError`` if a file is
-        missing or damaged, or the download fails.
+        The files are ``{train,val,test}.txt``, or have the published names. Files with other contents are accepted,
+        with a title and note that say so. Raise ``UserError`` if a file is missing or damaged, or the download fails.
         """
         folder = Path(data_dir) / self.name if data_dir else None
         names = {split: (f"{split}.txt", self.urls[split].rpartition("/")[2]) for split in SPLITS}

@@ -9,7 +9,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from bench.diagnosis.verdict import Cause, counted
+from bench.core.numbers import counted
+from bench.diagnosis.verdict import Cause
 
 
 @dataclass(frozen=True)

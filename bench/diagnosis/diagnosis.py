@@ -7,9 +7,11 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bench.core.numbers import counted
 from bench.diagnosis.advice import Advice, advice
 from bench.diagnosis.card import figure, html
-from bench.diagnosis.verdict import Measures, Verdict, as_numbers, counted, looks_unused, looks_used
+from bench.diagnosis.latent import Measures
+from bench.diagnosis.verdict import Verdict, as_numbers, looks_unused, looks_used
 from bench.evaluation.estimators.likelihood import UNRELIABLE_K
 
 if TYPE_CHECKING:

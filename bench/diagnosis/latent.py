@@ -71,7 +71,7 @@ def _collapsed_dimensions(kl_dim: Tensor) -> Tensor:
 
 def _mean(name: str, values: Tensor) -> Measures:
     """Return the mean of values per example ``[N]`` and its standard error."""
-    return {name: values.mean().item(), f"{name}_se": values.std().item() / math.sqrt(len(values))}
+    return {name: values.mean().item(), f"{name}_se": standard_error(values)}
 
 
 def _kl(subject: Subject, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
@@ -98,9 +98,9 @@ def _information(subject: Subject, rate: float, generator: torch.Generator) -> M
     bracket = mutual_information_bracket(log_probs, rate)
     return {
         "mi": bracket.low,
-        "mi_se": _standard_error(log_probs.own - log_probs.inclusive),
+        "mi_se": standard_error(log_probs.own - log_probs.inclusive),
         "mi_loo": bracket.loo,
-        "mi_loo_se": _standard_error(log_probs.own - log_probs.leave_one_out),
+        "mi_loo_se": standard_error(log_probs.own - log_probs.leave_one_out),
         "mi_high": bracket.high,
         "mi_examples": len(z),
         "mi_ceiling": math.log(len(z)),
@@ -108,7 +108,8 @@ def _information(subject: Subject, rate: float, generator: torch.Generator) -> M
     }
 
 
-def _standard_error(values: Tensor) -> float:
+def standard_error(values: Tensor) -> float:
+    """Return the standard error of the mean of ``values`` ``[N]``."""
     return values.std().item() / math.sqrt(len(values))
 
 

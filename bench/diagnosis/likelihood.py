@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from bench.core.errors import UserError
 from bench.diagnosis.distributions import AnyGaussian, UserModel, rows
 from bench.diagnosis.inputs import Subject
+from bench.diagnosis.latent import Measures, standard_error
 from bench.evaluation.chunking import chunked_log_prob
 from bench.evaluation.estimators.inference_gap import elbo
 from bench.evaluation.estimators.latent_usage import coupled_samples, derangement, distortion_gaps
@@ -25,8 +25,6 @@ GAP_SAMPLES = 4  # of z per example
 EFFECT_SAMPLES = 2
 MODE_TOLERANCE = 1e-3  # relative, between log p(x|z) of an example in two batches
 EFFECT_DIMENSIONS = 64  # those of the largest variance of means, if there are more
-
-Measures = dict[str, Any]
 
 
 def measure_likelihood(subject: Subject, examples: int, generator: torch.Generator) -> tuple[Measures, bool]:
@@ -79,7 +77,7 @@ def _gaps(model: UserModel, x: Tensor, q: AnyGaussian, generator: torch.Generato
     gaps = distortion_gaps(model, x, z.own, z.other, z.prior, CHUNK)
     result: Measures = {}
     for name, values in gaps._asdict().items():
-        result |= {f"{name}_gap": values.mean().item(), f"{name}_gap_se": values.std().item() / math.sqrt(len(values))}
+        result |= {f"{name}_gap": values.mean().item(), f"{name}_gap_se": standard_error(values)}
     return result
 
 
@@ -118,7 +116,7 @@ def _refined(model: UserModel, x: Tensor, q: AnyGaussian, generator: torch.Gener
     kl = model.prior.kl(best)
     return {
         "gap_amortisation": gain.mean().item(),
-        "gap_amortisation_se": gain.std().item() / math.sqrt(len(gain)),
+        "gap_amortisation_se": standard_error(gain),
         "mi_refined": information[0],
         "mi_encoder": information[1],
         "kl_refined": math.nan if kl is None else kl.mean().item(),

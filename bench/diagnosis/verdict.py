@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 import torch
 
+from bench.core.numbers import counted
 from bench.diagnosis.inputs import History
+from bench.diagnosis.latent import Measures
 from bench.evaluation.metrics import COLLAPSED_BELOW
 
 Status = Literal["collapsed", "unused", "not collapsed", "undecided"]
@@ -38,8 +40,6 @@ LAG_ABOVE = 0.5
 #: Share of the largest logged KL that is left after the prior has won.
 KL_LEFT = 0.1
 SIGMAS = 2.0
-
-Measures = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -205,11 +205,6 @@ def _dimensions_text(dimensions: list[int]) -> str:
     """Return how many dimensions there are, and the first of them."""
     first = ", ".join(map(str, dimensions[:6])) + (", …" if len(dimensions) > 6 else "")
     return f"{counted(len(dimensions), 'dimension')} ({first})"
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def as_numbers(m: Measures) -> Measures:

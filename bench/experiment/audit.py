@@ -55,6 +55,15 @@ class Audit:
         return gain < self.before.config.train.tolerance and before == after
 
     @property
+    def failure(self) -> str:
+        """Return what changed in a cell that did not pass; empty for one that passed."""
+        if self.passed:
+            return ""
+        before, after = self.verdicts
+        change = "" if before == after else ", no longer collapsed" if before else ", now collapsed"
+        return f"gain {self.gain:.2f} nats{change}"
+
+    @property
     def row(self) -> dict[str, Any]:
         """Return the row of ``tables/audit.csv``."""
         config, cells = self.before.config, {"before": self.before, "after": self.after}
@@ -165,12 +174,8 @@ def stored(out: Path, cells: Iterable[CellRecord]) -> list[Audit]:
 
 def summarise(audits: Iterable[Audit]) -> str:
     """Return how many cells passed, and which did not, in one line."""
-    audits, failed = list(audits), []
-    for audit in audits:
-        if not audit.passed:
-            before, after = audit.verdicts
-            change = "" if before == after else ", no longer collapsed" if before else ", now collapsed"
-            failed.append(f"{audit.before.config.name} (gain {audit.gain:.2f} nats{change})")
+    audits = list(audits)
+    failed = [f"{audit.before.config.name} ({audit.failure})" for audit in audits if not audit.passed]
     text = (
         f"{len(audits) - len(failed)} of {len(audits)} cells gain little and keep their verdict when the updates double"
     )

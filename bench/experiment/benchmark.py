@@ -38,7 +38,6 @@ SIZES: dict[str, tuple[Modality, str, tuple[int, ...], int]] = {
     "image": ("image", "", (28, 28), 0),
     "text": ("text", "", (82,), 20_001),
     "synthetic": ("text", "synthetic", (12,), 904),
-    "vector": ("vector", "", (100,), 0),
 }
 
 
@@ -54,8 +53,6 @@ def random_data(size: str, folder: Path) -> tuple[Preset, Prepared]:
 
     def generate() -> tuple[DataInfo, dict[str, np.ndarray]]:
         random, info = np.random.default_rng(0), DataInfo(size, size, modality, "nats", shape, vocabulary=vocabulary)
-        if modality == "vector":
-            info = replace(info, values="real")
         if modality != "text":
             return info, {split: random.random((count, *shape), np.float32) for split, count in counts.items()}
         words = [*SPECIALS, *map(str, range(len(SPECIALS), vocabulary))]

@@ -197,7 +197,12 @@ def check_schema(folders: Iterable[CellFolder]) -> None:
 def lock_cell(folder: Path, timeout: float | None = 0) -> AbstractContextManager[bool]:
     """Lock a cell's folder for writing; yield whether the lock was acquired within ``timeout`` seconds."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return file_lock(folder.with_name(f".{folder.name}.lock"), timeout)
+    return file_lock(lock_file(folder), timeout)
+
+
+def lock_file(folder: Path) -> Path:
+    """Return the file that exists while a process holds a cell's folder."""
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def remove_stale_files(out: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
 from bench.evaluation.registry import BASIC_METRICS, group_of_metric
+from bench.experiment.audit import Audit
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.cell_record import CellRecord, readable
 from bench.experiment.convergence import converged, gain
@@ -34,20 +35,22 @@ def metric_names() -> list[str]:
     return [*BASIC_METRICS, *group_of_metric()]
 
 
-def cells_frame(cells: Iterable[CellRecord]) -> DataFrame:
+def cells_frame(cells: Iterable[CellRecord], audits: Iterable[Audit] = ()) -> DataFrame:
     """Return one row per cell, in the order of the tables: by table order, expression, base seed, seed.
 
     ``method`` is the expression and ``title`` the name in papers, made unique if two configurations share it. Metrics
     (``metric_names()``, in the data set's unit), ``collapsed`` and ``COSTS`` are floats. They are NaN if undefined, if
     the cell is not finished, or if the metric's group has other settings than in most cells. ``validation_elbo`` is
     that of the evaluated weights, ``last_gain`` what the last fifth of the updates gained and ``converged`` whether
-    that is below the tolerance.
+    that is below the tolerance and the cell's audit, if there is one, passed; else ``audit`` says what changed.
     """
     import pandas as pd
 
     cells = list(cells)
     settings = common_settings(cells)
-    frame = pd.DataFrame.from_records([_record(cell, cell.metrics(settings)) for cell in cells])
+    failures = {audit.before.config.cell_id: audit.failure for audit in audits}
+    records = [_record(cell, cell.metrics(settings), failures.get(cell.config.cell_id, "")) for cell in cells]
+    frame = pd.DataFrame.from_records(records)
     number = frame.groupby("method")["variant"].transform(lambda column: pd.factorize(column, sort=True)[0])
     ambiguous = frame["method"].map(frame.groupby("method")["variant"].nunique()) > 1
     for name in ("method", "title"):
@@ -57,7 +60,7 @@ def cells_frame(cells: Iterable[CellRecord]) -> DataFrame:
     return frame.sort_values(["order", "method", "base_seed", "seed"], kind="stable", ignore_index=True)
 
 
-def _record(cell: CellRecord, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _record(cell: CellRecord, metrics: Mapping[str, Any], audit: str = "") -> dict[str, Any]:
     method, result, is_done = cell.config.method, cell.result, cell.status == "done"
     costs = vars(result.training) if result and result.training and is_done else {}
     return {
@@ -74,7 +77,8 @@ def _record(cell: CellRecord, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "reason": cell.reason,
         "shared": result.cells_per_device if result else 1,
         "validation_elbo": _validation_elbo(cell),
-        "converged": float(converged(cell)) if is_done else math.nan,
+        "converged": float(converged(cell) and not audit) if is_done else math.nan,
+        "audit": audit,
         "last_gain": gain(cell) if is_done else math.nan,
         "cell": cell,
         **{name: _number(metrics.get(name)) for name in (*metric_names(), "collapsed")},

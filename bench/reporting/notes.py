@@ -167,6 +167,15 @@ def convergence_remarks(done: DataFrame) -> list[str]:
     cells = done[done["converged"] == 0]
     if cells.empty:
         return []
+    failed, cells = cells[cells["audit"] != ""], cells[cells["audit"] == ""]
+    reasons = [f"seed {cell.seed} with twice the updates: {cell.audit}" for cell in failed.itertuples()]
+    if len(cells):
+        reasons += _reasons(cells)
+    return [f"not converged in every seed: {'; '.join(reasons)}"]
+
+
+def _reasons(cells: DataFrame) -> list[str]:
+    """Return why the training of cells has not converged by its own last fifth."""
     gain, is_limited = cells["last_gain"].max(), [limit_reached(cell) for cell in cells["cell"]]
     reasons = ["the preset's limit ended additional encoder updates"] if any(is_limited) else []
     if math.isinf(gain) or math.isnan(gain):
@@ -174,7 +183,7 @@ def convergence_remarks(done: DataFrame) -> list[str]:
     elif not all(is_limited):
         tolerance = cells["cell"].iloc[0].config.train.tolerance
         reasons.append(f"the last fifth of the updates gained more than {tolerance:g} nats of validation ELBO or loss")
-    return [f"not converged in every seed: {'; '.join(reasons)}"]
+    return reasons
 
 
 def _mi_of_seeds(row: Any, done: DataFrame) -> list[str]:

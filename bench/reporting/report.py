@@ -150,11 +150,11 @@ def _write(
     from bench.reporting.frame import cells_frame, rows_frame
     from bench.reporting.page.data import group_data
 
-    frame = cells_frame(group.cells)
+    audits = [] if group.trials else audit.stored(out, group.cells)  # those of untuned rows, with the same names
+    frame = cells_frame(group.cells, audits)
     sweeps = read_sweeps(out).get(preset, {})
     rows = rows_frame(frame, sweeps)
     controls = assay.assess(frame)
-    audits = [] if group.trials else audit.stored(out, group.cells)  # those of untuned rows, with the same names
     group.notes += [audit.summarise(audits)] if audits else []
     document = tables.document(group, frame, rows, controls, sweeps, wanted)
     document.claims = claims.evaluate(group.cells, frame, controls)

@@ -71,9 +71,8 @@ def add_group(tmp_path, monkeypatch):
         sys.modules.pop(f"{groups.__name__}.{name}", None)
 
 
-def test_new_group_is_one_file(add_group, planned, task, monkeypatch, capsys):
+def test_new_group_is_one_file(add_group, planned, task, no_figures, capsys):
     add_group("toy", CODE)
-    monkeypatch.setattr("bench.reporting.figures.draw", lambda *_: [])
     config = EvaluationConfig.build({**EVALUATION.to_flat(), "metrics": ("refined_iw", "toy"), "toy_examples": 4})
     cell = planned("vae")
     run_cell(task(cell, evaluation=config))
@@ -122,8 +121,3 @@ def test_groups_are_read_without_torch():
         "assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def test_metrics_belong_to_one_group():
-    names = [metric for group in metric_groups().values() for metric in group.metric_names]
-    assert len(names) == len(set(names)) and not set(names) & {"iw_nll", "elbo", "kl", "mi"}

@@ -50,10 +50,9 @@ def test_diverged_model_is_evaluated_once(text_prepared, text_planned):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("modality", ["text", pytest.param("image", marks=pytest.mark.slow)])
-def test_evaluation_of_one_example(modality, request, monkeypatch):
+def test_evaluation_of_one_example(modality, request, no_figures):
     prefix = "text_" if modality == "text" else ""
     planned, task = (request.getfixturevalue(f"{prefix}{name}") for name in ("planned", "task"))
-    monkeypatch.setattr("bench.reporting.figures.draw", lambda *_: [])
     cell, config = planned("vae"), EVALUATION.with_overrides({"test_examples": 1})
     run_cell(task(cell, evaluation=config))
     record = cell.folder.evaluation()

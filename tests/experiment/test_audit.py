@@ -9,6 +9,8 @@ import pytest
 from bench.core.modifiers import SCHEDULES
 from bench.experiment.audit import Audit, choose, doubled, summarise
 from bench.experiment.schema import Component, identify
+from bench.reporting.frame import cells_frame
+from bench.reporting.notes import convergence_remarks
 from tests.fixtures import make_cells
 from tests.fixtures.make_cells import TRAIN
 from tests.reporting.records import finished_cell
@@ -122,6 +124,16 @@ CASES = {
 def test_criterion_and_verdict_must_stay(case):
     before, after, passed = CASES[case]
     assert Audit(before, after).passed is passed
+
+
+def test_cell_that_does_not_pass_has_not_converged():
+    values = [-60.0, *[-50.0] * 9]
+    cells = [cell(values, seed=seed) for seed in (0, 1)]
+    audits = [Audit(cells[0], cell(values)), Audit(cells[1], cell(values, seed=1, **COLLAPSED))]
+    frame = cells_frame(cells, audits)
+    assert cells_frame(cells)["converged"].all() and [*frame["converged"]] == [1, 0]
+    [remark] = convergence_remarks(frame)
+    assert remark.endswith("seed 1 with twice the updates: gain 0.00 nats, now collapsed")
 
 
 def test_summary_names_the_cells_that_do_not_pass():

@@ -11,10 +11,9 @@ from bench.experiment.presets import Preset
 from bench.experiment.worker import run_cell
 from bench.models.registry import canonical_model, load_model_module, modalities, model_names, training_settings
 from bench.training import registry
-from tests.conftest import TEXT_TOY, TOY, VECTOR_TOY, assert_equal_weights, planner, tasks, trainers
-from tests.methods.test_contract import METHODS, quick
+from tests.conftest import assert_equal_weights, planner, tasks, trainers
+from tests.methods.test_contract import METHODS, TOYS, quick
 
-TOYS = {"image": TOY, "text": TEXT_TOY, "vector": VECTOR_TOY}
 MODELS = [
     (name, modality)
     for name in model_names()

@@ -11,7 +11,7 @@ from bench.core.config import VectorModelConfig
 from bench.core.errors import UserError
 from bench.data.dataset import DataInfo, Values
 from bench.models.build import build_model
-from bench.models.registry import build_likelihood, canonical_likelihood, likelihood_names
+from bench.models.registry import build_likelihood, canonical_likelihood
 from tests.conftest import MODEL, TOY
 
 EXAMPLES = 20_000
@@ -128,7 +128,3 @@ def test_linear_encoder_has_constant_variances():
     vae = build_model(VectorModelConfig(latent_dim=2, architecture="linear"), info("real"))
     q = vae.encode(torch.randn(5, 3))
     assert (q.logvar == q.logvar[0]).all() and vae.decoder.network(q.mean) is q.mean
-
-
-def test_every_likelihood_is_named():
-    assert {"bernoulli", "discretised_logistic", "gaussian", "negative_binomial"} <= {*likelihood_names()}

@@ -36,8 +36,3 @@ def out(image_cells: Path, tmp_path: Path) -> Path:
 def text_out(text_cells: Path, tmp_path: Path) -> Path:
     """A copy of the text cells."""
     return shutil.copytree(text_cells, tmp_path / "text-out")
-
-
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.reporting.figures.draw", lambda *_: [])

@@ -234,12 +234,6 @@ def test_rows_that_are_not_told_from_the_best_are_marked(tmp_path: Path, monkeyp
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_nothing_is_marked_without_a_valid_assay(out: Path):
-    [result] = report.build(out)
-    assert "Assay not tested" in result.text and not marked(result.text) and "**" not in markdown(out)
-
-
-@pytest.mark.usefixtures("no_figures")
 def test_footnotes_are_few(out: Path):
     """Of many rows with different reasons; the others are remarks, and every reason is printed."""
     reasons = {}

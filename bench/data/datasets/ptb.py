@@ -6,10 +6,7 @@ without punctuation, numbers as ``N``, and ``<unk>`` for words outside a vocabul
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bench.data.corpus import PublishedCorpus
-from bench.data.dataset import Prepared
 
 SUMMARY = "Penn Treebank of Mikolov et al. (2010), sentences: downloaded, or from DATA_DIR/ptb"
 NEEDS_DOWNLOAD = True
@@ -28,11 +25,4 @@ PUBLISHED = PublishedCorpus(
     },
     note="Sentences are separate examples: language models that read on from one to the next have lower perplexities.",
 )
-
-
-def prepare(data_dir: Path | None, cache: Path) -> Prepared:
-    """Prepare the files of ``data_dir/ptb``, or else the download; ``UserError`` if neither is usable.
-
-    The files are ``{train,val,test}.txt`` or, as published, ``ptb.{train,valid,test}.txt``.
-    """
-    return PUBLISHED.prepare(data_dir, cache)
+prepare = PUBLISHED.prepare

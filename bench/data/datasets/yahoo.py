@@ -8,10 +8,8 @@ search-and-replace damage ("tc" → "torch") of other copies.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bench.data.corpus import PublishedCorpus
-from bench.data.dataset import SPLITS, Prepared
+from bench.data.dataset import SPLITS
 
 SUMMARY = "Yahoo Answers of Yang et al. (2017), 20 to 200 words: downloaded, or from DATA_DIR/yahoo"
 NEEDS_DOWNLOAD = True
@@ -32,8 +30,4 @@ PUBLISHED = PublishedCorpus(
     # 20,001 is He et al.'s figure; 20,000 here follows from how their reader counts and is not verified on the files.
     note="He et al. (2019) report 20,001 words: _UNK (here <unk>) and also an <unk> that never occurs.",
 )
-
-
-def prepare(data_dir: Path | None, cache: Path) -> Prepared:
-    """Prepare ``data_dir/yahoo/{train,val,test}.txt``, or else the download; ``UserError`` if neither is usable."""
-    return PUBLISHED.prepare(data_dir, cache)
+prepare = PUBLISHED.prepare

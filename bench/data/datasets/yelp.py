@@ -6,10 +6,7 @@ with ``_UNK`` for words outside the vocabulary.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bench.data.corpus import PublishedCorpus
-from bench.data.dataset import Prepared
 
 SUMMARY = "Yelp reviews of Yang et al. (2017), with stars: downloaded, or from DATA_DIR/yelp"
 NEEDS_DOWNLOAD = True
@@ -29,11 +26,4 @@ PUBLISHED = PublishedCorpus(
     # 19,997 is He et al.'s figure; 19,996 here agrees with the word list published with the files.
     note="He et al. (2019) report 19,997 words: _UNK (here <unk>) and also an <unk> that never occurs.",
 )
-
-
-def prepare(data_dir: Path | None, cache: Path) -> Prepared:
-    """Prepare the files of ``data_dir/yelp``, or else the download; ``UserError`` if neither is usable.
-
-    The files are ``{train,val,test}.txt`` or, as published, ``yelp.{train,valid,test}.txt``.
-    """
-    return PUBLISHED.prepare(data_dir, cache)
+prepare = PUBLISHED.prepare

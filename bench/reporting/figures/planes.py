@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 MAX_LEGEND = 14  # rows in a legend; more are distinguished by their families, and those on a front are labelled
-NLL_LABELS = {"iw_nll": "IW-NLL (nats)", "nll": "NLL (nats)"}
 
 
 def front(points: DataFrame, x: str, y: str) -> DataFrame:
