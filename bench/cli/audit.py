@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 from bench.cli import options
+from bench.core.config import suggest
 from bench.core.errors import UserError
+from bench.core.syntax import split_expressions
 
 
 def add_parser(commands: Any) -> None:
@@ -23,6 +25,8 @@ def add_parser(commands: Any) -> None:
     )
     p.add_argument("out", type=options.path, metavar="OUT", help="output folder of a run")
     p.add_argument("--share", type=float, default=0.1, metavar="F", help="of the cells, rounded up (default: 0.1)")
+    rows = "one cell of each of these rows in every table, instead of a share, for example vae,beta_vae(beta=0.2)"
+    p.add_argument("--rows", default=[], type=split_expressions, metavar="METHODS", help=rows)
     options.add_options(p, "--data-dir", "--executor", "--cpus-per-cell", "--gpus-per-cell")
     p.set_defaults(execute=execute, after_stop="finished cells are stored; the same command resumes", address=None)
 
@@ -44,7 +48,12 @@ def execute(args: argparse.Namespace) -> int:
 
     console = make_console()
     log = partial(console.print, markup=False)
-    cells = audit.choose(readable(cell_folders(args.out))[0], args.share)
+    stored = readable(cell_folders(args.out))[0]
+    known = {cell.config.method.expression for cell in stored}
+    for row in args.rows:
+        if row not in known:
+            raise UserError(f"--rows {row}: no cell has this method: {suggest(row, known)}")
+    cells = audit.choose(stored, args.share, args.rows)
     if not cells:
         raise UserError(f"no finished cells under '{args.out}' can be audited: give the --out folder of a run")
     work = []

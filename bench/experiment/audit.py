@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,8 @@ class Audit:
         }
 
 
-def choose(cells: Iterable[CellRecord], share: float) -> list[CellRecord]:
-    """Return ``share`` of the finished cells of each (data set, preset), rounded up.
+def choose(cells: Iterable[CellRecord], share: float, rows: Collection[str] = ()) -> list[CellRecord]:
+    """Return ``share`` of the finished cells of each (data set, preset), rounded up; with ``rows``, one cell of each.
 
     The families of methods take turns, each with its cell of the smallest id of a row that is not chosen yet, while
     there is one. The controls other than the baseline come last. Ids are hashes, so nobody chooses. Cells whose limit
@@ -93,11 +93,15 @@ def choose(cells: Iterable[CellRecord], share: float) -> list[CellRecord]:
         is_current = cell.config.protocol_version == PROTOCOL_VERSION
         if cell.history and is_current and cell.status is Status.DONE and not limit_reached(cell):
             groups[cell.folder.parts[-4:-2]].append(cell)
-    return [
-        cell
-        for _, group in sorted(groups.items())
-        for cell in _in_turns(group)[: math.ceil(round(share * len(group), 9))]
-    ]
+    chosen = []
+    for _, group in sorted(groups.items()):
+        in_turns = _in_turns(group)
+        if rows:
+            first = {cell.config.method.expression: cell for cell in reversed(in_turns)}
+            chosen += [first[row] for row in rows if row in first]
+        else:
+            chosen += in_turns[: math.ceil(round(share * len(group), 9))]
+    return chosen
 
 
 def _in_turns(cells: Iterable[CellRecord]) -> list[CellRecord]:

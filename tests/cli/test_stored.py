@@ -138,6 +138,8 @@ def test_audit_doubles_the_updates_and_resumes(finished, capsys):
 def test_audit_without_cells_is_an_error(toy, capsys):
     assert main(["audit", str(toy)]) == 2
     assert_error(capsys, "no finished cells")
+    assert main(["audit", str(toy), "--rows", "vae"]) == 2
+    assert_error(capsys, "--rows vae: no cell has this method")
     assert main(["audit", str(toy), "--share", "0"]) == 2
     assert_error(capsys, "--share must be above 0")
 

@@ -99,6 +99,8 @@ def test_families_take_turns_and_controls_are_last():
     objective = [each.config.method.name for each in order if each.config.method.family == "objective"]
     assert all({*objective[i : i + 3]} == {"a", "b", "g"} for i in range(0, 15, 3))
     assert choose(cells[::-1], 0.2) == order[:7]
+    first = {name: next(each for each in order if each.config.method.name == name) for name in "fa"}
+    assert choose(cells, 0.1, ["f", "a", "not here"]) == [*first.values()]
 
 
 FAMILIES = {"c": "posterior", "d": "prior", **dict.fromkeys("abg", "objective"), **dict.fromkeys("ef", "reference")}
