@@ -99,6 +99,14 @@ def test_lowest_nll_needs_common_seeds():
     assert (result.verdict, result.evidence) == ("not tested", "no common seeds with c")
 
 
+def test_lowest_nll_fails_on_the_rows_that_there_are():
+    a = (50.0, 51.0, 52.0)
+    result = examine(LOWEST, *with_nll(a=a, b=(49.0, 50.1, 51.0)))
+    assert result.verdict == "does not hold" and result.evidence.endswith("against b; no finished cells of c")
+    result = examine(LOWEST, *with_nll(a=a, b=(51.0, 52.1, 53.0)))
+    assert (result.verdict, result.evidence) == ("not tested", "no finished cells of c")
+
+
 COST = Claim("1", "", "cost", "a", ("b",), at_least=2, at_most=4)
 
 
