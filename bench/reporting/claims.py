@@ -81,7 +81,7 @@ def read_claims() -> list[Claim]:
 
 
 def examine(claim: Claim, rows: Rows) -> Verdict:
-    """Test one claim on the finished cells of every method. Without some of the rows it can still fail on the others."""
+    """Test one claim on the finished cells of every method. Where rows are missing, it can still fail on the others."""
     missing = [row for row in (claim.row, *claim.against) if row not in rows]
     present = replace(claim, against=[row for row in claim.against if row in rows])
     absent = f"no finished cells of {', '.join(missing)}"

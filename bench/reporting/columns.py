@@ -13,6 +13,7 @@ from bench.evaluation.record import Metrics
 from bench.evaluation.registry import Metric, metric_groups
 from bench.experiment.cell_record import CellRecord
 from bench.reporting.frame import LIKELIHOODS, OF_Z, headline
+from bench.reporting.groups import CONTROLS
 from bench.reporting.render import DASH, Entry, difference, number
 from bench.reporting.statistics import Summary
 
@@ -126,23 +127,23 @@ def panels(
             show = {"mi": _bracket, "train_seconds": _seconds, "collapsed": _share}.get(metric.name, mean)
             heading, note = _filled(metric.heading, values), _filled(metric.description, values)
             result.setdefault("" if metric.name == nll else panel, []).append(Column(metric.name, heading, note, show))
-    result[""][1:1] = _difference_column(rows, nll, baseline)
+    result[""][1:1] = _difference_column(rows, f"{nll}_minus_baseline", "ΔNLL", str(baseline))
+    result["Details"][:0] = _difference_column(rows, f"{nll}_minus_without_z", "ΔNLL (no z)", "the decoder without z")
     for panel in [*result][2:]:  # a panel of one column would be mostly method names
         if len(result[panel]) == 1:
             result["Details"] += result.pop(panel)
     return {panel: columns for panel, columns in result.items() if columns}
 
 
-def _difference_column(rows: DataFrame, nll: str, baseline: str | None) -> list[Column]:
-    """Return the column of the differences to the baseline, if there are any."""
-    name = f"{nll}_minus_baseline"
+def _difference_column(rows: DataFrame, name: str, heading: str, other: str) -> list[Column]:
+    """Return the column of the differences ``name`` to another row, if there are any."""
     if not rows[name].notna().any():
         return []
-    note = f"NLL minus that of {baseline}"
+    note = f"NLL minus that of {other}"
     if rows[f"{name}_low"].notna().any():
         crossed = " and test examples, crossed" if rows[f"{name}_examples"].max() > 0 else ""
         note += f": mean and 95 % interval of the paired differences over common seeds{crossed}"
-    return [Column(name, "ΔNLL", note, partial(_difference, name))]
+    return [Column(name, heading, note, partial(_difference, name))]
 
 
 def is_mixed(row: Any) -> bool:
@@ -175,7 +176,8 @@ def _seconds(row: Any) -> Entry:
 
 def _difference(name: str, row: Any) -> Entry:
     mean, low, high = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
-    if row.baseline and row.n:
+    is_itself = row.baseline if name.endswith("_baseline") else row.family == CONTROLS and math.isnan(row.mi)
+    if is_itself and row.n:
         return Entry("0", value=0.0)
     if math.isnan(mean):
         return Entry(DASH)

@@ -60,7 +60,7 @@ def row_notes(row: Any, frame: DataFrame, columns: Collection[Column], is_crosse
             notes[name].append(text)
         texts += [*method.notes, *_status_remarks(cells), *_same_training(done, frame)]
         notes["method"] += _budget_notes(done, frame)
-    differences = [f"{name}_minus_baseline" for name in LIKELIHOODS]
+    differences = [f"{name}_minus_{other}" for name in LIKELIHOODS for other in ("baseline", "without_z")]
     for name in differences:
         if is_crossed and not getattr(row, f"{name}_examples") and not math.isnan(getattr(row, f"{name}_low")):
             notes[name].append("over seeds only: values per test example are missing")
@@ -206,8 +206,8 @@ def _not_finite_reason(name: str, cells: Iterable[CellRecord]) -> list[str]:
 
 def _missing_reason(name: str, row: Any, cells: Iterable[CellRecord], notes: Notes) -> list[str]:
     """Return why a method with finished cells has no value in a column, if the method itself has no footnote."""
-    if name.endswith("_minus_baseline"):
-        return ["no common seeds with the baseline"]
+    if "_minus_" in name:
+        return [f"no common seeds with the {'baseline' if name.endswith('_baseline') else 'decoder without z'}"]
     evaluations = [cell.evaluation.metrics for cell in cells if cell.evaluation]
     values = [metrics[name] for metrics in evaluations if name in metrics]
     if any(value is not None for value in values):

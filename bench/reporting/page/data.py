@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.reporting.answer import LEAD
 from bench.reporting.columns import Column, panels
-from bench.reporting.frame import headline, history_frame
+from bench.reporting.frame import LIKELIHOODS, headline, history_frame
 from bench.reporting.groups import CONTROLS, common_settings
 from bench.reporting.looks import look, svg_path
 from bench.reporting.notes import convergence_remarks
@@ -39,6 +39,7 @@ COLUMN_GROUPS = {
 #: Columns of the main panel and the details -> their group; the others of these panels are always shown.
 GROUP_OF_COLUMN = {
     **dict.fromkeys(("nll", "iw_nll", "ppl", "bpd", "elbo", "rec"), "Likelihood"),
+    **dict.fromkeys((f"{nll}_minus_without_z" for nll in LIKELIHOODS), "Likelihood"),
     **dict.fromkeys(("kl", "au", "au_kl", "mi_batch"), "Information"),
     **dict.fromkeys(("train_seconds", "updates", "encoder_updates"), "Cost"),
 }
