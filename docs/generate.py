@@ -155,7 +155,8 @@ def methods() -> str:
         *(_modifier(name, cls) for name, cls in SCHEDULES.items()),
         "",
         "**Forms of the KL term**, for any method without one of its own, alone or with a schedule: "
-        "`aggressive+free_bits(target=4)`, `bn_vae+free_bits+anneal`.",
+        "`aggressive+free_bits(target=4)`, `bn_vae+free_bits+anneal`. The KL of `iaf_posterior`, `mixture_prior` and "
+        "`vamp_prior` is no sum over dimensions: there `placement` is one of `total_…`.",
         "",
         *(_modifier(name, cls) for name, cls in registry.kl_terms().items()),
         "",

@@ -32,7 +32,8 @@ def apply_model_config(info: DataInfo, model: ModelConfig) -> DataInfo:
         info = info.with_intensities() if model.values == "intensity" else info
         notes, size = info.notes, model.image_size
         if size != (full := info.shape[-1]):
-            notes = (*notes, f"Images pooled from {full}×{full} to {size}×{size} ({POOLINGS[model.pooling]}).")
+            pooling = "mean" if model.values == "intensity" else model.pooling
+            notes = (*notes, f"Images pooled from {full}×{full} to {size}×{size} ({POOLINGS[pooling]}).")
         return dataclasses.replace(info, shape=(*info.shape[:-2], size, size), notes=notes)
     if isinstance(model, VectorModelConfig):
         return info

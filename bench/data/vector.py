@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from bench.data.base import Data, labels_by_split
 from bench.data.dataset import SPLITS, DataInfo
 
 MAX_LOG_DISPERSION = 8.0  # of the negative binomial, above which it is nearly Poisson
+MIN_VARIANCE = math.exp(-12)  # of the Gaussian likelihood, whose log σ is at least -6
 GOLDEN = (math.sqrt(5) - 1) / 2
 SEARCH_STEPS = 30  # of the golden-section search, which end at an interval of 10⁻⁵
 
@@ -39,6 +40,9 @@ class VectorData(Data):
             true_nll=arrays.get("test_nll"),
             true_mi=arrays["mi"].item() if "mi" in arrays else None,
         )
+
+    def with_val_as_test(self) -> VectorData:
+        return replace(super().with_val_as_test(), true_nll=None, true_mi=None)
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return the training vectors ``index`` (int64 ``[B]``): float32 ``[B, D]``."""
@@ -76,7 +80,7 @@ class VectorData(Data):
 
 def gaussian_nll(train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Return the NLL ``[N, D]`` of independent Gaussians with the mean and variance of the training values."""
-    variance = train.var(axis=0).clip(1e-12)
+    variance = train.var(axis=0).clip(MIN_VARIANCE)
     return 0.5 * ((test - train.mean(axis=0)) ** 2 / variance + np.log(2 * np.pi * variance))
 
 
@@ -121,7 +125,7 @@ def linear_optimum(train: np.ndarray, test: np.ndarray, latent_dim: int, sigma: 
     eigenvalues, vectors = np.linalg.eigh(np.cov(train.T, ddof=0).reshape(train.shape[1], -1))
     eigenvalues, vectors = eigenvalues[::-1], vectors[:, ::-1]
     rest = eigenvalues[latent_dim:] if latent_dim < len(eigenvalues) else eigenvalues[-1:]
-    noise = max(rest.mean(), 1e-12) if sigma is None else sigma**2
+    noise = max(rest.mean(), MIN_VARIANCE) if sigma is None else sigma**2
     kept = eigenvalues[:latent_dim]
     kept = kept[kept > noise]
     variances = np.full(len(eigenvalues), noise)

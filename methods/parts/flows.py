@@ -1,5 +1,6 @@
 """Inverse autoregressive flows, and the posteriors they define."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -127,4 +128,5 @@ class FlowPosterior(Posterior):
     def pairwise_log_prob(self, z: Tensor) -> Tensor:
         batch, units = len(self.context), len(self.flows[0].second.weight)
         chunk = max(1, MAX_PAIRWISE_UNITS // (batch * units))
-        return torch.cat([self.log_prob(part.expand(batch, -1, -1)).T for part in z.split(chunk)]).double()
+        log_probs = torch.cat([self.log_prob(part.expand(batch, -1, -1)).T for part in z.split(chunk)]).double()
+        return log_probs.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)  # where the inverse overflows

@@ -142,10 +142,19 @@ def test_hub_texts_labels_and_splits(install, tmp_path):
     assert texts(other, "train")[:3] == ["0", "1", "2"] and "Text 1!" in other.arrays()["label_names"]
 
 
+def test_equal_texts_are_held_out_together():
+    lines = {"train": [f"{i}\ttext {min(i % 40, 25)}" for i in range(200)]}
+    hf.hold_out(lines)
+    parts = [{line.partition("\t")[2] for line in lines[split]} for split in SPLITS]
+    assert sum(map(len, lines.values())) == 200 and len(set.union(*parts)) == sum(map(len, parts))
+    with pytest.raises(UserError, match="9 texts for training are too few"):
+        hf.hold_out({"train": ["a"] * 9})
+
+
 def test_missing_splits_are_drawn_from_train(install, tmp_path):
     install("datasets", hub(train=TRAIN))
     data = prepare("hf:owner/texts", None, tmp_path)
-    assert data.info.sizes == {"train": 49, "val": 6, "test": 5}
+    assert data.info.sizes == {"train": 48, "val": 6, "test": 6}  # equal texts stay together
     assert data.info.notes[:2] == tuple(f"The data set has no split {split}: drawn from train." for split in SPLITS[1:])
 
     lines = {"train": [f"{number}\t{text}" for number, text, _ in TRAIN], "val": ["0\tb"]}
@@ -163,7 +172,7 @@ def test_hub_data_that_cannot_be_used(install, tmp_path, subtests):
         ("hf:o/t(label=stars)", {"train": TRAIN}, "hf:o/t has no column stars"),
         (
             "hf:o/t(tokenise=false)",
-            {"train": [("0", "a </s>", 0)] * 20},
+            {"train": [("0", f"a </s> {i}", 0) for i in range(20)]},
             "hf:o/t/train, line 1: </s> is a special token",
         ),
         ("hf:o/t(colum=text)", {"train": TRAIN}, "no setting 'colum': did you mean 'column'"),

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from bench.core.config import VectorModelConfig
 from bench.core.errors import UserError
 from bench.data.datasets.linear_gaussian import LinearGaussian
 from bench.data.registry import prepare
+from bench.data.tensors import load
 
 
 def test_density_and_information_are_those_of_a_gaussian():
@@ -20,6 +22,12 @@ def test_density_and_information_are_those_of_a_gaussian():
     np.testing.assert_allclose(x.mean(axis=0), model.mean, atol=0.1)
     entropies = gaussian.entropy() - stats.multivariate_normal(np.zeros(7), 0.25 * np.eye(7)).entropy()
     assert model.mutual_information == pytest.approx(entropies)
+
+
+def test_validation_as_test_has_no_truth_of_the_test_set(tmp_path):
+    data = load(prepare("linear_gaussian(dim=5,latent=2,train=100)", None, tmp_path), VectorModelConfig())
+    assert {"true_generator", "true_generator_mi"} <= data.references(None).keys()
+    assert not {"true_generator", "true_generator_mi"} & data.with_val_as_test().references(None).keys()
 
 
 def test_set_has_its_truth(tmp_path):

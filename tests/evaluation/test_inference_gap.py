@@ -3,10 +3,10 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from bench.evaluation.estimators.inference_gap import GRID_LEVELS, lag, refined, true_posterior
-from bench.models.distributions import Gaussian
+from bench.models.distributions import Gaussian, StandardNormal
 from tests.evaluation.toy_models import (
     LinearGaussian,
     Mixture,
@@ -39,6 +39,27 @@ def test_quadrature_finds_all_modes(subtests):
             result = true_posterior(model, torch.zeros(1, 3), torch.tensor(centres[-1:]), chunk=1000)
             torch.testing.assert_close(result.mean, model.centres.mean(0, keepdim=True), atol=2e-3, rtol=0)
             assert result.log_px.abs().item() < 2e-3
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_quadrature_covers_a_wide_prior(dim):
+    """A learned prior N(0, 8² I), which has most of its mass outside of the first grid of N(0, I)."""
+
+    class Wide(StandardNormal):
+        def log_prob(self, z):
+            return Normal(0.0, 8.0).log_prob(z).sum(-1)
+
+        def sample(self, count, generator=None, device="cpu"):
+            return 8 * super().sample(count, generator, device)
+
+    model = LinearGaussian(dim, 40.0)
+    model.prior = Wide(dim)
+    z, noise = torch.randn(2, 20, 6, generator=generator(), dtype=torch.float64)
+    x = 8 * z[:, :dim] @ model.weight.T + 40 * noise
+    covariance = 64 * model.weight @ model.weight.T + 1600 * torch.eye(len(model.weight))
+    expected = MultivariateNormal(x.new_zeros(len(model.weight)), covariance).log_prob(x)
+    result = true_posterior(model, x, torch.zeros(len(x), dim, dtype=x.dtype), chunk=1000)
+    torch.testing.assert_close(result.log_px, expected, atol=1e-3, rtol=0)
 
 
 def test_quadrature_follows_a_narrow_ridge(subtests):

@@ -213,6 +213,17 @@ def test_closed_gates_have_a_finite_log_determinant():
 
 
 @torch.no_grad()
+def test_pairs_whose_inverse_flow_overflows_have_no_density():
+    flows = [AutoregressiveFlow(2, 8, context=4).double() for _ in range(2)]
+    for flow in flows:
+        flow.output.bias[:2] = -400.0  # gates near 0
+    q = FlowPosterior(gaussians(3, 2), flows, torch.randn(3, 4).double())
+    assert not q.log_prob(torch.full((3, 1, 2), 5.0).double()).isfinite().all()
+    pairs = q.pairwise_log_prob(torch.full((3, 2), 5.0).double())
+    assert not pairs.isnan().any() and (pairs == -math.inf).any()
+
+
+@torch.no_grad()
 def test_flow_posterior_density_integrates_to_one():
     torch.manual_seed(0)
     flows = [AutoregressiveFlow(2, 8, context=4).double() for _ in range(2)]

@@ -46,6 +46,20 @@ def test_negative_binomial_has_its_mean_and_dispersion():
     np.testing.assert_allclose(likelihood.log_prob(outputs, x).detach(), expected, rtol=1e-6)
 
 
+def test_negative_binomial_of_large_counts_is_exact_in_float32():
+    likelihood = build_likelihood("", info("count"))
+    with torch.no_grad():
+        likelihood.log_dispersion.copy_(torch.tensor([3.0, 5.0, 8.0]))
+    mean = torch.tensor([3e6, 1e4, 1.6e5])
+    outputs, x = mean.log().view(1, 1, 3), (mean * torch.tensor([0.8, 1.0, 1.1])).round().view(1, 3)
+    r = likelihood.log_dispersion.detach().double().exp().numpy()
+    expected = stats.nbinom.logpmf(x.numpy(), r, r / (r + outputs.double().exp()[0].numpy()))
+    log_prob = likelihood.log_prob(outputs, x)
+    np.testing.assert_allclose(log_prob.detach(), expected, atol=1e-4)
+    log_prob.sum().backward()
+    assert likelihood.log_dispersion.grad.isfinite().all() and log_prob.dtype == torch.float32
+
+
 def test_gaussian_is_normal_with_fixed_or_learned_sigma():
     x = torch.linspace(-1, 1, 3).view(1, 3)
     for expression, sigma in (("gaussian(sigma=0.5)", 0.5), ("gaussian", 1.0)):

@@ -94,7 +94,11 @@ def hold_out(lines: dict[str, list[str]]) -> None:
     """Move a part of train to each split that is missing."""
     for split in [split for split in SPLITS if split not in lines]:
         train = lines["train"]
-        order = _common.hash_shuffled([line.rpartition("\t")[2] for line in train])
-        count = min(HELD_OUT, len(train) // 10)
+        texts = [line.rpartition("\t")[2] for line in train]
+        order = _common.hash_shuffled(texts)
+        if not (count := min(HELD_OUT, len(train) // 10)):
+            raise UserError(f"{len(train)} texts for training are too few to hold out {split}: 10 are needed")
+        while count < len(train) and texts[order[count]] == texts[order[count - 1]]:
+            count += 1
         lines[split] = [train[index] for index in order[:count]]
         lines["train"] = [train[index] for index in sorted(order[count:])]

@@ -43,7 +43,7 @@ def diagnose(model: SCVI, adata: AnnData | None = None, examples: int = EXAMPLES
         def log_prob(index: Tensor, z: Tensor) -> Tensor:
             rows = {name: value[index] for name, value in tensors.items()}
             inputs = module._get_generative_input(rows, {"z": z, "library": library[index]})
-            return module.generative(**inputs)["px"].log_prob(rows["X"]).sum(-1)
+            return module.generative(**inputs)["px"].log_prob(rows["X"].to(z.device)).sum(-1)
 
         index = torch.arange(len(library), device="cpu")
         defaults: dict[str, Any] = {"history": _history(model)}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench.evaluation.estimators.full_gaussian import FullGaussian, fit_full_gaussian
 from bench.evaluation.estimators.proposal import NUM_SAMPLES, joint_log_prob, refined
-from bench.models.distributions import LOG_2PI, Gaussian, Posterior
+from bench.models.distributions import LOG_2PI, Gaussian, Posterior, StandardNormal
 from bench.models.vae import VAE
 
 #: Latent dimensions -> nodes decoded per example at each level of the grid, from coarse to fine.
@@ -28,6 +28,7 @@ GRID_LEVELS = {1: (45, 45, 45), 2: (121, 81, 121, 600)}
 #: Latent dimensions -> Gauss–Hermite nodes per dimension for expectations under q.
 GAUSS_HERMITE_NODES = {1: 15, 2: 6}
 PRIOR_BOUND = 5.0  # half width of the first grid; a standard normal prior has negligible mass outside
+PRIOR_SAMPLES = 10_000  # of a learned prior, which may be wider
 MEAN_MARGIN = 2.0  # of the first grid around q's mean, if that is far from 0
 #: Latent dimensions -> posterior mass whose cells the next level may omit, unless they are next to the others.
 TAIL_MASS = {1: 1e-6, 2: 1e-3}
@@ -83,8 +84,8 @@ def _true_posterior(model: VAE, x: Tensor, guess: Tensor, chunk: int) -> TruePos
     The second grid covers one peak. Its result is used if that peak is nearly Gaussian and the first grid has found no
     mass elsewhere.
     """
-    dim = guess.shape[1]
-    low, high = (guess - MEAN_MARGIN).clamp(max=-PRIOR_BOUND), (guess + MEAN_MARGIN).clamp(min=PRIOR_BOUND)
+    dim, bound = guess.shape[1], _prior_bound(model, guess)
+    low, high = torch.minimum(guess - MEAN_MARGIN, -bound), torch.maximum(guess + MEAN_MARGIN, bound)
     grid = _integrate(lambda z, rows: joint_log_prob(model, x[rows], z, chunk), low, high, guess)
     mean, log_px = grid.mean(), grid.log_mass()
     fit = fit_full_gaussian(model, x, FullGaussian.diagonal(grid.gaussian()), chunk, FIT_ITERATIONS)
@@ -105,6 +106,15 @@ def _true_posterior(model: VAE, x: Tensor, guess: Tensor, chunk: int) -> TruePos
         mean[coarse[use]] = frame.transform(finer.mean().unsqueeze(1)).squeeze(1)[use]
         log_px[coarse[use]] = (finer.log_mass() + frame.log_volume())[use]
     return TruePosterior(mean, log_px)
+
+
+def _prior_bound(model: VAE, like: Tensor) -> Tensor:
+    """Return the half width ``[D]`` of the first grid: 5, or more if samples of a learned prior are outside."""
+    standard = torch.full_like(like[0], PRIOR_BOUND)
+    if type(model.prior) is StandardNormal:
+        return standard
+    samples = model.prior.sample(PRIOR_SAMPLES, torch.Generator(like.device).manual_seed(0), like.device)
+    return torch.maximum(standard, samples.abs().amax(0).to(like))
 
 
 class _Grid(NamedTuple):

@@ -113,7 +113,7 @@ def fit_to_images(preset: Preset, shape: Sequence[int]) -> Preset:
     if size == side:
         note = f"images of {side}×{side}, smaller than the preset's {model.image_size}×{model.image_size}"
     else:
-        block = "any ink in a block" if model.pooling == "any" else "mean of a block"
+        block = "any ink in a block" if model.pooling == "any" and model.values != "intensity" else "mean of a block"
         note = f"images pooled from {side}×{side} to {size}×{size} ({block})"
     return replace(preset, model=replace(model, image_size=size), notes=(*preset.notes, note))
 

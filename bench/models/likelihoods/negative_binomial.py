@@ -43,7 +43,8 @@ class NegativeBinomialCounts(Likelihood):
         return NegativeBinomial(log_r.exp().expand_as(log_mean), logits=log_mean - log_r, validate_args=False)
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        return self.distribution(outputs).log_prob(x)
+        # In float32 the log-gammas of large counts and dispersions cancel: hundreds of nats for a thousand dimensions.
+        return self.distribution(outputs.double()).log_prob(x.double()).to(outputs)
 
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs[:, 0].clamp(max=MAX_LOG_MEAN).exp()
