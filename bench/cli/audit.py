@@ -65,7 +65,7 @@ def execute(args: argparse.Namespace) -> int:
     log(f"{len(cells)} cells to audit, {len(work)} of them to train")
     queries.check_device(cell for cell, *_ in work)
     options.check_out(args.out / audit.FOLDER)
-    failed = run_stored(args, args.out / audit.FOLDER, work, console)
+    failed = run_stored(args, args.out / audit.FOLDER, work, console, training=True)
     audits = [row for report in build(args.out, log=log) for row in report.audits]
     if audits:
         log(f"\n{pd.DataFrame(audits).to_string(index=False, float_format='%.3f')}\n")

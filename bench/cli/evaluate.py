@@ -66,7 +66,7 @@ def execute(args: argparse.Namespace) -> int:
         with lock_cell(cell.folder) as free:
             if not free:
                 log(f"{cell.folder}: waiting for another run that is using it")
-    failed = run_stored(args, args.out, [(cell, config, 1, 1.0) for cell, config in pending], console)
+    failed = run_stored(args, args.out, [(cell, config, 1, 1.0) for cell, config in pending], console, training=False)
     for out in sorted({out for cell in finished if (out := queries.output_folder(cell))}):
         place = Path(os.path.relpath(out))
         for report in build(place, log=log):

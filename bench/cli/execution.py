@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.core.config import protocol_name
 from bench.core.errors import UserError
 from bench.core.numbers import counted
 
@@ -106,9 +107,10 @@ def report_results(console: Console, out: Path, plan: Plan) -> int:
     from bench.reporting.report import build
 
     log, status = partial(console.print, markup=False), 0
+    preset = protocol_name(plan.preset.name, plan.preset.model)
     try:
         for report in build(out, log=log, processes=cores()):
-            if (report.dataset, report.preset) == (plan.data.info.name, plan.preset.name):
+            if (report.dataset, report.preset) == (plan.data.info.name, preset):
                 log(f"\n{report.text}\n{report.locations(out)}")
     except UserError as error:
         status = 2

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +59,12 @@ def _merge(sources: Sequence[Path], bundles: Collection[Path], out: Path) -> int
     for source in dict.fromkeys([out, *sources]):
         if not source.exists() and source != out:
             raise UserError(f"no file or folder '{source}'")
-        folders = [source, source / audit.FOLDER, source / tuning.FOLDER]
-        cells, damaged = readable(chain.from_iterable(map(cell_folders, folders)))
-        if damaged:
-            folder, reason = damaged[0]
-            raise UserError(f"{folder.path}: {reason}; repair it or move it away")
+        cells: list[CellRecord] = []
+        for folder in (source, source / audit.FOLDER, source / tuning.FOLDER):  # tuned cells may equal untuned ones
+            found, damaged = readable(cell_folders(folder))
+            for unread, reason in damaged:
+                raise UserError(f"{unread.path}: {reason}; repair it or move it away")
+            cells += found
         if not cells and source != out:
             raise UserError(f"no stored cells under '{source}': give the --out folder of 'python -m bench run'")
         for cell in cells:
@@ -86,7 +86,10 @@ def _merge(sources: Sequence[Path], bundles: Collection[Path], out: Path) -> int
 
 
 def _prefer(cell: CellRecord, other: CellRecord) -> bool:
-    """Return whether ``cell`` has more metrics than ``other``, another result of it. ``UserError`` if they differ."""
+    """Return whether ``cell`` has more metrics than ``other``, another result of it, or else got further in training.
+
+    ``UserError`` if their metrics differ.
+    """
     metrics, others = (record.evaluation.metrics if record.evaluation else {} for record in (cell, other))
     for name in metrics.keys() & others.keys():
         if metrics[name] != others[name]:
@@ -94,7 +97,13 @@ def _prefer(cell: CellRecord, other: CellRecord) -> bool:
                 f"two results of one cell differ in {name}: {cell.folder} and {other.folder}; run "
                 "'python -m bench verify' on both and remove the wrong one, or evaluate both with the same settings"
             )
-    return len(metrics) > len(others)
+    return _progress(cell) > _progress(other)
+
+
+def _progress(cell: CellRecord) -> tuple[int, ...]:
+    """Return what decides which result of a cell is taken, the most important first."""
+    metrics = cell.evaluation.metrics if cell.evaluation else {}
+    return len(metrics), cell.trained, len(cell.history), cell.result is not None
 
 
 def _copy(folder: Path, target: Path) -> bool:
@@ -108,6 +117,9 @@ def _copy(folder: Path, target: Path) -> bool:
             return False
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".merging-") as scratch:
             copy = Path(shutil.copytree(folder, Path(scratch) / folder.name, ignore=shutil.ignore_patterns(".*")))
+            if (target / "evaluation.json").exists() and (target / "best.pt").exists():  # the metrics are the same
+                if not (copy / "best.pt").exists():
+                    shutil.copy2(target / "best.pt", copy)
             if target.exists():
                 rename_to_backup(target)
             copy.rename(target)

@@ -155,6 +155,8 @@ def execute(args: argparse.Namespace) -> int:
     from bench.experiment.session import remove_leftovers
     from bench.experiment.sweeps import write_sweeps
 
+    if args.force:  # it would start all cells again
+        args.after_stop = "the same command without --force resumes from the last checkpoints"
     console = make_console()
     plan = make_plan(args, console)
     if args.tune is not None:
@@ -226,12 +228,15 @@ def choose_model(args: argparse.Namespace, overrides: dict[str, dict[str, Any]],
 
 def print_plan(console: Console, out: Path, plan: Plan, every_cell: bool) -> None:
     """Print the number of cells and the estimated time, with ``every_cell`` for each cell to run."""
+    from bench.experiment.schema import Status
+
     controls = f" ({counted(plan.controls, 'control')} added)" if plan.controls else ""
+    skipped = sum(cell.status is Status.SKIPPED for cell in plan.cells)
     methods = len({cell.variant.expression for cell in plan.cells})
     console.print(
         f"{plan.data.info.title}, preset {plan.preset.name}: {counted(methods, 'method')}{controls} × "
         f"{counted(len(plan.cells) // methods, 'seed')} = {counted(len(plan.cells), 'cell')}, "
-        f"{len(plan.cells) - len(plan.pending)} done",
+        f"{len(plan.cells) - len(plan.pending) - skipped} done{f', {skipped} skipped' * bool(skipped)}",
         markup=False,
     )
     print_pending(console, out, plan, every_cell)

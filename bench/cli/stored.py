@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 Work = tuple["CellRecord", "EvaluationConfig", int, float]
 
 
-def run_stored(args: argparse.Namespace, out: Path, work: Sequence[Work], console: Console) -> list[str]:
-    """Do what is missing of stored cells, one run per device; return a line for every cell that is not done then."""
+def run_stored(
+    args: argparse.Namespace, out: Path, work: Sequence[Work], console: Console, training: bool
+) -> list[str]:
+    """Do what is missing of stored cells, one run per device; return a line for every cell that is not done then.
+
+    Without ``training`` they are only evaluated.
+    """
     from bench.cli.progress import CellProgress, RunProgress
     from bench.data.registry import data_folder
     from bench.experiment import queries
@@ -34,14 +39,18 @@ def run_stored(args: argparse.Namespace, out: Path, work: Sequence[Work], consol
     for device in sorted({cell.config.device for cell, *_ in work}):
         batch = [each for each in work if each[0].config.device == device]
         resources = cell_resources(args, device)
-        tasks = [queries.stored_task(cell, config, data_dir, resources, len(batch)) for cell, config, *_ in batch]
+        tasks = [
+            queries.stored_task(cell, config, data_dir, resources, training, len(batch)) for cell, config, *_ in batch
+        ]
         progress = [
             CellProgress(
                 f"{cell.folder.parent.name} {cell.folder.name}", CellFolder(cell.folder), updates, weight, config
             )
             for cell, config, updates, weight in batch
         ]
-        run_tasks(out, tasks, resources, RunProgress(progress, console), log)
+        stats = run_tasks(out, tasks, resources, RunProgress(progress, console), log)
+        for text in stats.problems:
+            log(f"a worker stopped: {text}; the same command resumes")
     states = [(cell.folder, cell_state(CellFolder(cell.folder), config)) for cell, config, *_ in work]
     return [
         f"failed: {folder}: {state.reason or state.retrain_reason or 'interrupted'}"

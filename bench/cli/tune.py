@@ -45,13 +45,18 @@ def tune(args: argparse.Namespace, console: Console, plan: Plan) -> int:
     control_plan = _part(args, plan, [cell for cell in plan.cells if cell.variant in controls], preset)
     _run(console, args.out, control_plan, "control", args.dry_run)
     # A search whose trials depend on the results of earlier ones is planned trial by trial, any other at once.
-    for budget in range(1, args.tune + 1) if args.search in tuning.SEQUENTIAL else [args.tune]:
+    in_turn, part, failures = args.search in tuning.SEQUENTIAL, tuning.trial_preset(preset), []
+    for budget in range(1, args.tune + 1) if in_turn else [args.tune]:
         trials = [cell for search in searches for cell in planner.extend(search, budget)]
-        _run(console, root, _part(args, plan, trials, tuning.trial_preset(preset)), "trial", args.dry_run)
+        _run(console, root, _part(args, plan, trials, part), "trial", args.dry_run)
         if args.dry_run:
-            console.print(f"afterwards {counted(len(searches), 'cell')} with the selected settings", markup=False)
+            more = f"as many again for each of {counted(args.tune - 1, 'more trial')}, and " if in_turn else ""
+            text = f"afterwards {more}{counted(len(searches), 'cell')} with the selected settings"
+            console.print(text, markup=False)
             return 0
-        tuning.discard_weights(trials)
+        tuning.discard_weights(trials, part.evaluation)
+        failures += [line for cell in trials if (line := _failure(cell, part))]
+    console.print("\n".join(failures), end="\n" * bool(failures), markup=False)
     selected = tuning.select(searches, rule)
     finals = [
         None if number is None else planner.final(search, number)
@@ -68,7 +73,19 @@ def tune(args: argparse.Namespace, console: Console, plan: Plan) -> int:
         searches=tuple(tuning.searched(searches, selected, finals, args.seed)),
     )
     store(args.out, tuned)
-    return report_results(console, args.out, replace(plan, pending=[*control_plan.pending, *final_plan.pending]))
+    status = report_results(console, args.out, replace(plan, pending=[*control_plan.pending, *final_plan.pending]))
+    return 1 if None in selected else status
+
+
+def _failure(trial: PlannedCell, preset: Preset) -> str:
+    """Return a line on a trial that has failed and is not selected; empty for any other."""
+    from bench.experiment.plan import cell_state
+    from bench.experiment.schema import Status
+
+    state = cell_state(trial.folder, preset.evaluation)
+    if state.status is Status.DONE:
+        return ""
+    return f"trial failed, not selected: {trial.config.name}: {state.reason or state.retrain_reason or 'interrupted'}"
 
 
 def _part(args: argparse.Namespace, plan: Plan, cells: Sequence[PlannedCell], preset: Preset) -> Plan:

@@ -95,7 +95,7 @@ def _run_again(stored: CellRecord, scratch: Path, retrain: bool, data_dir: Path 
         (scratch / "best.pt").symlink_to((stored.folder / "best.pt").resolve())
         again.write_record("result.json", stored.result)
     resources = Resources(cpus_per_cell=provenance.threads if provenance else 1)
-    task = queries.stored_task(stored, queries.evaluation_as_stored(stored), data_dir, resources)
+    task = queries.stored_task(stored, queries.evaluation_as_stored(stored), data_dir, resources, retrain)
     run_cell(replace(task, folder=scratch))
     record = read(again)
     if record.evaluation is None or record.reason:

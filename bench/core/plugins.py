@@ -73,7 +73,7 @@ def code_digest(module: str) -> str:
     same code in different ways.
     """
     try:
-        tree = ast.parse(Path(sys.modules[module].__file__ or "").read_bytes())
+        tree = ast.parse(Path(getattr(sys.modules.get(module), "__file__", None) or "").read_bytes())
     except (OSError, SyntaxError, ValueError):  # there is no source, or it was just edited
         return ""
     for node in ast.walk(tree):

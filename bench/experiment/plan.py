@@ -111,9 +111,10 @@ def planned_cell(
 def changed_code(cells: Sequence[PlannedCell]) -> Counter[str]:
     """Return modules of a method, KL term, model or likelihood that have changed, with the number of their cells.
 
-    Cells count whose training is finished, or continues from a checkpoint of the former code.
+    Cells count whose training is finished, or may continue from a checkpoint of the former code.
     """
-    kept = [cell for cell in cells if cell.status in (Status.DONE, Status.INCOMPLETE) and not cell.state.retrain_reason]
+    begun = (Status.DONE, Status.INCOMPLETE, Status.FAILED)
+    kept = [cell for cell in cells if cell.status in begun and not cell.state.retrain_reason]
     results = [result for cell in kept if (result := cell.folder.result())]
     return Counter(
         module for result in results for module, digest in result.code.items() if code_changed(digest, module)

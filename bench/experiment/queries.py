@@ -86,11 +86,19 @@ def evaluation_of_preset(
 
 
 def stored_task(
-    cell: CellRecord, evaluation: EvaluationConfig, data_dir: Path | None, resources: Resources, cells: int = 1
+    cell: CellRecord,
+    evaluation: EvaluationConfig,
+    data_dir: Path | None,
+    resources: Resources,
+    training: bool,
+    cells: int = 1,
 ) -> CellTask:
-    """Return a task that does what is missing of a stored cell, one of ``cells`` in a run."""
-    data = prepare_stored(cell.config.dataset, data_dir, cache_dir())
-    return CellTask(cell.config, cell.folder, data.path, evaluation, resources, resources.cells_per_device(cells))
+    """Return a task that does what is missing of a stored cell, one of ``cells`` in a run.
+
+    Without ``training`` it only evaluates, and fails if the weights are missing or damaged.
+    """
+    data, shared = prepare_stored(cell.config.dataset, data_dir, cache_dir()), resources.cells_per_device(cells)
+    return CellTask(cell.config, cell.folder, data.path, evaluation, resources, shared, training=training)
 
 
 def output_folder(cell: CellRecord) -> Path | None:

@@ -117,8 +117,14 @@ def run_on_ray(tasks: Sequence[CellTask], resources: Resources, wait: bool = Fal
         finally:
             finished.set()
             ray.shutdown()
-    metrics = [results[number].metrics or {} for number in range(len(results))]
-    return [TaskReport(**record.get("report", {})) for record in metrics]
+    return [_report(results[number]) for number in range(len(results))]
+
+
+def _report(result: Any) -> TaskReport:
+    """Return the report of a finished trial; that of a trial that failed names its error."""
+    report = (result.metrics or {}).get("report")
+    problem = str(result.error).strip().splitlines()[-1] if result.error else "its worker ended without a report"
+    return TaskReport(**report) if report else TaskReport(problem=problem)
 
 
 def start(resources: Resources, scratch: Path) -> None:

@@ -66,14 +66,14 @@ def execute(tasks: Sequence[CellTask], resources: Resources) -> RunStats:
     if busy := [task for task, report in zip(tasks, reports, strict=True) if report.busy]:
         reports += run(busy, resources, True)
     wall = time.time() - began
-    worked = [report for report in reports if not report.busy]
+    worked = [report for report in reports if report.worker and not report.busy]
     return RunStats(
         cells=len(tasks),
         workers=max(1, len({report.worker for report in worked})),
         wall=wall,
         startup=min((report.started for report in worked), default=began) - began,
         in_cells=sum(report.seconds for report in worked),
-        problems=tuple(dict.fromkeys(report.problem for report in worked if report.problem)),
+        problems=tuple(dict.fromkeys(report.problem for report in reports if report.problem)),
     )
 
 

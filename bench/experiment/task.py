@@ -59,6 +59,7 @@ class CellTask:
     resources: Resources = Resources()
     cells_per_device: int = 1  # run at the same time
     force: bool = False  # train again even if the cell is finished
+    training: bool = True  # False: fail if the cell is not trained, or its weights are damaged
     command: str = field(default_factory=command)  # for the provenance
     run_id: str = field(default_factory=new_run_id)
     marker: Path | None = None  # workers stop when this file is missing

@@ -82,21 +82,24 @@ def run_cell(task: CellTask) -> None:
 def _run_attempts(task: CellTask, folder: CellFolder, state: CellState) -> None:
     """Do what is missing of the cell, whose folder has this state."""
     cell_id = task.config.cell_id
-    if state.retrain_reason and folder.path.exists():
+    if state.retrain_reason and folder.path.exists() and task.training:
         archive_folder(folder, task.config)
     folder.write_config(task.config)
     folder.remove_temp_files()
     provenance = Provenance.collect(gpu_name(task.config.device), task.resources.cpus_per_cell, task.command)
     while (attempt := folder.begin_attempt(task.run_id)) <= ATTEMPTS:
         shared = task.cells_per_device
-        result = ResultRecord(cell_id=cell_id, attempt=attempt, provenance=provenance, cells_per_device=shared)
+        code = code_digests(task.config)
+        result = ResultRecord(
+            cell_id=cell_id, attempt=attempt, provenance=provenance, code=code, cells_per_device=shared
+        )
         try:
             train_and_evaluate(task, folder, result)
             break
         except StorageError:
             raise
         except Exception as error:
-            if isinstance(error, checkpoint.DamagedCheckpoint):  # training cannot continue from what is stored
+            if isinstance(error, checkpoint.DamagedCheckpoint) and task.training:  # it cannot continue from there
                 archive_folder(folder, task.config)
             store_failure(folder, error, result)
     else:
@@ -118,7 +121,8 @@ def archive_folder(folder: CellFolder, config: CellConfig) -> None:
 def train_and_evaluate(task: CellTask, folder: CellFolder, result: ResultRecord) -> None:
     """Do what is missing of training and evaluation; ``result`` is the record of training so far."""
     if not folder.is_trained():
-        result = result.model_copy(update={"code": code_digests(task.config)})
+        if not task.training:
+            raise checkpoint.DamagedCheckpoint("the cell is not trained")
         folder.write_record("result.json", result)
         training = train(task, folder)
         folder.write_record("result.json", result.model_copy(update={"status": "ok", "training": training}))

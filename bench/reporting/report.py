@@ -88,7 +88,7 @@ def build(
             reports = [report for result, _ in results for report in result]
             messages = [message for _, result in results for message in result]
             if not reports:
-                raise UserError(f"no readable cells under '{out}': {messages[0]}")
+                raise UserError(f"no readable cells under '{out}': {messages[0] if messages else 'none has finished'}")
             for message in messages:
                 log(message)
             methods = [method for report in reports for method in report.methods]

@@ -82,6 +82,8 @@ class Trainer:
         self.phases = list(method.phases())
         if not math.isclose(sum(phase.share for phase in self.phases), 1, abs_tol=1e-6):
             raise ValueError(f"the shares of the phases of method '{method.name}' must sum to 1")
+        if len(self.phases) > config.epochs:
+            raise ValueError(f"{len(self.phases)} phases of method '{method.name}' need as many train.epochs at least")
         self.identity = short_hash(
             [method.name, method.config, method.schedule, method.kl_term, training_identity(asdict(config)), self.seed]
         )
@@ -129,10 +131,10 @@ class Trainer:
         return self.result()
 
     def start_phase(self, index: int) -> None:
-        """Reset the learning rate and selection, and create the optimisers of phase ``index``."""
-        ctx = self.ctx
+        """Reset the learning rate and selection, and create the optimisers of phase ``index``, of an epoch at least."""
+        ctx, later = self.ctx, len(self.phases) - index - 1
         share = sum(phase.share for phase in self.phases[: index + 1])
-        end = round(share * self.config.epochs) * self.epoch_updates
+        end = min(max(round(share * self.config.epochs), index + 1), self.config.epochs - later) * self.epoch_updates
         self.state = TrainerState(self.config.lr, index, ctx.step, end, resumes=self.state.resumes)
         ctx.phase = self.phases[index]
         self.method.on_phase_start(ctx)

@@ -176,6 +176,17 @@ def test_verify_without_weights_needs_retraining(finished, capsys):
     assert "--retrain trains it again" in printed and "2 of 3 cells match" in printed
 
 
+def test_damaged_weights_are_named_and_not_trained_again(finished, capsys):
+    cell = only_cell(finished, "vae")
+    (cell.path / "best.pt").write_bytes((cell.path / "best.pt").read_bytes()[:500])
+    before = cell.evaluation()
+    assert main(["verify", str(cell.path)]) == 1
+    assert "not verified: failed: " in capsys.readouterr().out
+    assert main(["evaluate", str(finished), *CONVERGENCE]) == 1
+    assert "best.pt" in capsys.readouterr().out and cell.evaluation() == before
+    assert not [*cell.path.parent.glob("*.bak-*")]
+
+
 def test_verify_needs_the_same_method_revision(finished, capsys, monkeypatch):
     monkeypatch.setattr(registry.method("vae"), "revision", 2)
     assert main(["verify", str(only_cell(finished, "vae").path)]) == 1
@@ -212,6 +223,27 @@ def test_merge_makes_one_table(parts, finished, tmp_path, capsys):
     assert [*table.method] == [*pd.read_csv(finished / "tables" / "toy-quick.csv").method], "the sweep is known too"
     assert main(["merge", *map(str, parts), "--out", str(out)]) == 0
     assert "0 of them copied" in capsys.readouterr().out
+
+
+def test_merge_takes_tuned_cells_that_equal_untuned_ones(finished, tmp_path):
+    shutil.copytree(finished / "runs", finished / "tuning" / "runs")
+    assert main(["merge", str(finished), "--out", str(tmp_path / "merged")]) == 0
+    assert len([*cell_folders(tmp_path / "merged" / "tuning")]) == len([*cell_folders(finished)]) == 3
+
+
+def test_merge_prefers_a_trained_cell_and_keeps_weights(parts, finished, tmp_path):
+    planned, cell = only_cell(parts[0], "vae").path, only_cell(finished, "vae").path
+    for file in planned.iterdir():
+        if file.name != "config.json":
+            file.unlink()
+    change(cell / "evaluation.json", lambda record: record["evaluation"]["metrics"].pop("nll", None))
+    merged = tmp_path / "merged"
+    assert main(["merge", str(parts[0]), str(finished), "--out", str(merged)]) == 0
+    assert only_cell(merged, "vae").is_trained() and only_cell(merged, "vae").has_weights()
+    change(cell / "evaluation.json", lambda record: record["evaluation"]["metrics"].update(nll=1.0))
+    (cell / "best.pt").unlink()
+    assert main(["merge", str(finished), "--out", str(merged)]) == 0
+    assert only_cell(merged, "vae").evaluation().metrics["nll"] == 1 and only_cell(merged, "vae").has_weights()
 
 
 def test_merge_prefers_the_cell_with_more_metrics(parts, finished):

@@ -52,6 +52,31 @@ def test_selection_sees_validation_and_never_test(planted):
     assert trials["nll"].tolist() == [20, 20, 20, 20, 10] and trials["selected"].tolist() == [0, 0, 0, 0, 1]
 
 
+def test_failed_trials_are_named_and_tried_again(toy, capsys, monkeypatch):
+    evaluate, seeds = worker.evaluate, []
+
+    def fail_in_the_second(method, model, data, train, config, seed, *rest):
+        seeds.append(seed)
+        if config.split == "val" and seed != seeds[0]:
+            raise ArithmeticError("no evaluation")
+        return evaluate(method, model, data, train, config, seed, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "evaluate", fail_in_the_second)
+        assert bench(toy, "--methods", "vae", "--tune", "2") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("trial failed, not selected: ") == 1 and "no evaluation" in printed
+    assert bench(toy, "--methods", "vae", "--tune", "2") == 0
+    printed = capsys.readouterr().out
+    assert "2 trials, 1 done" in printed and "trial failed" not in printed
+
+
+def test_rows_without_a_finished_trial_are_an_error(toy, capsys):
+    assert bench(toy, "--methods", "vae", "--tune", "1", "--set", "train.lr=1e25") == 1
+    printed = capsys.readouterr().out
+    assert "trial failed" in printed and "no report: no readable cells" in printed
+
+
 @pytest.mark.slow
 def test_more_trials_train_only_what_is_new(toy, capsys):
     arguments = ("--methods", "beta_vae")

@@ -105,6 +105,15 @@ def test_phases_share_the_budget(trainer, tmp_path):
     assert result.updates_by_kind == {"first: encoder+decoder": 8, "second: encoder+decoder": 8}
 
 
+def test_every_phase_has_an_epoch(trainer, tmp_path):
+    run = trainer("vae", tmp_path, replace(TRAIN, epochs=3))
+    run.phases = [Phase(name, share) for name, share in (("first", 0.01), ("second", 0.98), ("third", 0.01))]
+    run.run()
+    assert [line.phase for line in run.history] == ["first", "second", "third"]
+    with pytest.raises(ValueError, match="2 phases of method 'geco' need"):
+        trainer("geco", tmp_path / "geco", replace(TRAIN, epochs=1))
+
+
 def test_decays_end_the_phase_not_the_run(trainer, tmp_path):
     config = replace(TRAIN, epochs=8, patience=1, max_decays=2)
     run = with_method(trainer("vae", tmp_path, config), TwoPhases())

@@ -23,6 +23,7 @@ from bench.core.config import model_name
 from bench.core.errors import UserError
 from bench.core.hashing import derive_seed
 from bench.data.dataset import DataInfo
+from bench.evaluation.config import EvaluationConfig
 from bench.evaluation.metrics import COLLAPSED_BELOW
 from bench.experiment.cell_folder import lock_cell
 from bench.experiment.plan import PlannedCell, planned_cell
@@ -189,11 +190,11 @@ def _result(cell: PlannedCell) -> tuple[float, float]:
     return trial_metrics(evaluation.metrics if evaluation else {})
 
 
-def discard_weights(cells: Iterable[PlannedCell]) -> None:
-    """Remove from finished trials what only another evaluation would need."""
+def discard_weights(cells: Iterable[PlannedCell], evaluation: EvaluationConfig) -> None:
+    """Remove from trials that have all of ``evaluation`` what only another one would need."""
     for cell in cells:
         with lock_cell(cell.folder.path) as free:
-            if free and cell.folder.evaluation():
+            if free and not evaluation.missing(cell.folder.evaluation()):
                 for file in chain.from_iterable(map(cell.folder.path.glob, DISPENSABLE)):
                     file.unlink(missing_ok=True)
 
