@@ -42,7 +42,7 @@ def cells_frame(cells: Iterable[CellRecord], audits: Iterable[Audit] = ()) -> Da
     (``metric_names()``, in the data set's unit), ``collapsed`` and ``COSTS`` are floats. They are NaN if undefined, if
     the cell is not finished, or if the metric's group has other settings than in most cells. ``validation_elbo`` is
     that of the evaluated weights, ``last_gain`` what the last fifth of the updates gained and ``converged`` whether
-    that is below the tolerance and the cell's audit, if there is one, passed; else ``audit`` says what changed.
+    that is below the tolerance and the cell's audit, if there is one, passed; else ``audit`` is what changed.
     """
     import pandas as pd
 

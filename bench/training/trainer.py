@@ -252,7 +252,7 @@ class Trainer:
         if state.phase < len(self.phases) - 1:
             return 0
         last = max((1 - LAST) * ctx.total, (state.phase_start + state.phase_end) / 2)
-        done = 2 * (ctx.step - state.phase_start) / (last - state.phase_start) - 1  # of the time of the decays
+        done = 2 * (ctx.step - state.phase_start) / (last - state.phase_start) - 1  # share of the time of the decays
         return max(0, math.floor(self.config.max_decays * min(done, 1)))
 
     def decay(self) -> None:
