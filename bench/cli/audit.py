@@ -26,7 +26,10 @@ def add_parser(commands: Any) -> None:
     p.add_argument("out", type=options.path, metavar="OUT", help="output folder of a run")
     p.add_argument("--share", type=float, default=0.1, metavar="F", help="of the cells, rounded up (default: 0.1)")
     rows = "one cell of each of these rows in every table, instead of a share, for example vae,beta_vae(beta=0.2)"
-    p.add_argument("--rows", default=[], type=split_expressions, metavar="METHODS", help=rows)
+    group = p.add_mutually_exclusive_group()
+    group.add_argument("--rows", default=[], type=split_expressions, metavar="METHODS", help=rows)
+    unconverged = "every cell whose last updates gained too much, instead of a share: the audit then decides"
+    group.add_argument("--unconverged", action="store_true", help=unconverged)
     options.add_options(p, "--data-dir", "--executor", "--cpus-per-cell", "--gpus-per-cell")
     p.set_defaults(execute=execute, after_stop="finished cells are stored; the same command resumes", address=None)
 
@@ -53,7 +56,10 @@ def execute(args: argparse.Namespace) -> int:
     for row in args.rows:
         if row not in known:
             raise UserError(f"--rows {row}: no cell has this method: {suggest(row, known)}")
-    cells = audit.choose(stored, args.share, args.rows)
+    cells = audit.unconverged(stored) if args.unconverged else audit.choose(stored, args.share, args.rows)
+    if stored and not cells and args.unconverged:
+        log(f"every finished cell under '{args.out}' has converged")
+        return 0
     if not cells:
         raise UserError(f"no finished cells under '{args.out}' can be audited: give the --out folder of a run")
     work = []

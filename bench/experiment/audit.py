@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.experiment.cell_folder import cell_folders
 from bench.experiment.cell_record import CellRecord, readable
-from bench.experiment.convergence import keeps_last, last_encoder_epoch, limit_reached, reached
+from bench.experiment.convergence import converged, keeps_last, last_encoder_epoch, limit_reached, reached
 from bench.experiment.schema import PROTOCOL_VERSION, CellConfig, Status, identify
 
 FOLDER = "audit"
@@ -89,10 +89,8 @@ def choose(cells: Iterable[CellRecord], share: float, rows: Collection[str] = ()
     was reached, or of another protocol version, are left out.
     """
     groups: defaultdict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
-    for cell in cells:
-        is_current = cell.config.protocol_version == PROTOCOL_VERSION
-        if cell.history and is_current and cell.status is Status.DONE and not limit_reached(cell):
-            groups[cell.folder.parts[-4:-2]].append(cell)
+    for cell in filter(_is_auditable, cells):
+        groups[cell.folder.parts[-4:-2]].append(cell)
     chosen = []
     for _, group in sorted(groups.items()):
         in_turns = _in_turns(group)
@@ -102,6 +100,16 @@ def choose(cells: Iterable[CellRecord], share: float, rows: Collection[str] = ()
         else:
             chosen += in_turns[: math.ceil(round(share * len(group), 9))]
     return chosen
+
+
+def unconverged(cells: Iterable[CellRecord]) -> list[CellRecord]:
+    """Return the cells whose last updates gained too much: an audit decides whether they have converged."""
+    return [cell for cell in cells if _is_auditable(cell) and not converged(cell)]
+
+
+def _is_auditable(cell: CellRecord) -> bool:
+    is_current = cell.config.protocol_version == PROTOCOL_VERSION
+    return bool(cell.history) and is_current and cell.status is Status.DONE and not limit_reached(cell)
 
 
 def _in_turns(cells: Iterable[CellRecord]) -> list[CellRecord]:

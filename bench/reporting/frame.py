@@ -42,14 +42,14 @@ def cells_frame(cells: Iterable[CellRecord], audits: Iterable[Audit] = ()) -> Da
     (``metric_names()``, in the data set's unit), ``collapsed`` and ``COSTS`` are floats. They are NaN if undefined, if
     the cell is not finished, or if the metric's group has other settings than in most cells. ``validation_elbo`` is
     that of the evaluated weights, ``last_gain`` what the last fifth of the updates gained and ``converged`` whether
-    that is below the tolerance and the cell's audit, if there is one, passed; else ``audit`` is what changed.
+    the cell's audit passed, else ``audit`` is what changed; without one, whether that gain is below the tolerance.
     """
     import pandas as pd
 
     cells = list(cells)
     settings = common_settings(cells)
-    failures = {audit.before.config.cell_id: audit.failure for audit in audits}
-    records = [_record(cell, cell.metrics(settings), failures.get(cell.config.cell_id, "")) for cell in cells]
+    audit_of = {audit.before.config.cell_id: audit for audit in audits}
+    records = [_record(cell, cell.metrics(settings), audit_of.get(cell.config.cell_id)) for cell in cells]
     frame = pd.DataFrame.from_records(records)
     number = frame.groupby("method")["variant"].transform(lambda column: pd.factorize(column, sort=True)[0])
     ambiguous = frame["method"].map(frame.groupby("method")["variant"].nunique()) > 1
@@ -60,7 +60,7 @@ def cells_frame(cells: Iterable[CellRecord], audits: Iterable[Audit] = ()) -> Da
     return frame.sort_values(["order", "method", "base_seed", "seed"], kind="stable", ignore_index=True)
 
 
-def _record(cell: CellRecord, metrics: Mapping[str, Any], audit: str = "") -> dict[str, Any]:
+def _record(cell: CellRecord, metrics: Mapping[str, Any], audit: Audit | None) -> dict[str, Any]:
     method, result, is_done = cell.config.method, cell.result, cell.status == "done"
     costs = vars(result.training) if result and result.training and is_done else {}
     return {
@@ -77,8 +77,8 @@ def _record(cell: CellRecord, metrics: Mapping[str, Any], audit: str = "") -> di
         "reason": cell.reason,
         "shared": result.cells_per_device if result else 1,
         "validation_elbo": _validation_elbo(cell),
-        "converged": float(converged(cell) and not audit) if is_done else math.nan,
-        "audit": audit,
+        "converged": float(audit.passed if audit else converged(cell)) if is_done else math.nan,
+        "audit": audit.failure if audit else "",
         "last_gain": gain(cell) if is_done else math.nan,
         "cell": cell,
         **{name: _number(metrics.get(name)) for name in (*metric_names(), "collapsed")},

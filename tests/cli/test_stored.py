@@ -142,6 +142,8 @@ def test_audit_without_cells_is_an_error(toy, capsys):
     assert_error(capsys, "--rows vae: no cell has this method")
     assert main(["audit", str(toy), "--share", "0"]) == 2
     assert_error(capsys, "--share must be above 0")
+    assert main(["audit", str(toy), "--unconverged"]) == 2
+    assert_error(capsys, "no finished cells")
 
 
 # ---- verify

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.core.modifiers import SCHEDULES
-from bench.experiment.audit import Audit, choose, doubled, summarise
+from bench.experiment.audit import Audit, choose, doubled, summarise, unconverged
 from bench.experiment.schema import Component, identify
 from bench.reporting.frame import cells_frame
 from bench.reporting.notes import convergence_remarks
@@ -136,6 +136,14 @@ def test_cell_that_does_not_pass_has_not_converged():
     assert cells_frame(cells)["converged"].all() and [*frame["converged"]] == [1, 0]
     [remark] = convergence_remarks(frame)
     assert remark.endswith("seed 1 with twice the updates: gain 0.00 nats, now collapsed")
+
+
+def test_audit_decides_where_the_last_updates_gained_too_much():
+    values = [*range(-60, -50)]
+    cells = [cell(values, seed=seed) for seed in (0, 1)]
+    audits = [Audit(cells[0], cell([*values, -50.9])), Audit(cells[1], cell([*values, -50.1], seed=1))]
+    assert unconverged([*cells, cell([-60.0, *[-50.0] * 9])]) == cells and not cells_frame(cells)["converged"].any()
+    assert [*cells_frame(cells, audits)["converged"]] == [1, 0]
 
 
 def test_summary_names_the_cells_that_do_not_pass():
