@@ -93,7 +93,7 @@ def run_missing(console: Console, out: Path, plan: Plan) -> None:
         tasks.append(CellTask(cell.config, folder, data, evaluation, resources, shared, cell.forced))
     shown = RunProgress(progress, console, 1.0 if can_measure(plan.device) else None)
     stats = run_tasks(out, tasks, plan.resources, shown, log, plan.tracker)
-    log("\n".join([str(stats), *(f"a worker stopped: {text}; the same command resumes" for text in stats.problems)]))
+    log(str(stats))
 
 
 def report_results(console: Console, out: Path, plan: Plan) -> int:

@@ -48,9 +48,7 @@ def run_stored(
             )
             for cell, config, updates, weight in batch
         ]
-        stats = run_tasks(out, tasks, resources, RunProgress(progress, console), log)
-        for text in stats.problems:
-            log(f"a worker stopped: {text}; the same command resumes")
+        run_tasks(out, tasks, resources, RunProgress(progress, console), log)
     states = [(cell.folder, cell_state(CellFolder(cell.folder), config)) for cell, config, *_ in work]
     return [
         f"failed: {folder}: {state.reason or state.retrain_reason or 'interrupted'}"

@@ -35,7 +35,8 @@ def run_tasks(
 ) -> RunStats:
     """Execute ``tasks`` as one run that stores under ``out``, within the context ``progress``.
 
-    ``tracker``: where metrics are logged, too (``bench.experiment.tracking``).
+    ``log`` prints a line; it is called for every worker that stopped, too. ``tracker``: where metrics are logged
+    (``bench.experiment.tracking``).
     Raise ``Stopped`` after a signal, and ``UserError`` if ``out`` does not support file locks or was removed meanwhile.
     """
     with running(out) as run:
@@ -51,6 +52,8 @@ def run_tasks(
         raise Stopped(run.signal, f"{finished} of {len(tasks)} cells are finished")
     if output_deleted:
         raise UserError(f"--out {out} was removed during the run: restore it, and run the same command again")
+    for problem in stats.problems:
+        log(f"a worker stopped: {problem}; the same command resumes")
     return stats
 
 

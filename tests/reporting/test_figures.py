@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from matplotlib.text import Annotation, Text
 
 from bench.reporting import figures
 from bench.reporting.figures import forest, planes
-from bench.reporting.figures.style import COLUMN, WIDTH, core, limits, pages
+from bench.reporting.figures.style import COLUMN, WIDTH, clip, core, limits, pages
 from bench.reporting.frame import cells_frame, rows_frame
 from bench.reporting.groups import CONTROLS
 from tests.reporting.records import finished_cell
@@ -84,6 +85,15 @@ def test_outliers_become_an_arrow_with_their_value():
     assert plane.axes[0].get_xlim()[1] < 20 and any("1e+15" in note for note in notes(plane))
     [mi] = forest.information(data.finished, data.looks)
     assert mi.axes[0].get_xlim()[1] < 3 and any("6.5" in note for note in notes(mi))
+
+
+def test_arrows_at_the_same_height_have_readable_names():
+    figure, ax = plt.subplots(figsize=(COLUMN, 3))
+    for name in ("SA-VAE", "Aggressive"):
+        clip(ax, 3.0, 0.5, name)
+    first, second = (Text.get_window_extent(text) for text in ax.texts)
+    assert not first.overlaps(second)
+    plt.close(figure)
 
 
 def test_forest_is_sorted_and_has_the_intervals():

@@ -129,7 +129,7 @@ def limits(low: float, high: float, margin: float = 0.06) -> tuple[float, float]
 def clip(ax: Axes, x: float, y: float, text: str = "") -> tuple[float, float]:
     """Return the point, or the nearest one inside the axes, with an arrow and its value drawn there.
 
-    The text does not cover points that are already drawn, if one of the places near the arrow is free.
+    The text covers no points and texts that are already drawn, if one of the places near the arrow is free.
     """
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     bottom, top = sorted((bottom, top))
@@ -141,7 +141,7 @@ def clip(ax: Axes, x: float, y: float, text: str = "") -> tuple[float, float]:
     values = [f"{value:.3g}" for value, out in zip((x, y), direction, strict=True) if out]
     along = np.array([-16 * direction[0], -16 * sign * direction[1]])
     across = np.array([0, 1] if direction[0] else [1, 0])
-    marks = _marks(ax)
+    marks, texts = _marks(ax), [Text.get_window_extent(drawn) for drawn in ax.texts]
     for shift in (0, 10, -10, 20, -20):
         note = ax.annotate(
             f"{text} {', '.join(values)}".strip(),
@@ -155,7 +155,8 @@ def clip(ax: Axes, x: float, y: float, text: str = "") -> tuple[float, float]:
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
             arrowprops={"arrowstyle": "->", "color": "0.3", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0},
         )
-        if not (text and _hides(Text.get_window_extent(note).padded(4), marks)):
+        box = Text.get_window_extent(note).padded(4)
+        if not (text and (_hides(box, marks) or any(box.overlaps(other) for other in texts))):
             break
         note.remove()
     else:
