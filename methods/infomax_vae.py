@@ -11,8 +11,9 @@ Defaults:  γ = 20 and, on images, a critic of three hidden layers (1000, 400 an
 Deviates:  the paper has no text and no vectors. There the critic reads the encoder's features, of which q(z|x) is a
            function, without a gradient. One backward pass gives the critic γ times the gradient of I; up to clipping,
            Adam removes the factor.
-Note:      z' contains about one z of its own x. In a batch of B the optimal I is then about log B at most. As in the
-           authors' code, the last weights are kept.
+Note:      z' contains about one z of its own x. In a batch of B the optimal I is then about log B at most. The
+           estimate can diverge: exp(t - 1) of one pair then exceeds the rest of the loss. As in the authors' code, the
+           last weights are kept.
 """
 
 import math

@@ -60,7 +60,7 @@ def cells_frame(cells: Iterable[CellRecord], audits: Iterable[Audit] = ()) -> Da
     return frame.sort_values(["order", "method", "base_seed", "seed"], kind="stable", ignore_index=True)
 
 
-def _record(cell: CellRecord, metrics: Mapping[str, Any], audit: Audit | None) -> dict[str, Any]:
+def _record(cell: CellRecord, metrics: Mapping[str, Any], audit: Audit | None = None) -> dict[str, Any]:
     method, result, is_done = cell.config.method, cell.result, cell.status == "done"
     costs = vars(result.training) if result and result.training and is_done else {}
     return {

@@ -1,4 +1,4 @@
-"""Trajectories of training: every weight after 20 updates, against a plain loop in float64 written from the papers.
+"""Trajectories of training: every weight after ten updates, against a plain loop in float64 written from the papers.
 
 The loop shares the networks, the batches and the noise with the harness, and nothing else: likelihood, KL, gradients,
 clipping, optimisers, the inner loop of aggressive training and SVI through an unrolled graph are written out here.
@@ -17,7 +17,7 @@ from bench.data.dataset import PAD
 from bench.training.batches import Batches
 from tests.conftest import TEXT_TOY, TOY, planner, trainers
 
-UPDATES, CLIP, BATCH = 20, 0.5, TOY.train.batch_size
+UPDATES, CLIP, BATCH = 10, 0.5, TOY.train.batch_size
 INNER, STEPS, STEP_SIZE, MOMENTUM, STEP_CLIP = 31, 3, 0.03, 0.5, 2.0
 EXPRESSIONS = {
     "vae": "vae",
@@ -125,7 +125,7 @@ def setting(request, prepared, text_prepared):
 
 
 @pytest.mark.parametrize("method", EXPRESSIONS)
-def test_weights_after_20_updates_equal_a_plain_loop(method, setting, tmp_path, monkeypatch):
+def test_weights_after_ten_updates_equal_a_plain_loop(method, setting, tmp_path, monkeypatch):
     modality, data, preset = setting
     train = replace(preset.train, epochs=1, epoch_updates=UPDATES)
     batch = Batches.__getitem__
