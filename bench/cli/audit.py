@@ -58,7 +58,7 @@ def execute(args: argparse.Namespace) -> int:
             raise UserError(f"--rows {row}: no cell has this method: {suggest(row, known)}")
     cells = audit.unconverged(stored) if args.unconverged else audit.choose(stored, args.share, args.rows)
     if stored and not cells and args.unconverged:
-        log(f"every finished cell under '{args.out}' has converged")
+        log(f"no cell under '{args.out}' has to be audited: the last updates of none gained too much")
         return 0
     if not cells:
         raise UserError(f"no finished cells under '{args.out}' can be audited: give the --out folder of a run")
