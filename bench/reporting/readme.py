@@ -60,7 +60,8 @@ def write_pages(out: Path) -> None:
 def render(template: Path, out: Path) -> str:
     """Return the text of a template whose numbers are looked up in the tables of ``out``.
 
-    Raise ``UserError`` for a table, row or column that does not exist, and for an error in the template.
+    It can import macros from the templates there. Raise ``UserError`` for a table, row or column that does not exist,
+    and for an error in the template.
     """
     lookup = Lookup(out)
     names = (
@@ -69,7 +70,7 @@ def render(template: Path, out: Path) -> str:
     )
     lookups = {name: getattr(lookup, name) for name in names}
     try:
-        templates = environment(template.parent)
+        templates = environment(template.parent, out)
         templates.filters |= {"number": number, "mi": information, "code": code}
         context = {"claims": read_claims(), "published": published, "margin": MARGIN}
         return templates.get_template(template.name).render(**lookups, **context)

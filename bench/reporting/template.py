@@ -16,10 +16,10 @@ def template(name: str) -> Template:
     return environment(TEMPLATES).get_template(name)
 
 
-def environment(folder: Path) -> Environment:
-    """Return the environment of the templates in a folder."""
+def environment(*folders: Path) -> Environment:
+    """Return the environment of the templates in folders, the first of which has priority."""
     return Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(folders),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
