@@ -173,7 +173,7 @@ def trainers(planned, data: Prepared, preset: Preset):
         config = planned(expression, train).config
         method, model, seed = build_from_config(config)
         loaded = tensors.load(data, preset.model).to(config.device)
-        return Trainer(method, model, loaded, train, seed, folder, validate, lambda history: None)
+        return Trainer(method, model, loaded, train, seed, folder, validate, lambda *_: None)
 
     return make
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from bench.experiment.cell_folder import CellFolder, RecordError, lock_file
 from bench.experiment.runtime_estimate import about, wall_clock
 
 POLL_SECONDS = 0.5
-LINES = 10  # without a terminal: while a cell runs
+#: Shares of a cell's work at which a line is printed without a terminal.
+LINES = (0.01, 0.03, *(tenths / 10 for tenths in range(1, 10)))
 WINDOW = 100  # unfinished cells polled at a time, in the order in which they start
 EVALUATION_SHARE = 0.1  # of a cell's bar
 #: History and metric key -> heading.
@@ -67,8 +69,9 @@ class CellProgress:
         if lock_file(self.folder.path).exists():  # a worker holds the cell
             if result and result.status == "running":
                 self.state = "running"
-                if history := self.folder.history():
-                    self.update, self.details = history[-1].update, _numbers(history[-1].metrics)
+                history, self.update = self.folder.history(), self.folder.attempts().update
+                if history:
+                    self.update, self.details = max(self.update, history[-1].update), _numbers(history[-1].metrics)
             elif self.folder.is_trained():
                 self.state, self.update = "evaluating", self.updates
         elif result and result.failure:
@@ -142,13 +145,13 @@ class RunProgress:
         """Read the state of ``cells`` and show what has changed."""
         self.parallel = max(self.parallel, sum(cell.active for cell in self.unfinished[:WINDOW]))
         for cell in cells:
-            before = cell.state, int(LINES * cell.fraction)
+            before = cell.state, bisect(LINES, cell.fraction)
             with suppress(OSError, RecordError):  # a damaged file, or one that is just removed: keep the state
                 cell.poll()
             if cell.finished:
                 self.unfinished.remove(cell)
             self._update_bar(cell)
-            changed = before != (cell.state, int(LINES * cell.fraction))
+            changed = before != (cell.state, bisect(LINES, cell.fraction))
             if changed and (cell.finished or not self.console.is_terminal):
                 self._log(cell)
         completed = sum(cell.weight * cell.fraction for cell in self.cells)

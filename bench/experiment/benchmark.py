@@ -85,9 +85,7 @@ def measure(config: CellConfig, data_path: Path, threads: int, seconds: float) -
         if hasattr(method.config, "max_inner"):
             method.config = replace(method.config, max_inner=MAX_INNER)
         data = load_data(config, data_path)
-        trainer = Trainer(
-            method, model, data, config.scaled_train, seed, Path(folder), lambda *_: {}, lambda history: None
-        )
+        trainer = Trainer(method, model, data, config.scaled_train, seed, Path(folder), lambda *_: {}, lambda *_: None)
         updates = _time_updates(trainer, seconds)
         memory, evaluated = _peak_memory(config.device), _evaluated_per_second(trainer)
     flops = trainer.ctx.flops_by_kind

@@ -142,7 +142,14 @@ class CellFolder:
 
     def end_attempts(self) -> None:
         """Record that the current run is done with the cell, successfully or not."""
-        self.write_record("attempts.json", self.attempts().model_copy(update={"finished": True}))
+        self._change_attempts(finished=True)
+
+    def write_update(self, update: int) -> None:
+        """Record the decoder updates that are trained and stored."""
+        self._change_attempts(update=update)
+
+    def _change_attempts(self, **fields: Any) -> None:
+        self.write_record("attempts.json", self.attempts().model_copy(update=fields))
 
     def remove_temp_files(self) -> None:
         """Remove temporary files of killed processes."""

@@ -190,6 +190,8 @@ class Attempts(Record):
     """How often that run started the cell."""
     finished: bool = True
     """Whether that run is done with the cell, successfully or not."""
+    update: Count = 0
+    """Decoder updates at the last checkpoint of that run; 0 before its first."""
 
 
 class BundledFile(Record):

@@ -26,7 +26,7 @@ from bench.experiment.task import CellTask, TaskReport
 from bench.models.compilation import compile_networks
 from bench.models.vae import reparametrize_prior
 from bench.training import checkpoint
-from bench.training.result import TrainingResult
+from bench.training.result import TrainingResult, Validation
 from bench.training.torch_setup import gpu_name, training_settings
 from bench.training.trainer import Trainer
 
@@ -144,9 +144,12 @@ def train(task: CellTask, folder: CellFolder) -> TrainingResult:
     tracer = None
     if model.latent_dim == 1 and reparametrize_prior(model) is model:
         tracer = LagTracer(folder, method, model, data, config, seed, EXAMPLES)
-    trainer = Trainer(
-        method, model, data, config, seed, folder.path, validate, folder.write_history, tracer, task.should_stop()
-    )
+
+    def report(history: list[Validation], update: int) -> None:
+        folder.write_history(history)
+        folder.write_update(update)
+
+    trainer = Trainer(method, model, data, config, seed, folder.path, validate, report, tracer, task.should_stop())
     result = trainer.run()
     if tracer:  # training may have ended before its budget, not at a planned stage
         tracer.trace(result.updates)

@@ -60,7 +60,8 @@ class Trainer:
     """Trains one cell in ``folder``, from its last checkpoint if there is one.
 
     ``validate(method, model, data, config, seed, with_lag, with_loss)`` returns the validation metrics;
-    ``report(history)`` is called after every validation; ``observer(ctx)`` before the first step and after every step.
+    ``report(history, update)`` is called after every checkpoint, ``observer(ctx)`` before the first step and after
+    every step.
     """
 
     method: Method
@@ -70,7 +71,7 @@ class Trainer:
     seed: int
     folder: Path
     validate: Callable[..., Mapping[str, Any]]
-    report: Callable[[list[Validation]], None]
+    report: Callable[[list[Validation], int], None]
     observer: Callable[[TrainingContext], None] | None = None
     should_stop: Callable[[], bool] = never
 
@@ -90,7 +91,7 @@ class Trainer:
         self.state = TrainerState(lr=config.lr)
         self.history: list[Validation] = []
         self.pending_losses: list[Tensor] = []  # scalars on the device, not yet checked
-        self.saved_at = 0.0
+        self.saved_at = time.monotonic()
 
     def run(self) -> TrainingResult:
         """Train to the end of the budget or of the decays; leave the selected weights in ``best.pt``.
@@ -108,10 +109,9 @@ class Trainer:
     def train(self) -> TrainingResult:
         """Run the training loop from the current state."""
         ctx = self.ctx
-        if self.history:  # the process may have been killed between the last checkpoint and its report
-            self.report(self.history)
+        if ctx.step:  # the process may have been killed between the last checkpoint and its report
+            self.report(self.history, ctx.step)
         self.model.train()
-        self.saved_at = time.monotonic()
         ctx.clock.to("train")
         while self.state.stopped_by is None:
             stop = self.should_stop()
@@ -216,7 +216,6 @@ class Trainer:
         if ctx.step >= ctx.total:
             state.stopped_by = "budget"
         self.save()
-        self.report(self.history)
         ctx.clock.to("train")
 
     def select(self) -> bool:
@@ -272,7 +271,7 @@ class Trainer:
         checkpoint.save(self.folder / "best.pt", state | {"update": self.state.best_update})
 
     def save(self) -> None:
-        """Save a checkpoint of the whole state of training."""
+        """Save a checkpoint of the whole state of training, and report it."""
         ctx = self.ctx
         ctx.clock.to(ctx.clock.purpose)  # brings its seconds up to date
         state = {
@@ -286,6 +285,7 @@ class Trainer:
             "history": [line.model_dump() for line in self.history],
         }
         checkpoint.save_last(self.folder, state)
+        self.report(self.history, ctx.step)
         self.saved_at = time.monotonic()
 
     def resume(self) -> None:

@@ -66,7 +66,7 @@ def make_trainer(text_prepared, tmp_path):
         folder.path.mkdir(exist_ok=True)
         tracer = None if name == "plain" else LagTracer(folder, method, model, data, train, seed, 3)
         arguments = (method, model, data, train, seed, folder.path, lambda *_: {"elbo": -1.0, "mi": 0.0, "kl": 0.0})
-        return Trainer(*arguments, lambda history: None, tracer)
+        return Trainer(*arguments, lambda *_: None, tracer)
 
     return make
 

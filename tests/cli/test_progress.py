@@ -40,11 +40,14 @@ def test_running_cell_shows_its_last_validation(cell, capsys):
         progress.poll([cell])
         assert (cell.state, cell.update, cell.details) == ("running", 5, "ELBO -2.50")
         assert cell.fraction == pytest.approx(0.45)
+        cell.folder.write_update(7)
+        progress.poll([cell])
+        assert (cell.update, cell.details) == (7, "ELBO -2.50")
         write(cell, status="ok")
         progress.poll([cell])
         assert cell.state == "evaluating"
     lines = capsys.readouterr().out.splitlines()
-    assert ["update 5 of 10 – ELBO -2.50 (0/1)" in lines[0], "evaluating" in lines[1], len(lines)] == [True, True, 2]
+    assert ["update 5 of 10 – ELBO -2.50 (0/1)" in lines[0], "evaluating" in lines[2], len(lines)] == [True, True, 3]
 
 
 def test_failure_counts_once_the_worker_is_done(cell, capsys):

@@ -198,6 +198,15 @@ def test_a_step_makes_one_decoder_update(method, number, trainer, tmp_path):
         with_method(trainer("vae", tmp_path), method()).run()
 
 
+def test_every_checkpoint_is_reported(trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)
+    run, reports = trainer("vae", tmp_path), []
+    run.report = lambda history, update: reports.append((len(history), update))
+    run.run()
+    per_epoch = run.epoch_updates
+    assert reports == [(update // per_epoch, update) for update in range(1, run.ctx.total + 1)]
+
+
 def test_observer_sees_every_step_off_the_clock(trainer, tmp_path):
     run, steps = trainer("vae", tmp_path), []
 
