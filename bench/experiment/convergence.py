@@ -16,10 +16,14 @@ def criterion(cell: CellRecord) -> list[tuple[int, float]]:
     The value is the one that selects weights: the validation ELBO, or the negative loss of a method that is selected
     by its own. Cells that keep their last weights are measured by the ELBO, too.
     """
-    lines = [line for line in cell.history if line.phase == cell.history[-1].phase and line.beta >= 1]
-    values = [(line.update, line.metrics.get("loss"), line.metrics.get("elbo")) for line in lines]
+    values = [(line.update, line.metrics.get("loss"), line.metrics.get("elbo")) for line in _last_phase(cell)]
     pairs = [(update, elbo if loss is None else -loss) for update, loss, elbo in values]
     return [(update, value) for update, value in pairs if value is not None]
+
+
+def _last_phase(cell: CellRecord) -> list[Validation]:
+    """Return the validations of the last phase at a KL weight of 1."""
+    return [line for line in cell.history if line.phase == cell.history[-1].phase and line.beta >= 1]
 
 
 def keeps_last(cell: CellRecord) -> bool:
@@ -49,9 +53,19 @@ def limit_reached(cell: CellRecord) -> bool:
     return bool(cell.result and cell.result.training and cell.result.training.limit_reached)
 
 
+def diverged(cell: CellRecord) -> tuple[float, float] | None:
+    """Return the mean training loss of the first and the last epoch, if it has risen by more than its first size.
+
+    Epochs are those of the last phase at a KL weight of 1.
+    """
+    losses = [line.train_loss for line in _last_phase(cell)]
+    has_risen = bool(losses) and losses[-1] - losses[0] > abs(losses[0])
+    return (losses[0], losses[-1]) if has_risen else None
+
+
 def converged(cell: CellRecord) -> bool:
-    """Return whether the last updates gained less than the tolerance, and no limit of the preset ended a part."""
-    return gain(cell) < cell.config.train.tolerance and not limit_reached(cell)
+    """Return whether the last updates gained less than the tolerance, no limit ended a part, and no loss diverged."""
+    return gain(cell) < cell.config.train.tolerance and not limit_reached(cell) and not diverged(cell)
 
 
 def last_encoder_epoch(history: Sequence[Validation]) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core.config import FULL_PRECISION
 from bench.experiment.cell_record import CellRecord
-from bench.experiment.convergence import limit_reached
+from bench.experiment.convergence import diverged, limit_reached
 from bench.reporting.columns import UNRELIABLE_K, Column, is_mixed
 from bench.reporting.frame import LIKELIHOODS, OF_Z
 from bench.reporting.groups import SELECTED, Group, settings_notes
@@ -176,8 +176,14 @@ def convergence_remarks(done: DataFrame) -> list[str]:
 
 def _reasons(cells: DataFrame) -> list[str]:
     """Return why the training of cells has not converged by its own last fifth."""
+    rise = cells["cell"].map(diverged)
+    rises = {seed: losses for seed, losses in zip(cells["seed"], rise, strict=True) if losses}
+    reasons = [f"seed {seed}: the loss rose from {first:.3g} to {last:.3g}" for seed, (first, last) in rises.items()]
+    if (cells := cells[rise.isna()]).empty:
+        return reasons
     gain, is_limited = cells["last_gain"].max(), [limit_reached(cell) for cell in cells["cell"]]
-    reasons = ["the preset's limit ended additional encoder updates"] if any(is_limited) else []
+    if any(is_limited):
+        reasons.append("the preset's limit ended additional encoder updates")
     if math.isinf(gain) or math.isnan(gain):
         reasons.append("no validation at KL weight 1 before the last fifth of the updates")
     elif not all(is_limited):

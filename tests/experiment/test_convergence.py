@@ -33,6 +33,8 @@ CASES = {
     "nothing at all": (cell([-50.0] * 10, changes=[{"beta": 0.5}] * 10), math.nan, False),
     "last weights kept, falling": (cell([-40.0, *[-50.0] * 7, -50.5, -51.0], costs=LAST), 1.0, False),
     "last weights kept, settled": (cell([-40.0, *[-50.0] * 8, -49.9], costs=LAST), 0.1, True),
+    "loss rises": (cell([-50.0] * 10, changes=[{"train_loss": 0.4}]), 0.0, False),
+    "loss rises after warm-up": (cell([-50.0] * 10, changes=[{"train_loss": 0.4, "beta": 0.5}]), 0.0, True),
     "limit reached": (cell([-50.0] * 10, costs={"limit_reached": True}), 0.0, False),
 }
 
