@@ -181,7 +181,7 @@ def label(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     taken = [text.get_window_extent() for text in ax.texts]
     marks = _marks(ax)
     for name, at in points.items():
-        for dx, dy in ((5, 0), (-5, 0), (3, 7), (3, -7), (-3, 7), (-3, -7), (0, 10), (0, -10)):
+        for dx, dy in ((3, 7), (3, -7), (-3, 7), (-3, -7), (5, 0), (-5, 0), (0, 10), (0, -10)):
             align: dict[str, Any] = {"ha": "left" if dx > 0 else "right" if dx < 0 else "center", "va": "center"}
             text = ax.annotate(name, at, (dx, dy), textcoords="offset points", fontsize=MIN_FONT, **align)
             box = text.get_window_extent().padded(3)
