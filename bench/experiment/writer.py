@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.core.cancellation import throttled
 from bench.core.files import rename_to_backup, write_bytes
+from bench.core.hashing import short_hash
 from bench.data.cache import cache_dir
 from bench.data.dataset import Prepared
 from bench.experiment.cell_folder import lock_cell
@@ -90,7 +91,8 @@ class RemoteTask(CellTask):
             self.sent.clear()
         now = stamps(self.folder)
         files = {name: (self.folder / name).read_bytes() for name in now if now[name] != self.sent.get(name)}
-        cancelled = self.call("store", self.cell, files, self.sent.keys() - now.keys())
+        removed = self.sent.keys() - now.keys() if now else ()  # none if the cache was emptied
+        cancelled = self.call("store", self.cell, files, removed)
         self.sent.clear()
         self.sent.update(now)
         return cancelled
@@ -109,7 +111,7 @@ def run_remotely(task: CellTask, cell: int, call: Call, wait: bool) -> TaskRepor
         if not wait:
             return TaskReport(busy=True)
         time.sleep(POLL_SECONDS)
-    scratch = cache_dir() / "cells" / task.config.cell_id
+    scratch = cache_dir() / "cells" / short_hash(str(task.folder))  # runs with other outputs may have an equal cell
     folder = scratch / task.folder.name
     try:
         shutil.rmtree(scratch, ignore_errors=True)  # of a killed process

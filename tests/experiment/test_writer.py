@@ -1,10 +1,11 @@
 """A machine that does not see the output folder: its cells are stored through the writer."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 
-from bench.experiment.cell_folder import lock_cell
+from bench.experiment.cell_folder import CellFolder, lock_cell
 from bench.experiment.worker import run_cell
 from bench.experiment.writer import Writer, run_remotely
 from bench.training import registry
@@ -68,6 +69,34 @@ def test_a_cell_of_another_run_is_busy(planned, task, run):
     with lock_cell(cell.folder.path):
         assert run(task(cell)).busy
     assert not cell.folder.path.exists()
+
+
+def test_equal_cells_of_two_outputs_run_at_the_same_time(planned, task, tmp_path, run):
+    basic = replace(EVALUATION, metrics=())
+    first, second = (task(planned("vae", out=tmp_path / out), evaluation=basic) for out in ("one", "two"))
+    writer = Writer([first, second])
+
+    def store(cell, files, removed):
+        if "best.pt" in files and not second.folder.exists():
+            run_remotely(second, 1, lambda method, *arguments: getattr(writer, method)(*arguments), wait=False)
+        return Writer.store(writer, cell, files, removed)
+
+    writer.store = store
+    assert not run(first, writer).problem
+    assert CellFolder(first.folder).evaluation() and CellFolder(second.folder).evaluation()
+
+
+def test_an_emptied_cache_removes_no_stored_file(planned, task, tmp_path, run, monkeypatch):
+    monkeypatch.setattr("bench.training.trainer.CHECKPOINT_SECONDS", 0)
+    cell = planned("vae")
+
+    def empty(self, ctx):
+        if ctx.step == 6:
+            shutil.rmtree(tmp_path / "there" / "cells")
+
+    monkeypatch.setattr(registry.method("vae"), "on_step_end", empty)
+    assert "No such file" in run(task(cell)).problem
+    assert planned("vae").status == "incomplete" and (cell.folder.path / "last.pt").exists()
 
 
 def test_only_files_of_the_cell_are_written(planned, task):
