@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,6 +61,18 @@ VECTOR_TOY = replace(TOY, model=VectorModelConfig(latent_dim=2, hidden=8))
 
 #: Settings of the property tests: the same inputs every time.
 steady = settings(derandomize=True, deadline=None, max_examples=100)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fast_cells():
+    """Freeze what is imported once instead of for every cell, and do not wait for the disk."""
+    gc.collect()
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        nothing = dict.fromkeys(("collect", "freeze", "unfreeze"), lambda: None)
+        patch.setattr("bench.training.torch_setup.gc", SimpleNamespace(**nothing))
+        patch.setattr("bench.core.files.os.fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
