@@ -74,7 +74,7 @@ class TorchPrior(Prior):
         self.distribution, self.dtype = distribution, dtype
 
     def log_prob(self, z: Tensor) -> Tensor:
-        return self.distribution.log_prob(z.to(self.dtype)).to(z.dtype)
+        return call("log_prob of the prior", self.distribution.log_prob, z.to(self.dtype)).to(z.dtype)
 
     def sample(
         self, count: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
@@ -91,7 +91,9 @@ def call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:  # of torch: shapes, types, devices, values
         given = " and ".join(f"{[*a.shape]} ({a.dtype})" if isinstance(a, Tensor) else str(type(a)) for a in arguments)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+        if "type" in reason:
+            reason += "; arrays of NumPy become torch's default type: give tensors of the model's type"
         raise UserError(f"{name} failed on {given}: {reason}") from error
 
 

@@ -17,6 +17,7 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
 )
+from torch.utils.data import DataLoader, Dataset
 
 from bench.core.errors import UserError
 from bench.diagnosis.distributions import AnyGaussian, FullGaussianPosterior, TorchPrior, UserModel, call
@@ -83,7 +84,7 @@ def read(
     prior_module, location, scale = _prior(prior, shape, q.mean)
     q = _in_units_of_prior(q, location, scale)
     notes = [VARIANCES] if isinstance(q, Gaussian) and q.logvar.min() >= 0 and q.logvar.max() > 0 else []
-    if unused := [str(name) for name in history or () if name not in HISTORY]:
+    if unused := [str(name) for name in (() if history is None else history) if name not in HISTORY]:
         notes.append(f"history has {', '.join(unused)}, which is not read: only {' and '.join(HISTORY)} are")
     if log_prob is not None and not isinstance(data, Tensor):
         raise UserError("log_prob needs data: give the x of the posteriors as a tensor [N, …], or their indices")
@@ -102,6 +103,8 @@ def read(
 
 
 def _tensor_or_object(data: Any) -> Any:
+    if isinstance(data, (DataLoader, Dataset)):
+        raise UserError("data cannot be a DataLoader or Dataset: give the x of all examples as a tensor [N, …]")
     if isinstance(data, np.ndarray) and data.dtype.kind in "fiub":
         tensor = torch.from_numpy(data)
         return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
@@ -118,8 +121,7 @@ def _posterior(posterior: Any, data: Any) -> tuple[AnyGaussian, tuple[int, ...],
         batches = data.split(ENCODING_BATCH) if isinstance(data, Tensor) else [data]
         with torch.no_grad():
             parts = [_encoded(posterior, batch) for batch in batches]
-            if isinstance(data, Tensor):
-                _check_mode(parts[0], _encoded(posterior, data[:2]))
+            _check_mode(parts[0], _encoded(posterior, data[:2] if isinstance(data, Tensor) else data))
         parameters = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
     else:
         parameters = _parameters(posterior)
@@ -137,10 +139,13 @@ def _encoded(posterior: Callable[[Any], Any], batch: Any) -> tuple[Tensor, Tenso
 
 
 def _check_mode(many: tuple[Tensor, Tensor], few: tuple[Tensor, Tensor]) -> None:
-    """Raise ``UserError`` if the posteriors of the first examples depend on chance, or on the rest of their batch."""
+    """Raise ``UserError`` if the posteriors of the first examples depend on chance, or on the rest of their batch.
+
+    ``few`` are those of a second call, of a smaller batch where the data can be split.
+    """
     for alone, together in zip(few, many, strict=True):
         if not torch.allclose(alone, together[: len(alone)], rtol=MODE_TOLERANCE, atol=MODE_TOLERANCE):
-            raise UserError("the posterior of an example is not the same in another batch: switch to model.eval()")
+            raise UserError("the posterior of an example is not the same in another call: switch to model.eval()")
 
 
 def _parameters(posterior: Any) -> tuple[Tensor, Tensor]:
@@ -152,6 +157,8 @@ def _parameters(posterior: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(posterior, (tuple, list)) or len(posterior) != 2:
         size = f" of {len(posterior)}" if isinstance(posterior, (tuple, list)) else ""
         raise UserError(f"a posterior cannot be a {type(posterior).__name__}{size}: {SUPPORTED}")
+    if all(isinstance(part, (tuple, list)) and len(part) == 2 and isinstance(part[0], Tensor) for part in posterior):
+        raise UserError("a posterior cannot be a list of batches: join the means, and the log-variances, by torch.cat")
     mean, logvar = (_numbers(name, value) for name, value in zip(("mean", "logvar"), posterior, strict=True))
     if mean.dim() < 2:
         raise UserError(f"mean has shape {[*mean.shape]}: write [N, D], with one row for each example")
@@ -276,7 +283,8 @@ def _history(history: Mapping[str, Any]) -> History:
 def _logged(name: str, values: Any) -> np.ndarray:
     """Return logged values ``[T]``: numbers, arrays, or tensors with or without a gradient."""
     try:
-        values = values if isinstance(values, (Tensor, np.ndarray)) else [float(value) for value in values]
+        if not isinstance(values, (Tensor, np.ndarray)):
+            values = [float(value.detach() if isinstance(value, Tensor) else value) for value in values]
         values = values.detach().cpu() if isinstance(values, Tensor) else values
         return np.asarray(values, dtype=np.float64).ravel()
     except (TypeError, ValueError) as error:

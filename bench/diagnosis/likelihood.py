@@ -51,7 +51,10 @@ def _check(model: UserModel, x: Tensor, q: AnyGaussian) -> bool:
     with torch.no_grad():
         together = model.log_prob_of_pairs(x[:CHUNK], z[:CHUNK])[:2]
     if not torch.allclose(first.detach(), together, rtol=MODE_TOLERANCE):
-        raise UserError("log_prob of an example is not the same in another batch: switch to model.eval()")
+        raise UserError(
+            "log_prob of an example is not the same in another batch: switch to model.eval(), or check that the "
+            "decoder's output has the shape of x"
+        )
     return first.requires_grad
 
 

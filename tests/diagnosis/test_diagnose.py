@@ -8,9 +8,11 @@ from importlib.resources import files
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from torch.distributions import Independent, Laplace, LowRankMultivariateNormal, MultivariateNormal, Normal
+from torch.distributions import Independent, Laplace, LowRankMultivariateNormal, MultivariateNormal, Normal, Uniform
+from torch.utils.data import DataLoader, TensorDataset
 
 import bench
 from bench.cli.main import main
@@ -85,7 +87,29 @@ ERRORS = {
     "dropout in the encoder": (
         lambda x: (torch.nn.functional.dropout(x), x),
         {"data": MEAN},
-        "the posterior of an example is not the same in another batch",
+        "the posterior of an example is not the same in another call",
+    ),
+    "dropout in the encoder of other data": (
+        lambda texts: (torch.nn.functional.dropout(torch.ones(len(texts), 4)), torch.zeros(len(texts), 4)),
+        {"data": ["a", "b"] * 60},
+        "the posterior of an example is not the same in another call",
+    ),
+    "decoder's output of another shape": (
+        (MEAN, LOGVAR),
+        {"data": MEAN, "log_prob": lambda x, z: -(x - z[:, None]).square().sum((1, 2))},
+        "check that the decoder's output has the shape of x",
+    ),
+    "loader": (lambda x: x, {"data": DataLoader(TensorDataset(MEAN))}, "give the x of all examples as a tensor"),
+    "batches": ([(MEAN, LOGVAR), (MEAN, LOGVAR)], {}, "join the means, and the log-variances, by torch.cat"),
+    "array for a model in float64": (
+        torch.nn.Linear(4, 8).double(),
+        {"data": MEAN.numpy()},
+        "arrays of NumPy become torch's default type",
+    ),
+    "prior without the posteriors' values": (
+        (MEAN, LOGVAR),
+        {"prior": Independent(Uniform(torch.zeros(4), 1.0), 1)},
+        r"log_prob of the prior failed on .* within the support",
     ),
 }
 
@@ -153,6 +177,13 @@ def test_variances_in_place_of_logarithms_are_noticed():
     assert "variance" in diagnosis.notes[0]
     assert str(diagnosis).index("\nnote: ") < str(diagnosis).index("120 examples")
     assert not bench.diagnose((MEAN, torch.zeros_like(MEAN))).notes
+
+
+def test_history_may_be_a_frame_or_hold_gradients():
+    kl = [torch.tensor(value, requires_grad=True) for value in (5.0, 0.1)]
+    frame = pd.DataFrame({"kl": [5.0, 0.1], "loss": [9.0, 8.0]})
+    tensors, table = (bench.diagnose(constant(count=120), history=history) for history in ({"kl": kl}, frame))
+    assert tensors.causes == table.causes and "prior_wins" in table.causes and "loss" in table.notes[0]
 
 
 def test_state_of_torch_is_unchanged():
