@@ -84,8 +84,8 @@ def _winner(row: Mapping[str, Any]) -> str:
 def _baseline(row: Any) -> str:
     if row.collapsed == 0:
         return f"the basic VAE keeps z itself (MI {number(row.mi, 2)}), so there is no collapse to prevent"
-    count = round(row.collapsed * row.n)
-    return f"the basic VAE collapses in {count} of {row.n} seed{'s' * (row.n != 1)}"
+    count, n = round(row.collapsed * row.collapsed_n), row.collapsed_n
+    return f"the basic VAE collapses in {count} of {n} seed{'s' * (n != 1)}"
 
 
 def _in_nll(using: list[Any], name: str) -> str:

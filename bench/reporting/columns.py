@@ -188,7 +188,7 @@ def _share(row: Any) -> Entry:
     """Return how many of the seeds collapsed."""
     if math.isnan(row.collapsed):
         return Entry(DASH)
-    return Entry(f"{round(row.collapsed * row.n)} of {row.n}", value=row.collapsed)
+    return Entry(f"{round(row.collapsed * row.collapsed_n)} of {row.collapsed_n}", value=row.collapsed)
 
 
 def _context(rows: DataFrame, cell: CellRecord, baseline: str | None) -> dict[str, Any]:

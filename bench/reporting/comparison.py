@@ -173,7 +173,8 @@ def _finished(group: Group) -> DataFrame:
     """Return the finished cells of a group, with their ``cost`` relative to the baseline."""
     frame = cells_frame(group.cells)
     frame = frame[frame["status"] == "done"]
-    return frame.assign(cost=relative_flops(frame, frame[frame["baseline"]]))
+    baselines = frame[frame["baseline"]]
+    return frame.assign(cost=relative_flops(frame, baselines[baselines["method"].isin(baselines["method"][:1])]))
 
 
 def _row(method: str, a: DataFrame, b: DataFrame, metric: str, same_data: bool) -> Row:

@@ -229,7 +229,9 @@ def _aggregate(cells: DataFrame, references: Mapping[str, DataFrame]) -> dict[st
             record |= {f"{name}_minus_{other}": difference.mean, f"{name}_minus_{other}_n": difference.n}
             record |= {f"{name}_minus_{other}_{end}": getattr(difference, end) for end in ("low", "high")}
             record[f"{name}_minus_{other}_examples"] = examples
-    record["collapsed_low"], record["collapsed_high"] = wilson(done["collapsed"].sum(), done["collapsed"].count())
+    verdicts = done["collapsed"].dropna()
+    record["collapsed_n"] = len(verdicts)
+    record["collapsed_low"], record["collapsed_high"] = wilson(verdicts.sum(), len(verdicts))
     return record | {
         "relative_cost": relative_flops(done, references["baseline"]).mean(),
         "failed": int((cells["status"] == "failed").sum()),

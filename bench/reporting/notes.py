@@ -139,10 +139,8 @@ def _same_training(done: DataFrame, frame: DataFrame) -> list[str]:
         return []
     before = frame[: frame.index.get_loc(done.index[0])]
     numbers = ["replicate", "elbo", "rec", "flops", "updates", "encoder_updates"]
-    same = before[before["status"] == "done"].merge(
-        done[[*numbers, "seed"]].dropna(), on=numbers, suffixes=("", "_own")
-    )
-    groups = same.groupby("method", sort=False)["seed_own"]
+    finished = before.loc[before["status"] == "done", ["method", *numbers]]
+    groups = finished.merge(done[[*numbers, "seed"]].dropna(), on=numbers).groupby("method", sort=False)["seed"]
     return [
         f"the same training as {other} in seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
         for other, seeds in groups

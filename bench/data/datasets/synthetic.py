@@ -11,6 +11,7 @@ can reach in expectation. ``synthetic(vocab=200)`` is smaller.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,7 @@ def prepare(data_dir: Path | None, cache: Path, vocab: int = SETTINGS["vocab"]) 
         raise UserError(f"synthetic: 'vocab' must be an integer from 2 to {MAX_VOCAB:,}, not {vocab!r}")
 
     def build() -> tuple[DataInfo, Mapping[str, np.ndarray]]:
+        print("generating the synthetic sentences and their exact NLL, once: about a minute", file=sys.stderr)
         arrays, information = generate(Generator(vocab))
         name = "synthetic" if vocab == SETTINGS["vocab"] else f"synthetic-vocab={vocab}"
         source = f"generated with seed {SEED} after He et al. (2019), §5.1"

@@ -194,7 +194,7 @@ def _seed(row: Any) -> dict[str, Any]:
 
 
 def _unfinished(cells: DataFrame) -> Iterable[Any]:
-    return cells[cells["status"] != "done"].itertuples()
+    return cells.loc[cells["status"] != "done", ["seed", "status", "reason"]].itertuples()
 
 
 def _reason(cell: Any) -> str:
