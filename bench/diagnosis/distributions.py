@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.utils.data import DataLoader, Dataset
 
 from bench.core.errors import UserError
 from bench.models.distributions import LOG_2PI, Gaussian, Posterior, Prior
@@ -92,7 +93,9 @@ def call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     except (RuntimeError, TypeError, ValueError, IndexError) as error:  # of torch: shapes, types, devices, values
         given = " and ".join(f"{[*a.shape]} ({a.dtype})" if isinstance(a, Tensor) else str(type(a)) for a in arguments)
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
-        if "type" in reason:
+        if any(isinstance(argument, (DataLoader, Dataset)) for argument in arguments):
+            reason += "; give the x of all examples as a tensor [N, …], or a function that takes the whole loader"
+        elif "type" in reason:
             reason += "; arrays of NumPy become torch's default type: give tensors of the model's type"
         raise UserError(f"{name} failed on {given}: {reason}") from error
 

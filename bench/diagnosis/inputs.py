@@ -17,7 +17,6 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
 )
-from torch.utils.data import DataLoader, Dataset
 
 from bench.core.errors import UserError
 from bench.diagnosis.distributions import AnyGaussian, FullGaussianPosterior, TorchPrior, UserModel, call
@@ -103,8 +102,6 @@ def read(
 
 
 def _tensor_or_object(data: Any) -> Any:
-    if isinstance(data, (DataLoader, Dataset)):
-        raise UserError("data cannot be a DataLoader or Dataset: give the x of all examples as a tensor [N, …]")
     if isinstance(data, np.ndarray) and data.dtype.kind in "fiub":
         tensor = torch.from_numpy(data)
         return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
@@ -145,7 +142,10 @@ def _check_mode(many: tuple[Tensor, Tensor], few: tuple[Tensor, Tensor]) -> None
     """
     for alone, together in zip(few, many, strict=True):
         if not torch.allclose(alone, together[: len(alone)], rtol=MODE_TOLERANCE, atol=MODE_TOLERANCE):
-            raise UserError("the posterior of an example is not the same in another call: switch to model.eval()")
+            raise UserError(
+                "the posterior of an example is not the same in another call: switch to model.eval(), and give the "
+                "data in a fixed order"
+            )
 
 
 def _parameters(posterior: Any) -> tuple[Tensor, Tensor]:

@@ -99,7 +99,7 @@ ERRORS = {
         {"data": MEAN, "log_prob": lambda x, z: -(x - z[:, None]).square().sum((1, 2))},
         "check that the decoder's output has the shape of x",
     ),
-    "loader": (lambda x: x, {"data": DataLoader(TensorDataset(MEAN))}, "give the x of all examples as a tensor"),
+    "loader": (torch.exp, {"data": DataLoader(TensorDataset(MEAN))}, "give the x of all examples as a tensor"),
     "batches": ([(MEAN, LOGVAR), (MEAN, LOGVAR)], {}, "join the means, and the log-variances, by torch.cat"),
     "array for a model in float64": (
         torch.nn.Linear(4, 8).double(),
@@ -151,6 +151,12 @@ def test_function_is_called_in_batches():
 
     diagnosis = bench.diagnose(encode, torch.arange(600))
     assert sizes == [256, 256, 88, 2] and diagnosis.measures["examples"] == 600
+
+
+def test_function_may_take_a_whole_loader():
+    loader = DataLoader(TensorDataset(MEAN, LOGVAR), 50)
+    diagnosis = bench.diagnose(lambda batches: [torch.cat(parts) for parts in zip(*batches, strict=True)], loader)
+    assert diagnosis.measures["kl"] == pytest.approx(bench.diagnose((MEAN, LOGVAR)).measures["kl"])
 
 
 def test_likelihood_gets_latents_in_their_shape_and_type():
