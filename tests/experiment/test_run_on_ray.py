@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,9 +61,11 @@ def run(planned, task, tmp_path, monkeypatch):
 def test_trials_start_in_order_and_have_the_names_of_cells(run):
     expressions = [f"beta_vae(beta={beta})" for beta in (0.7, 0.1, 0.5, 0.3, 0.6, 0.2, 0.4)]
     lines = run(expressions, Resources(), cpus=2, together=2)
-    positions = [expressions.index(name.split()[0]) for name, *_ in lines]
-    assert all(abs(start - place) <= 1 for place, start in enumerate(positions)), "two run at a time"
-    assert len({process for _, process, *_ in lines}) == 2, "processes are reused"
+    positions = defaultdict(list)
+    for name, process, *_ in lines:
+        positions[process].append(expressions.index(name.split()[0]))
+    assert all(places == sorted(places) for places in positions.values()), "one process may be slower than the other"
+    assert len(positions) == 2, "processes are reused"
     assert all(title == f"ray::{name}" for name, _, _, title in lines)
 
 
