@@ -38,7 +38,7 @@ def toy(model: str, modality: str) -> Preset:
     """Return the toy protocol of a model."""
     preset = TOYS[modality]
     sizes = replace(preset.model, architecture=canonical_model(model, modality))
-    return replace(preset, model=sizes, train=replace(preset.train, epochs=1, **training_settings(model)))
+    return replace(preset, model=sizes, train=replace(preset.train, epochs=2, **training_settings(model)))
 
 
 @pytest.fixture
