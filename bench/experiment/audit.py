@@ -2,7 +2,7 @@
 
 An audited cell has the settings and the seed of the original, but no learning-rate decay before the number of epochs
 that the original ran. Warm-ups and cycles of the KL weight keep their length in updates; phases double with the budget,
-and so do the times of the decays of a method that keeps its last weights.
+and so do the times of the decays of a method whose last weights are selected.
 Cells are stored like those of a run, under ``OUT/audit``.
 """
 
